@@ -1,0 +1,1 @@
+"""The frozen CLIP: loading, one-pass image encoding, prompts."""

@@ -1,0 +1,1 @@
+"""Images with masks to learn from and to measure on."""

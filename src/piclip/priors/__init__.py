@@ -1,0 +1,1 @@
+"""The training-free priors as pure tensor functions."""
