@@ -1,0 +1,241 @@
+"""State dicts in OpenAI's layout (OpenAI's own, and open_clip's) as transformers models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from piclip.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import CLIPConfig, CLIPModel
+
+# Heads are 64 wide, but for open_clip's larger image towers; no shape tells, and each of these
+# widths belongs to one published design (ViT-H, ViT-g, ViT-bigG, ViT-e).
+_HEAD_WIDTH = 64
+_VISION_HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
+
+# Not weights: facts of OpenAI's archives that the shapes tell again, and the causal mask.
+_IGNORED = frozenset({"input_resolution", "context_length", "vocab_size", "attn_mask"})
+
+# Parts that CLIP's custom-text variant in open_clip keeps below "text.".
+_TEXT_PARTS = ("transformer.", "token_embedding.", "ln_final.", "positional_embedding")
+_TEXT_PARTS += ("text_projection", "attn_mask")
+
+_SUPPORTED = "piclip reads CLIP models with a plain ViT image tower in OpenAI's layout"
+_UNSUPPORTED_MARKS = {
+    "visual.layer1.": "a CLIP with a ResNet image tower",
+    "visual.trunk.": "a CLIP with a timm image tower (SigLIP, EVA, ConvNeXt)",
+    "visual.blocks.": "a CLIP with an EVA image tower",
+    "text.transformer.encoder.": "a CLIP with a Hugging Face text tower",
+    "text_decoder.": "a CoCa model",
+}
+
+_VISION_NAMES = {
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",  # transformers' own spelling
+    "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
+    "visual.ln_post.weight": "vision_model.post_layernorm.weight",
+    "visual.ln_post.bias": "vision_model.post_layernorm.bias",
+}
+_TEXT_NAMES = {
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "ln_final.weight": "text_model.final_layer_norm.weight",
+    "ln_final.bias": "text_model.final_layer_norm.bias",
+    "logit_scale": "logit_scale",
+}
+# x @ projection in OpenAI's layout, a Linear layer (its transpose) in transformers.
+_PROJECTION_NAMES = {
+    "visual.proj": "visual_projection.weight",
+    "text_projection": "text_projection.weight",
+}
+_BLOCK_NAMES = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+    "attn.out_proj": "self_attn.out_proj",
+}
+
+
+def clip_from_state_dict(
+    state: Mapping[str, Tensor], *, hidden_act: str = "quick_gelu"
+) -> CLIPModel:
+    """Build a transformers CLIP model from weights in OpenAI's layout.
+
+    The architecture is read from the shapes: patch and grid from the patch embedding and its
+    positions, depth from the block numbers, heads from the width (64 channels each; 80, 88, 104
+    and 112 in the image towers of open_clip's ViT-H, -g, -bigG and -e). Start and end of text are the last two tokens
+    of the vocabulary, as in OpenAI's.
+
+    Args:
+        state: Parameters by name. Read are OpenAI's names (``visual.conv1.weight``,
+            ``transformer.resblocks.0.attn.in_proj_weight``, ...) with or without the three integer
+            scalars of its archives, a ``module.`` prefix, and open_clip's ``text.`` prefix. Any
+            float type; the model is float32.
+        hidden_act: Activation of the MLPs, ``"quick_gelu"`` or ``"gelu"``; no shape tells which.
+            OpenAI's weights and open_clip's ``*-quickgelu`` models use ``"quick_gelu"``; all
+            other open_clip models (LAION, DataComp) use ``"gelu"``. The wrong one runs without
+            error and is less accurate.
+
+    Returns:
+        The model in float32 on the CPU, in evaluation mode.
+
+    Raises:
+        ModelError: If the weights are not a CLIP with a plain ViT image tower.
+    """
+    state = _plain_names(state)
+    _check_layout(state)
+    from transformers import CLIPModel
+
+    try:
+        config = _config(state, hidden_act)
+        return CLIPModel.from_pretrained(
+            None, config=config, state_dict=_renamed(state), dtype=torch.float32
+        ).eval()
+    except (KeyError, ValueError, RuntimeError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"The weights do not fit together as one CLIP model ({reason}): {_SUPPORTED}; check "
+            "that the file is complete."
+        ) from error
+
+
+def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors below OpenAI's names, without wrappers' prefixes and without non-weights."""
+    prefix = "module." if state and all(name.startswith("module.") for name in state) else ""
+    plain = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    if not any(name.startswith("transformer.") for name in plain):
+        plain = {
+            name.removeprefix("text.")
+            if name.removeprefix("text.").startswith(_TEXT_PARTS)
+            else name: tensor
+            for name, tensor in plain.items()
+        }
+    return {name: tensor for name, tensor in plain.items() if name not in _IGNORED}
+
+
+def _check_layout(state: Mapping[str, Tensor]) -> None:
+    """Say in one sentence why weights of another kind cannot be read."""
+    for mark, kind in _UNSUPPORTED_MARKS.items():
+        if any(name.startswith(mark) for name in state):
+            raise ModelError(
+                f"The weights are {kind}, which the priors cannot use: {_SUPPORTED}; take for "
+                "example OpenAI's ViT-B/16."
+            )
+    if any(name.startswith(("vision_model.", "text_model.")) for name in state):
+        raise ModelError(
+            "The weights are in transformers' layout: give the folder that holds the file and its "
+            "config.json."
+        )
+    expected = _expected_names(state)
+    if missing := sorted(expected - state.keys()):
+        raise ModelError(
+            f"The weights are no CLIP model that piclip knows: {missing[0]} is missing (with "
+            f"{len(missing) - 1} more); {_SUPPORTED}, for example OpenAI's ViT-B/16."
+        )
+    if extra := sorted(state.keys() - expected):
+        raise ModelError(
+            f"The weights hold parts that a plain CLIP does not have, first {extra[0]} (with "
+            f"{len(extra) - 1} more): {_SUPPORTED}, for example OpenAI's ViT-B/16."
+        )
+
+
+def _expected_names(state: Mapping[str, Tensor]) -> set[str]:
+    names = set(_VISION_NAMES) | set(_TEXT_NAMES) | set(_PROJECTION_NAMES)
+    for tower in ("visual.transformer", "transformer"):
+        for block in range(max(_depth(state, tower), 1)):
+            prefix = f"{tower}.resblocks.{block}."
+            names |= {prefix + f"attn.in_proj_{kind}" for kind in ("weight", "bias")}
+            names |= {prefix + f"{name}.{k}" for name in _BLOCK_NAMES for k in ("weight", "bias")}
+    return names
+
+
+def _depth(state: Mapping[str, Tensor], tower: str) -> int:
+    """Number of transformer blocks below ``tower``."""
+    prefix = f"{tower}.resblocks."
+    blocks = {name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)}
+    return max((int(block) + 1 for block in blocks if block.isdigit()), default=0)
+
+
+def _heads(width: int, exceptions: Mapping[int, int]) -> int:
+    head_width = exceptions.get(width, _HEAD_WIDTH)
+    if width % head_width:
+        raise ValueError(f"width {width} is not a multiple of {head_width} channels per head")
+    return width // head_width
+
+
+def _config(state: Mapping[str, Tensor], hidden_act: str) -> CLIPConfig:
+    from transformers import CLIPConfig
+
+    vision_width, channels, patch, _ = state["visual.conv1.weight"].shape
+    patches = state["visual.positional_embedding"].shape[0] - 1
+    grid = round(patches**0.5)
+    if grid * grid != patches:
+        raise ValueError(f"{patches} position embeddings do not form a square grid")
+    vocabulary, text_width = state["token_embedding.weight"].shape
+    embed = state["text_projection"].shape[1]
+    return CLIPConfig(
+        projection_dim=embed,
+        vision_config={
+            "hidden_size": vision_width,
+            "intermediate_size": _mlp_width(state, "visual.transformer"),
+            "projection_dim": embed,
+            "num_hidden_layers": _depth(state, "visual.transformer"),
+            "num_attention_heads": _heads(vision_width, _VISION_HEAD_WIDTHS),
+            "num_channels": channels,
+            "image_size": grid * patch,
+            "patch_size": patch,
+            "hidden_act": hidden_act,
+        },
+        text_config={
+            "vocab_size": vocabulary,
+            "hidden_size": text_width,
+            "intermediate_size": _mlp_width(state, "transformer"),
+            "projection_dim": embed,
+            "num_hidden_layers": _depth(state, "transformer"),
+            "num_attention_heads": _heads(text_width, {}),
+            "max_position_embeddings": state["positional_embedding"].shape[0],
+            "hidden_act": hidden_act,
+            "bos_token_id": vocabulary - 2,
+            "eos_token_id": vocabulary - 1,
+            "pad_token_id": vocabulary - 1,  # as CLIP's tokenizer pads
+        },
+    )
+
+
+def _mlp_width(state: Mapping[str, Tensor], tower: str) -> int:
+    return state[f"{tower}.resblocks.0.mlp.c_fc.weight"].shape[0]
+
+
+def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights below transformers' names, float32, with separate query, key and value."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        tensor = tensor.detach().to("cpu", torch.float32)
+        if name in _PROJECTION_NAMES:
+            renamed[_PROJECTION_NAMES[name]] = tensor.T.contiguous()
+        elif ".resblocks." in name:
+            renamed |= _renamed_block(name, tensor)
+        else:
+            renamed[(_VISION_NAMES | _TEXT_NAMES)[name]] = tensor
+    return renamed
+
+
+def _renamed_block(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    tower, _, rest = name.partition(".resblocks.")
+    block, _, part = rest.partition(".")
+    model = "vision_model" if tower.startswith("visual") else "text_model"
+    prefix = f"{model}.encoder.layers.{block}"
+    if part.startswith("attn.in_proj_"):
+        kind = part.removeprefix("attn.in_proj_")
+        projections = zip(("q_proj", "k_proj", "v_proj"), tensor.chunk(3), strict=True)
+        return {f"{prefix}.self_attn.{p}.{kind}": t.contiguous() for p, t in projections}
+    module, _, kind = part.rpartition(".")
+    return {f"{prefix}.{_BLOCK_NAMES[module]}.{kind}": tensor}
