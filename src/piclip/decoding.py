@@ -1,0 +1,178 @@
+"""Decode image sources fully and upright, or say in one sentence why that cannot be done."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageFile
+
+from piclip.errors import ImageError
+
+ImageSource: TypeAlias = str | Path | Image.Image | npt.NDArray[Any]
+
+# Not EPS, for which Pillow starts Ghostscript, nor JPEG 2000, whose decoder cannot be kept from
+# filling up truncated files, nor formats without a signature.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF")
+
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class _WholeFile(io.BufferedReader):
+    """A file that refuses to be read past its end while pixels are decoded.
+
+    Pillow fills up truncated images without a word once any library in the process has set
+    ``ImageFile.LOAD_TRUNCATED_IMAGES``; that setting is not ours to change, so the end of the
+    file is made an error here.
+    """
+
+    decoding = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if self.decoding and not data and size != 0:
+            raise OSError("it ends too early")
+        return data
+
+
+def decode(source: str | Path | Image.Image, max_pixels: int) -> Image.Image:
+    """Decode a file or a lazily opened image fully and turn it upright, in its own mode.
+
+    Args:
+        source: A file or a Pillow image.
+        max_pixels: Larger images are refused, files before they are decoded.
+
+    Returns:
+        The image in its own mode and palette, with its ``format`` where known.
+
+    Raises:
+        ImageError: The source is missing, not an image, truncated, damaged or too large.
+    """
+    name = name_of(source)
+    if isinstance(source, Image.Image):
+        check_pixels(name, source.width, source.height, max_pixels)
+        try:
+            source.load()
+        except Exception as error:  # Pillow's decoders raise anything on broken files
+            raise ImageError(f"{name}: the image cannot be decoded ({error}).") from error
+        return _upright(source)
+    if not isinstance(source, str | Path):
+        raise ImageError(
+            f"An image cannot be read from a {type(source).__name__}; give a file, a Pillow image "
+            f"or a NumPy array."
+        )
+    return _load_file(Path(source), name, max_pixels)
+
+
+def _load_file(path: Path, name: str, max_pixels: int) -> Image.Image:
+    try:
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "not a regular file"
+            raise ImageError(f"{name}: this is {kind}, not an image; give an image file.")
+        stream = _WholeFile(io.FileIO(path))
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{name}: {reason(error)}; check the path.") from error
+    with stream:
+        image = _identify(stream, name)
+        check_pixels(name, image.width, image.height, max_pixels)
+        # Pillow reads plain-text PPM up to the end of the file even when nothing is missing.
+        stream.decoding = all(tile[0] != "ppm_plain" for tile in image.tile)
+        try:
+            image.load()
+            return _upright(image)
+        except Exception as error:  # Pillow's decoders raise anything on broken files
+            raise ImageError(
+                f"{name}: the image is truncated or damaged ({reason(error)}); "
+                f"replace it by an intact copy."
+            ) from error
+
+
+def _identify(stream: _WholeFile, name: str) -> ImageFile.ImageFile:
+    """Open with the plugin that knows the file's first bytes, nothing decoded yet.
+
+    ``Image.open`` is this loop plus a check against a pixel limit that belongs to the whole
+    process; here the caller's own limit decides instead, before anything is decoded.
+    """
+    prefix = stream.read(16)
+    if not prefix:
+        raise ImageError(f"{name}: the file is empty (0 bytes); replace it by an intact copy.")
+    Image.init()
+    for kind in _FORMATS:
+        if kind not in Image.OPEN:
+            continue
+        factory, accept = Image.OPEN[kind]
+        try:
+            if not callable(accept) or accept(prefix) is not True:
+                continue
+            stream.seek(0)
+            return factory(stream, "")
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise ImageError(
+                f"{name}: the {kind} image has more pixels than Pillow opens in this format; "
+                f"make it smaller."
+            ) from error
+        except Exception as error:  # Pillow's plugins raise anything on broken files
+            raise ImageError(
+                f"{name}: the {kind} image is truncated or damaged ({reason(error)}); "
+                f"replace it by an intact copy."
+            ) from error
+    raise ImageError(
+        f"{name}: this is not an image that can be read here; convert it to PNG or JPEG."
+    )
+
+
+def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
+    """Refuse an image without pixels or with more than the limit (ImageError)."""
+    if width < 1 or height < 1:
+        raise ImageError(f"{name}: the image has no pixels ({width} x {height}).")
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name}: the image has {width * height:,} pixels ({width} x {height}) and the limit "
+            f"is {max_pixels:,}; make it smaller or raise the limit with --max-pixels "
+            f"(max_pixels in Python)."
+        )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; metadata that cannot be read is ignored, as viewers do."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
+        orientation = None
+    transposition = _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
+    if transposition is None:
+        return image
+    upright = image.transpose(transposition)
+    upright.format = image.format
+    return upright
+
+
+def name_of(source: object) -> str:
+    """Name a source for people: its file, or what kind of object it is."""
+    if isinstance(source, np.ndarray):
+        return f"array of shape {source.shape} and type {source.dtype}"
+    if isinstance(source, Image.Image):
+        filename = getattr(source, "filename", "")
+        return str(filename) if filename else f"Pillow image ({source.mode})"
+    return str(source)
+
+
+def reason(error: Exception) -> str:
+    """Say in a few words why a file could not be read."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file or folder"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
