@@ -1,0 +1,287 @@
+"""Trains the built-in CLIP from captions alone: ``python -m piclip.training.builtin RUN_FOLDER``.
+
+Seeded and resumable: the same command continues where the run folder's last checkpoint stopped.
+What a class looks like is learned from captions (which classes an image, or a cell of a mosaic of
+images, shows); masks are never read. See ``clip/builtin/MODEL_CARD.md`` for what came out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import random
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from piclip.datasets.glyphs import CLASS_NAMES
+from piclip.training.captioned_batches import CURRICULUM, Batch, Batches
+from piclip.training.muon import Muon
+from piclip.training.world_model import CONTEXT, IMAGE_SIZE, PATCH, build_model, build_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel, CLIPTokenizer
+
+SEED = 0
+MATRIX_RATE, OTHER_RATE = 0.01, 1e-3
+WARM_UP, DECAY_FROM = 100, 0.55
+EMA = 0.998
+CHECKPOINT_EVERY = 100
+TOP_SHARE = 0.08
+
+FOREGROUND = ("a photo of {}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "{}")
+BACKGROUND = ("a photo without {}", "a photo without a {}", "a picture with no {}")
+CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
+CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
+
+
+def text_embeddings(
+    model: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str], device: torch.device
+) -> Tensor:
+    """Normalised embeddings of texts, (T, E)."""
+    tokens = tokenizer(
+        texts, padding=True, truncation=True, max_length=CONTEXT, return_tensors="pt"
+    ).to(device)
+    pooled = model.text_model(**tokens).pooler_output
+    return F.normalize(model.text_projection(pooled), dim=-1)
+
+
+def image_tokens(model: CLIPModel, images: Tensor, window: tuple[int, int]) -> Tensor:
+    """Projected tokens of the last block, not normalised, (B, 1 + N, E).
+
+    Args:
+        model: the CLIP.
+        images: uint8 (B, H, W, 3).
+        window: where the patch grid lies within the full grid of positions.
+    """
+    vision = model.vision_model
+    mean, std = CLIP_MEAN.to(images.device), CLIP_STD.to(images.device)
+    pixels = ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+    patches = vision.embeddings.patch_embedding(pixels)
+    rows, columns = patches.shape[2:]
+    side = IMAGE_SIZE // PATCH
+    positions = vision.embeddings.position_embedding.weight
+    grid = positions[1:].reshape(side, side, -1)
+    row, column = window
+    grid = grid[row : row + rows, column : column + columns].flatten(0, 1)
+    first = (vision.embeddings.class_embedding + positions[0]).expand(len(images), 1, -1)
+    hidden = torch.cat([first, patches.flatten(2).transpose(1, 2) + grid], dim=1)
+    hidden = vision.pre_layrnorm(hidden)
+    for layer in vision.encoder.layers:
+        hidden = layer(hidden, None)
+    return model.visual_projection(vision.post_layernorm(hidden))
+
+
+def caption_loss(
+    model: CLIPModel, tokenizer: CLIPTokenizer, batch: Batch, rng: random.Random
+) -> tuple[Tensor, dict[str, float]]:
+    """The objective of one batch and its parts.
+
+    A class is called present by ``scale * (cos(v, "a photo of c") - cos(v, "a photo without c"))``
+    with v the CLS token, the mean of the patches (of a cell), or the best few patches (of a cell).
+    """
+    words = batch.words
+    prompts = [rng.choice(FOREGROUND).format(name) for name in CLASS_NAMES]
+    prompts += [rng.choice(BACKGROUND).format(name) for name in CLASS_NAMES]
+    text = text_embeddings(model, tokenizer, prompts, words.device)
+    present, absent = text.chunk(2)
+    scale = model.logit_scale.exp().clamp(max=100)
+    tokens = image_tokens(model, batch.images, batch.window)
+    whole = words.any(dim=1)
+
+    def presence(vectors: Tensor) -> Tensor:
+        return scale * F.normalize(vectors, dim=-1) @ (present - absent).T
+
+    cells = _cells(tokens[:, 1:])  # (B, 4, N / 4, E)
+    single = len(tokens) // 2
+    means = cells.mean(dim=2)  # (B, 4, E)
+    patch_logits = presence(cells)  # (B, 4, N / 4, 20)
+    regions = torch.cat([means[:single].mean(1), means[single:].flatten(0, 1)])
+    labels = torch.cat([whole[:single], words[single:].flatten(0, 1)])
+    top_single = patch_logits[:single].flatten(1, 2)
+    top = torch.cat([_best(top_single), _best(patch_logits[single:].flatten(0, 1))])
+    parts = {
+        "mean": _presence_loss(presence(regions), labels),
+        "top": _presence_loss(top, labels),
+        "cls": _presence_loss(presence(tokens[:, 0]), whole),
+        "whole": _presence_loss(presence(means[single:].mean(1)), whole[single:]),
+        "which": _which_loss(scale * F.normalize(regions, dim=-1) @ present.T, labels),
+        "caption": _contrastive_loss(model, tokenizer, tokens[:single, 0], whole[:single], scale),
+    }
+    weights = {"mean": 1.0, "top": 1.0, "cls": 0.3, "whole": 0.3, "which": 0.3, "caption": 0.1}
+    loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+    return loss, {name: float(part.detach()) for name, part in parts.items()}
+
+
+def _cells(patches: Tensor) -> Tensor:
+    """The patches of the four quarters of each image, (B, 4, N / 4, E)."""
+    count, number, width = patches.shape
+    half = int(number**0.5) // 2
+    grid = patches.reshape(count, 2, half, 2, half, width)
+    return grid.transpose(2, 3).reshape(count, 4, half * half, width)
+
+
+def _best(logits: Tensor) -> Tensor:
+    """Mean of the highest few patches of each class, (R, N, C) to (R, C)."""
+    keep = max(2, round(TOP_SHARE * logits.shape[1]))
+    return logits.topk(keep, dim=1).values.mean(dim=1)
+
+
+def _presence_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sigmoid loss, summed over the classes so that one wrong class of twenty still counts."""
+    loss = F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none")
+    return loss.sum(dim=-1).mean() / 3
+
+
+def _which_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy against all classes that the caption names, in equal parts."""
+    share = labels.float() / labels.sum(dim=-1, keepdim=True)
+    return F.cross_entropy(logits, share)
+
+
+def _contrastive_loss(
+    model: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, labels: Tensor, scale: Tensor
+) -> Tensor:
+    """Whole captions against whole images; a caption is right for every image it is true of."""
+    sets = torch.unique(labels, dim=0)
+    captions = [
+        "a photo of " + " and ".join(CLASS_NAMES[k] for k in row.nonzero().flatten().tolist())
+        for row in sets
+    ]
+    text = text_embeddings(model, tokenizer, captions, images.device)
+    logits = scale * F.normalize(images, dim=-1) @ text.T  # (B, S)
+    true = (sets[None] & ~labels[:, None]).sum(-1) == 0
+    share = true.float() / true.sum(1, keepdim=True)
+    return F.cross_entropy(logits, share)
+
+
+def rate_factor(step: int, total: int) -> float:
+    """Learning rate as a share of the full one: warm-up, constant, linear decay to 2 %."""
+    decay = (total - step) / (total * (1 - DECAY_FROM))
+    return max(0.02, min(1.0, (step + 1) / WARM_UP, decay))
+
+
+class Run:
+    """The state of a training run and its folder."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        """Starts afresh, or continues from the folder's checkpoint."""
+        self.folder, self.device = folder, torch.device(device)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer = build_tokenizer()
+        self.model = build_model(self.tokenizer, SEED).to(self.device).train()
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        matrices = [
+            p
+            for name, p in self.model.named_parameters()
+            if p.ndim == 2 and ".layers." in name
+        ]
+        chosen = {id(p) for p in matrices}
+        others = [p for p in self.model.parameters() if id(p) not in chosen]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            Muon(matrices, lr=MATRIX_RATE),
+            torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.01),
+        ]
+        self.others = others
+        self.rates = (MATRIX_RATE, OTHER_RATE)
+        self.step = 0
+        self.total = sum(stage.steps for stage in CURRICULUM)
+        if self.checkpoint.exists():
+            self._load()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that a continued run starts from."""
+        return self.folder / "checkpoint.pt"
+
+    def _load(self) -> None:
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+    def save(self) -> None:
+        """Writes the checkpoint to a temporary name, then renames it."""
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.checkpoint)
+
+    def update(self, batch: Batch) -> dict[str, float]:
+        """One optimizer step."""
+        factor = rate_factor(self.step, self.total)
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+        loss, parts = caption_loss(self.model, self.tokenizer, batch, random.Random(self.step))
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.others, 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        keep = min(EMA, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(now, 1 - keep)
+        self.step += 1
+        return {"loss": float(loss.detach()), **parts, "scale": float(self.model.logit_scale.exp())}
+
+
+def train(folder: Path, device: str, stop_after: float | None = None) -> Run:
+    """Trains until the curriculum's end, or for ``stop_after`` seconds; returns the run."""
+    run = Run(folder, device)
+    loader = torch.utils.data.DataLoader(
+        Batches(SEED, run.step), batch_size=None, num_workers=1, prefetch_factor=32
+    )
+    began = time.monotonic()
+    with (folder / "log.jsonl").open("a") as log:
+        for batch in loader:
+            moved = Batch(batch.images.to(device), batch.words.to(device), batch.window)
+            parts = run.update(moved)
+            elapsed = time.monotonic() - began
+            stopping = stop_after is not None and elapsed > stop_after
+            if run.step % 10 == 0:
+                rounded = {name: round(value, 4) for name, value in parts.items()}
+                log.write(json.dumps({"step": run.step, "s": round(elapsed, 1), **rounded}) + "\n")
+                log.flush()
+            if run.step % CHECKPOINT_EVERY == 0 or run.step == run.total or stopping:
+                run.save()
+            if stopping:
+                break
+    return run
+
+
+def export(run: Run, folder: Path) -> None:
+    """Writes the averaged model in float16, its tokenizer and its settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    copy.deepcopy(run.average).half().save_pretrained(folder)
+    run.tokenizer.save_pretrained(folder)
+    settings = {"image_size": IMAGE_SIZE, "attention_blocks": 4}
+    (folder / "piclip.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def main() -> None:
+    """The command line of the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="run folder: checkpoint, log, exported model")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--stop-after", type=float, help="seconds after which to pause")
+    options = parser.parse_args()
+    run = train(options.folder, options.device, options.stop_after)
+    export(run, options.folder / "model")
+
+
+if __name__ == "__main__":
+    main()
