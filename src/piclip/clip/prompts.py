@@ -1,0 +1,220 @@
+"""Prompts: how a class is put into words, and the text vectors that stand for it.
+
+A class ``c`` has a foreground prototype (texts like "a photo of c") and a background prototype
+("a photo without c"). With wordings W and templates T of a class and the text encoder ``e``::
+
+    t = n(mean over w in W, p in T of n(e(p with w))),    n(x) = x / |x|
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from piclip.errors import UsageError
+
+FOREGROUND = "a photo of {}"
+BACKGROUND = "a photo without {}"
+
+# What the reference code really asks, token for token: with a full stop.
+REFERENCE_FOREGROUND = "a photo of {}."
+REFERENCE_BACKGROUND = "a photo without {}."
+
+TextEncoder = Callable[[Sequence[str]], Tensor]
+"""Texts to their CLIP features (len(texts), E), of any length."""
+
+Synonyms = Mapping[str, str | Sequence[str]]
+"""One wording, or several that are averaged, by class name."""
+
+_DATASETS = ("voc", "coco")
+
+
+def class_names(dataset: str) -> tuple[str, ...]:
+    """Class names of ``"voc"`` (20, alphabetical) or ``"coco"`` (80, in COCO's order).
+
+    The spellings are those of the published benchmarks' lists, also for COCO ("motorbike",
+    "pottedplant").
+
+    Raises:
+        UsageError: If the dataset is another.
+    """
+    if dataset not in _DATASETS:
+        raise UsageError(f"There are no class names of {dataset!r}: take one of voc, coco.")
+    return tuple(_read(dataset)["names"])
+
+
+def synonym_table(name: str) -> dict[str, str]:
+    """Wordings by class name; a class that is not in the table is called by its name.
+
+    Args:
+        name: ``"voc"`` or ``"coco"``: the published rewordings ("bird avian"), spelled in proper
+            words; ``"voc-reference"`` or ``"coco-reference"``: the same letter for letter as in
+            the reference code, slips included ("sknowboard", "glove" for a baseball glove), to
+            reproduce published numbers. Keys are the names of :func:`class_names`.
+
+    Raises:
+        UsageError: If there is no such table.
+    """
+    tables: dict[str, dict[str, str]] = {}
+    for dataset in _DATASETS:
+        tables |= _read(dataset)["tables"]
+    if name not in tables:
+        raise UsageError(f"There is no synonym table {name!r}: take one of {', '.join(tables)}.")
+    return dict(tables[name])
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The texts that stand for one class.
+
+    Attributes:
+        name: The class.
+        foreground: Texts that are true of an image with the class, at least one.
+        background: Texts that are true of an image without it, at least one.
+    """
+
+    name: str
+    foreground: tuple[str, ...]
+    background: tuple[str, ...]
+
+
+def build_prompts(
+    names: Sequence[str],
+    synonyms: Synonyms | None = None,
+    *,
+    foreground_templates: str | Sequence[str] = FOREGROUND,
+    background_templates: str | Sequence[str] = BACKGROUND,
+) -> tuple[PromptSet, ...]:
+    """Put every wording of every class into every template.
+
+    Args:
+        names: Classes, such as ``["zebra", "bird"]``.
+        synonyms: Wordings of some of the classes, for example :func:`synonym_table`; a class
+            without an entry is called by its name.
+        foreground_templates: Sentences with exactly one ``{}`` where the wording goes.
+        background_templates: The same for images without the class.
+
+    Returns:
+        One set of texts per name, in the order of ``names``.
+
+    Raises:
+        UsageError: If a template does not hold exactly one ``{}``, or a name or wording is blank.
+    """
+    foreground = _checked_templates(foreground_templates)
+    background = _checked_templates(background_templates)
+    sets = []
+    for name in names:
+        wordings = _wordings(name, synonyms or {})
+        sets.append(PromptSet(name, _filled(foreground, wordings), _filled(background, wordings)))
+    return tuple(sets)
+
+
+def class_embeddings(
+    encode_text: TextEncoder, wordings: str | Sequence[str], templates: str | Sequence[str]
+) -> Tensor:
+    """One unit vector for a class: the mean direction of all wordings in all templates.
+
+    Args:
+        encode_text: The text encoder.
+        wordings: What the class is called, at least one wording.
+        templates: Sentences with exactly one ``{}``, at least one.
+
+    Returns:
+        The vector (E,), of length 1.
+
+    Raises:
+        UsageError: If a template does not hold exactly one ``{}``, or a wording is blank.
+    """
+    texts = _filled(_checked_templates(templates), _checked_wordings(wordings))
+    return _mean_direction(encode_text(texts))
+
+
+def text_prototypes(
+    encode_text: TextEncoder,
+    names: Sequence[str],
+    synonyms: Synonyms | None = None,
+    *,
+    foreground_templates: str | Sequence[str] = FOREGROUND,
+    background_templates: str | Sequence[str] = BACKGROUND,
+) -> tuple[Tensor, Tensor]:
+    """Foreground and background prototypes of several classes, with one call of the encoder.
+
+    Args:
+        encode_text: The text encoder.
+        names: C classes, at least one.
+        synonyms: As in :func:`build_prompts`.
+        foreground_templates: As in :func:`build_prompts`.
+        background_templates: As in :func:`build_prompts`.
+
+    Returns:
+        Two tensors (C, E) of unit vectors, foreground and background, in the order of ``names``.
+
+    Raises:
+        UsageError: As :func:`build_prompts`, or if there are no names.
+    """
+    if not names:
+        raise UsageError("There is no class name: give at least one, such as zebra.")
+    prompts = build_prompts(
+        names,
+        synonyms,
+        foreground_templates=foreground_templates,
+        background_templates=background_templates,
+    )
+    groups = [prompt.foreground for prompt in prompts] + [prompt.background for prompt in prompts]
+    features = encode_text([text for group in groups for text in group])
+    ends = list(accumulate(len(group) for group in groups))
+    parts = torch.tensor_split(features, ends[:-1])
+    prototypes = torch.stack([_mean_direction(part) for part in parts])
+    return prototypes[: len(names)], prototypes[len(names) :]
+
+
+def _mean_direction(features: Tensor) -> Tensor:
+    """``n(mean n(x))`` of the rows of (M, E)."""
+    return normalize(normalize(features, dim=-1).mean(dim=0), dim=-1)
+
+
+def _wordings(name: str, synonyms: Synonyms) -> tuple[str, ...]:
+    _checked_wordings(name)
+    return _checked_wordings(synonyms.get(name, name))
+
+
+def _checked_wordings(wordings: str | Sequence[str]) -> tuple[str, ...]:
+    checked = (wordings,) if isinstance(wordings, str) else tuple(wordings)
+    if not checked or not all(wording.strip() for wording in checked):
+        raise UsageError("A class name is blank: say in words what to segment, such as zebra.")
+    return checked
+
+
+def _checked_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
+    checked = (templates,) if isinstance(templates, str) else tuple(templates)
+    if not checked:
+        raise UsageError(f"There is no prompt template: give at least one, such as {FOREGROUND!r}.")
+    for template in checked:
+        if template.count("{}") != 1:
+            raise UsageError(
+                f"The prompt template {template!r} must hold {{}} exactly once, where the class "
+                f"name goes, as in {FOREGROUND!r}."
+            )
+    return checked
+
+
+def _filled(templates: Iterable[str], wordings: Iterable[str]) -> tuple[str, ...]:
+    """Every wording in every template; other braces in a template are ordinary characters."""
+    wordings = tuple(wordings)
+    return tuple(template.replace("{}", word) for template in templates for word in wordings)
+
+
+@cache
+def _read(dataset: str) -> dict[str, Any]:
+    text = resources.files("piclip.clip").joinpath("data", f"{dataset}.json").read_text("utf-8")
+    content: dict[str, Any] = json.loads(text)
+    return content
