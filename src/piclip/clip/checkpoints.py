@@ -1,7 +1,274 @@
-"""Loading, converting and saving CLIP checkpoints."""
+"""Loading, converting and saving CLIP checkpoints.
+
+A checkpoint on disk is a transformers folder: ``config.json``, ``model.safetensors``, the
+tokenizer's files, and optionally ``piclip.json`` with the settings in :class:`ModelSettings`.
+"""
 
 from __future__ import annotations
 
-from piclip.clip.conversion import clip_from_state_dict
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["clip_from_state_dict"]
+import torch
+
+from piclip.clip.conversion import clip_from_state_dict
+from piclip.clip.hub import has_tokenizer, has_weights, hub_folder
+from piclip.clip.quiet import quiet_transformers
+from piclip.clip.settings import SETTINGS_FILE, ModelSettings, first_line, read_json, read_settings
+from piclip.clip.weight_files import read_state_dict
+from piclip.errors import ModelError, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel, CLIPTokenizer
+
+__all__ = [
+    "BUILTIN_FOLDER",
+    "LoadedClip",
+    "ModelSettings",
+    "clip_from_state_dict",
+    "convert_checkpoint",
+    "load_clip",
+    "save_clip",
+]
+
+BUILTIN_FOLDER = Path(__file__).parent / "builtin"
+OPENAI_TOKENIZER = "openai/clip-vit-base-patch16"
+OPENAI_VOCABULARY = 49408  # tokens; every English CLIP of OpenAI and open_clip shares them
+
+_WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+
+
+@dataclass(frozen=True)
+class LoadedClip:
+    """A CLIP ready to encode: float32 model in evaluation mode, its tokenizer, its settings."""
+
+    model: CLIPModel
+    tokenizer: CLIPTokenizer
+    settings: ModelSettings
+
+
+def load_clip(
+    name_or_path: str | Path,
+    *,
+    hidden_act: str = "quick_gelu",
+    tokenizer: str | Path | None = None,
+) -> LoadedClip:
+    """Load a CLIP with a plain ViT image tower from wherever it is.
+
+    Args:
+        name_or_path: One of
+
+            - ``"builtin"``, the small model in the package;
+            - a transformers folder;
+            - a ``.pt``, ``.pth``, ``.bin`` or ``.safetensors`` file in OpenAI's layout: OpenAI's
+              own archives, plain state dicts, open_clip's checkpoints;
+            - a name on the hub, ``openai/clip-vit-base-patch16`` for photographs. A model in the
+              hub's local cache is used without asking the hub again.
+        hidden_act: Activation of a weights *file* (see :func:`clip_from_state_dict`): files do not
+            say; folders and the hub do, and then it is not used.
+        tokenizer: Folder or hub name of the tokenizer. Default: the checkpoint's own; for a weights
+            file, which has none, OpenAI's where the vocabulary has OpenAI's size.
+
+    Returns:
+        The model in float32 on the CPU with its tokenizer and settings.
+
+    Raises:
+        ModelError: If the model is unknown, cannot be downloaded, is damaged or is no such CLIP.
+        UsageError: If ``hidden_act`` is unknown.
+    """
+    path = BUILTIN_FOLDER if name_or_path == "builtin" else Path(name_or_path).expanduser()
+    if path.is_file():
+        model = clip_from_state_dict(read_state_dict(path), hidden_act=hidden_act)
+        settings = read_settings(None, model)
+        tokenizer_folder = _tokenizer_folder(tokenizer or _default_tokenizer(model, path))
+    else:
+        folder = path if path.is_dir() else _folder_elsewhere(name_or_path)
+        model = _load_model(folder)
+        settings = read_settings(folder, model)
+        tokenizer_folder = _tokenizer_folder(tokenizer or folder)
+    return LoadedClip(model, _load_tokenizer(tokenizer_folder, model), settings)
+
+
+def save_clip(loaded: LoadedClip, folder: str | Path) -> None:
+    """Write a checkpoint as a transformers folder, complete or not at all.
+
+    ``model.safetensors`` keeps the model's float type.
+
+    Args:
+        loaded: The checkpoint.
+        folder: Where to; must not exist yet, or be empty.
+
+    Raises:
+        UsageError: If the folder is not empty.
+        OutputError: If it cannot be written.
+    """
+    folder = Path(folder).expanduser()
+    _check_destination(folder)
+    part = folder.parent / f".{folder.name}.{os.getpid()}.part"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part.mkdir()
+        with quiet_transformers():
+            loaded.model.save_pretrained(part)
+            loaded.tokenizer.save_pretrained(part)
+        settings = json.dumps(asdict(loaded.settings), indent=2)
+        (part / SETTINGS_FILE).write_text(settings + "\n", encoding="utf-8")
+        if folder.exists():
+            folder.rmdir()
+        part.rename(folder)
+    # safetensors reports a full disk with an error of its own.
+    except Exception as error:
+        raise OutputError(
+            f"The model cannot be written to {folder} ({error}): check the free space and the "
+            "rights there, or choose another folder."
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def convert_checkpoint(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    hidden_act: str = "quick_gelu",
+    tokenizer: str | Path | None = None,
+) -> Path:
+    """Write any checkpoint that :func:`load_clip` reads as a self-contained transformers folder.
+
+    The folder includes the tokenizer, so it works offline and in plain transformers
+    (``CLIPModel.from_pretrained``, ``CLIPTokenizer.from_pretrained``).
+
+    Args:
+        source: What :func:`load_clip` takes.
+        destination: New or empty folder.
+        hidden_act: As in :func:`load_clip`.
+        tokenizer: As in :func:`load_clip`.
+
+    Returns:
+        The folder written.
+
+    Raises:
+        UsageError: If the destination is not empty.
+        ModelError: If the source cannot be loaded.
+        OutputError: If the folder cannot be written.
+    """
+    folder = Path(destination).expanduser()
+    _check_destination(folder)  # before minutes of loading
+    save_clip(load_clip(source, hidden_act=hidden_act, tokenizer=tokenizer), folder)
+    return folder
+
+
+def _check_destination(folder: Path) -> None:
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UsageError(f"{folder} exists and is not empty: choose a new folder for the model.")
+
+
+def _folder_elsewhere(name_or_path: str | Path) -> Path:
+    """The folder of a name that is neither a file nor a folder here."""
+    name = str(name_or_path)
+    if name == "builtin":
+        raise ModelError(
+            "The built-in model is missing from this installation: install piclip again, or use "
+            "openai/clip-vit-base-patch16."
+        )
+    looks_like_path = name.startswith((".", "/", "~", "\\")) or name.endswith(_WEIGHT_SUFFIXES)
+    if isinstance(name_or_path, Path) or looks_like_path:
+        raise ModelError(f"There is no file or folder {name}: check the path of the model.")
+    return hub_folder(name)
+
+
+def _load_model(folder: Path) -> CLIPModel:
+    """The model in a transformers folder, float32."""
+    config = read_json(folder / "config.json")
+    if config is None:
+        raise ModelError(
+            f"{folder} has no config.json, so it is no transformers folder: give a weights file in "
+            "it, or make a folder with `piclip convert`."
+        )
+    if config.get("model_type") != "clip":
+        raise ModelError(
+            f"{folder} holds a model of type {config.get('model_type')!r}, not a CLIP: use a CLIP "
+            "with a ViT image tower such as openai/clip-vit-base-patch16."
+        )
+    if not has_weights(folder):
+        raise ModelError(
+            f"{folder} has no complete weights (model.safetensors): download or convert the model "
+            "again."
+        )
+    from transformers import CLIPModel  # noqa: PLC0415 - slow to import
+
+    try:
+        with quiet_transformers():
+            model, report = CLIPModel.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            )
+    # Damaged weights make the readers fail in any way: SafetensorError, OSError, RuntimeError, ...
+    except Exception as error:
+        raise ModelError(
+            f"The weights in {folder} cannot be read ({first_line(error)}): download or copy the "
+            "model again."
+        ) from error
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"The weights in {folder} are no complete CLIP: {missing[0]} is missing (with "
+            f"{len(missing) - 1} more); use a model with both the image and the text tower."
+        )
+    return model.eval()
+
+
+def _default_tokenizer(model: CLIPModel, weights: Path) -> str:
+    vocabulary = model.config.text_config.vocab_size
+    if vocabulary != OPENAI_VOCABULARY:
+        raise ModelError(
+            f"{weights} has a vocabulary of its own ({vocabulary} tokens) and no tokenizer: give "
+            "the folder of its tokenizer with tokenizer=... (--tokenizer)."
+        )
+    return OPENAI_TOKENIZER
+
+
+def _tokenizer_folder(source: str | Path) -> Path:
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    try:
+        return hub_folder(str(source), weights=False)
+    except ModelError as error:
+        raise ModelError(
+            f"The tokenizer {source} is neither a folder here nor available from the hub: give a "
+            "folder with tokenizer.json (or vocab.json and merges.txt) with tokenizer=... "
+            f"(--tokenizer), or run `hf download {OPENAI_TOKENIZER}` once with a network."
+        ) from error
+
+
+def _load_tokenizer(folder: Path, model: CLIPModel) -> CLIPTokenizer:
+    if not has_tokenizer(folder):
+        raise ModelError(
+            f"{folder} has no tokenizer: copy the model's tokenizer.json (or vocab.json and "
+            "merges.txt) there, or name another with tokenizer=... (--tokenizer)."
+        )
+    from transformers import CLIPTokenizer  # noqa: PLC0415 - slow to import
+
+    try:
+        with quiet_transformers():
+            tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    # A damaged file makes the readers fail in any way: JSONDecodeError, KeyError, ...
+    except Exception as error:
+        raise ModelError(
+            f"The tokenizer in {folder} cannot be read ({first_line(error)}): download or copy it "
+            "again."
+        ) from error
+    text = model.config.text_config
+    # 2 is transformers' mark of its first CLIP folders: pool at the highest token, OpenAI's rule.
+    expected_end = text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
+    if len(tokenizer) > text.vocab_size or tokenizer.eos_token_id != expected_end:
+        raise ModelError(
+            f"The tokenizer in {folder} does not belong to the model ({len(tokenizer)} tokens, end "
+            f"of text {tokenizer.eos_token_id}; the model has {text.vocab_size} and "
+            f"{expected_end}): give the model's own with tokenizer=... (--tokenizer)."
+        )
+    tokenizer.model_max_length = text.max_position_embeddings
+    return tokenizer

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from piclip.errors import ModelError
+from piclip.clip.quiet import quiet_transformers
+from piclip.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from transformers import CLIPConfig, CLIPModel
+
+ACTIVATIONS = ("quick_gelu", "gelu")
 
 # Heads are 64 wide, but for open_clip's larger image towers; no shape tells, and each of these
 # widths belongs to one published design (ViT-H, ViT-g, ViT-bigG, ViT-e).
@@ -22,8 +25,14 @@ _VISION_HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
 _IGNORED = frozenset({"input_resolution", "context_length", "vocab_size", "attn_mask"})
 
 # Parts that CLIP's custom-text variant in open_clip keeps below "text.".
-_TEXT_PARTS = ("transformer.", "token_embedding.", "ln_final.", "positional_embedding")
-_TEXT_PARTS += ("text_projection", "attn_mask")
+_TEXT_PARTS = (
+    "transformer.",
+    "token_embedding.",
+    "ln_final.",
+    "positional_embedding",
+    "text_projection",
+    "attn_mask",
+)
 
 _SUPPORTED = "piclip reads CLIP models with a plain ViT image tower in OpenAI's layout"
 _UNSUPPORTED_MARKS = {
@@ -71,8 +80,8 @@ def clip_from_state_dict(
 
     The architecture is read from the shapes: patch and grid from the patch embedding and its
     positions, depth from the block numbers, heads from the width (64 channels each; 80, 88, 104
-    and 112 in the image towers of open_clip's ViT-H, -g, -bigG and -e). Start and end of text are the last two tokens
-    of the vocabulary, as in OpenAI's.
+    and 112 in the image towers of open_clip's ViT-H, -g, -bigG and -e). Start and end of text are
+    the last two tokens of the vocabulary, as in OpenAI's.
 
     Args:
         state: Parameters by name. Read are OpenAI's names (``visual.conv1.weight``,
@@ -89,16 +98,23 @@ def clip_from_state_dict(
 
     Raises:
         ModelError: If the weights are not a CLIP with a plain ViT image tower.
+        UsageError: If ``hidden_act`` is neither of the two.
     """
+    if hidden_act not in ACTIVATIONS:
+        raise UsageError(
+            f"The activation {hidden_act!r} is unknown: give quick_gelu (OpenAI's weights) or gelu "
+            "(most of open_clip's)."
+        )
     state = _plain_names(state)
     _check_layout(state)
-    from transformers import CLIPModel
+    from transformers import CLIPModel  # noqa: PLC0415 - slow to import
 
     try:
         config = _config(state, hidden_act)
-        return CLIPModel.from_pretrained(
-            None, config=config, state_dict=_renamed(state), dtype=torch.float32
-        ).eval()
+        with quiet_transformers():
+            return CLIPModel.from_pretrained(
+                None, config=config, state_dict=_renamed(state), dtype=torch.float32
+            ).eval()
     except (KeyError, ValueError, RuntimeError, IndexError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(
@@ -172,7 +188,7 @@ def _heads(width: int, exceptions: Mapping[int, int]) -> int:
 
 
 def _config(state: Mapping[str, Tensor], hidden_act: str) -> CLIPConfig:
-    from transformers import CLIPConfig
+    from transformers import CLIPConfig  # noqa: PLC0415 - slow to import
 
     vision_width, channels, patch, _ = state["visual.conv1.weight"].shape
     patches = state["visual.positional_embedding"].shape[0] - 1
@@ -217,8 +233,8 @@ def _mlp_width(state: Mapping[str, Tensor], tower: str) -> int:
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights below transformers' names, float32, with separate query, key and value."""
     renamed: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        tensor = tensor.detach().to("cpu", torch.float32)
+    for name, weights in state.items():
+        tensor = weights.detach().to("cpu", torch.float32)
         if name in _PROJECTION_NAMES:
             renamed[_PROJECTION_NAMES[name]] = tensor.T.contiguous()
         elif ".resblocks." in name:

@@ -1,0 +1,132 @@
+"""Models by their name on the Hugging Face hub: from the local cache, else downloaded once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from piclip.clip.settings import first_line
+from piclip.errors import ModelError
+
+_SMALL_FILES = (
+    "config.json",
+    "piclip.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+)
+_SHARDS = "model.safetensors.index.json"
+
+# One form of the weights is enough; safetensors cannot carry code, so it comes first, and where a
+# repository has only the pickle, transformers reads it with weights_only=True.
+_WEIGHT_FORMS = (
+    ("model.safetensors", ("model.safetensors",)),
+    (_SHARDS, (_SHARDS, "model-*.safetensors")),
+    ("pytorch_model.bin", ("pytorch_model.bin",)),
+)
+_PATIENCE = 10.0  # seconds that the hub has to answer the first request
+
+
+def hub_folder(name: str, *, weights: bool = True) -> Path:
+    """The local folder with the files of a hub model; downloads what the cache does not have.
+
+    A model that is complete in the cache is used as it is, without any request, so that results do
+    not change under the user and work goes on offline. Of the weights only one form is downloaded.
+
+    Args:
+        name: Name on the hub, such as ``openai/clip-vit-base-patch16``.
+        weights: Whether the weights are wanted; otherwise the tokenizer and settings are enough.
+
+    Returns:
+        A folder in the hub's cache.
+
+    Raises:
+        ModelError: If the hub does not know the name, cannot be reached, or has no CLIP in
+            transformers' layout below it.
+    """
+    from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415 - slow to import
+    from huggingface_hub import errors as hub  # noqa: PLC0415
+
+    try:
+        if cached := _cached_folder(name, weights=weights):
+            return cached
+        # This request does not retry: without a network the answer comes at once.
+        info = HfApi().model_info(name, timeout=_PATIENCE)
+        patterns = _wanted(name, {entry.rfilename for entry in info.siblings or ()}, weights)
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except hub.HFValidationError as error:
+        raise ModelError(
+            f"There is no model {name!r}: it is neither a file or folder here nor a possible name "
+            'on the hub; use "builtin", a path, or a name such as openai/clip-vit-base-patch16.'
+        ) from error
+    except hub.GatedRepoError as error:
+        raise ModelError(
+            f"The hub gives {name} only to those who asked: accept its terms on "
+            f"https://huggingface.co/{name} and log in with `hf auth login`."
+        ) from error
+    except hub.RepositoryNotFoundError as error:
+        raise ModelError(
+            f"The hub knows no model {name!r} (or it is private), and there is no such file or "
+            'folder here; check the spelling, or use "builtin" or openai/clip-vit-base-patch16.'
+        ) from error
+    except hub.HfHubHTTPError as error:
+        raise ModelError(
+            f"The hub could not deliver {name} (HTTP {error.response.status_code}): try again "
+            'later, or use the model "builtin", which needs no network.'
+        ) from error
+    # The network's own errors, and OSError of offline mode, missing cache entries and full disks.
+    except (hub.HTTPError, OSError) as error:
+        offline = isinstance(error, hub.OfflineModeIsEnabled)
+        reason = "HF_HUB_OFFLINE is set" if offline else first_line(error)
+        raise ModelError(
+            f"{name} is not in the local cache and cannot be downloaded ({reason}): use the model "
+            f'"builtin", which works offline, or run `hf download {name}` once with a network.'
+        ) from error
+
+
+def _cached_folder(name: str, *, weights: bool) -> Path | None:
+    """The model's folder in the hub's cache if everything wanted is there."""
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - slow to import
+
+    for file in ("config.json", "tokenizer_config.json"):
+        cached = try_to_load_from_cache(name, file)
+        if isinstance(cached, str):
+            folder = Path(cached).parent
+            complete = has_tokenizer(folder) and (not weights or has_weights(folder))
+            return folder if complete else None
+    return None
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer; transformers would invent an empty one without a word."""
+    return (folder / "tokenizer.json").is_file() or (
+        (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+    )
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds all weights that its configuration needs."""
+    if (folder / _SHARDS).is_file():
+        try:
+            index = json.loads((folder / _SHARDS).read_text(encoding="utf-8"))
+            return all((folder / shard).is_file() for shard in index["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError):
+            return False
+    return any((folder / mark).is_file() for mark, _ in _WEIGHT_FORMS)
+
+
+def _wanted(name: str, files: set[str], weights: bool) -> list[str]:
+    """Names of the files to download out of those that the hub has."""
+    if not weights:
+        return list(_SMALL_FILES)
+    for mark, patterns in _WEIGHT_FORMS:
+        if mark in files and "config.json" in files:
+            return [*_SMALL_FILES, *patterns]
+    raise ModelError(
+        f"{name} holds no CLIP in transformers' layout (config.json with model.safetensors): "
+        "download its weights file and give that file's path."
+    )
