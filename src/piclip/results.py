@@ -1,0 +1,244 @@
+"""What a prediction gives back: masks, scores and priors of one image."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from piclip.errors import UsageError
+from piclip.outputs import write_png
+from piclip.overlays import draw_overlay, voc_palette
+
+_IGNORE = 255
+_MAX_CLASSES = 254
+_NOTEBOOK_PIXELS = 800
+
+
+@dataclass(frozen=True, eq=False)
+class Priors:
+    """The priors of one image on its patch grid, each float32 (C, h, w) in [0, 1].
+
+    Attributes:
+        visual_text: VTP: where the image agrees with the class's name (Sec. 2 of the method).
+        visual_text_refined: VTP spread along the encoder's attention (PIR).
+        visual_visual: VVP: greatest similarity to the support's object patches.
+        visual_visual_refined: VVP spread along the encoder's attention (PIR).
+    """
+
+    visual_text: npt.NDArray[np.float32]
+    visual_text_refined: npt.NDArray[np.float32]
+    visual_visual: npt.NDArray[np.float32]
+    visual_visual_refined: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        """Check shapes, type and range (UsageError)."""
+        shape = self.visual_text.shape
+        for field in fields(self):
+            values = getattr(self, field.name)
+            _check_unit_maps(f"The prior {field.name}", values)
+            if values.shape != shape:
+                raise UsageError(
+                    f"The prior {field.name} has the shape {values.shape} but visual_text has "
+                    f"{shape}; compute all four on one patch grid."
+                )
+
+    def __repr__(self) -> str:
+        """Short: the shape only."""
+        classes, height, width = self.visual_text.shape
+        return f"Priors(classes={classes}, grid={height} x {width})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Segmentation:
+    """The classes found in one image.
+
+    Attributes:
+        class_names: The C classes looked for.
+        class_map: uint8 (H, W) at the image's own size: 0 background, k is
+            ``class_names[k - 1]``, 255 ignore.
+        scores: float32 (C, H, W) in [0, 1], one map per class.
+        priors: The maps on the patch grid that the scores were made from.
+        image: The image (any mode), for overlays; None to save memory.
+        name: What files of this result are called: the image's stem or its index.
+    """
+
+    class_names: tuple[str, ...]
+    class_map: npt.NDArray[np.uint8]
+    scores: npt.NDArray[np.float32]
+    priors: Priors
+    image: Image.Image | None
+    name: str
+
+    def __post_init__(self) -> None:
+        """Check that all parts belong together (UsageError)."""
+        count = len(self.class_names)
+        if not 1 <= count <= _MAX_CLASSES or len(set(self.class_names)) != count:
+            raise UsageError(
+                f"A segmentation needs 1 to {_MAX_CLASSES} different class names, not "
+                f"{self.class_names}."
+            )
+        if self.class_map.ndim != 2 or self.class_map.dtype != np.uint8:
+            raise UsageError(
+                f"The class map must be uint8 (H, W), but it is {self.class_map.dtype} with the "
+                f"shape {self.class_map.shape}."
+            )
+        _check_unit_maps("The scores", self.scores)
+        if self.scores.shape != (count, *self.class_map.shape):
+            raise UsageError(
+                f"The scores have the shape {self.scores.shape}, but {count} classes and the class "
+                f"map ask for {(count, *self.class_map.shape)}."
+            )
+        known = self.class_map[self.class_map != _IGNORE]
+        if known.size and known.max() > count:
+            raise UsageError(
+                f"The class map holds the index {known.max()}, but there are only {count} classes."
+            )
+        if self.priors.visual_text.shape[0] != count:
+            raise UsageError(
+                f"The priors are for {self.priors.visual_text.shape[0]} classes, but there are "
+                f"{count}."
+            )
+        if self.image is not None and (self.image.height, self.image.width) != self.size:
+            raise UsageError(
+                f"The image is {self.image.width} x {self.image.height} pixels (width x height), "
+                f"but the class map is {self.size[1]} x {self.size[0]}."
+            )
+        if not self.name or self.name in {".", ".."} or set(self.name) & set("/\\\0"):
+            raise UsageError(
+                f"The name {self.name!r} of a segmentation must be usable as a file name."
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the image in pixels."""
+        height, width = self.class_map.shape
+        return height, width
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Bool (H, W): pixels of any class."""
+        return np.asarray((self.class_map > 0) & (self.class_map != _IGNORE))
+
+    @property
+    def score(self) -> npt.NDArray[np.float32]:
+        """float32 (H, W): the greatest score over the classes."""
+        return np.asarray(self.scores.max(axis=0))
+
+    def mask_of(self, class_name: str) -> npt.NDArray[np.bool_]:
+        """Give the mask of one class.
+
+        Args:
+            class_name: One of ``class_names``.
+
+        Returns:
+            Bool (H, W).
+
+        Raises:
+            UsageError: There is no such class.
+        """
+        if class_name not in self.class_names:
+            raise UsageError(
+                f"There is no class {class_name!r} here; the classes are "
+                f"{', '.join(self.class_names)}."
+            )
+        return np.asarray(self.class_map == self.class_names.index(class_name) + 1)
+
+    def at_threshold(self, threshold: float) -> Segmentation:
+        """Decide anew which pixels are object: those whose best class scores high enough.
+
+        Args:
+            threshold: Least score, 0 to 1.
+
+        Returns:
+            A new segmentation with the same scores and another class map (nothing is ignored).
+
+        Raises:
+            UsageError: The threshold is not in [0, 1].
+        """
+        if not 0 <= threshold <= 1:
+            raise UsageError(f"The threshold must be between 0 and 1, not {threshold}.")
+        best = self.scores.argmax(axis=0) + 1
+        class_map = np.where(self.score >= threshold, best, 0).astype(np.uint8)
+        return replace(self, class_map=class_map)
+
+    def overlay(self, alpha: float = 0.5) -> Image.Image:
+        """Draw the classes over the image.
+
+        Args:
+            alpha: Weight of the tint, 0 (outlines only) to 1.
+
+        Returns:
+            RGB image of the image's own size.
+
+        Raises:
+            UsageError: The segmentation was made without its image, or alpha is out of range.
+        """
+        if self.image is None:
+            raise UsageError(
+                f"The segmentation {self.name!r} does not hold its image; predict with the image "
+                f"kept to draw an overlay."
+            )
+        if not 0 <= alpha <= 1:
+            raise UsageError(f"The alpha of an overlay must be between 0 and 1, not {alpha}.")
+        return draw_overlay(self.image, self.class_map, alpha)
+
+    def save(self, folder: str | Path, *, overlay: bool = False) -> dict[str, Path]:
+        """Write the mask, and the overlay if asked for, as PNG files.
+
+        One class gives an 8-bit mask of 0 and 255; several give class indices with the palette
+        of PASCAL VOC (255 ignore). Overlays go to a subfolder, so that the folder holds masks only.
+
+        Args:
+            folder: Made if need be.
+            overlay: Write ``overlays/NAME.png`` too.
+
+        Returns:
+            The files written, under "mask" and "overlay".
+
+        Raises:
+            OutputError: A file cannot be written.
+            UsageError: An overlay is asked for without an image.
+        """
+        folder = Path(folder)
+        paths = {"mask": write_png(self._mask_image(), folder / f"{self.name}.png")}
+        if overlay:
+            paths["overlay"] = write_png(self.overlay(), folder / "overlays" / f"{self.name}.png")
+        return paths
+
+    def _mask_image(self) -> Image.Image:
+        if len(self.class_names) == 1:
+            return Image.fromarray(self.mask * np.uint8(255))
+        image = Image.fromarray(self.class_map)
+        image.putpalette(voc_palette())
+        return image
+
+    def _repr_png_(self) -> bytes:
+        """Show the overlay in a notebook, at most 800 pixels wide or high."""
+        blank = Image.new("RGB", (self.size[1], self.size[0]))
+        image = draw_overlay(blank, self.class_map) if self.image is None else self.overlay()
+        image.thumbnail((_NOTEBOOK_PIXELS, _NOTEBOOK_PIXELS))
+        data = io.BytesIO()
+        image.save(data, format="PNG")
+        return data.getvalue()
+
+    def __repr__(self) -> str:
+        """Short: name, size and how much of the image each class covers."""
+        shares = ", ".join(f"{name} {self.mask_of(name).mean():.1%}" for name in self.class_names)
+        return f"Segmentation({self.name!r}, {self.size[0]} x {self.size[1]}, {shares})"
+
+
+def _check_unit_maps(what: str, values: npt.NDArray[np.float32]) -> None:
+    """Refuse anything but float32 (C, H, W) in [0, 1]; NaN is out of range too."""
+    if values.ndim != 3 or values.dtype != np.float32 or values.size == 0:
+        raise UsageError(
+            f"{what} must be float32 (C, H, W), but the type is {values.dtype} and the shape "
+            f"{values.shape}."
+        )
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1):
+        raise UsageError(f"{what} must lie in [0, 1], but the values go from {low} to {high}.")

@@ -1,0 +1,194 @@
+"""The result objects: what they refuse, compute, draw and write."""
+
+import errno
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from piclip.errors import OutputError, UsageError
+from piclip.images import read_mask
+from piclip.overlays import COLOURS, voc_palette
+from piclip.results import Priors, Segmentation
+
+
+def make_priors(classes=2, grid=(3, 4)):
+    values = np.random.default_rng(0).random((4, classes, *grid), dtype=np.float32)
+    return Priors(*values)
+
+
+def make(classes=("cat", "dog"), **changes):
+    rng = np.random.default_rng(1)
+    scores = rng.random((len(classes), 20, 30), dtype=np.float32)
+    parts = {
+        "class_names": classes,
+        "class_map": np.where(scores.max(0) > 0.6, scores.argmax(0) + 1, 0).astype(np.uint8),
+        "scores": scores,
+        "priors": make_priors(len(classes)),
+        "image": Image.new("RGB", (30, 20), (50, 60, 70)),
+        "name": "a b",
+    }
+    return Segmentation(**(parts | changes))
+
+
+def test_masks_scores_and_size():
+    result = make()
+    assert result.size == (20, 30)
+    cat, dog = result.mask_of("cat"), result.mask_of("dog")
+    np.testing.assert_array_equal(cat, result.class_map == 1)
+    np.testing.assert_array_equal(dog, result.class_map == 2)
+    np.testing.assert_array_equal(result.mask, cat | dog)
+    assert cat.dtype == result.mask.dtype == np.bool_
+    np.testing.assert_array_equal(result.score, np.maximum(*result.scores))
+    with pytest.raises(UsageError, match="cat, dog"):
+        result.mask_of("horse")
+
+
+def test_ignored_pixels_are_in_no_mask():
+    result = make(class_map=np.full((20, 30), 255, np.uint8))
+    assert not result.mask.any()
+    assert not result.mask_of("dog").any()
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.85, 1.0])
+def test_at_threshold(threshold):
+    result = make()
+    again = result.at_threshold(threshold)
+    for y, x in np.ndindex(20, 30):
+        cat, dog = result.scores[:, y, x]
+        best = 1 if cat >= dog else 2
+        assert again.class_map[y, x] == (best if max(cat, dog) >= threshold else 0)
+    assert again.class_map.dtype == np.uint8
+    assert again.scores is result.scores
+    assert again.name == result.name
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.01, float("nan")])
+def test_thresholds_outside_the_scores(threshold):
+    with pytest.raises(UsageError, match="threshold"):
+        make().at_threshold(threshold)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"class_names": ()},
+        {"class_names": ("cat", "cat")},
+        {"class_names": ("cat",)},
+        {"class_map": np.zeros((20, 30), np.int64)},
+        {"class_map": np.zeros((20, 30, 1), np.uint8)},
+        {"class_map": np.zeros((30, 20), np.uint8)},
+        {"class_map": np.full((20, 30), 3, np.uint8)},
+        {"scores": np.zeros((2, 20, 30))},
+        {"scores": np.full((2, 20, 30), 1.5, np.float32)},
+        {"scores": np.full((2, 20, 30), np.nan, np.float32)},
+        {"scores": np.zeros((20, 30), np.float32)},
+        {"priors": make_priors(1)},
+        {"image": Image.new("RGB", (20, 30))},
+        {"name": ""},
+        {"name": "a/b"},
+        {"name": ".."},
+    ],
+)
+def test_parts_that_do_not_belong_together(changes):
+    with pytest.raises(UsageError) as error:
+        make(**changes)
+    assert str(error.value).endswith(".")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((2, 3, 5), np.float32),
+        np.zeros((2, 3, 4)),
+        np.full((2, 3, 4), -0.1, np.float32),
+        np.full((2, 3, 4), np.nan, np.float32),
+        np.zeros((3, 4), np.float32),
+    ],
+)
+@pytest.mark.parametrize("place", range(4))
+def test_priors_are_checked(bad, place):
+    values = list(np.zeros((4, 2, 3, 4), np.float32))
+    values[place] = bad
+    with pytest.raises(UsageError, match="prior"):
+        Priors(*values)
+
+
+def test_overlay_has_the_images_size_and_colours():
+    result = make(("cat",), class_map=np.pad(np.ones((12, 22), np.uint8), 4))
+    overlay = result.overlay(alpha=1.0)
+    assert (overlay.mode, overlay.size) == ("RGB", (30, 20))
+    assert overlay.getpixel((15, 10)) == COLOURS[0]
+    assert overlay.getpixel((0, 0)) == (50, 60, 70)
+    with pytest.raises(UsageError, match="alpha"):
+        result.overlay(alpha=2)
+    with pytest.raises(UsageError, match="does not hold its image"):
+        make(image=None).overlay()
+
+
+@pytest.mark.parametrize("with_image", [True, False])
+def test_notebook_picture_is_a_small_png(with_image):
+    size = (1000, 1600)
+    image = Image.new("RGB", (1600, 1000)) if with_image else None
+    result = make(
+        ("cat",),
+        scores=np.zeros((1, *size), np.float32),
+        class_map=np.ones(size, np.uint8),
+        image=image,
+    )
+    with Image.open(io.BytesIO(result._repr_png_())) as shown:
+        assert (shown.format, shown.size) == ("PNG", (800, 500))
+        assert np.asarray(shown).max() > 0
+    with Image.open(io.BytesIO(make()._repr_png_())) as shown:
+        assert shown.size == (30, 20)
+
+
+def test_repr_is_short():
+    result = make(
+        class_map=np.repeat([[1], [2], [0], [0]], [5, 5, 5, 5], 0).repeat(30, 1).astype("u1")
+    )
+    assert repr(result) == "Segmentation('a b', 20 x 30, cat 25.0%, dog 25.0%)"
+    assert repr(result.priors) == "Priors(classes=2, grid=3 x 4)"
+
+
+def test_save_one_class(tmp_path):
+    result = make(("зебра",))
+    paths = result.save(tmp_path / "out", overlay=True)
+    assert paths == {
+        "mask": tmp_path / "out" / "a b.png",
+        "overlay": tmp_path / "out" / "overlays" / "a b.png",
+    }
+    with Image.open(paths["mask"]) as file:
+        assert file.mode == "L"
+        np.testing.assert_array_equal(np.asarray(file), result.mask * 255)
+    np.testing.assert_array_equal(read_mask(paths["mask"], size=result.size), result.mask)
+    with Image.open(paths["overlay"]) as file:
+        np.testing.assert_array_equal(np.asarray(file), np.asarray(result.overlay()))
+
+
+def test_save_several_classes(tmp_path):
+    result = make()
+    class_map = result.class_map.copy()
+    class_map[0, 0] = 255
+    paths = make(class_map=class_map).save(str(tmp_path))
+    assert list(paths) == ["mask"]
+    with Image.open(paths["mask"]) as file:
+        assert file.mode == "P"
+        assert file.getpalette() == voc_palette()
+        np.testing.assert_array_equal(np.asarray(file), class_map)
+    for k in (1, 2):
+        np.testing.assert_array_equal(read_mask(paths["mask"], value=k), class_map == k)
+    assert [path.name for path in tmp_path.iterdir()] == ["a b.png"]
+
+
+def test_save_on_a_full_disk(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="disk is full"):
+        make().save(tmp_path)
+    assert list(tmp_path.iterdir()) == []
