@@ -1,0 +1,319 @@
+"""The frozen CLIP encoder: everything that the priors read, in one pass over an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from piclip.clip.checkpoints import ModelSettings, load_clip
+from piclip.errors import ModelError, UsageError
+from piclip.vit import (
+    ACTIVATIONS,
+    BlockWeights,
+    HeadWeights,
+    LastBlock,
+    forward_block,
+    record_block,
+)
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModel
+
+DEFAULT_MODEL = "openai/clip-vit-base-patch16"
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """What one pass over a batch of images gives; N = h * w patches in row-major order.
+
+    Attributes:
+        last: Patch tokens after the last block, before the final layer norm, (B, N, D).
+        previous: Patch tokens after the second-to-last block, (B, N, D).
+        attention: Self-attention between patches, float32 (B, N, N): mean over the heads of the
+            last m blocks, with the row and the column of the cls token dropped (so that rows sum
+            to less than one).
+        last_input: Tokens that enter the last block, cls first, (B, 1 + N, D).
+        grid: (h, w).
+        last_block: Record of the last block's forward pass, for `piclip.priors`.
+    """
+
+    last: Tensor
+    previous: Tensor
+    attention: Tensor
+    last_input: Tensor
+    grid: tuple[int, int]
+    last_block: LastBlock
+
+
+class Encoder:
+    """A frozen CLIP with a ViT image tower.
+
+    Args:
+        model: A transformers ``CLIPModel``. It is moved to ``device`` and ``dtype``, set to
+            evaluation mode and frozen in place; its weights are used without a copy.
+        tokenizer: Its tokenizer.
+        settings: Input size and preprocessing of the checkpoint; by default those of the model's
+            own configuration and CLIP's channel statistics.
+        attention_blocks: Number m of last blocks whose attention is averaged; by default what the
+            settings say, else two thirds of the depth (8 of 12).
+        device: "auto" (CUDA, else MPS, else CPU) or a torch device.
+        dtype: "float32", "bfloat16", "float16", or "auto": float16 on CUDA, else float32.
+
+    Raises:
+        UsageError: An unknown device or dtype, or ``attention_blocks`` outside 1 .. depth.
+        ModelError: The image tower has an activation other than those of the published CLIPs.
+    """
+
+    def __init__(
+        self,
+        model: CLIPModel,
+        tokenizer: CLIPTokenizer,
+        *,
+        settings: ModelSettings | None = None,
+        attention_blocks: int | None = None,
+        device: str | torch.device = "auto",
+        dtype: str = "auto",
+    ) -> None:
+        """Takes the model over; the arguments are those of the class."""
+        self.device = _resolve_device(device)
+        self.dtype = _resolve_dtype(dtype, self.device)
+        self.model: Any = (
+            model.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
+        )
+        self.tokenizer: Any = tokenizer
+        vision = self.model.config.vision_config
+        self.settings = settings or ModelSettings(image_size=vision.image_size)
+        self.patch_size: int = vision.patch_size
+        self._blocks = _block_weights(self.model.vision_model)
+        self._head = _head_weights(self.model)
+        self.attention_blocks = self._resolve_attention_blocks(attention_blocks)
+        self._positions: dict[tuple[int, int], Tensor] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path = DEFAULT_MODEL,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str = "auto",
+    ) -> Encoder:
+        """Loads a hub name, a folder, a weights file or ``"builtin"``.
+
+        See `piclip.clip.checkpoints.load_clip` for the sources and the errors.
+        """
+        loaded = load_clip(name_or_path)
+        return cls(
+            loaded.model, loaded.tokenizer, settings=loaded.settings, device=device, dtype=dtype
+        )
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels to which square images are resized by default."""
+        return self.settings.image_size
+
+    @property
+    def embed_dim(self) -> int:
+        """Length E of the vectors in the space that texts and images share."""
+        return self._head.projection.shape[0]
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor on cosines before a softmax over texts (100 in the published models)."""
+        return float(self.model.logit_scale.float().exp())
+
+    @torch.inference_mode()
+    def encode(self, pixels: Tensor) -> Encoding:
+        """Encodes images for the priors.
+
+        Args:
+            pixels: Normalised images, (B, 3, H, W); H and W are multiples of the patch.
+
+        Returns:
+            Tokens of the last two blocks, mean attention, record of the last block.
+
+        Raises:
+            UsageError: Pixels of another shape.
+        """
+        x, grid = self._embed(pixels)
+        attention = x.new_zeros(len(x), x.shape[1], x.shape[1], dtype=torch.float32)
+        first_averaged = len(self._blocks) - self.attention_blocks
+        for index, weights in enumerate(self._blocks[:-1]):
+            x = forward_block(x, weights, attention if index >= first_averaged else None)
+        block = record_block(x, self._blocks[-1], self._head, attention)
+        maps = self.attention_blocks * block.weights.heads
+        return Encoding(
+            last=block.output[:, 1:],
+            previous=x[:, 1:],
+            attention=attention[:, 1:, 1:] / maps,
+            last_input=x,
+            grid=grid,
+            last_block=block,
+        )
+
+    @torch.inference_mode()
+    def encode_tokens(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encodes support images, which need neither attention maps nor a record.
+
+        Args:
+            pixels: As in `encode`.
+
+        Returns:
+            Patch tokens after the second-to-last and after the last block, (B, N, D) each.
+        """
+        x, _ = self._embed(pixels)
+        for weights in self._blocks[:-1]:
+            x = forward_block(x, weights)
+        return x[:, 1:], forward_block(x, self._blocks[-1])[:, 1:]
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Embeds texts, each cut to the model's context length.
+
+        Returns:
+            L2-normalised float32 vectors, (T, E).
+
+        Raises:
+            UsageError: No text is given.
+        """
+        if not texts:
+            raise UsageError("There is no text to encode; give at least one.")
+        ids = self.tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=self.model.config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        )["input_ids"]
+        return self.encode_token_ids(ids)
+
+    @torch.inference_mode()
+    def encode_token_ids(self, ids: Tensor) -> Tensor:
+        """Embeds tokenised texts.
+
+        Args:
+            ids: Token numbers, (T, L); what follows the end token does not matter, since the text
+                tower is causal.
+
+        Returns:
+            L2-normalised float32 vectors, (T, E).
+        """
+        pooled = self.model.text_model(input_ids=ids.long().to(self.device)).pooler_output
+        return F.normalize(self.model.text_projection(pooled).float(), dim=-1)
+
+    def _embed(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens (B, 1 + N, D) that enter the first block, and the grid."""
+        grid = self._grid_of(pixels)
+        embeddings = self.model.vision_model.embeddings
+        pixels = pixels.to(device=self.device, dtype=self.dtype)
+        patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        cls_token = embeddings.class_embedding.expand(len(patches), 1, -1)
+        tokens = torch.cat([cls_token, patches], dim=1) + self._position_embedding(grid)
+        return self.model.vision_model.pre_layrnorm(tokens), grid
+
+    def _grid_of(self, pixels: Tensor) -> tuple[int, int]:
+        patch = self.patch_size
+        if pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
+            raise UsageError(
+                f"The encoder takes pixels of shape (batch, 3, height, width), not "
+                f"{tuple(pixels.shape)}."
+            )
+        height, width = pixels.shape[-2:]
+        if height % patch or width % patch:
+            raise UsageError(
+                f"Height and width must be multiples of the model's patch of {patch} pixels, but "
+                f"the image is {height} x {width}; resize it first."
+            )
+        return height // patch, width // patch
+
+    def _position_embedding(self, grid: tuple[int, int]) -> Tensor:
+        """Position embeddings (1 + N, D), resized bilinearly (as published; not bicubic)."""
+        if grid not in self._positions:
+            table = self.model.vision_model.embeddings.position_embedding.weight
+            side = round((len(table) - 1) ** 0.5)
+            square = table[1:].float().T.unflatten(1, (side, side))[None]
+            resized = F.interpolate(square, size=grid, mode="bilinear", align_corners=False)
+            patches = resized[0].flatten(1).T.to(self.dtype)
+            self._positions[grid] = torch.cat([table[:1], patches])
+        return self._positions[grid]
+
+    def _resolve_attention_blocks(self, asked: int | None) -> int:
+        depth = len(self._blocks)
+        blocks = asked or self.settings.attention_blocks or max(1, round(depth * 2 / 3))
+        if asked == 0 or not 1 <= blocks <= depth:
+            raise UsageError(
+                f"The attention can be averaged over 1 to {depth} blocks of this model, not over "
+                f"{asked if asked == 0 else blocks}."
+            )
+        return blocks
+
+
+def _block_weights(vision_model: CLIPVisionModel) -> list[BlockWeights]:
+    config = vision_model.config
+    if config.hidden_act not in ACTIVATIONS:
+        raise ModelError(
+            f"The model's activation {config.hidden_act!r} is not supported; use a CLIP with one "
+            f"of {', '.join(ACTIVATIONS)}."
+        )
+    return [
+        BlockWeights(
+            ln1_weight=layer.layer_norm1.weight,
+            ln1_bias=layer.layer_norm1.bias,
+            query_weight=layer.self_attn.q_proj.weight,
+            query_bias=layer.self_attn.q_proj.bias,
+            key_weight=layer.self_attn.k_proj.weight,
+            key_bias=layer.self_attn.k_proj.bias,
+            value_weight=layer.self_attn.v_proj.weight,
+            value_bias=layer.self_attn.v_proj.bias,
+            out_weight=layer.self_attn.out_proj.weight,
+            out_bias=layer.self_attn.out_proj.bias,
+            ln2_weight=layer.layer_norm2.weight,
+            ln2_bias=layer.layer_norm2.bias,
+            fc1_weight=layer.mlp.fc1.weight,
+            fc1_bias=layer.mlp.fc1.bias,
+            fc2_weight=layer.mlp.fc2.weight,
+            fc2_bias=layer.mlp.fc2.bias,
+            heads=config.num_attention_heads,
+            eps=config.layer_norm_eps,
+            activation=ACTIVATIONS[config.hidden_act],
+        )
+        for layer in vision_model.encoder.layers
+    ]
+
+
+def _head_weights(model: CLIPModel) -> HeadWeights:
+    norm = model.vision_model.post_layernorm
+    return HeadWeights(norm.weight, norm.bias, model.visual_projection.weight, norm.eps)
+
+
+def _resolve_device(device: str | torch.device) -> torch.device:
+    if str(device) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"The device {str(device)!r} cannot be used here; choose auto or cpu."
+        ) from error
+    return resolved
+
+
+def _resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if dtype not in _DTYPES:
+        raise UsageError(f"Unknown dtype {dtype!r}; choose auto, {', '.join(_DTYPES)}.")
+    return _DTYPES[dtype]

@@ -1,0 +1,111 @@
+"""Prior information refinement (PIR): spread a map along CLIP's own self-attention."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from piclip.errors import UsageError
+from piclip.priors.maps import min_max
+
+BoxClamp = Literal["cover", "reference"]
+
+_EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
+_LEVELS = 255  # the published code thresholds 8-bit maps
+
+
+def transition_matrix(attention: Tensor) -> Tensor:
+    """Turns mean attention A into the transition matrix R that refinement applies twice.
+
+    ``D = A / (column sums)``, ``D = D / (row sums)``, ``R = max(D, D D^T)`` elementwise.
+
+    Args:
+        attention: Non-negative attention between patches, (B, N, N).
+
+    Returns:
+        R, float32 (float64 for float64 attention), (B, N, N).
+    """
+    attention = attention.to(torch.promote_types(attention.dtype, torch.float32))
+    tiny = torch.finfo(attention.dtype).tiny  # a patch that nobody looks at, in half precision
+    step = attention / attention.sum(-2, keepdim=True).clamp_min(tiny)
+    step /= step.sum(-1, keepdim=True).clamp_min(tiny)
+    return torch.maximum(step, step @ step.mT)
+
+
+def box_mask(prior: Tensor, *, threshold: float = 0.4, box_clamp: BoxClamp = "cover") -> Tensor:
+    """Marks the bounding boxes of the strong regions of each map.
+
+    A map is cut to 8 bits and thresholded, ``v > int(threshold * max v)``; the mask is 1 inside
+    the bounding box of any 8-connected component.
+
+    Args:
+        prior: Maps in [0, 1], (B, C, h, w).
+        threshold: Fraction of the map's maximum, in [0, 1).
+        box_clamp: "cover" includes the whole component. "reference" repeats a defect of the
+            published code, which never includes the last row and column of the grid, so that a
+            mask can come out empty; only for comparisons with it.
+
+    Returns:
+        Bool (B, C, h, w). A map of zeros has an empty mask.
+
+    Raises:
+        UsageError: An unknown ``box_clamp``.
+    """
+    if box_clamp not in ("cover", "reference"):
+        raise UsageError(f"box_clamp must be 'cover' or 'reference', not {box_clamp!r}.")
+    height, width = prior.shape[-2:]
+    end_row, end_column = (height, width) if box_clamp == "cover" else (height - 1, width - 1)
+    maps = (prior.float() * _LEVELS).to(torch.uint8).flatten(0, -3).cpu().numpy()
+    masks = np.zeros(maps.shape, dtype=bool)
+    for levels, mask in zip(maps, masks, strict=True):
+        strong = levels > int(threshold * levels.max())
+        components, _ = ndimage.label(strong, structure=_EIGHT_CONNECTED)
+        for rows, columns in ndimage.find_objects(components):
+            mask[
+                rows.start : min(rows.stop, end_row), columns.start : min(columns.stop, end_column)
+            ] = True
+    return torch.from_numpy(masks).view(prior.shape).to(prior.device)
+
+
+def refine_prior(
+    prior: Tensor,
+    attention: Tensor,
+    *,
+    threshold: float = 0.4,
+    boxes: bool = True,
+    box_clamp: BoxClamp = "cover",
+) -> Tensor:
+    """Refines prior maps: ``R (R (B . P))``, scaled to [0, 1].
+
+    R is `transition_matrix` and B is `box_mask`. The square of R is never formed.
+
+    Args:
+        prior: Maps in [0, 1], (B, C, h, w).
+        attention: Mean attention between the h * w patches of the same images, (B, N, N).
+        threshold: See `box_mask`.
+        boxes: False refines the whole map instead of what its boxes hold.
+        box_clamp: See `box_mask`.
+
+    Returns:
+        Refined maps in [0, 1], (B, C, h, w); zeros where the box mask is empty.
+
+    Raises:
+        UsageError: Attention of another number of patches or images.
+    """
+    batch, _, height, width = prior.shape
+    if attention.shape != (batch, height * width, height * width):
+        raise UsageError(
+            f"Maps of shape {tuple(prior.shape)} need attention of shape "
+            f"{(batch, height * width, height * width)}, not {tuple(attention.shape)}."
+        )
+    sources = prior
+    if boxes:
+        sources = prior * box_mask(prior, threshold=threshold, box_clamp=box_clamp)
+    transition = transition_matrix(attention)
+    columns = sources.flatten(2).mT.to(transition.dtype)
+    refined = transition @ (transition @ columns)
+    return min_max(refined.mT.reshape(prior.shape))
