@@ -1,0 +1,49 @@
+# Everything starts from Python 3.11 or newer with venv, and make: `make demo`, `make test`.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: help demo test test-slow lint benchmark builtin clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       segment a few generated scenes; pictures land in demo/"
+	@echo "make test       run the tests"
+	@echo "make test-slow  run the tests that take minutes too"
+	@echo "make lint       ruff and mypy --strict"
+	@echo "make benchmark  measure quality on the built-in world, then speed"
+	@echo "make builtin    train the built-in model (hours on a CPU; resumes)"
+	@echo "make clean      remove what make made, but not runs/"
+
+# The stamp is made anew when the pinned packages or the package's own settings change.
+$(INSTALLED): requirements.lock pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/piclip demo demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: $(INSTALLED)
+	$(BIN)/piclip benchmark scenes
+	$(BIN)/piclip benchmark speed
+
+builtin: $(INSTALLED)
+	$(BIN)/python -m piclip.training.builtin runs/builtin
+
+clean:
+	rm -rf .venv demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
