@@ -1,0 +1,79 @@
+"""From the patch grid to pixels, along the edges of the image."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from piclip.errors import UsageError
+
+DILATIONS = (1, 2, 4, 8)
+ITERATIONS = 10
+COLOUR_SCALE = 0.07
+
+
+def edge_aware_upsample(
+    maps: Tensor,
+    images: Tensor,
+    *,
+    dilations: tuple[int, ...] = DILATIONS,
+    iterations: int = ITERATIONS,
+    colour_scale: float = COLOUR_SCALE,
+) -> Tensor:
+    """Resizes maps bilinearly, then lets every pixel agree with its look-alikes nearby.
+
+    Pixel-adaptive refinement (Araslanov and Roth, CVPR 2020): each iteration replaces a pixel by
+    the mean of its 8 neighbours at every dilation, weighted by the softmax of
+    ``-|colour difference|^2 / (2 colour_scale^2)``.
+
+    Args:
+        maps: Scores on the patch grid, (B, C, h, w).
+        images: RGB in [0, 1], (B, 3, H, W).
+        dilations: Distances of the neighbours in pixels.
+        iterations: How often to repeat.
+        colour_scale: Colour difference that still counts as the same surface.
+
+    Returns:
+        Scores at the images' size, (B, C, H, W), within the range of the input.
+
+    Raises:
+        UsageError: As many maps as images are needed.
+    """
+    if len(maps) != len(images):
+        raise UsageError(f"There are {len(maps)} stacks of maps for {len(images)} images.")
+    fine = F.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)
+    weights = _likeness(images, dilations, colour_scale)
+    for _ in range(iterations):
+        fine = torch.cat(
+            [
+                (_neighbours(fine[:, c : c + 1], dilations) * weights).sum(dim=1, keepdim=True)
+                for c in range(fine.shape[1])
+            ],
+            dim=1,
+        )
+    return fine
+
+
+def _likeness(images: Tensor, dilations: tuple[int, ...], colour_scale: float) -> Tensor:
+    """Weights of the neighbours of every pixel, summing to one, (B, 8n, H, W)."""
+    difference = torch.zeros((), device=images.device)
+    for channel in range(images.shape[1]):
+        plane = images[:, channel : channel + 1]
+        difference = difference + (_neighbours(plane, dilations) - plane) ** 2
+    return torch.softmax(difference / (-2 * colour_scale**2), dim=1)
+
+
+def _neighbours(plane: Tensor, dilations: tuple[int, ...]) -> Tensor:
+    """The 8 neighbours of every pixel at every dilation, (B, 1, H, W) to (B, 8n, H, W)."""
+    height, width = plane.shape[-2:]
+    reach = max(dilations)
+    padded = F.pad(plane, (reach, reach, reach, reach), mode="replicate")
+    shifted = [
+        padded[..., reach + dy : reach + dy + height, reach + dx : reach + dx + width]
+        for distance in dilations
+        for dy in (-distance, 0, distance)
+        for dx in (-distance, 0, distance)
+        if (dy, dx) != (0, 0)
+    ]
+    return torch.cat(shifted, dim=1)
