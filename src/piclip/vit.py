@@ -9,7 +9,6 @@ to know the other. A block maps tokens ``x`` (B, T, D), T = 1 + N with the cls t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -44,14 +43,13 @@ def _quick_gelu(h: Tensor) -> Tensor:
 
 
 def _quick_gelu_slope(h: Tensor) -> Tensor:
-    u = h * _QUICK
-    gate = torch.sigmoid(u)
-    return gate.addcmul(u * gate, 1 - gate)
+    slope: Tensor = torch.ops.aten.silu_backward(h.new_ones(()).expand_as(h), h * _QUICK)
+    return slope
 
 
 def _gelu_slope(h: Tensor) -> Tensor:
-    density = torch.exp(-0.5 * h * h) / math.sqrt(2 * math.pi)
-    return 0.5 * (1 + torch.erf(h * 2**-0.5)) + h * density
+    slope: Tensor = torch.ops.aten.gelu_backward(h.new_ones(()).expand_as(h), h)
+    return slope
 
 
 ACTIVATIONS = {
@@ -215,8 +213,9 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, attention_sum: Tensor | N
     for image in range(batch):
         for head, rows, attention in attention_tiles(query[image], key[image]):
             total = attention[0] if len(attention) == 1 else attention.sum(0, dtype=torch.float32)
-            attention_sum[image, rows] += total
-            attended[image, rows, head] = (attention @ value[image, head]).transpose(0, 1)
+            attention_sum[image, rows].add_(total)
+            out = attended[image, rows, head].transpose(0, 1)
+            torch.matmul(attention, value[image, head], out=out)
     return attended.flatten(2)
 
 

@@ -100,6 +100,8 @@ class Encoder:
         self._head = _head_weights(self.model)
         self.attention_blocks = self._resolve_attention_blocks(attention_blocks)
         self._positions: dict[tuple[int, int], Tensor] = {}
+        self.source: str | None = None
+        """What `from_pretrained` was given; None for an encoder made from a model in memory."""
 
     @classmethod
     def from_pretrained(
@@ -114,9 +116,11 @@ class Encoder:
         See `piclip.clip.checkpoints.load_clip` for the sources and the errors.
         """
         loaded = load_clip(name_or_path)
-        return cls(
+        encoder = cls(
             loaded.model, loaded.tokenizer, settings=loaded.settings, device=device, dtype=dtype
         )
+        encoder.source = str(name_or_path)
+        return encoder
 
     @property
     def image_size(self) -> int:

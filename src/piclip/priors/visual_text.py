@@ -256,9 +256,9 @@ def _through_attention(
     received = torch.zeros(heads, tokens, stacked.shape[-1], dtype=dtype, device=key.device)
     key_sum = torch.zeros(heads, classes, width, dtype=dtype, device=key.device)
     for head, rows, attention in attention_tiles(query, key):
-        received[head] += attention.mT @ stacked[head, rows]
+        received[head].add_(attention.mT @ stacked[head, rows])
         pull = attention[..., :1] * towards_cls[head, rows]
-        key_sum[head] -= pull.mT @ query[head, rows]
+        key_sum[head].sub_(pull.mT @ query[head, rows])
     received = received.view(heads, tokens, classes, width + 1)  # A^T [G, G . o]
     flow = torch.einsum("htcd,htd->htc", received[..., :width], value.to(dtype))
     query_sum = (flow - received[..., width]).mT @ key.to(dtype)
