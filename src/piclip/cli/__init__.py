@@ -1,0 +1,117 @@
+"""The command line: every command parses, calls the library, and prints.
+
+Output for people goes to stderr; with ``--json`` data goes to stdout.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from piclip import __version__
+from piclip.cli import benchmark, convert, demo, priors, segment
+from piclip.cli.options import examples
+from piclip.errors import PiclipError
+
+_INTERRUPTED = 130  # what Typer makes of Ctrl-C
+
+# Plain help: Rich's would take more than twice the time to start and break the examples' lines.
+app = typer.Typer(
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"piclip {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog=examples(
+        "piclip demo",
+        "piclip segment --support zebra.jpg --mask zebra.png --name zebra "
+        "--query photos --output masks",
+        "piclip segment --help",
+    )
+)
+def _piclip(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Show the traceback of errors (also: PICLIP_DEBUG=1)."),
+    ] = False,
+) -> None:
+    """Segment new images from a few labelled ones, with the training-free priors of PI-CLIP.
+
+    Exit code: 0 when all went well, 1 for a failure, 2 for a wrong command line.
+    """
+    if debug:
+        os.environ["PICLIP_DEBUG"] = "1"
+
+
+app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
+app.command("segment", epilog=segment.EXAMPLES)(segment.segment)
+app.command("priors", epilog=priors.EXAMPLES)(priors.priors)
+app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
+app.add_typer(benchmark.app, name="benchmark")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: What follows ``piclip``; None takes them from the process.
+
+    Returns:
+        The exit code: 0, 1 for a failure, 2 for a wrong command line.
+    """
+    try:
+        typer.main.get_command(app)(args=arguments, prog_name="piclip")
+    except SystemExit as leaving:
+        if leaving.code != _INTERRUPTED:
+            return leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
+        return _fail("Stopped; run the same command again to start over.", 1)
+    except PiclipError as error:
+        _show_traceback()
+        return _fail(str(error), error.exit_code)
+    except Exception as error:  # whatever else goes wrong is told in one sentence, too
+        _show_traceback()
+        return _fail(_unexpected(error), 1)
+    return 0
+
+
+def _unexpected(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+        return (
+            f"The memory does not suffice ({text}); use a smaller --batch-size or smaller images."
+        )
+    return (
+        f"Unexpected {type(error).__name__}: {text}; run the command again with PICLIP_DEBUG=1 "
+        f"and report what it prints."
+    )
+
+
+def _fail(sentence: str, exit_code: int) -> int:
+    print(f"piclip: {sentence}", file=sys.stderr)
+    return exit_code
+
+
+def _show_traceback() -> None:
+    if os.environ.get("PICLIP_DEBUG", "0") not in {"", "0"}:
+        import traceback
+
+        traceback.print_exc()

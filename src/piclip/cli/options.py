@@ -1,0 +1,105 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from piclip.errors import UsageError
+
+# Repeated here because their homes import torch and Pillow; a test compares them.
+DEFAULT_MODEL = "openai/clip-vit-base-patch16"
+MAX_PIXELS = 50_000_000
+
+
+def examples(*commands: str) -> str:
+    """Text for the end of a command's help; long commands are broken before an option."""
+    lines = [line for command in commands for line in _broken(command)]
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _broken(command: str, width: int = 74) -> list[str]:
+    lines = [""]
+    for piece in command.replace(" --", "\n--").split("\n"):
+        if lines[-1] and len(lines[-1]) + 1 + len(piece) > width:
+            lines[-1] += " \\"
+            lines.append("   " + piece)
+        else:
+            lines[-1] = f"{lines[-1]} {piece}" if lines[-1] else piece
+    return lines
+
+
+SupportOption = Annotated[
+    list[Path],
+    typer.Option(
+        "--support", metavar="IMAGE", help="A labelled image; repeat it for more examples."
+    ),
+]
+MaskOption = Annotated[
+    list[Path],
+    typer.Option(
+        "--mask",
+        metavar="MASK",
+        help="The mask of the --support in the same place, of the same size: object not zero.",
+    ),
+]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Hub name, folder or weights file of a CLIP, or 'builtin' (generated scenes only).",
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps, ..."),
+]
+DtypeOption = Annotated[
+    str,
+    typer.Option("--dtype", metavar="NAME", help="auto, float32, bfloat16 or float16."),
+]
+MaxPixelsOption = Annotated[
+    int,
+    typer.Option(
+        "--max-pixels", metavar="N", min=1, help="Refuse images with more pixels than this."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")]
+
+
+def paired(
+    supports: list[Path], masks: list[Path], names: list[str]
+) -> dict[str, list[tuple[Path, Path]]]:
+    """Sort the examples by class, in the order in which the classes were named first.
+
+    Args:
+        supports: Labelled images.
+        masks: Their masks, in the same order.
+        names: One name for all, or one for each example.
+
+    Returns:
+        Class name to its (image, mask) pairs.
+
+    Raises:
+        UsageError: The numbers do not fit together, or a name is empty.
+    """
+    if len(supports) != len(masks):
+        raise UsageError(
+            f"There are {len(supports)} --support and {len(masks)} --mask; give one mask for each "
+            f"labelled image, in the same order."
+        )
+    if len(names) not in {1, len(supports)}:
+        raise UsageError(
+            f"There are {len(supports)} --support and {len(names)} --name; give one name for all "
+            f"of them, or one for each in the same order."
+        )
+    if not all(name.strip() for name in names):
+        raise UsageError("The --name of a class is empty; write what the mask shows, as in zebra.")
+    classes: dict[str, list[tuple[Path, Path]]] = {}
+    labels = names if len(names) > 1 else names * len(supports)
+    for name, image, mask in zip(labels, supports, masks, strict=True):
+        classes.setdefault(name.strip(), []).append((image, mask))
+    return classes

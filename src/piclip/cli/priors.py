@@ -1,0 +1,94 @@
+"""``piclip priors``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from piclip.cli.options import (
+    DEFAULT_MODEL,
+    MAX_PIXELS,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    MaskOption,
+    MaxPixelsOption,
+    ModelOption,
+    SupportOption,
+    examples,
+    paired,
+)
+
+if TYPE_CHECKING:
+    from piclip.results import Segmentation
+
+EXAMPLES = examples(
+    "piclip priors --support zebra.jpg --mask zebra.png --name zebra --query herd.jpg --output out",
+    "piclip priors --model builtin --support demo/images/support.png "
+    "--mask demo/truth/support.png --name cat --query demo/images/query_1.png --output out",
+)
+
+
+def priors(
+    *,
+    support: SupportOption,
+    mask: MaskOption,
+    name: Annotated[
+        str, typer.Option("--name", help="What the masks show, in a word or two, as in zebra.")
+    ],
+    query: Annotated[Path, typer.Option("--query", metavar="IMAGE", help="The image to look at.")],
+    output: Annotated[
+        Path, typer.Option("--output", metavar="FOLDER", help="Where the results go.")
+    ],
+    model: ModelOption = DEFAULT_MODEL,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    max_pixels: MaxPixelsOption = MAX_PIXELS,
+    json: JsonOption = False,
+) -> None:
+    """Show where a mask comes from: the priors of one image, as a figure and as arrays.
+
+    Writes QUERY.priors.png, a row of pictures like Fig. 4 of the paper, and
+    QUERY.priors.npz: visual_text, visual_text_refined, visual_visual, visual_visual_refined and
+    their fusion, float32 (1, h, w) in [0, 1] on the patch grid; the score (H, W) in the same
+    range and the mask (bool) at the size of the image.
+    """
+    from piclip.cli.console import people, print_json
+    from piclip.cli.fitting import check_examples, fitted_segmenter
+    from piclip.images import read_image, read_mask
+    from piclip.outputs import ensure_folder
+    from piclip.plots import priors_figure, save_figure
+
+    classes = paired(support, mask, [name])
+    image = read_image(query, max_pixels=max_pixels)
+    check_examples(classes, max_pixels)
+    ensure_folder(output)
+    segmenter = fitted_segmenter(
+        classes, model=model, device=device, dtype=dtype, max_pixels=max_pixels
+    )
+    result = segmenter.predict([image], max_pixels=max_pixels)[0]
+    figure = priors_figure(
+        read_image(support[0], max_pixels=max_pixels),
+        read_mask(mask[0], max_pixels=max_pixels),
+        result,
+    )
+    files = {
+        "figure": save_figure(figure, output / f"{query.stem}.priors.png"),
+        "arrays": _save_arrays(result, output / f"{query.stem}.priors.npz"),
+    }
+    people().print(f"The figure is in {files['figure']}, the arrays are in {files['arrays']}.")
+    if json:
+        print_json({what: str(path) for what, path in files.items()})
+
+
+def _save_arrays(result: Segmentation, path: Path) -> Path:
+    import numpy as np
+
+    from piclip.outputs import atomic_path
+
+    # Floating point maps hardly shrink, so that compressing them would only take time.
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **vars(result.priors), score=result.score, mask=result.mask)
+    return path

@@ -1,0 +1,92 @@
+"""A tiny untrained CLIP, labelled scenes, and the command line run in this process."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from piclip.cli import main
+from piclip.clip.checkpoints import LoadedClip, ModelSettings, save_clip
+from piclip.datasets.scenes import make_scene
+from piclip.training.world_model import build_model, build_tokenizer
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def sentence(self):
+        """The error's own line, which must be the last and the only one of its kind."""
+        lines = self.err.strip().splitlines()
+        assert "Traceback" not in self.err
+        assert [line for line in lines if line.startswith("piclip: ")] == lines[-1:]
+        return lines[-1].removeprefix("piclip: ")
+
+
+@pytest.fixture
+def piclip(capsys):
+    """Run the command line; the call returns exit code, stdout and stderr."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "untrained"
+    tokenizer = build_tokenizer()
+    save_clip(LoadedClip(build_model(tokenizer, 0), tokenizer, ModelSettings(64)), folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class World:
+    """A folder with a labelled scene and three to segment."""
+
+    folder: Path
+    model: Path
+
+    @property
+    def support(self):
+        return self.folder / "support.png"
+
+    @property
+    def mask(self):
+        return self.folder / "mask.png"
+
+    @property
+    def photos(self):
+        return self.folder / "photos"
+
+    @property
+    def output(self):
+        return self.folder / "out"
+
+    def command(self, *more, query=None, output=None):
+        """Arguments of ``piclip segment``."""
+        return (
+            *("segment", "--model", self.model, "--device", "cpu", "--dtype", "float32"),
+            *("--support", self.support, "--mask", self.mask, "--name", "cat"),
+            *("--query", query or self.photos, "--output", output or self.output, *more),
+        )
+
+
+@pytest.fixture
+def world(tmp_path, model):
+    world = World(tmp_path, model)
+    scene = make_scene(7, 0, include="cat")
+    Image.fromarray(scene.image).save(world.support)
+    Image.fromarray(scene.mask("cat")).save(world.mask)
+    world.photos.mkdir()
+    for number in range(1, 4):
+        Image.fromarray(make_scene(7, number).image).save(world.photos / f"photo{number}.png")
+    return world
