@@ -22,7 +22,7 @@ def square(height, width, top=5, left=10, side=12):
 def make(names=("cat",), size=(30, 40), **changes):
     mask = square(*size)
     ramp = np.broadcast_to(np.linspace(0, 1, 8, dtype=np.float32), (len(names), 6, 8))
-    flat = [np.full((len(names), 6, 8), level, np.float32) for level in (0.0, 0.5, 1.0)]
+    flat = [np.full((len(names), 6, 8), level, np.float32) for level in (0.0, 0.5, 1.0, 0.5)]
     parts = {
         "class_names": names,
         "class_map": mask.astype(np.uint8),
@@ -82,7 +82,7 @@ def test_panels_show_what_their_titles_say():
 
 def test_the_class_index_picks_map_mask_and_label():
     names = ("cat", "dog")
-    priors = [np.zeros((2, 6, 8), np.float32) for _ in range(4)]
+    priors = [np.zeros((2, 6, 8), np.float32) for _ in range(5)]
     priors[0][1] = 1.0
     class_map = square(30, 40).astype(np.uint8) * 2
     result = make(names, priors=Priors(*priors), class_map=class_map)

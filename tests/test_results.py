@@ -15,7 +15,7 @@ from piclip.results import Priors, Segmentation
 
 
 def make_priors(classes=2, grid=(3, 4)):
-    values = np.random.default_rng(0).random((4, classes, *grid), dtype=np.float32)
+    values = np.random.default_rng(0).random((5, classes, *grid), dtype=np.float32)
     return Priors(*values)
 
 
@@ -109,9 +109,9 @@ def test_parts_that_do_not_belong_together(changes):
         np.zeros((3, 4), np.float32),
     ],
 )
-@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("place", range(5))
 def test_priors_are_checked(bad, place):
-    values = list(np.zeros((4, 2, 3, 4), np.float32))
+    values = list(np.zeros((5, 2, 3, 4), np.float32))
     values[place] = bad
     with pytest.raises(UsageError, match="prior"):
         Priors(*values)

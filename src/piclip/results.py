@@ -28,12 +28,14 @@ class Priors:
         visual_text_refined: VTP spread along the encoder's attention (PIR).
         visual_visual: VVP: greatest similarity to the support's object patches.
         visual_visual_refined: VVP spread along the encoder's attention (PIR).
+        fused: What the segmenter makes of them before it goes from patches to pixels.
     """
 
     visual_text: npt.NDArray[np.float32]
     visual_text_refined: npt.NDArray[np.float32]
     visual_visual: npt.NDArray[np.float32]
     visual_visual_refined: npt.NDArray[np.float32]
+    fused: npt.NDArray[np.float32]
 
     def __post_init__(self) -> None:
         """Check shapes, type and range (UsageError)."""
@@ -44,7 +46,7 @@ class Priors:
             if values.shape != shape:
                 raise UsageError(
                     f"The prior {field.name} has the shape {values.shape} but visual_text has "
-                    f"{shape}; compute all four on one patch grid."
+                    f"{shape}; compute all five on one patch grid."
                 )
 
     def __repr__(self) -> str:

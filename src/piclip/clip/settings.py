@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 SETTINGS_FILE = "piclip.json"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_TUPLES = ("mean", "std", "fusion")
 PHOTO_SIZE = 480  # pixels; where the reference runs CLIP
 
 
@@ -28,12 +29,21 @@ class ModelSettings:
             over; None for two thirds of the depth, as published.
         mean: Mean of red, green and blue in [0, 1] that preprocessing subtracts.
         std: Standard deviation of the same that preprocessing divides by.
+        fusion: Weights of the segmenter's four evidence maps, in the order of
+            ``piclip.evidence.EVIDENCE``, and last their bias; the supports adjust them.
+        calibration: How firmly the supports' adjustment holds on to ``fusion``; 0 or more.
+        ridge: Penalty of the linear discriminant between object and background patches.
+        threshold: Least score of a pixel that belongs to a class.
     """
 
     image_size: int
     attention_blocks: int | None = None
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
+    fusion: tuple[float, ...] = (0.5, 0.5, 0.0, 0.5, 0.0)
+    calibration: float = 1.0
+    ridge: float = 0.01
+    threshold: float = 0.45
 
 
 def read_settings(folder: Path | None, model: CLIPModel) -> ModelSettings:
@@ -48,7 +58,7 @@ def read_settings(folder: Path | None, model: CLIPModel) -> ModelSettings:
         values |= read_json(folder / SETTINGS_FILE) or {}
     where = f"The settings in {folder} ({SETTINGS_FILE}, preprocessor_config.json)"
     try:
-        values |= {key: tuple(map(float, values[key])) for key in ("mean", "std") if key in values}
+        values |= {key: tuple(map(float, values[key])) for key in _TUPLES if key in values}
         settings = ModelSettings(**values)
     except (TypeError, ValueError) as error:
         raise ModelError(f"{where} are not valid ({first_line(error)}): correct them.") from error
@@ -60,11 +70,15 @@ def read_settings(folder: Path | None, model: CLIPModel) -> ModelSettings:
         and (blocks is None or (isinstance(blocks, int) and 1 <= blocks <= depth))
         and len(settings.mean) == len(settings.std) == 3
         and min(settings.std) > 0
+        and len(settings.fusion) == 5
+        and min(settings.calibration, settings.ridge) >= 0
+        and 0 <= settings.threshold <= 1
     )
     if not valid:
         raise ModelError(
             f"{where} are not valid: image_size must be a multiple of the patch ({patch}), "
-            f"attention_blocks null or 1 to {depth}, mean and std three numbers (std above 0)."
+            f"attention_blocks null or 1 to {depth}, mean and std three numbers (std above 0), "
+            f"fusion five numbers, calibration and ridge 0 or more, threshold 0 to 1."
         )
     return settings
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from piclip.datasets.glyphs import CLASS_NAMES
 from piclip.datasets.scenes import WORLD, Layout, Scene, make_scene
 
 TILE = 64
-REUSE = {"scene": 4, "tile": 12}
-"""How often a drawn scene is shown (flipped and recoloured anew) before a fresh one is drawn."""
+REUSE = {"scene": 4, "tile": 8}
+"""How often a drawn scene is shown (cropped, flipped, recoloured) before a fresh one is drawn."""
 POOL = 16
 """Steps' worth of scenes that are drawn at a time."""
 
@@ -36,9 +38,9 @@ class Stage:
 
 
 CURRICULUM = (
-    Stage(500, 128, Layout(64, (1, 1), (32, 58), 2), Layout(64, (1, 1), (32, 58), 2)),
-    Stage(2000, 128, Layout(64, (1, 2), (20, 58), 3), Layout(64, (1, 2), (24, 58), 3)),
-    Stage(1400, 40, WORLD, Layout(64, (1, 2), (20, 58), 3)),
+    Stage(400, 128, Layout(64, (1, 1), (32, 58), 2), Layout(64, (1, 1), (32, 58), 2)),
+    Stage(1100, 128, Layout(64, (1, 2), (20, 58), 3), Layout(64, (1, 2), (24, 58), 3)),
+    Stage(900, 32, WORLD, Layout(64, (1, 2), (20, 58), 3)),
 )
 
 
@@ -66,7 +68,7 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
         self.seed, self.start = seed, start
         self._pools: dict[tuple[int, str, int], list[tuple[np.ndarray, np.ndarray]]] = {}
 
-    def __iter__(self):  # noqa: ANN204 - a generator of Batch
+    def __iter__(self) -> Iterator[Batch]:
         """Yields ``Batch`` objects in order."""
         step = 0
         for number, stage in enumerate(CURRICULUM):
@@ -93,7 +95,13 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
         )
 
     def _draw(
-        self, rng: np.random.Generator, number: int, kind: str, layout: Layout, step: int, count: int
+        self,
+        rng: np.random.Generator,
+        number: int,
+        kind: str,
+        layout: Layout,
+        step: int,
+        count: int,
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """``count`` examples out of the pool that belongs to this step."""
         pool_size = POOL * count
@@ -109,7 +117,7 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
             ]
         pool = self._pools[key]
         return [
-            (_recolour(rng, pool[i][0]), pool[i][1])
+            (_seen_anew(rng, pool[i][0]), pool[i][1])
             for i in rng.choice(pool_size, count, replace=False)
         ]
 
@@ -119,18 +127,24 @@ def _words(scene: Scene) -> np.ndarray:
     return np.array([f" {name}" in scene.caption for name in CLASS_NAMES])
 
 
-def _recolour(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """A random mirror image with other brightness and contrast, uint8 (H, W, 3)."""
+def _seen_anew(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """A random crop, scaled back, mirrored and with another brightness, uint8 (H, W, 3)."""
+    size = len(image)
+    side = size * rng.uniform(0.8, 1.0)
+    left, top = rng.uniform(0, size - side, 2)
+    box = (left, top, left + side, top + side)
+    picture = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box)
+    image = np.asarray(picture)
     if rng.random() < 0.5:
         image = image[:, ::-1]
     gain, offset = rng.uniform(0.75, 1.25), rng.uniform(-25, 25)
     levels = (np.arange(256) * gain + offset + 128 * (1 - gain)).clip(0, 255).astype(np.uint8)
-    return levels[image]
+    return np.asarray(levels[image])
 
 
 def _mosaic(tiles: list[np.ndarray], size: int) -> np.ndarray:
     """Four tiles as one image, uint8 (size, size, 3)."""
-    if 2 * TILE > size:
+    if size < 2 * TILE:
         tiles = [
             tile.reshape(TILE // 2, 2, TILE // 2, 2, 3).mean(axis=(1, 3)).astype(np.uint8)
             for tile in tiles

@@ -12,14 +12,16 @@ from piclip.datasets.glyphs import CLASS_NAMES
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTokenizer
+    from transformers.models.clip.modeling_clip import CLIPAttention
 
 IMAGE_SIZE = 128
 PATCH = 8
 CONTEXT = 32
-FUNCTION_WORDS = (
-    "a an the of in on with without no and photo picture image drawing scene shows there is "
-    "containing nothing but small large one two three four ,"
-).split()
+_WORDS = """
+a an the of in on with without no and photo picture image drawing scene shows there is
+containing nothing but small large one two three four ,
+"""
+FUNCTION_WORDS = tuple(_WORDS.split())
 
 
 def build_tokenizer() -> CLIPTokenizer:
@@ -118,11 +120,12 @@ def _sinusoids(side: int, width: int) -> Tensor:
     return torch.cat([rows, columns], dim=2).reshape(side * side, width)
 
 
-def _initialise_attention(attention: torch.nn.Module) -> None:
+def _initialise_attention(attention: CLIPAttention) -> None:
     width = attention.embed_dim
 
     def noise() -> Tensor:
-        return torch.randn(width, width) / width**0.5
+        sample: Tensor = torch.randn(width, width) / width**0.5
+        return sample
 
     look = torch.linalg.qr(torch.randn(width, width)).Q.T
     move = torch.linalg.qr(torch.randn(width, width)).Q.T

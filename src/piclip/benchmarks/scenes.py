@@ -1,0 +1,158 @@
+"""How good each map is on the built-in world: held-out 1-shot and 5-shot episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from piclip.clip.prompts import text_prototypes
+from piclip.datasets.episodes import Episode, scene_episode
+from piclip.datasets.glyphs import CLASS_NAMES
+from piclip.datasets.scenes import Scene
+from piclip.errors import UsageError
+from piclip.evaluation.metrics import ClassIoU, confidence_interval
+from piclip.segmenter import FewShotSegmenter
+from piclip.supports import Support
+
+MAPS = ("VTP", "VTP+PIR", "VVP", "VVP+PIR", "fused", "final")
+"""The rows of the table: the priors, their fusion on the patch grid, the finished mask."""
+
+THRESHOLDS = tuple(round(0.02 * step, 2) for step in range(1, 50))
+CALIBRATION_EPISODES = 200
+
+
+@dataclass(frozen=True)
+class SceneRow:
+    """One figure.
+
+    Attributes:
+        map: one of ``MAPS``.
+        shot: number of supports.
+        miou: class-accumulated mIoU in percent, mean over the seeds.
+        ci95: half-width of its 95 % interval over the seeds, in percent (NaN for one seed).
+        threshold: the one threshold that was used, chosen on other episodes.
+    """
+
+    map: str
+    shot: int
+    miou: float
+    ci95: float
+    threshold: float
+
+
+@dataclass(frozen=True)
+class SceneReport:
+    """The table of a benchmark run, and what it was run on."""
+
+    rows: tuple[SceneRow, ...]
+    episodes: int
+    seeds: int
+    model: str
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data; an interval that one seed cannot give is None."""
+        rows = [asdict(row) for row in self.rows]
+        for row in rows:
+            row["ci95"] = None if np.isnan(row["ci95"]) else row["ci95"]
+        return {
+            "rows": rows,
+            "episodes": self.episodes,
+            "seeds": self.seeds,
+            "model": self.model,
+            "threshold_episodes": CALIBRATION_EPISODES,
+        }
+
+
+def run_scene_benchmark(
+    segmenter: FewShotSegmenter,
+    *,
+    episodes: int = 1000,
+    seeds: int = 5,
+    shots: Sequence[int] = (1, 5),
+    calibration_episodes: int = CALIBRATION_EPISODES,
+    progress: Callable[[int, int], None] | None = None,
+) -> SceneReport:
+    """Measures every map on held-out episodes over all 20 classes.
+
+    Each map has one global threshold. It is chosen on ``calibration_episodes`` episodes of scenes
+    that neither training nor the test uses; the final mask keeps the segmenter's own threshold.
+
+    Args:
+        segmenter: The segmenter; classes it has learned are not touched.
+        episodes: Test episodes of each seed.
+        seeds: How many seeds, 0 to ``seeds - 1``.
+        shots: Numbers of supports.
+        calibration_episodes: Episodes for the thresholds.
+        progress: Called with (episodes done, episodes in all).
+
+    Returns:
+        The rows in the order of ``shots`` and ``MAPS``.
+    """
+    if min(episodes, seeds, calibration_episodes, *shots) < 1:
+        raise UsageError("Episodes, seeds and shots must be 1 or more.")
+    encoder = segmenter.encoder
+    model = FewShotSegmenter(encoder)
+    total = len(shots) * (calibration_episodes + seeds * episodes)
+    done = 0
+
+    def measure(seed: int, shot: int, count: int, *, calibration: bool) -> dict[str, ClassIoU]:
+        nonlocal done
+        meters = {name: ClassIoU(CLASS_NAMES, THRESHOLDS) for name in MAPS}
+        for index in range(count):
+            episode = scene_episode(seed, index, shot, calibration=calibration)
+            truth = episode.query.mask(episode.name)
+            for name, score in episode_maps(model, episode).items():
+                meters[name].add(episode.name, score, truth)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        return meters
+
+    rows = []
+    for shot in shots:
+        chosen = {
+            name: int(meter.miou().argmax())
+            for name, meter in measure(0, shot, calibration_episodes, calibration=True).items()
+        }
+        chosen["final"] = int(np.abs(np.subtract(THRESHOLDS, encoder.settings.threshold)).argmin())
+        tests = [measure(seed, shot, episodes, calibration=False) for seed in range(seeds)]
+        for name in MAPS:
+            best = chosen[name]
+            mean, half = confidence_interval([100 * test[name].miou()[best] for test in tests])
+            rows.append(SceneRow(name, shot, mean, half, THRESHOLDS[best]))
+    return SceneReport(tuple(rows), episodes, seeds, encoder.source or "in memory")
+
+
+def episode_maps(
+    segmenter: FewShotSegmenter, episode: Episode
+) -> dict[str, npt.NDArray[np.float32]]:
+    """All maps of one episode's query at its own size, (H, W) in [0, 1]."""
+    segmenter.memories.clear()
+    supports = [Support(scene.image, scene.mask(episode.name)) for scene in episode.supports]
+    segmenter.fit(supports, name=episode.name)
+    result = segmenter.predict([episode.query.image])[0]
+    size = result.size
+    priors = result.priors
+    coarse = {
+        "VTP": priors.visual_text,
+        "VTP+PIR": priors.visual_text_refined,
+        "VVP": priors.visual_visual,
+        "VVP+PIR": priors.visual_visual_refined,
+        "fused": priors.fused,
+    }
+    maps = {name: _enlarge(grid, size) for name, grid in coarse.items()}
+    return {**maps, "final": result.scores[0]}
+
+
+def _enlarge(grid: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Bilinear, as the decoders enlarge priors; (1, h, w) to (H, W)."""
+    enlarged = F.interpolate(
+        torch.from_numpy(grid)[None], size=size, mode="bilinear", align_corners=False
+    )
+    return np.asarray(enlarged[0, 0].numpy())
