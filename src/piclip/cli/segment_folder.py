@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from piclip import FewShotSegmenter, Segmentation, __version__
-from piclip.cli.console import people, print_table, progress_bar
+from piclip.cli.console import people, progress_bar
 from piclip.cli.fitting import Examples, check_examples, fitted_segmenter
-from piclip.cli.run_record import OVERLAYS, RunRecord
+from piclip.cli.run_record import FILE_NAME, OVERLAYS, RunRecord
 from piclip.clip.checkpoints import BUILTIN_FOLDER
 from piclip.errors import ImageError, OutputError, PiclipError, UsageError
 from piclip.images import list_images, read_image
@@ -106,11 +106,17 @@ def report(outcome: Outcome, output: Path) -> None:
     total = len(outcome.done) + len(outcome.failed)
     earlier = f" ({outcome.earlier} from an earlier run)" if outcome.earlier else ""
     if outcome.failed:
-        rows = [(Path(entry["file"]).name, entry["reason"]) for entry in outcome.failed[:_LISTED]]
-        print_table(f"{len(outcome.failed)} of {total} images failed", ("file", "reason"), rows)
+        people().print(f"{len(outcome.failed)} of {total} images failed:")
+        for entry in outcome.failed[:_LISTED]:
+            people().print(f"  {_with_name(entry)}")
         if len(outcome.failed) > _LISTED:
-            people().print(f"... and {len(outcome.failed) - _LISTED} more, all in results.json")
+            people().print(f"  ... and {len(outcome.failed) - _LISTED} more, see {FILE_NAME}")
     people().print(f"{len(outcome.done)} of {total} images segmented{earlier}; see {output}")
+
+
+def _with_name(entry: dict[str, Any]) -> str:
+    name, reason = Path(entry["file"]).name, str(entry["reason"])
+    return reason if name in reason else f"{name}: {reason}"
 
 
 def _query_files(request: Request) -> list[Path]:
