@@ -66,27 +66,23 @@ def speed(json: JsonOption = False) -> None:
     ViT-B/16 with random weights, one image of 480 x 480, supports cached, two threads; medians of
     interleaved repetitions.
     """
-    from dataclasses import asdict
-
     from piclip.benchmarks.speed import run_speed_benchmark
-    from piclip.cli.console import people, print_json, print_table
+    from piclip.cli.console import print_json, print_table, progress_bar
 
-    with people().status("Measuring"):
-        report = asdict(run_speed_benchmark())
+    with progress_bar() as progress:
+        task = progress.add_task("Rounds", total=None)
+        report = run_speed_benchmark(
+            on_round=lambda done, total: progress.update(task, completed=done, total=total)
+        )
+    print_table("Ratios of median times", ("measure", "ratio", "target"), report.rows())
     print_table(
-        "Cost over one plain forward pass of the same image",
-        ("measure", "value"),
-        [(name, _readable(value)) for name, value in report.items()],
+        "Where the time goes, over the plain forward pass",
+        ("stage", "one class", "20 classes"),
+        report.breakdown(),
     )
     if json:
-        print_json(report)
+        print_json(report.as_dict())
 
 
 def _interval(half: float) -> str:
     return "one seed" if isnan(half) else f"± {half:.1f}"
-
-
-def _readable(value: object) -> str:
-    if value is None:
-        return "not on this machine"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
