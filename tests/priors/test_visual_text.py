@@ -70,7 +70,7 @@ def random_texts(seed: int, count: int, dim: int = 10) -> torch.Tensor:
     contrasts=st.sampled_from([None, 1, 3]),
     grid=st.tuples(st.integers(1, 5), st.integers(1, 5)),
 )
-def test_the_gradient_is_autograds(seed, hidden_act, images, classes, contrasts, grid):  # noqa: PLR0917
+def test_the_gradient_is_autograds(seed, hidden_act, images, classes, contrasts, grid):
     height, width = grid
     model = tiny_clip(seed % 7, hidden_act).double()
     generator = torch.Generator().manual_seed(seed)

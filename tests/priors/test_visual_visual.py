@@ -37,7 +37,7 @@ def test_similarity_is_the_published_one(case, row, layer):
     query_patches=st.integers(1, 7),
     support_patches=st.integers(1, 7),
 )
-def test_it_is_the_best_cosine_over_the_masked_patches(  # noqa: PLR0917
+def test_it_is_the_best_cosine_over_the_masked_patches(
     seed, images, classes, shots, query_patches, support_patches
 ):
     generator = torch.Generator().manual_seed(seed)
