@@ -222,9 +222,11 @@ def _through_mlp(
             wide = torch.addcmul(seeds_up[c], normed_up, amount.to(half), value=-1).mul_(slope)
             down = (wide @ weights.fc1_weight).to(seeds.dtype) * weights.ln2_weight
             down -= down.mean(-1, keepdim=True)
-            down -= mid[rows] * (down * mid[rows]).mean(-1, keepdim=True)
+            along = (down * mid[rows]).mean(-1, keepdim=True)
+            down.addcmul_(mid[rows], along, value=-1)
             direct = torch.addcmul(seed, normed[rows], amount, value=-1)
-            result[c, rows] = inverse_std[rows] * direct.addcmul_(inverse_mid_std[rows], down)
+            direct.addcmul_(inverse_mid_std[rows], down)
+            torch.mul(inverse_std[rows], direct, out=result[c, rows])
     return result
 
 
