@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from piclip.clip.encoder import Encoding
+from piclip.fusion import fuse
 from piclip.priors import min_max, refine_prior, visual_text_prior, visual_visual_prior
 from piclip.supports import ClassMemory, patch_features
 
@@ -92,6 +93,32 @@ def gather_evidence(
         )
         for c, memory in enumerate(memories)
     ]
+
+
+def fuse_classes(
+    evidence: list[Evidence], memories: list[ClassMemory], attention: Tensor
+) -> Tensor:
+    """One score per class and patch.
+
+    The fused probability p and what refinement makes of it, R(Rp), are both needed: p knows where
+    the object is, refinement knows how far it reaches. Their geometric mean asks for both.
+
+    Args:
+        evidence: One per class.
+        memories: The classes, with their weights.
+        attention: Mean attention between the patches, (B, N, N).
+
+    Returns:
+        Scores in [0, 1], (B, C, h, w).
+    """
+    fused = torch.stack(
+        [
+            fuse(maps.stacked(), memory.fusion)
+            for maps, memory in zip(evidence, memories, strict=True)
+        ],
+        dim=1,
+    )
+    return (fused * refine_prior(fused, attention, boxes=False)).sqrt()
 
 
 def _visual_visual(encoding: Encoding, memory: ClassMemory) -> Tensor:

@@ -45,7 +45,7 @@ def learn_class(
     features = [patch_features(encoding)[0] for encoding in encodings]
     coverage = [support.coverage.flatten().to(encoder.device) for support in supports]
     last, previous, valid = encode_objects(encoder, supports)
-    default = torch.tensor(settings.fusion, device=encoder.device)
+    default = torch.tensor(settings.fusion_for(len(supports)), device=encoder.device)
 
     def memory(kept: Sequence[int]) -> ClassMemory:
         direction, offset = fit_discriminant(

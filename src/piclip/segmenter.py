@@ -16,8 +16,7 @@ from piclip.clip.preprocessing import fit_size, to_pixels
 from piclip.clip.prompts import Synonyms, text_prototypes
 from piclip.decoding import ImageSource
 from piclip.errors import UsageError
-from piclip.evidence import Evidence, gather_evidence
-from piclip.fusion import fuse
+from piclip.evidence import Evidence, fuse_classes, gather_evidence
 from piclip.images import MAX_PIXELS, read_image
 from piclip.learning import learn_class
 from piclip.results import Priors, Segmentation
@@ -122,6 +121,7 @@ class FewShotSegmenter:
         batch_size: int = 8,
         threshold: float | None = None,
         contrast: Sequence[str] = (),
+        mirror: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> list[Segmentation]:
         """Segments images; every pixel goes to its best class or to the background.
@@ -132,6 +132,7 @@ class FewShotSegmenter:
             threshold: Least score of a class, 0 to 1; by default what the model is set to.
             contrast: Names of other things in the images that the text prior should tell the
                 classes from. By default each class meets only its own absence, as in the paper.
+            mirror: Also look at every image in a mirror and average, at twice the time.
             max_pixels: Larger images are refused.
 
         Returns:
@@ -153,7 +154,7 @@ class FewShotSegmenter:
         read = [read_image(image, max_pixels=max_pixels) for image in images]
         for indices, size in self._batches(read, batch_size):
             batch = [read[i] for i in indices]
-            for i, result in zip(indices, self._segment(batch, size, texts), strict=True):
+            for i, result in zip(indices, self._segment(batch, size, texts, mirror), strict=True):
                 scores, priors = result
                 name = _name_of(images[i], i)
                 blank = np.zeros(scores.shape[1:], dtype=np.uint8)
@@ -205,21 +206,27 @@ class FewShotSegmenter:
 
     @torch.inference_mode()
     def _segment(
-        self, images: Sequence[Image.Image], size: tuple[int, int], contrast: Tensor | None
+        self,
+        images: Sequence[Image.Image],
+        size: tuple[int, int],
+        contrast: Tensor | None,
+        mirror: bool,
     ) -> Iterator[tuple[np.ndarray, Priors]]:
         """Scores (C, H, W) at each image's own size, and the priors."""
         encoder, memories = self.encoder, list(self.memories.values())
         settings = encoder.settings
         pixels = torch.stack([to_pixels(i, size, settings.mean, settings.std) for i in images])
+        seen = torch.cat([pixels, pixels.flip(-1)]) if mirror else pixels
+        encoding = encoder.encode(seen)
         evidence = gather_evidence(
-            encoder.encode(pixels), memories, logit_scale=encoder.logit_scale, contrast=contrast
+            encoding, memories, logit_scale=encoder.logit_scale, contrast=contrast
         )
-        fused = [
-            fuse(maps.stacked(), memory.fusion)
-            for maps, memory in zip(evidence, memories, strict=True)
-        ]
-        shades = _unit_colours(pixels, settings.mean, settings.std).to(encoder.device)
-        scores = edge_aware_upsample(torch.stack(fused, dim=1), shades)
+        fused = fuse_classes(evidence, memories, encoding.attention)
+        if mirror:
+            direct, reflected = fused.chunk(2)
+            fused = (direct + reflected.flip(-1)) / 2
+        colours = _unit_colours(pixels, settings.mean, settings.std).to(encoder.device)
+        scores = edge_aware_upsample(fused, colours)
         for index, image in enumerate(images):
             own = F.interpolate(
                 scores[index, None],
@@ -252,17 +259,17 @@ def _unit_colours(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -
     return pixels * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
 
 
-def _priors(evidence: Sequence[Evidence], fused: Sequence[Tensor], index: int) -> Priors:
-    def array(maps: Sequence[Tensor]) -> np.ndarray:
-        return torch.stack([batch[index] for batch in maps]).clamp(0, 1).float().cpu().numpy()
+def _priors(evidence: Sequence[Evidence], fused: Tensor, index: int) -> Priors:
+    def array(maps: Tensor) -> np.ndarray:
+        return maps.clamp(0, 1).float().cpu().numpy()
 
     def stack(field: str) -> np.ndarray:
-        return array([getattr(item, field) for item in evidence])
+        return array(torch.stack([getattr(item, field)[index] for item in evidence]))
 
     return Priors(
         visual_text=stack("visual_text"),
         visual_text_refined=stack("visual_text_refined"),
         visual_visual=stack("visual_visual"),
         visual_visual_refined=stack("visual_visual_refined"),
-        fused=array(fused),
+        fused=array(fused[index]),
     )

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from piclip.clip.prompts import text_prototypes
 from piclip.datasets.episodes import Episode, scene_episode
 from piclip.datasets.glyphs import CLASS_NAMES
-from piclip.datasets.scenes import Scene
 from piclip.errors import UsageError
 from piclip.evaluation.metrics import ClassIoU, confidence_interval
 from piclip.segmenter import FewShotSegmenter
@@ -25,6 +24,9 @@ MAPS = ("VTP", "VTP+PIR", "VVP", "VVP+PIR", "fused", "final")
 
 THRESHOLDS = tuple(round(0.02 * step, 2) for step in range(1, 50))
 CALIBRATION_EPISODES = 200
+CHUNK = 20
+
+Meters = dict[str, ClassIoU]
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def run_scene_benchmark(
     seeds: int = 5,
     shots: Sequence[int] = (1, 5),
     calibration_episodes: int = CALIBRATION_EPISODES,
+    workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> SceneReport:
     """Measures every map on held-out episodes over all 20 classes.
@@ -89,44 +92,95 @@ def run_scene_benchmark(
         seeds: How many seeds, 0 to ``seeds - 1``.
         shots: Numbers of supports.
         calibration_episodes: Episodes for the thresholds.
+        workers: Processes that share the work; the result does not depend on it.
         progress: Called with (episodes done, episodes in all).
 
     Returns:
         The rows in the order of ``shots`` and ``MAPS``.
     """
-    if min(episodes, seeds, calibration_episodes, *shots) < 1:
-        raise UsageError("Episodes, seeds and shots must be 1 or more.")
-    encoder = segmenter.encoder
-    model = FewShotSegmenter(encoder)
-    total = len(shots) * (calibration_episodes + seeds * episodes)
-    done = 0
-
-    def measure(seed: int, shot: int, count: int, *, calibration: bool) -> dict[str, ClassIoU]:
-        nonlocal done
-        meters = {name: ClassIoU(CLASS_NAMES, THRESHOLDS) for name in MAPS}
-        for index in range(count):
-            episode = scene_episode(seed, index, shot, calibration=calibration)
-            truth = episode.query.mask(episode.name)
-            for name, score in episode_maps(model, episode).items():
-                meters[name].add(episode.name, score, truth)
-            done += 1
-            if progress is not None:
-                progress(done, total)
-        return meters
-
+    if min(episodes, seeds, calibration_episodes, workers, *shots) < 1:
+        raise UsageError("Episodes, seeds, shots and workers must be 1 or more.")
+    tasks = [
+        _Task(shot, seed, range(start, min(start + CHUNK, count)), calibration)
+        for shot in shots
+        for seed, count, calibration in (
+            (0, calibration_episodes, True),
+            *((seed, episodes, False) for seed in range(seeds)),
+        )
+        for start in range(0, count, CHUNK)
+    ]
+    meters: dict[tuple[int, int, bool], Meters] = {}
+    done, total = 0, sum(len(task.indices) for task in tasks)
+    for task, part in zip(tasks, _measured(segmenter, tasks, workers), strict=True):
+        whole = meters.setdefault((task.shot, task.seed, task.calibration), part)
+        if whole is not part:
+            for name, meter in part.items():
+                whole[name].merge(meter)
+        done += len(task.indices)
+        if progress is not None:
+            progress(done, total)
+    settings = segmenter.encoder.settings
     rows = []
     for shot in shots:
-        chosen = {
-            name: int(meter.miou().argmax())
-            for name, meter in measure(0, shot, calibration_episodes, calibration=True).items()
-        }
-        chosen["final"] = int(np.abs(np.subtract(THRESHOLDS, encoder.settings.threshold)).argmin())
-        tests = [measure(seed, shot, episodes, calibration=False) for seed in range(seeds)]
+        calibrated = meters[shot, 0, True]
+        chosen = {name: int(meter.miou().argmax()) for name, meter in calibrated.items()}
+        chosen["final"] = int(np.abs(np.subtract(THRESHOLDS, settings.threshold)).argmin())
+        tests = [meters[shot, seed, False] for seed in range(seeds)]
         for name in MAPS:
             best = chosen[name]
             mean, half = confidence_interval([100 * test[name].miou()[best] for test in tests])
             rows.append(SceneRow(name, shot, mean, half, THRESHOLDS[best]))
-    return SceneReport(tuple(rows), episodes, seeds, encoder.source or "in memory")
+    return SceneReport(tuple(rows), episodes, seeds, segmenter.encoder.source or "in memory")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Some episodes of one seed."""
+
+    shot: int
+    seed: int
+    indices: range
+    calibration: bool
+
+
+def _measure(segmenter: FewShotSegmenter, task: _Task) -> Meters:
+    meters = {name: ClassIoU(CLASS_NAMES, THRESHOLDS) for name in MAPS}
+    for index in task.indices:
+        episode = scene_episode(task.seed, index, task.shot, calibration=task.calibration)
+        truth = episode.query.mask(episode.name)
+        for name, score in episode_maps(segmenter, episode).items():
+            meters[name].add(episode.name, score, truth)
+    return meters
+
+
+def _measured(
+    segmenter: FewShotSegmenter, tasks: Sequence[_Task], workers: int
+) -> Iterator[Meters]:
+    """The tasks' meters, in order."""
+    encoder = segmenter.encoder
+    if workers == 1 or encoder.source is None:
+        own = FewShotSegmenter(encoder)
+        yield from (_measure(own, task) for task in tasks)
+        return
+    threads = max(1, torch.get_num_threads() // workers)
+    dtype = str(encoder.dtype).removeprefix("torch.")
+    settings = (encoder.source, str(encoder.device), dtype, threads)
+    with ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=_start_worker, initargs=settings
+    ) as pool:
+        yield from pool.map(_measure_in_worker, tasks)
+
+
+_worker: dict[str, FewShotSegmenter] = {}
+
+
+def _start_worker(source: str, device: str, dtype: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    _worker["segmenter"] = FewShotSegmenter.from_pretrained(source, device=device, dtype=dtype)
+
+
+def _measure_in_worker(task: _Task) -> Meters:
+    return _measure(_worker["segmenter"], task)
 
 
 def episode_maps(

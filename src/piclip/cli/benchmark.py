@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from math import isnan
 from typing import Annotated
 
@@ -27,6 +28,9 @@ def scenes(
         int, typer.Option(min=1, metavar="N", help="Held-out episodes per seed, over all classes.")
     ] = 1000,
     seeds: Annotated[int, typer.Option(min=1, metavar="S", help="Independent repetitions.")] = 5,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processes. [default: one per core]")
+    ] = None,
     model: ModelOption = "builtin",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -48,6 +52,7 @@ def scenes(
             segmenter,
             episodes=episodes,
             seeds=seeds,
+            workers=workers or os.cpu_count() or 1,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     print_table(

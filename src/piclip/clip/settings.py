@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 SETTINGS_FILE = "piclip.json"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-_TUPLES = ("mean", "std", "fusion")
+_TUPLES = ("mean", "std", "fusion", "fusion_many")
+_MANY_SHOTS = 5
 PHOTO_SIZE = 480  # pixels; where the reference runs CLIP
 
 
@@ -30,7 +32,10 @@ class ModelSettings:
         mean: Mean of red, green and blue in [0, 1] that preprocessing subtracts.
         std: Standard deviation of the same that preprocessing divides by.
         fusion: Weights of the segmenter's four evidence maps, in the order of
-            ``piclip.evidence.EVIDENCE``, and last their bias; the supports adjust them.
+            ``piclip.evidence.EVIDENCE``, and last their bias, for a single support; the
+            supports adjust them.
+        fusion_many: The same for five supports or more, which say more about the class; in
+            between, the weights go from one to the other with the logarithm of the number.
         calibration: How firmly the supports' adjustment holds on to ``fusion``; 0 or more.
         ridge: Penalty of the linear discriminant between object and background patches.
         threshold: Least score of a pixel that belongs to a class.
@@ -40,10 +45,17 @@ class ModelSettings:
     attention_blocks: int | None = None
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
-    fusion: tuple[float, ...] = (0.5, 0.5, 0.0, 0.5, 0.0)
-    calibration: float = 1.0
+    fusion: tuple[float, ...] = (0.6, 0.4, 0.0, 0.4, -1.0)
+    fusion_many: tuple[float, ...] = (0.4, 0.6, 0.0, 0.8, -1.0)
+    calibration: float = 10.0
     ridge: float = 0.01
-    threshold: float = 0.45
+    threshold: float = 0.5
+
+    def fusion_for(self, shots: int) -> tuple[float, ...]:
+        """Weights and bias to begin with when there are ``shots`` supports."""
+        share = min(1.0, math.log(shots) / math.log(_MANY_SHOTS))
+        pairs = zip(self.fusion, self.fusion_many, strict=True)
+        return tuple(one + share * (many - one) for one, many in pairs)
 
 
 def read_settings(folder: Path | None, model: CLIPModel) -> ModelSettings:
@@ -70,7 +82,7 @@ def read_settings(folder: Path | None, model: CLIPModel) -> ModelSettings:
         and (blocks is None or (isinstance(blocks, int) and 1 <= blocks <= depth))
         and len(settings.mean) == len(settings.std) == 3
         and min(settings.std) > 0
-        and len(settings.fusion) == 5
+        and len(settings.fusion) == len(settings.fusion_many) == 5
         and min(settings.calibration, settings.ridge) >= 0
         and 0 <= settings.threshold <= 1
     )
@@ -78,7 +90,8 @@ def read_settings(folder: Path | None, model: CLIPModel) -> ModelSettings:
         raise ModelError(
             f"{where} are not valid: image_size must be a multiple of the patch ({patch}), "
             f"attention_blocks null or 1 to {depth}, mean and std three numbers (std above 0), "
-            f"fusion five numbers, calibration and ridge 0 or more, threshold 0 to 1."
+            f"fusion and fusion_many five numbers, calibration and ridge 0 or more, "
+            f"threshold 0 to 1."
         )
     return settings
 

@@ -47,6 +47,13 @@ class ClassIoU:
         self.intersection[row] += inside
         self.union[row] += predicted + int(truth.sum()) - inside
 
+    def merge(self, other: ClassIoU) -> None:
+        """Adds what another counter with the same classes and thresholds has counted."""
+        if other.classes != self.classes or len(other.thresholds) != len(self.thresholds):
+            raise UsageError("Only counts of the same classes and thresholds can be merged.")
+        self.intersection += other.intersection
+        self.union += other.union
+
     def per_class(self) -> npt.NDArray[np.float64]:
         """IoU of each class at each threshold, (classes, thresholds); NaN for an unseen class."""
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -40,9 +40,10 @@ LOSS_WEIGHTS = {
     "whole": 0.3,
     "which": 0.3,
     "caption": 0.1,
-    "affinity": 1.0,
+    "affinity": 2.0,
 }
 TOP_SHARE = 0.08
+SHARPEN = 2.0
 ATTENTION_BLOCKS = 4
 """Last blocks whose attention refinement averages: two thirds of the depth, as published."""
 
@@ -183,7 +184,7 @@ def _affinity_loss(attention: Tensor, patch_logits: Tensor, words: Tensor) -> Te
     attention = attention[:, order][:, :, order]
     named = patch_logits.masked_fill(~words[:, :, None], -torch.inf)
     ground = torch.zeros_like(named[..., :1])
-    guess = torch.cat([ground, named], dim=-1).softmax(dim=-1).flatten(1, 2)  # (B, N, 1 + C)
+    guess = (SHARPEN * torch.cat([ground, named], dim=-1)).softmax(dim=-1).flatten(1, 2)
     alike = (attention * (guess @ guess.transpose(1, 2))).sum(dim=-1)
     loss = -torch.log(alike + 1e-4)
     thing = 1 - guess[..., 0]
@@ -329,7 +330,7 @@ def export(run: Run, folder: Path) -> None:
     """Writes the averaged model in float16, its tokenizer and its settings."""
     folder.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(run.average).half().save_pretrained(folder)
-    run.tokenizer.save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)  # one that carries no padding of the last batch
     settings = {"image_size": IMAGE_SIZE, "attention_blocks": ATTENTION_BLOCKS}
     (folder / "piclip.json").write_text(json.dumps(settings, indent=2) + "\n")
 
