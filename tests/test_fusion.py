@@ -1,5 +1,6 @@
 import torch
 
+from piclip.clip.settings import ModelSettings
 from piclip.fusion import calibrate, evidence_logits, fuse
 
 DEFAULT = torch.tensor([1.0, 1.0, 0.0])
@@ -62,3 +63,10 @@ def test_calibration_minimises_its_objective():
     lowest = objective(best)
     for _ in range(20):
         assert objective(best + 0.05 * torch.randn(3).double()) > lowest
+
+
+def test_default_weights_go_from_one_support_to_many():
+    settings = ModelSettings(128, fusion=(1, 1, 1, 1, 0), fusion_many=(3, 1, 1, 1, -2))
+    assert settings.fusion_for(1) == (1, 1, 1, 1, 0)
+    assert settings.fusion_for(5) == settings.fusion_for(50) == (3, 1, 1, 1, -2)
+    assert 1 < settings.fusion_for(2)[0] < settings.fusion_for(3)[0] < 3

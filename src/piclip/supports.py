@@ -178,7 +178,7 @@ def fit_discriminant(features: Tensor, coverage: Tensor, ridge: float) -> tuple[
     inside = coverage >= min(LEAST_COVERAGE, float(coverage.max()))
     share = inside.float().mean()
     weight = torch.where(inside, 0.5 / share, 0.5 / (1 - share).clamp_min(1 / len(inside)))
-    weight = weight / weight.sum()
+    weight = (weight / weight.sum()).to(features.dtype)
     centre, level = weight @ features, weight @ coverage
     centred = features - centre
     moment = (centred * weight[:, None]).T @ centred

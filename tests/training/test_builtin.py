@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from piclip.clip.settings import CLIP_MEAN, CLIP_STD
 from piclip.datasets.glyphs import CLASS_NAMES
 from piclip.datasets.scenes import Layout
-from piclip.training import builtin, captioned_batches
+from piclip.training import builtin, captioned_batches, losses
 from piclip.training.captioned_batches import Batches, Stage
 from piclip.training.muon import Muon, orthogonalise
 from piclip.training.world_model import FUNCTION_WORDS, build_model, build_tokenizer
@@ -42,7 +43,7 @@ def test_batches_are_a_pure_function_of_the_step(tiny):
 
 def test_cells_are_the_quarters_of_the_image():
     numbers = torch.arange(16.0).view(1, 16, 1)
-    cells = builtin._cells(numbers)[0, :, :, 0]
+    cells = losses._cells(numbers)[0, :, :, 0]
     assert cells.tolist() == [
         [0, 1, 4, 5],
         [2, 3, 6, 7],
@@ -52,11 +53,13 @@ def test_cells_are_the_quarters_of_the_image():
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_weights(tiny, tmp_path):
-    torch.use_deterministic_algorithms(True)
+    # One thread: several add up gradients in an order that changes from run to run.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     whole = builtin.train(tmp_path / "whole", "cpu")
     builtin.train(tmp_path / "parts", "cpu", stop_after=0.0)
     parts = builtin.train(tmp_path / "parts", "cpu")
-    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
     assert whole.step == parts.step == 5
     for one, other in zip(whole.average.parameters(), parts.average.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -81,9 +84,11 @@ def test_training_attention_is_the_encoders(tiny, tmp_path):
     model = build_model(tokenizer, 3)
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (1, 128, 128, 3), np.uint8))
     with torch.no_grad():
-        tokens, attention = builtin.image_tokens(model, images, (0, 0))
+        tokens, attention = losses.image_tokens(model, images, (0, 0))
         encoder = Encoder(model, tokenizer, attention_blocks=4, device="cpu")
-        pixels = ((images / 255 - builtin.CLIP_MEAN) / builtin.CLIP_STD).permute(0, 3, 1, 2)
+        pixels = ((images / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)).permute(
+            0, 3, 1, 2
+        )
         encoding = encoder.encode(pixels)
     rows = encoding.attention / encoding.attention.sum(-1, keepdim=True)
     assert torch.allclose(rows, attention, atol=1e-5)
@@ -95,14 +100,14 @@ def test_affinity_is_least_where_attention_follows_the_classes():
     logits[0, 0, :, 3] = 9.0  # the first cell shows class 3 all over, the rest is ground
     words = torch.zeros(1, 4, 20, dtype=torch.bool)
     words[..., 3] = True
-    numbers = builtin._cells(torch.arange(16).view(1, 16, 1)).flatten()
+    numbers = losses._cells(torch.arange(16).view(1, 16, 1)).flatten()
     thing = torch.zeros(16)
     thing[numbers[:4]] = 1
     same = (thing[:, None] == thing[None]).float()
     good = (same / same.sum(1, keepdim=True))[None]
     uniform = torch.full((1, 16, 16), 1 / 16)
-    assert builtin._affinity_loss(good, logits, words) < 0.01
-    assert builtin._affinity_loss(uniform, logits, words) > 0.5
+    assert losses._affinity_loss(good, logits, words) < 0.01
+    assert losses._affinity_loss(uniform, logits, words) > 0.5
 
 
 def test_muon_makes_singular_values_about_one_and_descends():
@@ -125,5 +130,5 @@ def test_muon_makes_singular_values_about_one_and_descends():
 
 def test_rate_warms_up_and_decays():
     rates = [builtin.rate_factor(step, 1000) for step in range(1000)]
-    assert rates[0] < 0.02 and max(rates) == 1.0
+    assert rates[0] == 0.02 and max(rates) == 1.0
     assert rates[500] == 1.0 and rates[-1] == pytest.approx(0.02, abs=0.01)

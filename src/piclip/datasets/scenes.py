@@ -122,7 +122,8 @@ def make_scene(seed: int, index: int, layout: Layout = WORLD, include: str | Non
 
 def _draw_scene(rng: np.random.Generator, layout: Layout, include: str | None) -> Scene | None:
     count = int(rng.integers(layout.objects[0], layout.objects[1] + 1))
-    classes = [int(k) for k in rng.choice(len(CLASS_NAMES), count, replace=rng.random() < 0.2)]
+    again = rng.random() < 0.2 or count > len(CLASS_NAMES)
+    classes = [int(k) for k in rng.choice(len(CLASS_NAMES), count, replace=again)]
     if include is not None and CLASS_NAMES.index(include) not in classes:
         classes[int(rng.integers(count))] = CLASS_NAMES.index(include)
 
