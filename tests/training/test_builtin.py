@@ -1,3 +1,7 @@
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +32,16 @@ def test_every_word_of_the_world_is_one_token_and_any_text_is_encoded():
         assert len(tokenizer.encode(word, add_special_tokens=False)) == 1, word
     strange = "zebra \u6591\u99ac \u00dcn\u00efcode"
     assert tokenizer.unk_token_id not in tokenizer.encode(strange, add_special_tokens=False)
+
+
+def test_the_vocabulary_is_the_same_in_every_process():
+    # A resumed run builds it anew: a token with another number would find another embedding.
+    code = (
+        "import json; from piclip.training.world_model import build_tokenizer;"
+        "print(json.dumps(build_tokenizer().get_vocab()))"
+    )
+    elsewhere = json.loads(subprocess.check_output([sys.executable, "-c", code], text=True))
+    assert elsewhere == build_tokenizer().get_vocab() == build_tokenizer().get_vocab()
 
 
 def test_batches_are_a_pure_function_of_the_step(tiny):

@@ -41,7 +41,13 @@ def build_tokenizer() -> CLIPTokenizer:
     )
     words = [*CLASS_NAMES, *FUNCTION_WORDS]
     trainer = trainers.BpeTrainer(
-        vocab_size=5000, initial_alphabet=bytes_, end_of_word_suffix="</w>", show_progress=False
+        vocab_size=5000,
+        # Named beforehand, the last letters of words get their numbers in this order; otherwise
+        # ties between merges fall anew in every process, and a resumed run swaps tokens.
+        special_tokens=[b + "</w>" for b in bytes_],
+        initial_alphabet=bytes_,
+        end_of_word_suffix="</w>",
+        show_progress=False,
     )
     learner.train_from_iterator([w for w in words for _ in range(2)], trainer)
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
