@@ -1,7 +1,7 @@
 """Muon, the optimizer of the built-in model's matrices, in the precision of the weights.
 
-torch.optim.Muon orthogonalises in bfloat16, which a CPU without bfloat16 units emulates slowly
-(six times slower here than float32); this one stays in float32. Method: Jordan et al. 2024,
+torch.optim.Muon orthogonalises in bfloat16, which a CPU without bfloat16 units emulates slowly;
+this one stays in float32. Method: Jordan et al. 2024,
 https://kellerjordan.github.io/posts/muon/.
 """
 
