@@ -34,6 +34,18 @@ class Support:
     mask: ImageSource
 
 
+def object_patches(coverage: Tensor) -> Tensor:
+    """Which patches count as object: those covered by half, or else the best covered ones.
+
+    Args:
+        coverage: Share of each patch that is object, of any shape.
+
+    Returns:
+        Bool, of the same shape.
+    """
+    return coverage >= min(LEAST_COVERAGE, float(coverage.max()))
+
+
 @dataclass(frozen=True, eq=False)
 class LabelledImage:
     """A support as the encoder takes it.
@@ -50,9 +62,8 @@ class LabelledImage:
 
     @property
     def object_patches(self) -> Tensor:
-        """Bool (h, w): the patches that are object; the best covered ones if none is by half."""
-        least = min(LEAST_COVERAGE, float(self.coverage.max()))
-        return self.coverage >= least
+        """Bool (h, w): the patches that are object, see the function of this name."""
+        return object_patches(self.coverage)
 
     def mirrored(self) -> LabelledImage:
         """The same image seen in a mirror."""
@@ -175,7 +186,7 @@ def fit_discriminant(features: Tensor, coverage: Tensor, ridge: float) -> tuple[
     Returns:
         direction (F,) and offset () with ``score = features @ direction + offset``.
     """
-    inside = coverage >= min(LEAST_COVERAGE, float(coverage.max()))
+    inside = object_patches(coverage)
     share = inside.float().mean()
     weight = torch.where(inside, 0.5 / share, 0.5 / (1 - share).clamp_min(1 / len(inside)))
     weight = (weight / weight.sum()).to(features.dtype)

@@ -28,6 +28,7 @@ def test_rows_do_not_depend_on_the_number_of_workers(segmenter):
         assert one.miou == pytest.approx(other.miou, abs=0.5)
     assert calls[-1] == (8, 8)
     content = json.loads(json.dumps(alone.to_json()))
+    assert content["threshold_episodes"] == 2
     assert content["model"] == "builtin" and content["rows"][0]["shot"] == 1
 
 

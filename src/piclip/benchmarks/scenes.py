@@ -55,6 +55,7 @@ class SceneReport:
     rows: tuple[SceneRow, ...]
     episodes: int
     seeds: int
+    threshold_episodes: int
     model: str
 
     def to_json(self) -> dict[str, object]:
@@ -67,7 +68,7 @@ class SceneReport:
             "episodes": self.episodes,
             "seeds": self.seeds,
             "model": self.model,
-            "threshold_episodes": CALIBRATION_EPISODES,
+            "threshold_episodes": self.threshold_episodes,
         }
 
 
@@ -130,7 +131,8 @@ def run_scene_benchmark(
             best = chosen[name]
             mean, half = confidence_interval([100 * test[name].miou()[best] for test in tests])
             rows.append(SceneRow(name, shot, mean, half, THRESHOLDS[best]))
-    return SceneReport(tuple(rows), episodes, seeds, segmenter.encoder.source or "in memory")
+    model = segmenter.encoder.source or "in memory"
+    return SceneReport(tuple(rows), episodes, seeds, calibration_episodes, model)
 
 
 @dataclass(frozen=True)
