@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from piclip.errors import UsageError
-from piclip.evaluation.metrics import ClassIoU, confidence_interval
+from piclip.evaluation.metrics import ClassIoU, FewShotIoU, confidence_interval
 
 THRESHOLDS = (0.2, 0.5, 0.9)
 
@@ -61,3 +61,97 @@ def test_interval_is_students():
     assert mean == 3.0
     assert half == pytest.approx(2.7764 * np.sqrt(2.5) / np.sqrt(5), rel=1e-4)
     assert np.isnan(confidence_interval([1.0])[1])
+
+
+def _plain(episodes, classes):
+    """mIoU, FB-IoU and the classes' IoU from single pixels, as the formulas are written."""
+    counts = {c: {"fi": 0, "fu": 0, "bi": 0, "bu": 0} for c in classes}
+    for name, prediction, truth in episodes:
+        for p, t in zip(prediction.ravel(), truth.ravel(), strict=True):
+            if t == 255:
+                continue
+            counts[name]["fi"] += bool(p and t == 1)
+            counts[name]["fu"] += bool(p or t == 1)
+            counts[name]["bi"] += bool(not p and t == 0)
+            counts[name]["bu"] += bool(not p or t == 0)
+    ious = {c: n["fi"] / n["fu"] for c, n in counts.items() if n["fu"]}
+    pooled = {key: sum(n[key] for n in counts.values()) for key in ("fi", "fu", "bi", "bu")}
+    parts = [pooled[i] / pooled[u] for i, u in (("fi", "fu"), ("bi", "bu")) if pooled[u]]
+    return np.mean(list(ious.values())) if ious else None, np.mean(parts), ious
+
+
+def _random_episodes(rng, count, classes):
+    return [
+        (
+            str(rng.choice(classes)),
+            rng.random((4, 6)) < rng.random(),
+            rng.choice(np.array([0, 0, 1, 255], np.uint8), (4, 6)),
+        )
+        for _ in range(count)
+    ]
+
+
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 7))
+def test_few_shot_metrics_equal_the_plain_formulas(seed, count):
+    classes = ("a", "b", "c")
+    episodes = _random_episodes(np.random.default_rng(seed), count, classes)
+    meter = FewShotIoU(classes)
+    for episode in episodes:
+        meter.add(*episode)
+    miou, fb_iou, ious = _plain(episodes, classes)
+    if miou is None:
+        with pytest.raises(UsageError, match="no episodes"):
+            meter.miou()
+    else:
+        assert meter.miou() == pytest.approx(miou)
+    assert meter.fb_iou() == pytest.approx(fb_iou)
+    for name, value in zip(classes, meter.per_class(), strict=True):
+        assert np.isnan(value) if name not in ious else value == pytest.approx(ious[name])
+
+
+@given(seed=st.integers(0, 10**6), data=st.data())
+def test_neither_order_nor_grouping_changes_the_counts(seed, data):
+    classes = ("a", "b")
+    episodes = _random_episodes(np.random.default_rng(seed), 6, classes)
+    forward = FewShotIoU(classes)
+    for episode in episodes:
+        forward.add(*episode)
+    split = data.draw(st.integers(0, 6))
+    parts = (FewShotIoU(classes), FewShotIoU(classes))
+    for number, episode in enumerate(data.draw(st.permutations(episodes))):
+        parts[number >= split].add(*episode)
+    parts[0].merge(parts[1])
+    assert np.array_equal(parts[0].intersection, forward.intersection)
+    assert np.array_equal(parts[0].union, forward.union)
+
+
+def test_ignored_pixels_change_nothing():
+    truth = np.array([[1, 0, 255, 255]], np.uint8)
+    meters = []
+    for ignored in (False, True):
+        meter = FewShotIoU(("a",))
+        meter.add("a", np.array([[True, True, ignored, ignored]]), truth)
+        meters.append(meter)
+    assert meters[0].per_class()[0] == meters[1].per_class()[0] == 0.5
+    assert meters[0].fb_iou() == meters[1].fb_iou() == 0.25
+
+
+def test_fb_iou_pools_the_classes_before_it_divides():
+    meter = FewShotIoU(("big", "small"))
+    meter.add("big", np.ones((1, 8), bool), np.ones((1, 8), np.uint8))
+    meter.add("small", np.zeros((1, 8), bool), np.eye(1, 8, dtype=np.uint8))
+    assert meter.miou() == 0.5
+    assert meter.fb_iou() == pytest.approx((8 / 9 + 7 / 8) / 2)
+
+
+@pytest.mark.parametrize("value", [2, 254])
+def test_a_truth_with_other_values_or_shapes_is_refused(value):
+    meter = FewShotIoU(("a",))
+    with pytest.raises(UsageError, match="0, 1 and 255"):
+        meter.add("a", np.zeros((1, 2), bool), np.array([[0, value]], np.uint8))
+    with pytest.raises(UsageError, match="shape"):
+        meter.add("a", np.zeros((1, 2), bool), np.zeros((2, 1), np.uint8))
+    with pytest.raises(UsageError, match="not counted"):
+        meter.add("b", np.zeros((1, 2), bool), np.zeros((1, 2), np.uint8))
+    with pytest.raises(UsageError, match="same classes"):
+        meter.merge(FewShotIoU(("b",)))
