@@ -1,0 +1,244 @@
+"""The image backbones of the decoders: dilated ResNets and VGG-16 with batch norm.
+
+Every backbone is five ``stages``; the decoders read the last three. The ResNets have the stem of
+three 3x3 convolutions ("deep stem") of the published few-shot networks, and keep their resolution
+once ``output_stride`` is reached: from there a dilation replaces each further stride.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from piclip.errors import UsageError
+
+
+def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Resizes maps (B, C, h, w) to ``size`` = (height, width): bilinear, corners aligned.
+
+    Every resize of the published decoders is of this kind.
+    """
+    if maps.shape[-2:] == tuple(size):
+        return maps
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)
+
+
+class Backbone(nn.Module):
+    """Five stages, each applied to the output of the one before.
+
+    Attributes:
+        stages: The five stages.
+        channels: Number of channels of stages 2, 3 and 4.
+    """
+
+    def __init__(self, stages: Sequence[nn.Module], channels: tuple[int, int, int]) -> None:
+        """Takes the stages and the channels of the last three."""
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.channels = channels
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Returns the maps of all five stages.
+
+        Args:
+            images: Images with ImageNet's mean and deviation removed, (B, 3, H, W).
+
+        Returns:
+            Five maps (B, C, h, w), the shallowest first.
+        """
+        maps = []
+        for stage in self.stages:
+            images = stage(images)
+            maps.append(images)
+        return maps
+
+    def lower(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns stages 2 and 3, stage 2 resized to the size of stage 3 (they differ in VGG).
+
+        Args:
+            images: Images with ImageNet's mean and deviation removed, (B, 3, H, W).
+
+        Returns:
+            Two maps, (B, C2, h, w) and (B, C3, h, w).
+        """
+        for stage in self.stages[:3]:
+            images = stage(images)
+        middle = self.stages[3](images)
+        return resize(images, middle.shape[-2:]), middle
+
+    def upper(self, middle: Tensor) -> Tensor:
+        """Returns stage 4 of a map of stage 3, (B, C3, h, w) -> (B, C4, h', w')."""
+        high: Tensor = self.stages[4](middle)
+        return high
+
+
+class Bottleneck(nn.Module):
+    """The residual block 1x1 - 3x3 - 1x1; stride and dilation sit on the 3x3.
+
+    Args:
+        inputs: Channels of the input.
+        width: Channels inside; the output has four times as many.
+        stride: Stride of the 3x3 convolution and of the shortcut.
+        dilation: Dilation of the 3x3 convolution.
+    """
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, *, stride: int = 1, dilation: int = 1) -> None:
+        """Builds the block; the shortcut is a convolution where the shape changes."""
+        super().__init__()
+        outputs = self.expansion * width
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(
+            width, width, 3, stride=stride, padding=dilation, dilation=dilation, bias=False
+        )
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Returns ``relu(block(x) + shortcut(x))``."""
+        x = F.relu(self.bn1(self.conv1(maps)), inplace=True)
+        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
+        x = self.bn3(self.conv3(x))
+        return F.relu(x + self.downsample(maps), inplace=True)
+
+
+class ResNet(Backbone):
+    """A dilated ResNet of bottlenecks.
+
+    Args:
+        blocks: Number of bottlenecks of stages 1 to 4 (ResNet-50: 3, 4, 6, 3).
+        width: Inner channels of stage 1, doubled at each stage; stage ``s`` has
+            ``4 * width * 2 ** (s - 1)`` output channels.
+        output_stride: Image pixels per pixel of the last three stages: 4, 8, 16 or 32.
+        deep_stem: Three 3x3 convolutions in front, as in the published few-shot networks;
+            otherwise one 7x7, as in torchvision's weights.
+
+    Raises:
+        UsageError: If a number is not possible.
+    """
+
+    def __init__(
+        self,
+        *,
+        blocks: Sequence[int] = (3, 4, 6, 3),
+        width: int = 64,
+        output_stride: int = 8,
+        deep_stem: bool = True,
+    ) -> None:
+        """Builds stem and stages."""
+        if len(blocks) != 4 or min(blocks) < 1 or width < 1 or output_stride not in (4, 8, 16, 32):
+            raise UsageError(
+                f"A ResNet of blocks {tuple(blocks)}, width {width} and output stride "
+                f"{output_stride} cannot be built: give four positive numbers of blocks, a "
+                "positive width and an output stride of 4, 8, 16 or 32."
+            )
+        stages: list[nn.Module] = [_deep_stem(width) if deep_stem else _plain_stem(width)]
+        inputs = 2 * width if deep_stem else width
+        reached, dilation = 4, 1
+        for stage, count in enumerate(blocks):
+            stride = 1
+            if stage > 0 and reached < output_stride:
+                stride, reached = 2, 2 * reached
+            elif stage > 0:
+                dilation *= 2
+            inner = width * 2**stage
+            outputs = Bottleneck.expansion * inner
+            stages.append(
+                nn.Sequential(
+                    Bottleneck(inputs, inner, stride=stride, dilation=dilation),
+                    *(Bottleneck(outputs, inner, dilation=dilation) for _ in range(count - 1)),
+                )
+            )
+            inputs = outputs
+        super().__init__(stages, (8 * width, 16 * width, 32 * width))
+
+
+def _deep_stem(width: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    inputs = 3
+    for stride, outputs in ((2, width), (1, width), (1, 2 * width)):
+        layers += [
+            nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        ]
+        inputs = outputs
+    return nn.Sequential(*layers, nn.MaxPool2d(3, stride=2, padding=1))
+
+
+def _plain_stem(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, stride=2, padding=1),
+    )
+
+
+class VGG16BN(Backbone):
+    """VGG-16 with batch norm, without its last pool: stages 3 and 4 have stride 16.
+
+    Pools round up. Stage 2 has stride 8, so :meth:`Backbone.lower` halves it.
+    """
+
+    def __init__(self) -> None:
+        """Builds the thirteen convolutions in five stages."""
+        plan = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+        stages, inputs = [], 3
+        for widths in plan:
+            layers: list[nn.Module] = []
+            for outputs in widths:
+                layers += [
+                    nn.Conv2d(inputs, outputs, 3, padding=1),
+                    nn.BatchNorm2d(outputs),
+                    nn.ReLU(inplace=True),
+                ]
+                inputs = outputs
+            if len(stages) < 4:
+                layers.append(nn.MaxPool2d(2, stride=2, ceil_mode=True))
+            stages.append(nn.Sequential(*layers))
+        super().__init__(stages, (256, 512, 512))
+
+
+BACKBONES: dict[str, Callable[..., Backbone]] = {
+    "resnet50": ResNet,
+    "resnet101": partial(ResNet, blocks=(3, 4, 23, 3)),
+    "resnet50-plain": partial(ResNet, deep_stem=False),
+    "resnet101-plain": partial(ResNet, blocks=(3, 4, 23, 3), deep_stem=False),
+    "vgg16bn": VGG16BN,
+    "tiny": partial(ResNet, blocks=(1, 1, 1, 1), width=16),
+}
+
+
+def build_backbone(name: str, **options: Any) -> Backbone:  # noqa: ANN401 - of many kinds
+    """Builds a backbone by name, with random weights.
+
+    Args:
+        name: ``resnet50``, ``resnet101`` (deep stem); ``resnet50-plain``, ``resnet101-plain``
+            (torchvision's 7x7 stem); ``vgg16bn``; or ``tiny``, a ResNet of four narrow blocks.
+        options: For the ResNets, arguments of :class:`ResNet` instead of the name's own.
+
+    Raises:
+        UsageError: If there is no such backbone, or it does not take an option.
+    """
+    if name not in BACKBONES:
+        raise UsageError(f"There is no backbone {name!r}: choose one of {', '.join(BACKBONES)}.")
+    try:
+        return BACKBONES[name](**options)
+    except TypeError as error:
+        raise UsageError(
+            f"The backbone {name!r} does not take the options {', '.join(options)}: ResNets take "
+            "blocks, width, output_stride and deep_stem, VGG none."
+        ) from error

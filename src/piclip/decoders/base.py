@@ -1,0 +1,328 @@
+"""What the few-shot decoders have in common.
+
+An episode is a query image and K supports with masks. A frozen backbone gives maps of its stages
+2 ("low"), 3 ("middle") and 4 ("high"). Low and middle become one reduced map, averaged over each
+support's mask to a prototype; a *prior* says beforehand where the object may be in the query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from piclip.decoders.backbones import Backbone, build_backbone, resize
+from piclip.decoders.pretrained import PretrainedModule, load_strictly
+from piclip.errors import UsageError
+from piclip.priors.maps import min_max
+
+Prior = Literal["imagenet", "piclip", "none"]
+PRIOR_CHANNELS: dict[str, int] = {"imagenet": 1, "piclip": 2, "none": 0}
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class DecoderOutput:
+    """What a decoder says about a batch of queries.
+
+    Attributes:
+        logits: Scores of background and foreground, (B, 2, H, W).
+        auxiliary: Further scores (B, 2, H, W) that are trained towards the same mask.
+        base_logits: Scores of background and the base classes, (B, 1 + base, H, W), if the
+            decoder has a base learner.
+        extra: Further scalar terms of the loss, by name.
+    """
+
+    logits: Tensor
+    auxiliary: tuple[Tensor, ...] = ()
+    base_logits: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Maps of the backbone's stages 2, 3 and 4: (N, C, h, w) each.
+
+    ``low`` has the size of ``middle``.
+    """
+
+    low: Tensor
+    middle: Tensor
+    high: Tensor
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross entropy over the pixels that are not 255; zero if there are none.
+
+    Args:
+        logits: Scores, (B, C, H, W).
+        target: Classes, long (B, H, W), 255 = ignore.
+    """
+    total = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
+    return total / (target != IGNORE).sum().clamp(min=1)
+
+
+def masked_average(features: Tensor, masks: Tensor) -> Tensor:
+    """Returns prototypes: ``sum(F * M) / (sum(M) + 0.0005)``; zero for an empty mask.
+
+    Args:
+        features: Maps, (N, C, h, w).
+        masks: Masks in [0, 1], (N, 1, h, w).
+
+    Returns:
+        Prototypes, (N, C).
+    """
+    return (features * masks).sum((2, 3)) / (masks.sum((2, 3)) + 0.0005)
+
+
+def max_cosine_prior(query: Tensor, support: Tensor) -> Tensor:
+    """Returns the prior of PFENet: the best match of each query position in the support.
+
+    ``P(i) = max_j cos(Q(i), S(j))``, then min-max to [0, 1]. Positions of the support outside its
+    mask are expected to be zero; their similarity is zero.
+
+    Args:
+        query: Maps, (B, C, h, w).
+        support: Maps, (B, C, h', w'), already masked.
+
+    Returns:
+        Prior in [0, 1], (B, 1, h, w).
+    """
+    q, s = query.flatten(2), support.flatten(2)  # (B, C, N), (B, C, M)
+    norms = s.norm(dim=1)[:, :, None] * q.norm(dim=1)[:, None, :]
+    similarity = (s.transpose(1, 2) @ q) / (norms + 1e-7)  # (B, M, N)
+    best = similarity.amax(1).unflatten(1, query.shape[-2:])
+    return min_max(best).unsqueeze(1)
+
+
+class FewShotDecoder(PretrainedModule):
+    """A decoder on a frozen backbone, for any number of supports.
+
+    Args:
+        backbone: Name of the backbone, see :func:`piclip.decoders.backbones.build_backbone`.
+        backbone_options: Its options, for instance ``{"width": 16}``.
+        prior: ``imagenet``: one channel, the cosine of high features, averaged over supports;
+            ``piclip``: two channels, the refined text prior and the visual prior, given to
+            :meth:`forward`; ``none``: no channel.
+        width: Channels of the reduced features.
+        dropout: Probability with which a channel of the reduced features is dropped in training.
+
+    Attributes:
+        loss_weights: Weight of each term in :meth:`loss`; 1 for a term that is not named.
+        prior_channels: Number of channels of the prior.
+
+    Raises:
+        UsageError: If a name is unknown.
+    """
+
+    loss_weights: ClassVar[Mapping[str, float]] = {}
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "resnet50",
+        backbone_options: dict[str, Any] | None = None,
+        prior: Prior = "imagenet",
+        width: int = 256,
+        dropout: float = 0.5,
+    ) -> None:
+        """Builds the frozen backbone and the two reductions."""
+        if prior not in PRIOR_CHANNELS:
+            raise UsageError(f"There is no prior {prior!r}: choose imagenet, piclip or none.")
+        super().__init__()
+        self.prior = prior
+        self.prior_channels = PRIOR_CHANNELS[prior]
+        self.width = width
+        self.backbone: Backbone = build_backbone(backbone, **(backbone_options or {}))
+        self.backbone.requires_grad_(False).eval()
+        both = self.backbone.channels[0] + self.backbone.channels[1]
+        self.reduce_query = _reduction(both, width, dropout)
+        self.reduce_support = _reduction(both, width, dropout)
+
+    def train(self, mode: bool = True) -> FewShotDecoder:
+        """Switches to training; the frozen parts stay in evaluation (batch norm, dropout)."""
+        super().train(mode)
+        for module in self.frozen():
+            module.eval()
+        return self
+
+    def frozen(self) -> tuple[nn.Module, ...]:
+        """The submodules that are not trained."""
+        return (self.backbone,)
+
+    def load_base_learner(self, learner: nn.Module) -> None:
+        """Takes over the backbone of a trained :class:`piclip.decoders.pspnet.PSPNet`.
+
+        Raises:
+            ModelError: If the backbones differ.
+        """
+        load_strictly(
+            self.backbone,
+            learner.get_submodule("backbone").state_dict(),
+            what=f"the backbone of this {self.name}",
+        )
+
+    def forward(
+        self,
+        query: Tensor,
+        supports: Tensor,
+        masks: Tensor,
+        priors: Tensor | None = None,
+        base_class: Tensor | None = None,
+    ) -> DecoderOutput:
+        """Segments the queries.
+
+        Args:
+            query: Queries with ImageNet's mean and deviation removed, (B, 3, H, W).
+            supports: Supports, the same way, (B, K, 3, H', W').
+            masks: Their masks, (B, K, H', W'): 1 is the object; 0 and 255 are not.
+            priors: For ``prior="piclip"``: refined text prior and visual prior, (B, 2, h, w).
+            base_class: In training, the index of the episode's class among the base classes, long
+                (B,): decoders with a base learner do not count its pixels as background.
+
+        Returns:
+            Scores at the size of the query.
+
+        Raises:
+            UsageError: If shapes do not fit together, or the prior is absent.
+        """
+        raise NotImplementedError
+
+    def loss(
+        self, output: DecoderOutput, target: Tensor, base_target: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Returns the terms of the loss and, as ``"loss"``, their weighted sum.
+
+        Args:
+            output: What :meth:`forward` returned.
+            target: Masks of the queries, long (B, H, W): 0, 1, 255 = ignore.
+            base_target: Base classes of the queries, long (B, H, W): 0 background, 255 = ignore.
+
+        Returns:
+            ``main``; ``auxiliary``, the mean over the auxiliary scores; ``base``, if there are
+            base scores and a target for them; the output's extra terms; and ``loss``.
+        """
+        terms = {"main": self.mask_loss(output.logits, target)}
+        if output.auxiliary:
+            losses = [self.mask_loss(logits, target) for logits in output.auxiliary]
+            terms["auxiliary"] = torch.stack(losses).mean()
+        if output.base_logits is not None and base_target is not None:
+            terms["base"] = cross_entropy(output.base_logits, base_target)
+        terms.update(output.extra)
+        weighted = [self.loss_weights.get(name, 1.0) * term for name, term in terms.items()]
+        return {"loss": torch.stack(weighted).sum(), **terms}
+
+    def mask_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of one map of scores against the mask: cross entropy, 255 ignored."""
+        return cross_entropy(logits, target)
+
+    def check_episode(
+        self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor | None
+    ) -> None:
+        """Raises :class:`UsageError` where the tensors of an episode do not fit together."""
+        if query.ndim != 4 or supports.ndim != 5 or supports.shape[1] < 1:
+            raise UsageError(
+                f"Queries are (B, 3, H, W) and supports (B, K, 3, H, W) with K of at least 1, not "
+                f"{tuple(query.shape)} and {tuple(supports.shape)}."
+            )
+        if len(query) != len(supports):
+            raise UsageError(
+                f"{len(query)} queries came with supports for {len(supports)}: give every query "
+                "its supports."
+            )
+        if masks.shape != (*supports.shape[:2], *supports.shape[-2:]):
+            raise UsageError(
+                f"The masks {tuple(masks.shape)} do not fit the supports {tuple(supports.shape)}: "
+                "give one mask (H, W) per support."
+            )
+        if self.prior == "piclip" and priors is None:
+            raise UsageError(
+                "This decoder was built with prior='piclip': give it the priors (B, 2, h, w)."
+            )
+        if priors is not None and priors.shape[:2] != (len(query), 2):
+            raise UsageError(
+                f"The priors {tuple(priors.shape)} should be (B, 2, h, w), B = {len(query)}: the "
+                "refined text prior and the visual prior."
+            )
+
+    @torch.no_grad()
+    def query_features(self, query: Tensor) -> Features:
+        """Returns the backbone's maps of the queries, (B, 3, H, W) -> (B, C, h, w)."""
+        low, middle = self.backbone.lower(query)
+        return Features(low, middle, self.backbone.upper(middle))
+
+    @torch.no_grad()
+    def support_features(self, supports: Tensor, masks: Tensor) -> Features:
+        """Returns the backbone's maps of the supports; stage 4 sees the object only.
+
+        Args:
+            supports: Supports, (B, K, 3, H, W).
+            masks: Their masks, (B, K, H, W).
+
+        Returns:
+            Maps (B * K, C, h, w); ``high`` is stage 4 of the masked stage 3.
+        """
+        low, middle = self.backbone.lower(supports.flatten(0, 1))
+        inside = object_masks(masks, middle.shape[-2:])
+        return Features(low, middle, self.backbone.upper(middle * inside))
+
+    def prototypes(self, supports: Features, masks: Tensor) -> Tensor:
+        """Returns the prototype of each support in the reduced features, (B, K, width)."""
+        reduced = self.reduce_support(torch.cat([supports.middle, supports.low], 1))
+        inside = object_masks(masks, reduced.shape[-2:])
+        return masked_average(reduced, inside).unflatten(0, masks.shape[:2])
+
+    @torch.no_grad()
+    def imagenet_priors(self, query: Features, supports: Features, masks: Tensor) -> Tensor:
+        """Returns the max-cosine prior of each support, (B, K, h, w), at the middle size.
+
+        The supports' high features are masked once more, with the mask resized to their size.
+        """
+        inside = object_masks(masks, supports.high.shape[-2:])
+        high = (supports.high * inside).unflatten(0, masks.shape[:2])
+        maps = [max_cosine_prior(query.high, shot) for shot in high.unbind(1)]
+        return resize(torch.cat(maps, 1), query.middle.shape[-2:])
+
+    def prior_maps(
+        self,
+        query: Features,
+        supports: Features,
+        masks: Tensor,
+        priors: Tensor | None,
+        weights: Tensor,
+    ) -> Tensor:
+        """Returns the prior of each query at the size of its middle features.
+
+        Args:
+            query: Features of the queries.
+            supports: Features of the supports.
+            masks: Masks of the supports, (B, K, H, W).
+            priors: The CLIP priors, (B, 2, h, w), for ``prior="piclip"``.
+            weights: Weight of each support, (B, K), summing to one.
+
+        Returns:
+            Prior, (B, prior_channels, h, w).
+        """
+        size = query.middle.shape[-2:]
+        if self.prior == "imagenet":
+            maps = self.imagenet_priors(query, supports, masks)
+            return (weights[:, :, None, None] * maps).sum(1, keepdim=True)
+        if self.prior == "piclip" and priors is not None:
+            return resize(priors.to(query.middle.dtype), size)
+        return query.middle.new_zeros(len(query.middle), 0, *size)
+
+
+def object_masks(masks: Tensor, size: torch.Size) -> Tensor:
+    """Returns masks (B, K, H, W) as soft masks of the object, (B * K, 1, h, w), in [0, 1].
+
+    Only the value 1 is the object: 255 (ignore) counts as background.
+    """
+    return resize((masks == 1).flatten(0, 1).unsqueeze(1).float(), size)
+
+
+def _reduction(inputs: int, width: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, width, 1, bias=False), nn.ReLU(), nn.Dropout2d(dropout))

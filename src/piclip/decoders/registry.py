@@ -1,0 +1,67 @@
+"""The decoders by name."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from piclip.decoders.base import FewShotDecoder
+from piclip.decoders.pretrained import read_config
+from piclip.errors import ModelError, UsageError
+
+DECODERS: dict[str, str] = {"pfenet": "PFENet", "bam": "BAM", "hdmnet": "HDMNet"}
+
+
+def decoder_class(name: str) -> type[FewShotDecoder]:
+    """Returns the class of a decoder.
+
+    Args:
+        name: ``pfenet``, ``bam`` or ``hdmnet``.
+
+    Raises:
+        UsageError: If there is no such decoder; it lists the names.
+    """
+    if name not in DECODERS:
+        raise UsageError(f"There is no decoder {name!r}: choose one of {', '.join(DECODERS)}.")
+    found: type[FewShotDecoder] = getattr(import_module(f"piclip.decoders.{name}"), DECODERS[name])
+    return found
+
+
+def build_decoder(name: str, **options: Any) -> FewShotDecoder:  # noqa: ANN401 - of many kinds
+    """Builds a decoder with random weights.
+
+    Args:
+        name: ``pfenet``, ``bam`` or ``hdmnet``.
+        options: Arguments of its class.
+
+    Raises:
+        UsageError: If there is no such decoder, or it does not take an option; it lists them.
+    """
+    decoder = decoder_class(name)
+    known = [option for option in inspect.signature(decoder).parameters if option != "self"]
+    if unknown := [option for option in options if option not in known]:
+        raise UsageError(
+            f"The decoder {name!r} has no option {unknown[0]!r}: choose from {', '.join(known)}."
+        )
+    return decoder(**options)
+
+
+def load_decoder(folder: str | Path) -> FewShotDecoder:
+    """Reads a decoder from a folder written by ``save_pretrained``; it is in evaluation mode.
+
+    Args:
+        folder: The folder with ``config.json`` and ``model.safetensors``.
+
+    Raises:
+        ModelError: If the folder does not hold a decoder, or its weights are damaged.
+    """
+    name = read_config(Path(folder)).get("decoder")
+    if name not in DECODERS:
+        raise ModelError(
+            f"{folder} does not hold a few-shot decoder (its config.json names {name!r}): give a "
+            f"folder of {', '.join(DECODERS)}."
+        )
+    loaded: FewShotDecoder = decoder_class(name).from_pretrained(folder)
+    return loaded
