@@ -27,6 +27,10 @@ class MaskError(PiclipError):
     """A mask is empty, of the wrong size, or loses its object on the patch grid."""
 
 
+class DatasetError(PiclipError):
+    """A dataset is incomplete, or its files contradict each other or the benchmark's rules."""
+
+
 class ModelError(PiclipError):
     """A model cannot be found, downloaded, read or converted."""
 

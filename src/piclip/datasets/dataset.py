@@ -1,0 +1,252 @@
+"""What a dataset is: labelled images by key, who shows what, and folds of novel classes.
+
+Class maps are uint8 (H, W): 0 is background, value ``i + 1`` is class index ``i`` (the place in
+``class_names``), 255 is to be ignored.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from piclip.datasets.presence import PresenceTable, load_presence
+from piclip.errors import DatasetError, UsageError
+
+Split: TypeAlias = Literal["train", "val"]
+FoldConvention: TypeAlias = Literal["interleaved", "contiguous"]
+
+IGNORE = 255
+MOST_CLASSES = 254  # values 1 to 254 of a class map
+MINIMUM_PIXELS = 2048  # 2 x 32 x 32, the rule of PASCAL-5i and COCO-20i
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled image.
+
+    Attributes:
+        key: Stable and unique in the dataset, such as ``"2007_000032"``.
+        image: uint8 (H, W, 3), sRGB, upright.
+        class_map: uint8 (H, W), 255 ignore.
+        classes: Class index of the values 1, 2, ... of this map; None where it is value - 1.
+            Only a dataset of more classes than a uint8 map has values (FSS-1000) needs it.
+    """
+
+    key: str
+    image: NDArray[np.uint8]
+    class_map: NDArray[np.uint8]
+    classes: tuple[int, ...] | None = None
+
+    def mask(self, index: int) -> NDArray[np.bool_]:
+        """Where the class of this index is, bool (H, W)."""
+        if self.classes is None:
+            return np.asarray(self.class_map == index + 1)
+        if index not in self.classes:
+            return np.zeros(self.class_map.shape, dtype=np.bool_)
+        return np.asarray(self.class_map == self.classes.index(index) + 1)
+
+
+class Dataset(Protocol):
+    """Labelled images of named classes in two splits, with folds of novel classes.
+
+    Attributes:
+        name: What `piclip.datasets.registry.open_dataset` calls it.
+        class_names: C names; the place of a name is its class index.
+        wordings: What a prompt calls each class, at least one wording by class name.
+        minimum_pixels: How many pixels of a class make an image count for it, by default.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - described above
+    @property
+    def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def wordings(self) -> Mapping[str, tuple[str, ...]]: ...  # noqa: D102
+    @property
+    def minimum_pixels(self) -> int: ...  # noqa: D102
+
+    def keys(self, split: Split) -> tuple[str, ...]:
+        """The images of a split, in the dataset's order."""
+        ...
+
+    def sample(self, key: str) -> Sample:
+        """One image with its class map, both read from their source."""
+        ...
+
+    def presence(self, split: Split) -> Mapping[str, NDArray[np.int64]]:
+        """Pixels of every class (C,) by key; counted once, without reading photographs."""
+        ...
+
+    def folds(self) -> int:
+        """Number of folds."""
+        ...
+
+    def novel_classes(self, fold: int) -> tuple[int, ...]:
+        """Class indices that a fold holds back, ascending; the base classes are the others."""
+        ...
+
+
+class LabelledImages(ABC):
+    """What the datasets of this package share; each adds where images and maps come from.
+
+    Args:
+        name: As in `Dataset`.
+        class_names: At least one, each once.
+        wordings: Wordings of some of the classes; a class without is called by its name.
+        folds: Number of folds; 1 means that every class is novel.
+        fold_convention: Which classes a fold holds back, see `fold_members`.
+        minimum_pixels: As in `Dataset`.
+        cache: Folder for the counts of `presence`, which need not be there or writable; None
+            counts anew in every process.
+
+    Raises:
+        DatasetError: A class name is blank or given twice, or there is none.
+        UsageError: Folds or pixels out of range.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        class_names: Sequence[str],
+        *,
+        wordings: Mapping[str, tuple[str, ...]] | None = None,
+        folds: int = 1,
+        fold_convention: FoldConvention = "contiguous",
+        minimum_pixels: int = MINIMUM_PIXELS,
+        cache: Path | None = None,
+    ) -> None:
+        """Holds what is common; reads nothing."""
+        _check_names(name, class_names)
+        if minimum_pixels < 1:
+            raise UsageError(
+                f"{name}: an image counts for a class from 1 pixel on or more, not from "
+                f"{minimum_pixels}."
+            )
+        self.name = name
+        self.class_names = tuple(class_names)
+        self.wordings = {c: (wordings or {}).get(c, (c,)) for c in self.class_names}
+        self.minimum_pixels = minimum_pixels
+        self._members = fold_members(len(self.class_names), folds, fold_convention)
+        self._cache = cache
+        self._presence: dict[Split, PresenceTable] = {}
+
+    @abstractmethod
+    def keys(self, split: Split) -> tuple[str, ...]:
+        """The images of a split, in the dataset's order."""
+
+    @abstractmethod
+    def image(self, key: str) -> NDArray[np.uint8]:
+        """The picture alone, uint8 (H, W, 3), upright."""
+
+    @abstractmethod
+    def class_map(self, key: str) -> NDArray[np.uint8]:
+        """The labels alone, uint8 (H, W), checked for unknown values."""
+
+    @abstractmethod
+    def _fingerprint(self, split: Split) -> Iterator[str]:
+        """What the counts of a split depend on; other parts make a stored count void."""
+
+    def sample(self, key: str) -> Sample:
+        """One image with its class map.
+
+        Raises:
+            UsageError: There is no such key.
+            ImageError: A file is missing or damaged.
+            DatasetError: Image and class map differ in size, or the map has unknown values.
+        """
+        class_map, image = self.class_map(key), self.image(key)
+        if image.shape[:2] != class_map.shape:
+            raise DatasetError(
+                f"{self.name}: the image {key} is {image.shape[1]} x {image.shape[0]} pixels "
+                f"(width x height) but its mask is {class_map.shape[1]} x {class_map.shape[0]}; "
+                f"give the mask the size of its image."
+            )
+        return Sample(key, image, class_map, self._classes_of(key))
+
+    def presence(self, split: Split) -> Mapping[str, NDArray[np.int64]]:
+        """Pixels of every class (C,) by key; counted once and kept in the cache folder.
+
+        Raises:
+            ImageError: A mask is missing or damaged.
+            DatasetError: A mask has unknown values.
+        """
+        if split not in self._presence:
+            self._presence[split] = load_presence(
+                self._cache / f"presence-{split}.npz" if self._cache else None,
+                self.keys(split),
+                len(self.class_names),
+                self._count,
+                self._fingerprint(split),
+            )
+        return self._presence[split]
+
+    def folds(self) -> int:
+        """Number of folds."""
+        return len(self._members)
+
+    def novel_classes(self, fold: int) -> tuple[int, ...]:
+        """Class indices that a fold holds back, ascending; the base classes are the others."""
+        if not 0 <= fold < self.folds():
+            choice = f"choose 0 to {self.folds() - 1}" if self.folds() > 1 else "there is only 0"
+            raise UsageError(f"There is no fold {fold} of {self.name}; {choice}.")
+        return self._members[fold]
+
+    def _classes_of(self, key: str) -> tuple[int, ...] | None:
+        """`Sample.classes` of an image."""
+        return None
+
+    def _count(self, key: str) -> NDArray[np.int64]:
+        """Pixels of every class in one class map (C,)."""
+        counts = np.bincount(self.class_map(key).ravel(), minlength=IGNORE + 1)
+        return counts[1 : len(self.class_names) + 1].astype(np.int64)
+
+    def _unknown_key(self, key: str) -> UsageError:
+        return UsageError(
+            f"There is no image {key!r} in {self.name}; take one of its keys, or open the dataset "
+            f"that the key comes from."
+        )
+
+
+def check_split(split: str) -> None:
+    """Refuses a word that is no split (UsageError)."""
+    if split not in get_args(Split):
+        raise UsageError(f"There is no split {split!r}; choose from {', '.join(get_args(Split))}.")
+
+
+def fold_members(
+    classes: int, folds: int, convention: FoldConvention
+) -> tuple[tuple[int, ...], ...]:
+    """Class indices of every fold.
+
+    ``contiguous``: fold i of F holds the i-th of F runs of equal length (PASCAL-5i: 5i .. 5i+4,
+    counted from 0); where F does not divide the classes, the first runs are longer by one.
+    ``interleaved``: fold i holds every F-th class from i on (COCO-20i: 4j + i).
+
+    Raises:
+        UsageError: Another convention, or fewer classes than folds.
+    """
+    if convention not in get_args(FoldConvention):
+        names = ", ".join(get_args(FoldConvention))
+        raise UsageError(f"There is no fold convention {convention!r}; choose from {names}.")
+    if not 1 <= folds <= classes:
+        raise UsageError(f"{classes} classes make 1 to {classes} folds, not {folds}.")
+    if convention == "interleaved":
+        return tuple(tuple(range(fold, classes, folds)) for fold in range(folds))
+    runs = np.array_split(np.arange(classes), folds)
+    return tuple(tuple(int(index) for index in run) for run in runs)
+
+
+def _check_names(dataset: str, names: Sequence[str]) -> None:
+    if not names:
+        raise DatasetError(f"{dataset}: there is no class; name at least one.")
+    if not all(name.strip() for name in names):
+        raise DatasetError(f"{dataset}: a class name is blank; give every class a name.")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DatasetError(f"{dataset}: two classes are called {twice!r}; rename one of them.")
