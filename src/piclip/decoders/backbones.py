@@ -196,7 +196,8 @@ class VGG16BN(Backbone):
     def __init__(self) -> None:
         """Builds the thirteen convolutions in five stages."""
         plan = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-        stages, inputs = [], 3
+        stages: list[nn.Module] = []
+        inputs = 3
         for widths in plan:
             layers: list[nn.Module] = []
             for outputs in widths:

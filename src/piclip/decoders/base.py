@@ -16,9 +16,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from piclip.decoders.backbones import Backbone, build_backbone, resize
+from piclip.decoders.matching import masked_average, max_cosine_prior, object_masks
 from piclip.decoders.pretrained import PretrainedModule, load_strictly
 from piclip.errors import UsageError
-from piclip.priors.maps import min_max
+
+__all__ = [
+    "DecoderOutput",
+    "Features",
+    "FewShotDecoder",
+    "Prior",
+    "cross_entropy",
+    "masked_average",
+    "max_cosine_prior",
+    "object_masks",
+]
 
 Prior = Literal["imagenet", "piclip", "none"]
 PRIOR_CHANNELS: dict[str, int] = {"imagenet": 1, "piclip": 2, "none": 0}
@@ -64,39 +75,6 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """
     total = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
     return total / (target != IGNORE).sum().clamp(min=1)
-
-
-def masked_average(features: Tensor, masks: Tensor) -> Tensor:
-    """Returns prototypes: ``sum(F * M) / (sum(M) + 0.0005)``; zero for an empty mask.
-
-    Args:
-        features: Maps, (N, C, h, w).
-        masks: Masks in [0, 1], (N, 1, h, w).
-
-    Returns:
-        Prototypes, (N, C).
-    """
-    return (features * masks).sum((2, 3)) / (masks.sum((2, 3)) + 0.0005)
-
-
-def max_cosine_prior(query: Tensor, support: Tensor) -> Tensor:
-    """Returns the prior of PFENet: the best match of each query position in the support.
-
-    ``P(i) = max_j cos(Q(i), S(j))``, then min-max to [0, 1]. Positions of the support outside its
-    mask are expected to be zero; their similarity is zero.
-
-    Args:
-        query: Maps, (B, C, h, w).
-        support: Maps, (B, C, h', w'), already masked.
-
-    Returns:
-        Prior in [0, 1], (B, 1, h, w).
-    """
-    q, s = query.flatten(2), support.flatten(2)  # (B, C, N), (B, C, M)
-    norms = s.norm(dim=1)[:, :, None] * q.norm(dim=1)[:, None, :]
-    similarity = (s.transpose(1, 2) @ q) / (norms + 1e-7)  # (B, M, N)
-    best = similarity.amax(1).unflatten(1, query.shape[-2:])
-    return min_max(best).unsqueeze(1)
 
 
 class FewShotDecoder(PretrainedModule):
@@ -274,7 +252,7 @@ class FewShotDecoder(PretrainedModule):
         """Returns the prototype of each support in the reduced features, (B, K, width)."""
         reduced = self.reduce_support(torch.cat([supports.middle, supports.low], 1))
         inside = object_masks(masks, reduced.shape[-2:])
-        return masked_average(reduced, inside).unflatten(0, masks.shape[:2])
+        return masked_average(reduced, inside).reshape(*masks.shape[:2], -1)
 
     @torch.no_grad()
     def imagenet_priors(self, query: Features, supports: Features, masks: Tensor) -> Tensor:
@@ -310,18 +288,11 @@ class FewShotDecoder(PretrainedModule):
         size = query.middle.shape[-2:]
         if self.prior == "imagenet":
             maps = self.imagenet_priors(query, supports, masks)
-            return (weights[:, :, None, None] * maps).sum(1, keepdim=True)
+            mean: Tensor = (weights[:, :, None, None] * maps).sum(1, keepdim=True)
+            return mean
         if self.prior == "piclip" and priors is not None:
             return resize(priors.to(query.middle.dtype), size)
         return query.middle.new_zeros(len(query.middle), 0, *size)
-
-
-def object_masks(masks: Tensor, size: torch.Size) -> Tensor:
-    """Returns masks (B, K, H, W) as soft masks of the object, (B * K, 1, h, w), in [0, 1].
-
-    Only the value 1 is the object: 255 (ignore) counts as background.
-    """
-    return resize((masks == 1).flatten(0, 1).unsqueeze(1).float(), size)
 
 
 def _reduction(inputs: int, width: int, dropout: float) -> nn.Sequential:

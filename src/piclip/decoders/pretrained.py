@@ -16,9 +16,9 @@ from piclip.errors import ModelError
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-class PretrainedModule(  # type: ignore[misc]  # the mixin has no type information
+class PretrainedModule(  # type: ignore[call-arg]  # huggingface_hub is not type-checked
     nn.Module,
-    PyTorchModelHubMixin,
+    PyTorchModelHubMixin,  # type: ignore[misc]
     library_name="piclip",
     license="apache-2.0",
     pipeline_tag="image-segmentation",
@@ -148,8 +148,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """
     path = folder / WEIGHTS
     try:
-        return load_file(path)
+        weights: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(
             f"{path} cannot be read as safetensors (absent or damaged): save the network again."
         ) from error
+    return weights

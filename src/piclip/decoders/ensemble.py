@@ -1,0 +1,158 @@
+"""How BAM and HDMNet weigh the supports and join the meta learner with the base learner."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def gram(features: Tensor) -> Tensor:
+    """Returns the cosine of every pair of channels over all positions.
+
+    Args:
+        features: Maps, (N, C, h, w).
+
+    Returns:
+        Gram matrices, (N, C, C).
+    """
+    rows = features.flatten(2)
+    norms = rows.norm(dim=2, keepdim=True)
+    return (rows @ rows.transpose(1, 2)) / (norms @ norms.transpose(1, 2) + 1e-7)
+
+
+@torch.no_grad()
+def gram_distances(query: Tensor, supports: Tensor) -> Tensor:
+    """Says how far the style of each support is from the query's.
+
+    ``d = |G(query) - G(support)| / C`` with Frobenius' norm.
+
+    Args:
+        query: Low features of the queries, (B, C, h, w).
+        supports: Low features of their supports, (B * K, C, h, w), without mask.
+
+    Returns:
+        Distances, (B, K).
+    """
+    batch, channels = query.shape[:2]
+    of_supports = gram(supports).reshape(batch, -1, channels, channels)
+    differences = gram(query)[:, None] - of_supports
+    return torch.linalg.matrix_norm(differences) / channels
+
+
+class ShotWeights(nn.Module):
+    """Weights of any number of supports: ``softmax(-s * d)``, s learnt, starting at 1.
+
+    The nearer a support's style is to the query's, the more it counts. One number is learnt
+    whatever the number of supports, so a network trained with one support works with five (the
+    scale is then as it started: only more than one support trains it).
+    """
+
+    def __init__(self) -> None:
+        """Starts the scale at one."""
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, distances: Tensor) -> Tensor:
+        """Returns weights that sum to one, (B, K) -> (B, K)."""
+        return torch.softmax(-self.scale * distances, 1)
+
+
+class PublishedShotWeights(nn.Module):
+    """BAM's own weights, a small network for one number of supports.
+
+    The distances, sorted ascending, are its channels; its outputs are put back in the order of the
+    supports and go through a softmax. With another number of supports than its own it does not
+    apply: then the weights are ``softmax(-d)``, as in :class:`ShotWeights` before training.
+
+    Args:
+        shots: Number of supports it is for. One support has weight 1 and needs no network.
+        hidden: Hidden channels; 0 is a single layer without bias.
+    """
+
+    def __init__(self, shots: int, hidden: int = 2) -> None:
+        """Builds the layers as BAM starts them."""
+        super().__init__()
+        self.shots = shots
+        self.layers: nn.Module | None = None
+        if shots > 1 and hidden == 0:
+            self.layers = nn.Conv2d(shots, shots, 1, bias=False)
+            nn.init.constant_(self.layers.weight, 1 / shots)
+        elif shots > 1:
+            self.layers = nn.Sequential(
+                nn.Conv2d(shots, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, shots, 1)
+            )
+
+    def forward(self, distances: Tensor) -> Tensor:
+        """Returns weights that sum to one, (B, K) -> (B, K)."""
+        if self.layers is None or distances.shape[1] != self.shots:
+            return torch.softmax(-distances, 1)
+        return torch.softmax(self.scores(self.layers, distances), 1)
+
+    def scores(self, layers: nn.Module, distances: Tensor) -> Tensor:
+        """Applies layers to the sorted distances; scores in the order of the supports, (B, K)."""
+        ascending, order = distances.sort(1)
+        scores: Tensor = layers(ascending[:, :, None, None]).flatten(1)
+        return scores.gather(1, order.argsort(1))
+
+
+def build_shot_weights(published_shots: int | None, hidden: int = 2) -> nn.Module:
+    """Returns the weights for any number of supports, or the published ones for one number."""
+    if published_shots is None:
+        return ShotWeights()
+    return PublishedShotWeights(published_shots, hidden)
+
+
+def known_elsewhere(base_logits: Tensor, base_class: Tensor | None = None) -> Tensor:
+    """Returns the probability that a pixel shows a base class, which is background here.
+
+    Args:
+        base_logits: Scores of background and base classes, (B, 1 + base, h, w).
+        base_class: Index of the base class that is the object of the episode, long (B,): left
+            out of the sum. Only in training; a novel object is no base class.
+
+    Returns:
+        Probabilities, (B, 1, h, w).
+    """
+    probabilities = base_logits.softmax(1)[:, 1:]
+    if base_class is not None:
+        others = torch.ones_like(probabilities)
+        others[torch.arange(len(others)), base_class] = 0
+        probabilities = probabilities * others
+    return probabilities.sum(1, keepdim=True)
+
+
+class Ensemble(nn.Module):
+    """Joins the meta learner with the base learner.
+
+    The probabilities of the meta learner are adjusted by the distance of the supports, then its
+    background is merged with what the base learner knows. Both 1x1 convolutions start as the
+    identity on the meta learner. As published, the results are not probabilities any more, and
+    they are trained as scores.
+    """
+
+    def __init__(self) -> None:
+        """Starts both convolutions at weights 1 and 0."""
+        super().__init__()
+        self.adjust = nn.Conv2d(2, 1, 1, bias=False)
+        self.merge = nn.Conv2d(2, 1, 1, bias=False)
+        for layer in (self.adjust, self.merge):
+            with torch.no_grad():
+                layer.weight.copy_(torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1))
+
+    def forward(self, meta_logits: Tensor, distance: Tensor, elsewhere: Tensor) -> Tensor:
+        """Joins them.
+
+        Args:
+            meta_logits: Scores of background and object, (B, 2, h, w).
+            distance: Weighted distance of the supports, (B,).
+            elsewhere: Probability of base classes, (B, 1, h, w), see :func:`known_elsewhere`.
+
+        Returns:
+            Scores of background and object, (B, 2, h, w).
+        """
+        background, foreground = meta_logits.softmax(1).split(1, 1)
+        distances = distance[:, None, None, None].expand_as(foreground)
+        background = self.adjust(torch.cat([background, distances], 1))
+        foreground = self.adjust(torch.cat([foreground, distances], 1))
+        background = self.merge(torch.cat([background, elsewhere], 1))
+        return torch.cat([background, foreground], 1)

@@ -1,0 +1,128 @@
+"""PSPNet, the base learner: plain semantic segmentation of the base classes.
+
+    stage 4 -> average pools of 1, 2, 3 and 6 bins -> 1x1 conv, batch norm, ReLU -> resized, and
+    concatenated with stage 4 -> 3x3 conv, batch norm, ReLU -> dropout -> 1x1 conv -> logits
+
+It is trained on its own; the decoders then take over its backbone, and those with a base learner
+its head. Source: Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, as used by Lang et al.,
+"Learning What Not to Segment", CVPR 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from piclip.decoders.backbones import build_backbone, resize
+from piclip.decoders.base import cross_entropy
+from piclip.decoders.pretrained import PretrainedModule
+
+
+class PyramidPooling(nn.Module):
+    """Appends to a map its averages over grids of several sizes.
+
+    Args:
+        channels: Channels of the map; each branch has ``channels / len(bins)``, together as many.
+        bins: Sides of the grids.
+    """
+
+    def __init__(self, channels: int, bins: Sequence[int] = (1, 2, 3, 6)) -> None:
+        """Builds one branch per grid."""
+        super().__init__()
+        width = channels // len(bins)
+        self.channels = channels + width * len(bins)
+        self.branches = nn.ModuleList(
+            nn.Sequential(
+                nn.AdaptiveAvgPool2d(side),
+                nn.Conv2d(channels, width, 1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+            )
+            for side in bins
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Returns the map and its branches, (B, C, h, w) -> (B, 2 C, h, w)."""
+        size = maps.shape[-2:]
+        return torch.cat([maps, *(resize(branch(maps), size) for branch in self.branches)], 1)
+
+
+class PyramidHead(nn.Module):
+    """The head of PSPNet: pyramid pooling and a classifier.
+
+    Args:
+        channels: Channels of the map it is put on.
+        outputs: Number of classes it scores, background included.
+        width: Channels before the classifier.
+        dropout: Probability with which one of them is dropped in training.
+    """
+
+    def __init__(
+        self, channels: int, outputs: int, *, width: int = 512, dropout: float = 0.1
+    ) -> None:
+        """Builds pooling and classifier."""
+        super().__init__()
+        self.pooling = PyramidPooling(channels)
+        self.fuse = nn.Sequential(
+            nn.Conv2d(self.pooling.channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Dropout2d(dropout),
+        )
+        self.classifier = nn.Conv2d(width, outputs, 1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Returns scores at the size of the map, (B, C, h, w) -> (B, outputs, h, w)."""
+        scores: Tensor = self.classifier(self.fuse(self.pooling(maps)))
+        return scores
+
+
+class PSPNet(PretrainedModule):
+    """Semantic segmentation of the base classes; the backbone is trained with it.
+
+    Args:
+        backbone: Name of the backbone.
+        classes: Number of base classes; background comes in addition, as output 0.
+        backbone_options: Options of the backbone.
+        width: Channels before the classifier.
+        dropout: Probability with which one of them is dropped in training.
+
+    Raises:
+        UsageError: If there is no such backbone.
+    """
+
+    name = "pspnet"
+
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        classes: int = 15,
+        *,
+        backbone_options: dict[str, Any] | None = None,
+        width: int = 512,
+        dropout: float = 0.1,
+    ) -> None:
+        """Builds backbone and head."""
+        super().__init__()
+        self.backbone = build_backbone(backbone, **(backbone_options or {}))
+        self.head = PyramidHead(
+            self.backbone.channels[2], classes + 1, width=width, dropout=dropout
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores every pixel.
+
+        Args:
+            images: Images with ImageNet's mean and deviation removed, (B, 3, H, W).
+
+        Returns:
+            Scores of background and the base classes, (B, 1 + classes, H, W).
+        """
+        return resize(self.head(self.backbone(images)[-1]), images.shape[-2:])
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross entropy with the base classes, long (B, H, W): 0 background, 255 = ignore."""
+        return cross_entropy(logits, target)
