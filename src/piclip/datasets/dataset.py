@@ -99,15 +99,14 @@ class LabelledImages(ABC):
         name: As in `Dataset`.
         class_names: At least one, each once.
         wordings: Wordings of some of the classes; a class without is called by its name.
-        folds: Number of folds; 1 means that every class is novel.
-        fold_convention: Which classes a fold holds back, see `fold_members`.
+        novel: Novel class indices of every fold; None for one fold in which all are.
         minimum_pixels: As in `Dataset`.
         cache: Folder for the counts of `presence`, which need not be there or writable; None
             counts anew in every process.
 
     Raises:
         DatasetError: A class name is blank or given twice, or there is none.
-        UsageError: Folds or pixels out of range.
+        UsageError: ``minimum_pixels`` is below 1.
     """
 
     def __init__(
@@ -116,8 +115,7 @@ class LabelledImages(ABC):
         class_names: Sequence[str],
         *,
         wordings: Mapping[str, tuple[str, ...]] | None = None,
-        folds: int = 1,
-        fold_convention: FoldConvention = "contiguous",
+        novel: Sequence[tuple[int, ...]] | None = None,
         minimum_pixels: int = MINIMUM_PIXELS,
         cache: Path | None = None,
     ) -> None:
@@ -132,7 +130,7 @@ class LabelledImages(ABC):
         self.class_names = tuple(class_names)
         self.wordings = {c: (wordings or {}).get(c, (c,)) for c in self.class_names}
         self.minimum_pixels = minimum_pixels
-        self._members = fold_members(len(self.class_names), folds, fold_convention)
+        self._novel = (tuple(range(len(class_names))),) if novel is None else tuple(novel)
         self._cache = cache
         self._presence: dict[Split, PresenceTable] = {}
 
@@ -188,14 +186,14 @@ class LabelledImages(ABC):
 
     def folds(self) -> int:
         """Number of folds."""
-        return len(self._members)
+        return len(self._novel)
 
     def novel_classes(self, fold: int) -> tuple[int, ...]:
         """Class indices that a fold holds back, ascending; the base classes are the others."""
         if not 0 <= fold < self.folds():
             choice = f"choose 0 to {self.folds() - 1}" if self.folds() > 1 else "there is only 0"
             raise UsageError(f"There is no fold {fold} of {self.name}; {choice}.")
-        return self._members[fold]
+        return self._novel[fold]
 
     def _classes_of(self, key: str) -> tuple[int, ...] | None:
         """`Sample.classes` of an image."""

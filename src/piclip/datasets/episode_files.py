@@ -1,0 +1,184 @@
+"""Episodes in a JSON file, so that two methods answer the very same questions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from piclip.datasets.dataset import Dataset
+from piclip.datasets.few_shot import EpisodeKeys, FewShotView
+from piclip.errors import DatasetError, UsageError
+from piclip.outputs import write_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class EpisodeFile:
+    """What an episode file holds.
+
+    Attributes:
+        dataset: Name of the dataset.
+        fold: Number of the fold.
+        split: ``"train"`` or ``"val"``.
+        classes: ``"novel"`` or ``"base"``.
+        minimum_pixels: The rule by which images counted.
+        seed: The seed that the episodes were drawn with.
+        shots: Number of supports of every episode.
+        class_names: What the episodes' classes are called, by class index.
+        episodes: The episodes in order.
+        hash: `episodes_hash` of the episodes.
+    """
+
+    dataset: str
+    fold: int
+    split: str
+    classes: str
+    minimum_pixels: int
+    seed: int
+    shots: int
+    class_names: dict[int, str]
+    episodes: tuple[EpisodeKeys, ...]
+    hash: str
+
+    def check(self, dataset: Dataset) -> None:
+        """Refuses a dataset that does not hold what the episodes ask for.
+
+        Raises:
+            UsageError: It is another dataset, calls a class otherwise or lacks images.
+        """
+        if dataset.name != self.dataset:
+            raise UsageError(
+                f"The episodes are of {self.dataset}, not of {dataset.name}; open that dataset or "
+                f"draw other episodes."
+            )
+        for index, name in self.class_names.items():
+            here = dataset.class_names[index] if index < len(dataset.class_names) else None
+            if here != name:
+                raise UsageError(
+                    f"Class {index} is {name!r} in the episodes but {here!r} in {dataset.name}; "
+                    f"open the dataset that they were drawn from."
+                )
+        there = set(dataset.keys("train" if self.split == "train" else "val"))
+        asked = {key for e in self.episodes for key in (e.query, *e.supports)}
+        missing = sorted(asked - there)
+        if missing:
+            raise UsageError(
+                f"{len(missing)} of the {len(asked)} images of the episodes are not in the "
+                f"{self.split} split of {dataset.name} (the first is {missing[0]!r}); complete the "
+                f"dataset or draw other episodes."
+            )
+
+
+def episodes_hash(episodes: Iterable[EpisodeKeys], class_names: Sequence[str]) -> str:
+    """SHA-256 of classes (by name), queries and supports, in order: equal for equal questions."""
+    digest = hashlib.sha256()
+    for episode in episodes:
+        row = [class_names[episode.class_index], episode.query, *episode.supports]
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def write_episodes(path: str | Path, view: FewShotView, seed: int, count: int, shots: int) -> str:
+    """Draws the episodes 0 to ``count - 1`` of a seed and writes them.
+
+    Args:
+        path: The JSON file to make or to replace.
+        view: What to draw from.
+        seed: 0 or more.
+        count: 1 or more.
+        shots: Supports of every episode.
+
+    Returns:
+        The hash of the episodes.
+
+    Raises:
+        UsageError: An argument is out of range.
+        DatasetError: A class has too few images.
+        OutputError: The file cannot be written.
+    """
+    if count < 1:
+        raise UsageError(f"An episode file holds 1 episode or more, not {count}.")
+    episodes = [view.episode(seed, index, shots) for index in range(count)]
+    names = view.dataset.class_names
+    state = episodes_hash(episodes, names)
+    content = {
+        "format": FORMAT,
+        "kind": "episodes",
+        "dataset": view.dataset.name,
+        "fold": view.fold,
+        "split": view.split,
+        "classes": view.kind,
+        "minimum_pixels": view.minimum_pixels,
+        "seed": seed,
+        "shots": shots,
+        "class_names": {str(index): names[index] for index in view.classes},
+        "episodes": [[e.class_index, e.query, *e.supports] for e in episodes],
+        "hash": state,
+    }
+    write_json(content, path)
+    return state
+
+
+def read_episodes(path: str | Path) -> EpisodeFile:
+    """Reads an episode file; `EpisodeFile.check` then tells whether a dataset fits.
+
+    Raises:
+        DatasetError: The file is missing, damaged, changed by hand or asks for a query that is
+            among its supports.
+    """
+    try:
+        content: Any = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except ValueError as error:
+        raise DatasetError(f"{path} is no intact JSON ({error}); write it anew.") from error
+    if not isinstance(content, dict) or content.get("kind") != "episodes":
+        raise DatasetError(f"{path} is no file of episodes; give one that write_episodes made.")
+    if content.get("format") != FORMAT:
+        raise DatasetError(
+            f"{path} has the format {content.get('format')}, not {FORMAT}; write it anew."
+        )
+    try:
+        file = _parse(content)
+        state = episodes_hash(file.episodes, _by_index(file.class_names))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise DatasetError(f"{path} lacks a part ({error!r}); write it anew.") from error
+    if state != file.hash:
+        raise DatasetError(
+            f"{path}: the episodes are not those that the hash was made of; write the file anew."
+        )
+    for number, episode in enumerate(file.episodes):
+        if len({episode.query, *episode.supports}) != file.shots + 1:
+            raise DatasetError(
+                f"{path}: episode {number} has not {file.shots} different supports beside its "
+                f"query; write the file anew."
+            )
+    return file
+
+
+def _parse(content: dict[str, Any]) -> EpisodeFile:
+    return EpisodeFile(
+        dataset=str(content["dataset"]),
+        fold=int(content["fold"]),
+        split=str(content["split"]),
+        classes=str(content["classes"]),
+        minimum_pixels=int(content["minimum_pixels"]),
+        seed=int(content["seed"]),
+        shots=int(content["shots"]),
+        class_names={int(index): str(name) for index, name in content["class_names"].items()},
+        episodes=tuple(
+            EpisodeKeys(int(index), str(query), tuple(map(str, supports)))
+            for index, query, *supports in content["episodes"]
+        ),
+        hash=str(content["hash"]),
+    )
+
+
+def _by_index(names: dict[int, str]) -> list[str]:
+    """The names at their class indices, with gaps of nothing between them."""
+    return [names.get(index, "") for index in range(max(names) + 1)]

@@ -1,0 +1,146 @@
+"""Datasets that lie in files: one picture and one class map per image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from piclip.datasets.dataset import (
+    MINIMUM_PIXELS,
+    MOST_CLASSES,
+    LabelledImages,
+    Split,
+    check_split,
+)
+from piclip.datasets.preparation import read_class_map
+from piclip.datasets.presence import file_state
+from piclip.errors import DatasetError
+from piclip.images import read_image
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where one labelled image lies.
+
+    Attributes:
+        image: The picture.
+        mask: The class map, a PNG of one channel or with a palette.
+    """
+
+    image: Path
+    mask: Path
+
+
+class ImageFiles(LabelledImages):
+    """Labelled images in files.
+
+    Args:
+        name: As in `LabelledImages`.
+        class_names: As in `LabelledImages`; up to 254, the values that a class map has.
+        files: The images by key, of every split that there is.
+        advice: What to do when somebody asks for a split that is not there.
+        wordings: As in `LabelledImages`.
+        novel: As in `LabelledImages`.
+        minimum_pixels: As in `LabelledImages`.
+        cache: As in `LabelledImages`.
+
+    Raises:
+        DatasetError: An image is in both splits, or there are too many classes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        class_names: Sequence[str],
+        *,
+        files: Mapping[Split, Mapping[str, Files]],
+        advice: str,
+        wordings: Mapping[str, tuple[str, ...]] | None = None,
+        novel: Sequence[tuple[int, ...]] | None = None,
+        minimum_pixels: int = MINIMUM_PIXELS,
+        cache: Path | None = None,
+    ) -> None:
+        """Holds the paths; opens no file."""
+        super().__init__(
+            name,
+            class_names,
+            wordings=wordings,
+            novel=novel,
+            minimum_pixels=minimum_pixels,
+            cache=cache,
+        )
+        self._files, self._advice = files, advice
+        self._by_key = {key: entry for split in files.values() for key, entry in split.items()}
+        if len(self._by_key) < sum(len(split) for split in files.values()):
+            twice = min(files["train"].keys() & files["val"].keys())
+            raise DatasetError(
+                f"{name}: the image {twice} is in the train and in the val split; keep it in one, "
+                f"so that nothing is measured on what was learned from."
+            )
+
+    def keys(self, split: Split) -> tuple[str, ...]:
+        """The images of a split, in the order of its list.
+
+        Raises:
+            DatasetError: The dataset has no such split.
+        """
+        check_split(split)
+        if split not in self._files:
+            raise DatasetError(f"{self.name} has no {split} split; {self._advice}.")
+        return tuple(self._files[split])
+
+    def image(self, key: str) -> NDArray[np.uint8]:
+        """The picture alone, uint8 (H, W, 3), upright."""
+        return np.array(read_image(self.files(key).image), dtype=np.uint8)
+
+    def class_map(self, key: str) -> NDArray[np.uint8]:
+        """The labels alone, uint8 (H, W), checked for unknown values."""
+        return read_class_map(self.files(key).mask, len(self.class_names))
+
+    def files(self, key: str) -> Files:
+        """Where an image lies."""
+        if key not in self._by_key:
+            raise self._unknown_key(key)
+        return self._by_key[key]
+
+    def _fingerprint(self, split: Split) -> Iterator[str]:
+        return (file_state(entry.mask) for entry in self._files[split].values())
+
+
+def by_key(entries: Iterable[tuple[str, Files]], source: Path) -> dict[str, Files]:
+    """The images of a split by key; refuses a key that comes twice (DatasetError)."""
+    files: dict[str, Files] = {}
+    for key, entry in entries:
+        if key in files:
+            raise DatasetError(
+                f"{source}: two images are called {key}; give every image a name of its own."
+            )
+        files[key] = entry
+    return files
+
+
+def check_class_count(names: Sequence[str], source: Path) -> None:
+    """Refuses more classes than a uint8 class map has values for (DatasetError)."""
+    if len(names) > MOST_CLASSES:
+        raise DatasetError(
+            f"{source}: there are {len(names)} classes, but a class map holds up to {MOST_CLASSES};"
+            f" leave some out."
+        )
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not blank, without the white space around them.
+
+    Raises:
+        DatasetError: The file is missing or no text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        what = "it is no UTF-8 text" if isinstance(error, ValueError) else error.strerror
+        raise DatasetError(f"{path} cannot be read ({what}); check the folder.") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
