@@ -20,10 +20,12 @@ from piclip.errors import UsageError
 def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Resizes maps (B, C, h, w) to ``size`` = (height, width): bilinear, corners aligned.
 
-    Every resize of the published decoders is of this kind.
+    Every resize of the published decoders is of this kind. Maps may have no channel.
     """
     if maps.shape[-2:] == tuple(size):
         return maps
+    if maps.shape[1] == 0:
+        return maps.new_zeros(*maps.shape[:2], *size)
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)
 
 

@@ -65,6 +65,10 @@ class Features:
     middle: Tensor
     high: Tensor
 
+    def joined(self) -> Tensor:
+        """Returns what the reductions take: the channels of ``middle``, then those of ``low``."""
+        return torch.cat([self.middle, self.low], 1)
+
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Mean cross entropy over the pixels that are not 255; zero if there are none.
@@ -250,7 +254,7 @@ class FewShotDecoder(PretrainedModule):
 
     def prototypes(self, supports: Features, masks: Tensor) -> Tensor:
         """Returns the prototype of each support in the reduced features, (B, K, width)."""
-        reduced = self.reduce_support(torch.cat([supports.middle, supports.low], 1))
+        reduced = self.reduce_support(supports.joined())
         inside = object_masks(masks, reduced.shape[-2:])
         return masked_average(reduced, inside).reshape(*masks.shape[:2], -1)
 
@@ -285,14 +289,13 @@ class FewShotDecoder(PretrainedModule):
         Returns:
             Prior, (B, prior_channels, h, w).
         """
-        size = query.middle.shape[-2:]
         if self.prior == "imagenet":
             maps = self.imagenet_priors(query, supports, masks)
             mean: Tensor = (weights[:, :, None, None] * maps).sum(1, keepdim=True)
             return mean
         if self.prior == "piclip" and priors is not None:
-            return resize(priors.to(query.middle.dtype), size)
-        return query.middle.new_zeros(len(query.middle), 0, *size)
+            return resize(priors.to(query.middle.dtype), query.middle.shape[-2:])
+        return query.middle[:, :0]
 
 
 def _reduction(inputs: int, width: int, dropout: float) -> nn.Sequential:

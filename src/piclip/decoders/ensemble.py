@@ -17,7 +17,8 @@ def gram(features: Tensor) -> Tensor:
     """
     rows = features.flatten(2)
     norms = rows.norm(dim=2, keepdim=True)
-    return (rows @ rows.transpose(1, 2)) / (norms @ norms.transpose(1, 2) + 1e-7)
+    cosines: Tensor = (rows @ rows.transpose(1, 2)) / (norms @ norms.transpose(1, 2) + 1e-7)
+    return cosines
 
 
 @torch.no_grad()
@@ -36,7 +37,8 @@ def gram_distances(query: Tensor, supports: Tensor) -> Tensor:
     batch, channels = query.shape[:2]
     of_supports = gram(supports).reshape(batch, -1, channels, channels)
     differences = gram(query)[:, None] - of_supports
-    return torch.linalg.matrix_norm(differences) / channels
+    distances: Tensor = torch.linalg.matrix_norm(differences) / channels
+    return distances
 
 
 class ShotWeights(nn.Module):

@@ -91,7 +91,8 @@ def load_strictly(
 
     Args:
         module: The module.
-        weights: Its state dict.
+        weights: Its state dict. The batch counters of batch norm, which old checkpoints do not
+            hold and evaluation does not use, may be absent.
         what: What the module is called in the error.
         strict: Whether every name must be in both.
 
@@ -99,7 +100,8 @@ def load_strictly(
         ModelError: If names or shapes differ; it names the first of them.
     """
     own = module.state_dict()
-    missing = sorted(own.keys() - weights.keys()) if strict else []
+    counters = {name for name in own if name.endswith(".num_batches_tracked")}
+    missing = sorted(own.keys() - weights.keys() - counters) if strict else []
     unknown = sorted(weights.keys() - own.keys()) if strict else []
     shapes = [
         f"{name} is {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
@@ -118,7 +120,8 @@ def load_strictly(
             f"The weights do not fit {what}: {'; '.join(parts)}; build it with the options the "
             "weights were trained with."
         )
-    module.load_state_dict(weights, strict=strict)
+    absent = {name: own[name] for name in counters - weights.keys()}
+    module.load_state_dict({**absent, **weights}, strict=strict)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,139 @@
+"""PFENet: the query, prototype and prior joined at several scales, coarse ones last.
+
+    for each scale: [pooled query, prototype, prior] -> merge -> + the scale before -> refine
+    all scales at full size -> fuse -> refine -> classifier -> logits
+
+Source: Tian et al., "Prior Guided Feature Enrichment Network for Few-Shot Segmentation",
+TPAMI 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from piclip.decoders.backbones import resize
+from piclip.decoders.base import DecoderOutput, FewShotDecoder, Prior
+from piclip.decoders.layers import mask_classifier, pointwise, two_convolutions
+from piclip.errors import UsageError
+
+
+class PFENet(FewShotDecoder):
+    """PFENet for any number of shots; prototypes and priors are averaged over them.
+
+    Args:
+        backbone: Name of the backbone.
+        backbone_options: Its options.
+        prior: Which prior enters: ``imagenet``, ``piclip`` or ``none``.
+        width: Channels of the reduced features and of all that follows.
+        dropout: Probability with which a channel of the reduced features is dropped.
+        scales: Sizes at which query and support meet, in order. An int is the side of a square
+            grid (it may exceed the map); a float up to 1.0 is a part of the map's height and
+            width, rounded down, at least one pixel.
+
+    Raises:
+        UsageError: If a name is unknown or a scale is not possible.
+    """
+
+    name = "pfenet"
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "resnet50",
+        backbone_options: dict[str, Any] | None = None,
+        prior: Prior = "imagenet",
+        width: int = 256,
+        dropout: float = 0.5,
+        scales: Sequence[int | float] = (60, 30, 15, 8),
+    ) -> None:
+        """Builds one merge, refinement and inner classifier per scale."""
+        if not scales or any(s <= 0 or (isinstance(s, float) and s > 1) for s in scales):
+            raise UsageError(
+                f"The scales {list(scales)} are not possible: give whole numbers of bins from 1, "
+                "or parts of the map as decimal numbers up to 1.0."
+            )
+        super().__init__(
+            backbone=backbone,
+            backbone_options=backbone_options,
+            prior=prior,
+            width=width,
+            dropout=dropout,
+        )
+        self.scales = tuple(scales)
+        count, joined = len(self.scales), 2 * width + self.prior_channels
+        self.merge = nn.ModuleList(pointwise(joined, width) for _ in range(count))
+        self.interscale = nn.ModuleList(pointwise(2 * width, width) for _ in range(count - 1))
+        self.refine = nn.ModuleList(two_convolutions(width) for _ in range(count))
+        self.inner_classifiers = nn.ModuleList(mask_classifier(width) for _ in range(count))
+        self.fuse = pointwise(count * width, width)
+        self.refine_fused = two_convolutions(width)
+        self.classifier = mask_classifier(width)
+
+    def forward(
+        self,
+        query: Tensor,
+        supports: Tensor,
+        masks: Tensor,
+        priors: Tensor | None = None,
+        base_class: Tensor | None = None,
+    ) -> DecoderOutput:
+        """Segments the queries; ``auxiliary`` holds the inner scores, one per scale.
+
+        Arguments and errors are those of :meth:`FewShotDecoder.forward`; ``base_class`` is not
+        used, for there is no base learner.
+        """
+        self.check_episode(query, supports, masks, priors)
+        of_query = self.query_features(query)
+        of_supports = self.support_features(supports, masks)
+        weights = query.new_full(masks.shape[:2], 1 / masks.shape[1])
+        prior = self.prior_maps(of_query, of_supports, masks, priors, weights)
+        prototype = self.prototypes(of_supports, masks).mean(1)[:, :, None, None]
+        reduced = self.reduce_query(of_query.joined())
+
+        pyramid, inner = self.enrich(reduced, prototype, prior)
+        fused = self.fuse(torch.cat(pyramid, 1))
+        logits = self.classifier(fused + self.refine_fused(fused))
+        size = query.shape[-2:]
+        return DecoderOutput(resize(logits, size), tuple(resize(scores, size) for scores in inner))
+
+    def enrich(
+        self, query: Tensor, prototype: Tensor, prior: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Joins query, prototype and prior at every scale, each with the result of the one before.
+
+        Args:
+            query: Reduced features of the queries, (B, width, h, w).
+            prototype: Prototypes, (B, width, 1, 1).
+            prior: Priors, (B, prior_channels, h, w).
+
+        Returns:
+            For each scale its features, resized to (B, width, h, w), and its own scores of
+            background and object at the size of the scale.
+        """
+        height, width = query.shape[-2:]
+        pyramid: list[Tensor] = []
+        inner: list[Tensor] = []
+        for index, scale in enumerate(self.scales):
+            size = grid_size(scale, height, width)
+            pooled = F.adaptive_avg_pool2d(query, size)
+            parts = [pooled, prototype.expand_as(pooled), resize(prior, size)]
+            merged = self.merge[index](torch.cat(parts, 1))
+            if pyramid:
+                before = resize(pyramid[-1], size)
+                merged = merged + self.interscale[index - 1](torch.cat([merged, before], 1))
+            merged = merged + self.refine[index](merged)
+            inner.append(self.inner_classifiers[index](merged))
+            pyramid.append(resize(merged, (height, width)))
+        return pyramid, inner
+
+
+def grid_size(scale: int | float, height: int, width: int) -> tuple[int, int]:
+    """Returns height and width of a scale: an int is both, a float a part of the map's."""
+    if isinstance(scale, float):
+        return max(1, int(height * scale)), max(1, int(width * scale))
+    return scale, scale
