@@ -88,8 +88,9 @@ class FewShotIoU:
     def __init__(self, classes: Sequence[str]) -> None:
         """Starts from zero counts for the named classes."""
         self.classes = tuple(classes)
-        self.intersection = np.zeros((len(self.classes), 2), dtype=np.int64)
-        self.union = np.zeros((len(self.classes), 2), dtype=np.int64)
+        shape = (len(self.classes), 2)
+        self.intersection: npt.NDArray[np.int64] = np.zeros(shape, dtype=np.int64)
+        self.union: npt.NDArray[np.int64] = np.zeros(shape, dtype=np.int64)
 
     def add(
         self, name: str, prediction: npt.NDArray[np.bool_], truth: npt.NDArray[np.uint8]
