@@ -1,0 +1,186 @@
+"""Recipes: all that decides a training, in YAML files that extend one another.
+
+A recipe file may name another one with ``extends: other.yaml`` (relative to itself) and then says
+only what differs. Paths inside a recipe are relative to the folder where the command runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from piclip.training.recipe_files import explain, merge_files
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe; a key that it does not have is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetRecipe(Section):
+    """What `piclip.datasets.registry.open_dataset` is given."""
+
+    name: str
+    root: Path | None = None
+    options: dict[str, Any] = {}
+    keep: bool = False  # keep images in memory: for small datasets
+
+
+class DecoderRecipe(Section):
+    """What `piclip.decoders.registry.build_decoder` is given."""
+
+    name: str
+    backbone: str = "resnet50"
+    options: dict[str, Any] = {}  # width, depth, ... of the decoder
+    backbone_options: dict[str, Any] = {}  # width, ... of the tiny backbone, decoder and PSPNet
+    backbone_weights: Path | None = None  # ImageNet weights; None starts from random ones
+
+
+class ClipRecipe(Section):
+    """Where ``prior: piclip`` comes from; see `piclip.clip_priors.PriorMaker`."""
+
+    model: str = "openai/clip-vit-base-patch16"
+    text: Literal["none", "plain", "refined"] = "refined"
+    visual: Literal["none", "plain", "refined"] = "plain"
+    candidates: Literal["target", "oracle"] = "target"
+    # "augmented": CLIP sees the crops that the decoder sees, as published. "plain": it sees the
+    # images as they are, and its maps are moved along with them; only then a cache pays.
+    sees: Literal["augmented", "plain"] = "augmented"
+    cache: Path | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+    @model_validator(mode="after")
+    def _cache_needs_plain(self) -> ClipRecipe:
+        if self.cache is not None and self.sees != "plain":
+            raise ValueError("a cache needs sees: plain, since no augmented image comes back")
+        return self
+
+
+class AugmentationRecipe(Section):
+    """See `piclip.training.augment`; the defaults are those of PASCAL-5i."""
+
+    size: Positive = 473  # side of what the decoder sees, pixels
+    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.9, 1.1)
+    rotation: Annotated[float, Field(ge=0, le=180)] = 10.0  # largest angle, degrees
+    blur: Share = 0.5  # how often
+    flip: Share = 0.5  # how often
+    keep: Share = 0.85  # a crop is drawn again while it loses more of the object than this leaves
+
+    @model_validator(mode="after")
+    def _ascending(self) -> AugmentationRecipe:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError("scale is [smallest, largest]")
+        return self
+
+
+class OptimizerRecipe(Section):
+    """Optimizer and its schedule, ``lr * (1 - step / steps) ** power``."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    momentum: Share = 0.9  # of sgd
+    power: Annotated[float, Field(ge=0)] = 0.9
+
+
+class PhaseRecipe(Section):
+    """How long and with what a network is trained; either ``steps`` or ``epochs``."""
+
+    steps: Annotated[int, Field(ge=0)] | None = None
+    epochs: Annotated[float, Field(gt=0)] | None = None  # passes over the images of the view
+    batch: Positive = 8
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+
+    @model_validator(mode="after")
+    def _one_length(self) -> PhaseRecipe:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs, and null for the other")
+        return self
+
+    def steps_for(self, images: int) -> int:
+        """Optimizer steps over a set of this many images."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, round((self.epochs or 0) * images / self.batch))
+
+
+class BaseLearnerRecipe(PhaseRecipe):
+    """The PSPNet on the base classes, whose backbone the decoder takes over, frozen."""
+
+    folder: Path | None = None  # a trained one (RUN/base of another run) instead of training
+    train_backbone: bool = True
+    options: dict[str, Any] = {}  # width, ... of the PSPNet
+    head_factor: Annotated[float, Field(gt=0)] = 10.0  # learning rate of the head over backbone's
+
+
+class ValidationRecipe(Section):
+    """Episodes that ``select: base-val`` and ``novel-val`` look at."""
+
+    every: Positive = 1000  # steps
+    episodes: Positive = 200
+
+
+class Recipe(Section):
+    """A training, complete.
+
+    ``select``: which weights become the result. ``last`` and ``base-val`` never see a novel class;
+    ``novel-val`` picks on novel classes, as published numbers were, and marks the result.
+    """
+
+    dataset: DatasetRecipe
+    fold: Annotated[int, Field(ge=0)] = 0
+    shot: Positive = 1
+    seed: Annotated[int, Field(ge=0)] = 0
+    novel_pixels: Literal["drop", "background"] = "drop"
+    minimum_pixels: Positive | None = None  # None: the dataset's own rule
+
+    decoder: DecoderRecipe
+    prior: Literal["imagenet", "piclip", "none"] = "piclip"
+    clip: ClipRecipe = ClipRecipe()
+
+    augmentation: AugmentationRecipe = AugmentationRecipe()
+    base: BaseLearnerRecipe | None = None
+    episodic: PhaseRecipe
+    select: Literal["last", "base-val", "novel-val"] = "last"
+    validation: ValidationRecipe = ValidationRecipe()
+
+    device: Literal["auto", "cpu"] = "auto"  # auto: what accelerate finds
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    workers: Annotated[int, Field(ge=0)] = 2  # processes that read and augment images
+    checkpoint_every: Positive = 500  # steps
+    log_every: Positive = 20  # steps
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as they stand in YAML or JSON."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """The resolved recipe, without ``extends``."""
+        import yaml  # noqa: PLC0415
+
+        text: str = yaml.safe_dump(self.to_json(), sort_keys=False, allow_unicode=True)
+        return text
+
+
+def load_recipe(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
+    """Reads a recipe with what it extends.
+
+    Args:
+        path: A YAML file.
+        overrides: ``key=value``, the value in YAML, the key dotted: ``episodic.optimizer.lr=1e-3``.
+
+    Raises:
+        UsageError: A file cannot be read, or a key or value is wrong; the message names the key,
+            where it stands, and for an unknown key the nearest one that there is.
+    """
+    values, origins = merge_files(Path(path), overrides)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise explain(error, Recipe, origins, Path(path)) from error
