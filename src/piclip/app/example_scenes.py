@@ -1,0 +1,65 @@
+"""The built-in scenes behind the page's example buttons: drawn here, exact masks, offline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from piclip.app.pictures import fit_picture
+from piclip.app.session import AppSession
+from piclip.datasets.scenes import make_scene
+from piclip.errors import UsageError
+from piclip.outputs import write_png
+
+_SEED = 2406  # used nowhere else; scenes are taken as they come
+_QUERIES = 6
+_PAPER_PIXELS = 512
+
+
+@dataclass(frozen=True)
+class ExampleScenes:
+    """One example: its classes and how many labelled images each has."""
+
+    class_names: tuple[str, ...]
+    shots: int
+
+
+EXAMPLES: dict[str, ExampleScenes] = {
+    "Cats": ExampleScenes(("cat",), 1),
+    "Stars and umbrellas": ExampleScenes(("star", "umbrella"), 1),
+    "Hearts, three labelled": ExampleScenes(("heart",), 3),
+}
+
+
+def load_example(session: AppSession, title: str) -> Image.Image:
+    """Fill a session with an example, in place of what it had.
+
+    Args:
+        session: The session.
+        title: One of ``EXAMPLES``.
+
+    Returns:
+        One more scene with the first class, unlabelled and enlarged, to paint on.
+
+    Raises:
+        UsageError: There is no such example.
+    """
+    if title not in EXAMPLES:
+        raise UsageError(f"There is no example {title!r}; choose from {', '.join(EXAMPLES)}.")
+    example = EXAMPLES[title]
+    session.clear()
+    number = 1000 * list(EXAMPLES).index(title)
+    for name in example.class_names:
+        for _ in range(example.shots):
+            scene = make_scene(_SEED, number, include=name)
+            session.add_example(scene.image, scene.mask(name), name)
+            number += 1
+    for count in range(_QUERIES):
+        name = example.class_names[count % len(example.class_names)]
+        scene = make_scene(_SEED, number, include=name)
+        path = write_png(scene.image, session.folder / "scene.png")
+        session.add_query(path, f"scene-{count + 1}.png")
+        number += 1
+    last = make_scene(_SEED, number, include=example.class_names[0])
+    return fit_picture(Image.fromarray(last.image), _PAPER_PIXELS)

@@ -1,0 +1,128 @@
+"""Serve the page until it is interrupted; leave no file behind."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from piclip.app.content import Limits
+from piclip.app.models import BUILTIN, Models
+from piclip.app.sessions import Sessions
+from piclip.errors import UsageError
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve the page.
+
+    Attributes:
+        model: What it starts with: "builtin", a hub name or a folder.
+        host: Address to listen at; other than loopback only this model and the built-in one are
+            offered, since whoever comes could otherwise read folders of this computer.
+        port: Port, or None for the first free one from 7860.
+        login: (user, password), or None for no login.
+        upload_megabytes: Largest file taken.
+        limits: What one tab may hold.
+    """
+
+    model: str = BUILTIN
+    host: str = "127.0.0.1"
+    port: int | None = None
+    login: tuple[str, str] | None = None
+    upload_megabytes: int = 25
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def local(self) -> bool:
+        """Whether only this computer can reach the page."""
+        return self.host in _LOOPBACK
+
+
+@dataclass(frozen=True)
+class Served:
+    """A page that is being served: its address, and the sessions of its tabs."""
+
+    url: str
+    sessions: Sessions
+    folder: Path
+    page: Any
+
+
+@contextmanager
+def serve(settings: Settings) -> Iterator[Served]:
+    """Serve the page while the block runs; its files and sessions end with it.
+
+    Raises:
+        UsageError: gradio is missing, or the address or port cannot be had.
+    """
+    # Gradio reads these when it is imported or builds components; nothing may call home.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    with tempfile.TemporaryDirectory(prefix="piclip-app-") as name, _gradio_files(Path(name)):
+        page_module = _page_module()
+        from piclip.app.style import CSS, theme  # noqa: PLC0415
+
+        sessions = Sessions(Path(name) / "sessions", settings.limits)
+        models = Models(settings.model, any_model=settings.local)
+        page = page_module.build_page(sessions, models)
+        try:
+            _, url, _ = page.launch(
+                server_name=settings.host,
+                server_port=settings.port,
+                auth=settings.login,
+                max_file_size=settings.upload_megabytes * 1_000_000,
+                prevent_thread_lock=True,
+                quiet=True,
+                share=False,
+                inbrowser=False,
+                show_error=False,
+                run_history=False,
+                enable_monitoring=False,
+                ssr_mode=False,
+                mcp_server=False,
+                pwa=False,
+                footer_links=["api", "settings"],
+                state_session_capacity=200,
+                theme=theme(),
+                css=CSS,
+            )
+            yield Served(url, sessions, Path(name), page)
+        except OSError as error:
+            raise UsageError(
+                f"The page cannot listen at {settings.host}:{settings.port or 'any port'} "
+                f"({error}); choose another --host or --port."
+            ) from error
+        finally:
+            page.close(verbose=False)
+            sessions.close_all()
+
+
+@contextmanager
+def _gradio_files(folder: Path) -> Iterator[None]:
+    """Let gradio keep uploads and pictures in a folder that is deleted at the end."""
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "browser")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["GRADIO_TEMP_DIR"]
+        else:
+            os.environ["GRADIO_TEMP_DIR"] = before
+
+
+def _page_module() -> Any:  # noqa: ANN401
+    try:
+        from piclip.app import page  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise UsageError("The page needs the extra [app]: pip install 'piclip[app]'.") from error
+    return page

@@ -1,0 +1,81 @@
+"""``piclip app``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from piclip.cli.options import examples
+from piclip.errors import UsageError
+
+EXAMPLES = examples(
+    "piclip app",
+    "piclip app --model openai/clip-vit-base-patch16",
+    "piclip app --host 0.0.0.0 --port 8000 --auth anna:secret",
+)
+
+
+def app(
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Model the page starts with: builtin (for trying only), a hub name or a folder.",
+        ),
+    ] = "builtin",
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address to listen at; 0.0.0.0 lets other computers in (add --auth).",
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, metavar="N", help="Port.  [default: the first free from 7860]"
+        ),
+    ] = None,
+    auth: Annotated[
+        str | None,
+        typer.Option(metavar="USER:PASSWORD", help="Ask for this login."),
+    ] = None,
+    max_upload_mb: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Largest file that is taken, in megabytes.")
+    ] = 25,
+    max_images: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Most images to segment at a time in one tab.")
+    ] = 100,
+) -> None:
+    """Serve a web page on which to label a few images and get masks for the others.
+
+    Everything stays on this computer: no telemetry, nothing is fetched from elsewhere (but a
+    model that you name), and all files are deleted when a tab is closed and when this ends.
+    """
+    from piclip.app.content import Limits
+    from piclip.app.server import Settings, serve
+    from piclip.cli.console import people
+
+    settings = Settings(
+        model=model,
+        host=host,
+        port=port,
+        login=_login(auth),
+        upload_megabytes=max_upload_mb,
+        limits=Limits(images=max_images),
+    )
+    with serve(settings) as served:
+        people().print(f"The page is at {served.url} - press Ctrl-C to end.")
+        if not settings.local and settings.login is None:
+            people().print("Anybody who reaches this address can use it; --auth asks for a login.")
+        served.page.block_thread()
+
+
+def _login(auth: str | None) -> tuple[str, str] | None:
+    if auth is None:
+        return None
+    user, colon, password = auth.partition(":")
+    if not (user and colon and password):
+        raise UsageError("Write --auth as user:password, neither of them empty.")
+    return user, password
