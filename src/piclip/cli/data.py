@@ -1,0 +1,235 @@
+"""``piclip data``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from piclip.cli.options import JsonOption, examples
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from piclip.datasets.check import Report
+    from piclip.datasets.preparation import Prepared
+
+_LISTED = 20
+_MIB = 1 << 20
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Download, prepare and check the datasets of the benchmarks.",
+    epilog=examples(
+        "piclip data download pascal --out voc",
+        "piclip data prepare pascal --voc voc --sbd voc --out pascal",
+        "piclip data check pascal",
+    ),
+)
+_prepare = typer.Typer(
+    no_args_is_help=True, help="Make class masks and lists of the original annotations."
+)
+app.add_typer(_prepare, name="prepare")
+
+_OutOption = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="The prepared folder, made or continued.")
+]
+
+
+@_prepare.command(
+    epilog=examples(
+        "piclip data prepare pascal --voc VOCdevkit/VOC2012 --sbd benchmark_RELEASE --out pascal",
+        "piclip data prepare pascal --voc VOC2012 --masks SegmentationClassAug --out pascal "
+        "--train-list aug",
+    )
+)
+def pascal(
+    *,
+    voc: Annotated[Path, typer.Option("--voc", metavar="DIR", help="VOC 2012 as it is unpacked.")],
+    out: _OutOption,
+    sbd: Annotated[
+        Path | None, typer.Option("--sbd", metavar="DIR", help="SBD as it is unpacked.")
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            "--masks", metavar="DIR", help="Instead of --sbd: a folder SegmentationClassAug."
+        ),
+    ] = None,
+    train_list: Annotated[
+        str,
+        typer.Option(
+            "--train-list",
+            metavar="NAME",
+            help="published (5953 images, as PFENet and BAM) or aug (10582).",
+        ),
+    ] = "published",
+    list_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--list", metavar="FILE", help="Instead of --train-list: one image name per line."
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Merge VOC 2012 and SBD into class masks, and write the lists of PASCAL-5i.
+
+    Images of VOC's own lists keep VOC's masks, the others have SBD's; val is VOC's val list.
+    Stopped and run again, it goes on where it was.
+    """
+    from piclip.cli.console import progress_bar
+    from piclip.datasets.prepare_pascal import prepare_pascal
+
+    with progress_bar() as progress:
+        task = progress.add_task("Masks", total=None)
+        prepared = prepare_pascal(
+            out,
+            voc=voc,
+            sbd=sbd,
+            masks=masks,
+            train_list=train_list,
+            list_file=list_file,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    _report_prepared(prepared, json)
+
+
+@_prepare.command(
+    epilog=examples(
+        "piclip data prepare coco --images coco --annotations coco/annotations/"
+        "instances_train2014.json --annotations coco/annotations/instances_val2014.json "
+        "--out coco-20i"
+    )
+)
+def coco(
+    *,
+    images: Annotated[
+        Path, typer.Option("--images", metavar="DIR", help="The folder with train2014, val2014.")
+    ],
+    annotations: Annotated[
+        list[Path],
+        typer.Option("--annotations", metavar="JSON", help="instances_*.json; may be repeated."),
+    ],
+    out: _OutOption,
+    json: JsonOption = False,
+) -> None:
+    """Draw COCO's objects into class masks, and write the lists of COCO-20i.
+
+    Smaller objects lie on top of larger ones, crowd regions become 255 (ignore). Whether an image
+    is in train or val says the name of its annotation file. Stopped and run again, it goes on
+    where it was.
+    """
+    from piclip.cli.console import progress_bar
+    from piclip.datasets.prepare_coco import prepare_coco
+
+    with progress_bar() as progress:
+        task = progress.add_task("Masks", total=None)
+        prepared = prepare_coco(
+            out,
+            images=images,
+            annotations=annotations,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    _report_prepared(prepared, json)
+
+
+@app.command(epilog=examples("piclip data download coco --out coco"))
+def download(
+    dataset: Annotated[str, typer.Argument(metavar="pascal|coco", help="What to download.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")],
+) -> None:
+    """Download the photographs and annotations of a dataset, check and unpack them.
+
+    The archives lie in DIR/archives until you delete them; those that you put there yourself are
+    checked and used. Stopped and run again, it goes on where it was.
+    """
+    from piclip.cli.console import people, progress_bar
+    from piclip.datasets import download as downloads
+
+    with progress_bar() as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def show(label: str, done: int, total: int | None) -> None:
+            if label not in tasks:
+                tasks[label] = progress.add_task(f"{label} (MiB)", total=None)
+            whole = None if total is None else total // _MIB
+            progress.update(tasks[label], completed=done // _MIB, total=whole)
+
+        notes = downloads.download(dataset, out, show)
+    for note in notes:
+        people().print(note)
+    people().print(f"The files of {dataset} are in {out}; go on with 'piclip data prepare'.")
+
+
+@app.command(epilog=examples("piclip data check pascal", "piclip data check coco-20i --json"))
+def check(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The prepared folder.")],
+    *,
+    json: JsonOption = False,
+) -> None:
+    """Say what a prepared folder holds, per fold and class, and what is missing.
+
+    Exit code: 0 when all is there, 1 when something is missing or wrong.
+    """
+    from piclip.cli.console import print_json, progress_bar
+    from piclip.datasets.check import check_folder
+
+    with progress_bar() as progress:
+        task = progress.add_task("Images", total=None)
+        report = check_folder(
+            folder, lambda done, total: progress.update(task, completed=done, total=total)
+        )
+    _report_check(report)
+    if json:
+        print_json(report.as_json())
+    if report.problems:
+        raise typer.Exit(1)
+
+
+def _report_prepared(prepared: Prepared, json: bool) -> None:
+    from piclip.cli.console import people, print_json
+
+    for sentence in prepared.departures:
+        people().print(sentence)
+    earlier = f" ({prepared.kept} from an earlier run)" if prepared.kept else ""
+    lists = ", ".join(f"{split} {count}" for split, count in prepared.counts.items())
+    people().print(
+        f"{prepared.made + prepared.kept} masks{earlier} are in {prepared.folder}; {lists}. Look "
+        f"it through with 'piclip data check {prepared.folder}'."
+    )
+    if json:
+        print_json(
+            {
+                "folder": str(prepared.folder),
+                "images": dict(prepared.counts),
+                "published": dict(prepared.published),
+                "made": prepared.made,
+                "kept": prepared.kept,
+            }
+        )
+
+
+def _report_check(report: Report) -> None:
+    from piclip.cli.console import people, print_table
+
+    splits = [
+        heading
+        for split in report.images
+        for heading in (split, f"{split} >= {report.minimum_pixels} px")
+    ]
+    sizes = ", ".join(f"{count} {split}" for split, count in report.images.items())
+    print_table(
+        f"{report.name}: {sizes} images; images that show a class, and that count for it",
+        ("fold", "class", *splits),
+        report.rows(),
+    )
+    if not report.problems:
+        people().print("Nothing is missing.")
+        return
+    people().print(f"{len(report.problems)} things are missing or wrong:")
+    for problem in report.problems[:_LISTED]:
+        people().print(f"  {problem.text}")
+    if len(report.problems) > _LISTED:
+        people().print(f"  ... and {len(report.problems) - _LISTED} more, all of them in --json")

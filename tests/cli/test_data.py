@@ -1,0 +1,74 @@
+"""``piclip data`` from the command line: what it prints and how it leaves."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
+from trees import box, coco, voc_and_sbd
+
+from piclip.cli import app, data, main
+
+if "data" not in {group.name for group in app.registered_groups}:
+    app.add_typer(data.app, name="data")
+
+
+@pytest.fixture
+def sources(tmp_path):
+    voc_and_sbd(tmp_path)
+    return tmp_path
+
+
+def test_prepare_and_check_pascal(piclip, sources, tmp_path):
+    out = tmp_path / "out"
+    command = ("data", "prepare", "pascal", "--voc", sources, "--sbd", sources, "--out", out)
+    ran = piclip(*command, "--json")
+    assert ran.code == 0
+    assert json.loads(ran.out)["images"] == {"train": 4, "val": 2}
+    assert "not the published 5953" in " ".join(ran.err.split())
+    assert "6 from an earlier run" in " ".join(piclip(*command).err.split())
+
+    ran = piclip("data", "check", out)
+    assert (ran.code, ran.out) == (0, "")
+    assert "aeroplane" in ran.err
+    assert "Nothing is missing." in ran.err
+    (sources / "VOCdevkit" / "VOC2012" / "JPEGImages" / "2007_000003.jpg").unlink()
+    ran = piclip("data", "check", out, "--json")
+    assert ran.code == 1
+    assert "2007_000003.jpg" in ran.err
+    assert [problem["kind"] for problem in json.loads(ran.out)["problems"]] == ["photograph"]
+
+
+def test_prepare_coco(piclip, tmp_path):
+    file = coco(tmp_path, [box(1, 1, (0, 4, 0, 4))])
+    command = ("data", "prepare", "coco", "--images", tmp_path, "--annotations", file)
+    ran = piclip(*command, "--out", tmp_path / "out", "--json")
+    assert ran.code == 0
+    assert json.loads(ran.out)["images"] == {"val": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("prepare", "pascal", "--voc", "nowhere", "--sbd", "x", "--out", "o"), 2, "no folder of"),
+        (("prepare", "coco", "--images", "x", "--annotations", "val.json", "--out", "o"), 1, "val"),
+        (("download", "imagenet", "--out", "o"), 2, "pascal, coco"),
+        (("check", "nowhere"), 2, "no prepared folder"),
+    ],
+)
+def test_what_is_wrong_ends_in_one_sentence(piclip, tmp_path, monkeypatch, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    ran = piclip("data", *arguments)
+    assert ran.code == code
+    assert words in ran.sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_names_every_command(capsys):
+    assert isinstance(data.app, typer.Typer)
+    assert main(["data", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in ("prepare", "download", "check"))
