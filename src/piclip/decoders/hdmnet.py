@@ -1,8 +1,8 @@
 """HDMNet: hierarchical dense matching of query and supports, joined with a base learner.
 
-    features of stages 2, 3 -> reduction -> + prototype (+ 10 x prior) -> merge to the matching width
+    stages 2, 3 -> reduction -> with prototype and 10 x prior -> merge to the matching's width
     -> HierarchicalMatching (the prior again, on every level) -> meta logits
-    stage 4 -> base learner of PSPNet -> what else is known in the query -> ensemble -> logits
+    stage 4 -> base learner -> what else is known in the query -> ensemble with meta -> logits
 
 Source: Peng et al., "Hierarchical Dense Correlation Distillation for Few-Shot Segmentation",
 CVPR 2023; with ``prior="piclip"`` the decoder of PI-CLIP (Wang et al., CVPR 2024).
@@ -19,15 +19,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from piclip.decoders.backbones import resize
-from piclip.decoders.base import (
-    DecoderOutput,
-    Features,
-    FewShotDecoder,
-    Prior,
-    masked_average,
-    object_masks,
+from piclip.decoders.base import DecoderOutput, Features, FewShotDecoder, Prior
+from piclip.decoders.ensemble import Ensemble, build_shot_weights, gram_distances, known_elsewhere
+from piclip.decoders.hierarchical_matching import (
+    HierarchicalMatching,
+    Matching,
+    correlation_distillation,
 )
-from piclip.decoders.hierarchical_matching import HierarchicalMatching, correlation_distillation
+from piclip.decoders.layers import pointwise
+from piclip.decoders.matching import masked_average, object_masks
+from piclip.decoders.pretrained import load_strictly
+from piclip.decoders.pspnet import PyramidHead
 from piclip.errors import UsageError
 
 PRIOR_GAIN = 10.0
@@ -59,6 +61,7 @@ class HDMNet(FewShotDecoder):
         backbone_options: Its options.
         prior: Which prior enters: ``imagenet``, ``piclip`` or ``none``.
         base_classes: Number of classes the base learner knows, without background.
+        base_width: Channels before the classifier of the base learner.
         width: Channels of the reduced features.
         dropout: Probability with which a channel of the reduced features is dropped.
         matching_width: Channels of the matching.
@@ -83,6 +86,7 @@ class HDMNet(FewShotDecoder):
         backbone_options: dict[str, Any] | None = None,
         prior: Prior = "imagenet",
         base_classes: int = 15,
+        base_width: int = 512,
         width: int = 256,
         dropout: float = 0.5,
         matching_width: int = 64,
@@ -104,10 +108,12 @@ class HDMNet(FewShotDecoder):
         )
         self.published_shots = published_shots
         self.prior_channels = _prior_channels(prior, published_shots)
-        self.base_learner = PyramidHead(self.backbone.channels[2], base_classes + 1)
+        self.base_learner = PyramidHead(
+            self.backbone.channels[2], base_classes + 1, width=base_width
+        )
         self.base_learner.requires_grad_(False).eval()
-        self.merge_query = _merge(2 * width + self.prior_channels, matching_width)
-        self.merge_support = _merge(2 * width, matching_width)
+        self.merge_query = pointwise(2 * width + self.prior_channels, matching_width)
+        self.merge_support = pointwise(2 * width, matching_width)
         self.matching = HierarchicalMatching(
             matching_width,
             self.prior_channels,
@@ -118,4 +124,174 @@ class HDMNet(FewShotDecoder):
             expansion=expansion,
             dropout=matching_dropout,
         )
-        self.ensemble = Ensemble(published_shots)
+        self.shot_weights = build_shot_weights(published_shots)
+        self.ensemble = Ensemble()
+
+    def frozen(self) -> tuple[nn.Module, ...]:
+        """The backbone and the base learner's head."""
+        return (self.backbone, self.base_learner)
+
+    def load_base_learner(self, learner: nn.Module) -> None:
+        """Takes over the backbone and the head of a trained PSPNet.
+
+        Raises:
+            ModelError: If the backbones, or the number of base classes, differ.
+        """
+        super().load_base_learner(learner)
+        load_strictly(
+            self.base_learner,
+            learner.get_submodule("head").state_dict(),
+            what=f"the base learner of this {self.name}",
+        )
+
+    def forward(
+        self,
+        query: Tensor,
+        supports: Tensor,
+        masks: Tensor,
+        priors: Tensor | None = None,
+        base_class: Tensor | None = None,
+    ) -> HDMNetOutput:
+        """Segments the queries.
+
+        Args:
+            query: Queries with ImageNet's mean and deviation removed, (B, 3, H, W).
+            supports: Supports, the same way, (B, K, 3, H', W').
+            masks: Their masks, (B, K, H', W'): 1 is the object; 0 and 255 are not.
+            priors: For ``prior="piclip"``: refined text prior and visual prior, (B, 2, h, w). A
+                network in published form takes 1, 2 (one per block, CLIP's last first) or all
+                visual priors (those of the last block for every shot, then the block before).
+            base_class: Where the episode's class is a base class, its index, long (B,).
+
+        Returns:
+            Scores at the size of the query; the one auxiliary map is the matching without the
+            base learner.
+
+        Raises:
+            UsageError: If shapes do not fit together, or the prior is absent.
+        """
+        self.check_episode(query, supports, masks, None if priors is None else priors[:, :2])
+        seen, shown = self.query_features(query), self.support_features(supports, masks)
+        with torch.no_grad():
+            known = self._known(seen.high)
+            base_logits = self.base_learner.classifier(self.base_learner.fuse[2:](known))
+            elsewhere = known_elsewhere(base_logits, base_class)
+            prior = self._prior(seen, known, shown, masks, priors)
+        matching = self._match(seen, shown, masks, prior)
+        distances = gram_distances(seen.low, shown.low)
+        distance = (self.shot_weights(distances) * distances).sum(1)
+        elsewhere = resize(elsewhere, matching.logits.shape[-2:])
+        logits = self.ensemble(matching.logits, distance, elsewhere)
+        size = query.shape[-2:]
+        return HDMNetOutput(
+            resize(logits, size),
+            (resize(matching.logits, size),),
+            resize(base_logits, size),
+            correlations=matching.correlations,
+        )
+
+    @torch.no_grad()
+    def support_features(self, supports: Tensor, masks: Tensor) -> Features:
+        """Returns the backbone's maps of the masked supports, (B * K, C, h, w).
+
+        HDMNet masks the image itself: outside the object it is ImageNet's mean colour. Stage 4 of
+        the supports serves the ``imagenet`` prior alone: without it ``high`` is empty.
+        """
+        objects = (masks == 1).unsqueeze(2)
+        low, middle = self.backbone.lower((supports * objects).flatten(0, 1))
+        high = self.backbone.upper(middle) if self.prior == "imagenet" else middle[:0]
+        return Features(low, middle, high)
+
+    def _known(self, high: Tensor) -> Tensor:
+        """The base learner's map before its last ReLU: stage 4 -> (N, base_width, h, w)."""
+        known: Tensor = self.base_learner.fuse[:2](self.base_learner.pooling(high))
+        return known
+
+    def _match(
+        self, seen: Features, shown: Features, masks: Tensor, prior: Tensor | None
+    ) -> Matching:
+        """Reduces, adds prototypes and prior, and matches."""
+        query = self.reduce_query(torch.cat([seen.middle, seen.low], 1))
+        support = self.reduce_support(torch.cat([shown.middle, shown.low], 1))
+        size = support.shape[-2:]
+        prototypes = masked_average(support, object_masks(masks, size))  # (B K, C)
+        support = self.merge_support(torch.cat([support, _spread(prototypes, size)], 1))
+        mean = prototypes.unflatten(0, masks.shape[:2]).mean(1)
+        parts = [query, _spread(mean, query.shape[-2:])]
+        if prior is not None:
+            prior = resize(prior, query.shape[-2:])
+            parts.append(PRIOR_GAIN * prior)
+        merged = self.merge_query(torch.cat(parts, 1))
+        support = support.unflatten(0, masks.shape[:2])
+        found: Matching = self.matching(merged, support, masks, prior)
+        return found
+
+    def _prior(
+        self, seen: Features, known: Tensor, shown: Features, masks: Tensor, priors: Tensor | None
+    ) -> Tensor | None:
+        """Returns the prior's channels, (B, prior_channels, h, w), or None for no prior."""
+        if self.prior == "imagenet":
+            pairs = ((known, self._known(shown.high)), (seen.high, shown.high))
+            maps = [
+                mean_best_cosine(query, support.unflatten(0, masks.shape[:2]), masks)
+                for query, support in pairs
+            ]
+            return torch.cat(maps, 1)
+        if self.prior == "none" or priors is None:
+            return None
+        text_copies = 1 if self.published_shots is None else 2
+        wanted = self.prior_channels - text_copies
+        given = priors.shape[1] - 1
+        if given not in {1, min(wanted, 2), wanted}:
+            raise UsageError(
+                f"This HDMNet takes the text prior and {wanted} visual priors but got {given}."
+            )
+        text = priors[:, :1].repeat(1, text_copies, 1, 1)
+        visual = priors[:, 1:].repeat_interleave(wanted // given, dim=1)
+        return torch.cat([text, visual], 1).to(seen.middle.dtype)
+
+    def loss(
+        self, output: DecoderOutput, target: Tensor, base_target: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Returns the terms of :meth:`FewShotDecoder.loss` and ``distillation``.
+
+        The frozen base learner's term has no gradient; it is there to be watched.
+        """
+        if isinstance(output, HDMNetOutput):
+            distillation = correlation_distillation(output.correlations, target)
+            output = replace(output, extra={**output.extra, "distillation": distillation})
+        return super().loss(output, target, base_target)
+
+
+def mean_best_cosine(query: Tensor, supports: Tensor, masks: Tensor) -> Tensor:
+    """Returns the best cosine of each query position with any position of a masked support.
+
+    Unlike PFENet's prior it is not stretched to [0, 1]; positions outside a mask count as 0.
+
+    Args:
+        query: Maps, (B, C, h, w).
+        supports: Maps, (B, K, C, h', w').
+        masks: Their masks, (B, K, H, W), 1 is the object.
+
+    Returns:
+        Cosines, averaged over the supports, (B, 1, h, w).
+    """
+    inside = F.interpolate((masks == 1).float(), supports.shape[-2:], mode="nearest")
+    rows = query.flatten(2).transpose(1, 2)  # (B, N, C)
+    best = []
+    for support, mask in zip(supports.unbind(1), inside.unbind(1), strict=True):
+        columns = (support * mask.unsqueeze(1)).flatten(2)  # (B, C, M)
+        norms = rows.norm(dim=2, keepdim=True) * columns.norm(dim=1, keepdim=True)
+        best.append((rows @ columns / (norms + 1e-7)).amax(2))
+    mean: Tensor = torch.stack(best).mean(0)
+    return mean.unflatten(1, query.shape[-2:]).unsqueeze(1)
+
+
+def _prior_channels(prior: Prior, published_shots: int | None) -> int:
+    if prior == "none":
+        return 0
+    return 2 if prior == "imagenet" or published_shots is None else 2 + 2 * published_shots
+
+
+def _spread(prototypes: Tensor, size: torch.Size) -> Tensor:
+    return prototypes[:, :, None, None].expand(-1, -1, *size)
