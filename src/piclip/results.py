@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,9 @@ from PIL import Image
 from piclip.errors import UsageError
 from piclip.outputs import write_png
 from piclip.overlays import draw_overlay, voc_palette
+
+if TYPE_CHECKING:
+    from supervision import Detections
 
 _IGNORE = 255
 _MAX_CLASSES = 254
@@ -211,6 +215,43 @@ class Segmentation:
         if overlay:
             paths["overlay"] = write_png(self.overlay(), folder / "overlays" / f"{self.name}.png")
         return paths
+
+    def to_coco(
+        self, file_name: str | None = None, *, instances: bool = True, polygons: bool = False
+    ) -> dict[str, Any]:
+        """Give the content of a COCO file for this image, see `piclip.formats.coco`.
+
+        Args:
+            file_name: What the image is called there; this segmentation's name without it.
+            instances: One annotation per connected part, or else per class.
+            polygons: Outlines instead of run lengths.
+
+        Returns:
+            "images", "annotations" (with area, bbox and score) and "categories".
+        """
+        from piclip.formats.segmentations import to_coco  # noqa: PLC0415  (needs an extra)
+
+        return to_coco(self, file_name, instances=instances, polygons=polygons)
+
+    def to_yolo(self, *, instances: bool = True) -> str:
+        """Give the lines of a YOLO segmentation label, see `piclip.formats.yolo`.
+
+        Args:
+            instances: One line per connected part, or else per class.
+        """
+        from piclip.formats.segmentations import to_yolo  # noqa: PLC0415  (needs an extra)
+
+        return to_yolo(self, instances=instances)
+
+    def to_supervision(self, *, instances: bool = True) -> Detections:
+        """Give ``supervision.Detections`` with masks (n, H, W), confidences and class names.
+
+        Args:
+            instances: One detection per connected part, or else per class.
+        """
+        from piclip.formats.segmentations import to_detections  # noqa: PLC0415  (needs an extra)
+
+        return to_detections(self, instances=instances)
 
     def _mask_image(self) -> Image.Image:
         if len(self.class_names) == 1:

@@ -1,0 +1,183 @@
+"""COCO JSON (``instances_*.json``): polygons, run lengths and crowds.
+
+In: every annotation with a ``segmentation``. Out: one annotation per region with its exact area,
+bounding box and, for predictions, score. Written as run lengths nothing is lost but pixels to
+ignore. Written as polygons, outlines run along pixel edges and holes are joined by slits, which
+COCO's own tools turn back into exactly the same pixels; tools that draw polygons with their border
+show them one pixel larger. Reading polygons keeps the pixels they cover, not their corners.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from piclip.errors import UsageError
+from piclip.formats.image_files import relative_path
+from piclip.formats.json_files import field, image_size_field, load_json, optional_number
+from piclip.formats.labels import LabelledFile, Labels, Region, check_class
+from piclip.formats.polygons import corners_from, joined, outlines
+from piclip.formats.run_length import RunLengthMask
+from piclip.outputs import write_json
+
+
+def recognise(source: Path) -> bool:
+    """Is this file COCO JSON?"""
+    if source.suffix.lower() != ".json" or not source.is_file():
+        return False
+    content = load_json(source)
+    return isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content)
+
+
+def read(
+    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
+) -> Labels:
+    """Read a COCO file.
+
+    Args:
+        source: The JSON file.
+        images: Not needed: the file knows the images' sizes.
+        class_names: The classes and their order, if not all categories of the file in its order.
+
+    Returns:
+        The labels; images without annotation are kept, unlabelled.
+
+    Raises:
+        UsageError: The file is malformed, or names an unknown image or category.
+        MaskError: An annotation is empty, damaged, or outside its image.
+    """
+    path = Path(source)
+    content = load_json(path)
+    categories = _categories(field(content, "categories", list, str(path)), path, class_names)
+    sizes = _images(field(content, "images", list, str(path)), path)
+    regions: dict[int, list[Region]] = defaultdict(list)
+    for index, item in enumerate(field(content, "annotations", list, str(path))):
+        where = f"{path}: annotation {item.get('id', index) if isinstance(item, dict) else index}"
+        image_id = field(item, "image_id", int, where)
+        if image_id not in sizes:
+            raise UsageError(f"{where}: the image id {image_id} is not among the file's images.")
+        category = field(item, "category_id", int, where)
+        if category not in categories:
+            raise UsageError(
+                f"{where}: the category {category} is not among the file's categories."
+            )
+        mask = _mask(item, sizes[image_id][1], where)
+        score = optional_number(item, "score", where)
+        region = Region(categories[category], mask, bool(item.get("iscrowd", 0)), score)
+        regions[image_id].append(region)
+    names = tuple(class_names or categories.values())
+    ids = {name: number for number, name in categories.items()}
+    files = [
+        LabelledFile(name, *size, regions=tuple(regions[number]), id=number)
+        for number, (name, size) in sizes.items()
+    ]
+    all_known = all(name in ids for name in names)
+    return Labels(names, tuple(files), tuple(ids[n] for n in names) if all_known else None)
+
+
+def write(labels: Labels, destination: str | Path, *, polygons: bool = False) -> list[Path]:
+    """Write a COCO file.
+
+    Args:
+        labels: What to write.
+        destination: The JSON file.
+        polygons: Outlines instead of run lengths; crowds are run lengths all the same, as COCO
+            asks for.
+
+    Returns:
+        The file written.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    return [write_json(to_dict(labels, polygons=polygons), destination)]
+
+
+def to_dict(labels: Labels, *, polygons: bool = False) -> dict[str, Any]:
+    """Make the content of a COCO file: "images", "annotations" and "categories"."""
+    numbers = labels.category_ids or tuple(range(1, len(labels.class_names) + 1))
+    categories = dict(zip(labels.class_names, numbers, strict=True))
+    next_id = max((file.id for file in labels.images if file.id is not None), default=0) + 1
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for file in labels.images:
+        number = file.id
+        if number is None:
+            number, next_id = next_id, next_id + 1
+        images.append(
+            {"id": number, "file_name": file.path, "height": file.height, "width": file.width}
+        )
+        for region in file.regions:
+            annotation = {
+                # COCOeval takes the id 0 for "no match", so the first is 1.
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": categories[region.class_name],
+                "segmentation": _segmentation(region, polygons=polygons),
+                "area": region.mask.area,
+                "bbox": list(region.mask.box),
+                "iscrowd": int(region.crowd),
+            }
+            if region.score is not None:
+                annotation["score"] = region.score
+            annotations.append(annotation)
+    return {
+        "info": {"description": "Written by piclip"},
+        "images": images,
+        "annotations": annotations,
+        "categories": [
+            {"id": number, "name": name, "supercategory": ""} for name, number in categories.items()
+        ],
+    }
+
+
+def _categories(items: list[Any], path: Path, class_names: Sequence[str]) -> dict[int, str]:
+    names = {}
+    for index, item in enumerate(items):
+        where = f"{path}: category {index}"
+        number, name = field(item, "id", int, where), field(item, "name", str, where)
+        if number in names:
+            raise UsageError(f"{where}: the id {number} is used twice; give each category its own.")
+        names[number] = check_class(name, class_names, where) if class_names else name
+    return names
+
+
+def _images(items: list[Any], path: Path) -> dict[int, tuple[str, tuple[int, int]]]:
+    sizes = {}
+    for index, item in enumerate(items):
+        where = f"{path}: image {index}"
+        number = field(item, "id", int, where)
+        name = relative_path(field(item, "file_name", str, where))
+        if number in sizes:
+            raise UsageError(f"{where}: the id {number} is used twice; give each image its own.")
+        sizes[number] = name, image_size_field(item, f"{where} ({name})")
+    return sizes
+
+
+def _mask(item: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthMask:
+    shape = item.get("segmentation")
+    if isinstance(shape, list):
+        corners = [corners_from(polygon, where) for polygon in shape]
+        return RunLengthMask.from_polygons(corners, size, where)
+    if not isinstance(shape, dict):
+        raise UsageError(
+            f"{where}: the field 'segmentation' is missing; label masks, not boxes only."
+        )
+    runs = shape.get("counts")
+    if not isinstance(runs, list | str):
+        raise UsageError(f"{where}: the run lengths ('counts') are missing.")
+    if shape.get("size") != list(size):
+        raise UsageError(
+            f"{where}: the mask's size is {shape.get('size')} but the image's is {list(size)} "
+            f"(height, width); export the labels again."
+        )
+    return RunLengthMask.from_runs(runs, size, where)
+
+
+def _segmentation(region: Region, *, polygons: bool) -> object:
+    if polygons and not region.crowd:
+        parts = [joined(loops) for loops in outlines(region.mask.to_array())]
+        return [corners.astype(int).ravel().tolist() for corners in parts]
+    return {"size": list(region.mask.size), "counts": region.mask.counts.decode("ascii")}

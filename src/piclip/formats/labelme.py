@@ -1,0 +1,191 @@
+"""labelme JSON: one file per image, beside it.
+
+In: polygons, rectangles and masks; shapes with one label and one group number are one object.
+Out: polygons along pixel edges, several with a group number for an object in parts, and masks for
+objects with holes, which labelme's polygons cannot have. Reading keeps the pixels that a polygon
+covers, not its corners. Lost on the way: crowds, pixels to ignore, scores, and the order of the
+classes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from piclip.decoding import reason
+from piclip.errors import MaskError, UsageError
+from piclip.formats.image_files import relative_path
+from piclip.formats.json_files import field, image_size_field, load_json
+from piclip.formats.labels import LabelledFile, Labels, Region, check_class
+from piclip.formats.polygons import corners_from, outlines
+from piclip.formats.run_length import RunLengthMask
+from piclip.outputs import write_json
+
+_VERSION = "5.5.0"
+
+
+def recognise(source: Path) -> bool:
+    """Is this a labelme file, or a folder with one?"""
+    first = next(iter(sorted(source.rglob("*.json"))), None) if source.is_dir() else source
+    if first is None or first.suffix.lower() != ".json" or not first.is_file():
+        return False
+    content = load_json(first)
+    return isinstance(content, dict) and "shapes" in content
+
+
+def read(
+    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
+) -> Labels:
+    """Read labelme files.
+
+    Args:
+        source: One file, or a folder of them.
+        images: Not needed: the files know the images' sizes.
+        class_names: The classes and their order, if not all labels as they come.
+
+    Returns:
+        The labels; a file without shapes is an image without label.
+
+    Raises:
+        UsageError: A file is malformed, has an unknown class, or a shape without an area.
+        MaskError: A shape is empty, damaged, or outside its image.
+    """
+    path = Path(source)
+    root = path if path.is_dir() else path.parent
+    paths = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+    if not paths:
+        raise UsageError(f"{path}: there are no labelme files (.json) here; check the path.")
+    files = [_read_file(p, p.relative_to(root).parent.as_posix(), class_names) for p in paths]
+    found = dict.fromkeys(name for file in files for name in file.class_names)
+    return Labels(tuple(class_names or found), tuple(files))
+
+
+def write(labels: Labels, destination: str | Path) -> list[Path]:
+    """Write one labelme file per image, unlabelled ones too.
+
+    Args:
+        labels: What to write.
+        destination: The folder; labelme opens the files where the images lie beside them.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UsageError: Two images would have the same file.
+        OutputError: A file cannot be written.
+    """
+    targets = [PurePosixPath(file.path).with_suffix(".json") for file in labels.images]
+    if len(set(targets)) < len(targets):
+        raise UsageError(
+            "Two images would have the same labelme file, for only their suffixes differ; rename "
+            "one of them."
+        )
+    return [
+        write_json(_content(file), Path(destination) / target)
+        for file, target in zip(labels.images, targets, strict=True)
+    ]
+
+
+def _read_file(path: Path, folder: str, class_names: Sequence[str]) -> LabelledFile:
+    content = load_json(path)
+    size = image_size_field(content, str(path), height="imageHeight", width="imageWidth")
+    image = relative_path(f"{folder}/{field(content, 'imagePath', str, str(path))}")
+    parts: dict[tuple[str, object], list[RunLengthMask]] = {}
+    for index, shape in enumerate(field(content, "shapes", list, str(path))):
+        where = f"{path}: shape {index}"
+        name = field(shape, "label", str, where)
+        if class_names:
+            check_class(name, class_names, where)
+        group = shape.get("group_id")
+        key = (name, ("alone", index) if group is None else ("group", str(group)))
+        parts.setdefault(key, []).append(_mask(shape, size, where))
+    regions = [Region(name, RunLengthMask.union(masks)) for (name, _), masks in parts.items()]
+    return LabelledFile(image, *size, regions=tuple(regions))
+
+
+def _mask(shape: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthMask:
+    kind = shape.get("shape_type", "polygon")
+    corners = corners_from(field(shape, "points", list, where), where)
+    if kind == "polygon":
+        return RunLengthMask.from_polygons([corners], size, where)
+    if kind not in {"rectangle", "mask"}:
+        raise UsageError(
+            f"{where}: a {kind} cannot be used as a mask; draw a polygon, a rectangle or a mask."
+        )
+    if len(corners) != 2:
+        raise MaskError(f"{where}: a {kind} needs two corners; draw it anew.")
+    (left, top), (right, bottom) = corners
+    if kind == "rectangle":
+        box = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+        return RunLengthMask.from_polygons([box], size, where)
+    small = _decode(field(shape, "mask", str, where), where)
+    mask = np.zeros(size, dtype=np.bool_)
+    y, x = int(top), int(left)
+    if x < 0 or y < 0 or y + small.shape[0] > size[0] or x + small.shape[1] > size[1]:
+        raise MaskError(
+            f"{where}: the mask lies outside the image of {size[1]} x {size[0]} pixels (width x "
+            f"height); check that the label belongs to this image."
+        )
+    if not small.any():
+        raise MaskError(f"{where}: the label covers no pixel; draw it anew or delete it.")
+    mask[y : y + small.shape[0], x : x + small.shape[1]] = small
+    return RunLengthMask.from_array(mask)
+
+
+def _decode(text: str, where: str) -> npt.NDArray[np.bool_]:
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as image:
+            return np.asarray(image.convert("L")) > 0
+    except (OSError, ValueError, SyntaxError, binascii.Error) as error:
+        raise MaskError(f"{where}: the mask is damaged ({reason(error)}); draw it anew.") from error
+
+
+def _content(file: LabelledFile) -> dict[str, Any]:
+    shapes = [
+        shape for group, region in enumerate(file.regions) for shape in _shapes(region, group)
+    ]
+    return {
+        "version": _VERSION,
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": PurePosixPath(file.path).name,
+        "imageData": None,
+        "imageHeight": file.height,
+        "imageWidth": file.width,
+    }
+
+
+def _shapes(region: Region, group: int) -> list[dict[str, Any]]:
+    common = {"label": region.class_name, "flags": {}, "description": ""}
+    mask = region.mask.to_array()
+    parts = outlines(mask)
+    if any(len(loops) > 1 for loops in parts):
+        left, top, width, height = region.mask.box
+        png = io.BytesIO()
+        Image.fromarray(mask[top : top + height, left : left + width]).save(png, format="PNG")
+        return [
+            common
+            | {
+                "shape_type": "mask",
+                "points": [[left, top], [left + width - 1, top + height - 1]],
+                "mask": base64.b64encode(png.getvalue()).decode("ascii"),
+                "group_id": None,
+            }
+        ]
+    return [
+        common
+        | {
+            "shape_type": "polygon",
+            "points": loops[0].tolist(),
+            "group_id": group if len(parts) > 1 else None,
+        }
+        for loops in parts
+    ]

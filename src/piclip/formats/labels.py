@@ -1,0 +1,242 @@
+"""What any labelling tool says about a set of images, in one neutral form.
+
+>>> from piclip.formats import read_labels
+>>> labels = read_labels("labels.json", images="photos")         # doctest: +SKIP
+>>> segmenter.fit(labels.supports("photos"))                       # doctest: +SKIP
+>>> segmenter.predict(labels.unlabelled("photos"))                 # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from piclip.errors import ImageError, MaskError, UsageError
+from piclip.formats.image_files import find_image, image_size
+from piclip.formats.run_length import RunLengthMask
+from piclip.images import list_images
+
+if TYPE_CHECKING:
+    from piclip.supports import Support
+
+_IGNORE = 255
+_MAX_CLASSES = 254
+
+
+@dataclass(frozen=True)
+class Region:
+    """One labelled region of one class: usually one object.
+
+    Attributes:
+        class_name: The class.
+        mask: Its pixels, at the image's size.
+        crowd: A group labelled as one (COCO's ``iscrowd``).
+        score: Confidence of a prediction, 0 to 1; None for a person's label.
+    """
+
+    class_name: str
+    mask: RunLengthMask
+    crowd: bool = False
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class LabelledFile:
+    """One image and its labels.
+
+    Attributes:
+        path: The image's file, relative to the folder of images, with ``/``.
+        height: Pixels, upright as a viewer shows the image.
+        width: Pixels.
+        regions: Its labels; an image without any is unlabelled.
+        ignore: Pixels of which nothing is known (VOC's 255).
+        id: The number by which the tool knows the image, if it has one.
+        source: How the tool itself names the image (Label Studio's URL), if not by its path.
+    """
+
+    path: str
+    height: int
+    width: int
+    regions: tuple[Region, ...] = ()
+    ignore: RunLengthMask | None = None
+    id: int | None = None
+    source: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check that every mask has the image's size (MaskError)."""
+        masks = [region.mask for region in self.regions]
+        for mask in [*masks, *([self.ignore] if self.ignore else [])]:
+            if mask.size != self.size:
+                raise MaskError(
+                    f"{self.path}: a mask is {mask.width} x {mask.height} pixels (width x height) "
+                    f"but the image is {self.width} x {self.height}; label the image anew."
+                )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.height, self.width
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that are labelled in this image, each once."""
+        return tuple(dict.fromkeys(region.class_name for region in self.regions))
+
+    def mask_of(self, class_name: str) -> npt.NDArray[np.bool_]:
+        """All pixels of a class, crowds included: bool (H, W)."""
+        masks = [region.mask for region in self.regions if region.class_name == class_name]
+        if not masks:
+            return np.zeros(self.size, dtype=np.bool_)
+        return RunLengthMask.union(masks).to_array()
+
+    def class_map(self, class_names: tuple[str, ...]) -> npt.NDArray[np.uint8]:
+        """Draw all regions into one map, small ones over large ones.
+
+        Args:
+            class_names: The classes in the order of their indices, at most 254.
+
+        Returns:
+            uint8 (H, W): 0 background, k is ``class_names[k - 1]``, 255 ignore (where no region
+            is).
+
+        Raises:
+            UsageError: There are too many classes for one map.
+        """
+        if len(class_names) > _MAX_CLASSES:
+            raise UsageError(
+                f"A class map holds at most {_MAX_CLASSES} classes, not {len(class_names)}; write "
+                f"another format, such as coco."
+            )
+        drawn = np.zeros(self.size, dtype=np.uint8)
+        if self.ignore is not None:
+            drawn[self.ignore.to_array()] = _IGNORE
+        for region in sorted(self.regions, key=lambda r: -r.mask.area):
+            drawn[region.mask.to_array()] = class_names.index(region.class_name) + 1
+        return drawn
+
+
+@dataclass(frozen=True)
+class Labels:
+    """All that is labelled in a set of images.
+
+    Attributes:
+        class_names: The classes, in the order of their indices.
+        images: The images, labelled or not.
+        category_ids: COCO's numbers of the classes; None means 1, 2, 3 ...
+    """
+
+    class_names: tuple[str, ...]
+    images: tuple[LabelledFile, ...]
+    category_ids: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that names and numbers are unambiguous and every class is known (UsageError)."""
+        _refuse_twice("class", self.class_names)
+        _refuse_twice("image", (file.path for file in self.images))
+        _refuse_twice("image id", (f.id for f in self.images if f.id is not None))
+        _refuse_twice("category id", self.category_ids or ())
+        if "" in self.class_names:
+            raise UsageError("A class of the labels has no name; name it.")
+        if self.category_ids is not None and len(self.category_ids) != len(self.class_names):
+            raise UsageError(
+                f"{len(self.category_ids)} category ids were given for {len(self.class_names)} "
+                f"classes; give one each."
+            )
+        for file in self.images:
+            for name in file.class_names:
+                check_class(name, self.class_names, file.path)
+
+    @property
+    def labelled(self) -> tuple[LabelledFile, ...]:
+        """The images with at least one region."""
+        return tuple(file for file in self.images if file.regions)
+
+    def supports(self, image_root: str | Path) -> dict[str, list[Support]]:
+        """Give everything that is labelled as supports, for ``FewShotSegmenter.fit``.
+
+        All regions of a class in an image, crowds included, make one support; pixels to ignore
+        are in no mask. Classes without a label are left out.
+
+        Args:
+            image_root: The folder of images.
+
+        Returns:
+            By class name, one support per image that shows the class.
+
+        Raises:
+            ImageError: An image is missing or cannot be read.
+            MaskError: An image has another size than its label says.
+            UsageError: Nothing is labelled.
+        """
+        from piclip.supports import Support  # noqa: PLC0415  (it loads torch)
+
+        supports: dict[str, list[Support]] = {name: [] for name in self.class_names}
+        for file in self.labelled:
+            image = self._image_of(file, Path(image_root))
+            for name in file.class_names:
+                supports[name].append(Support(image, file.mask_of(name)))
+        found = {name: examples for name, examples in supports.items() if examples}
+        if not found:
+            raise UsageError(
+                "None of the images is labelled; label at least one object in at least one image."
+            )
+        return found
+
+    def unlabelled(self, image_root: str | Path) -> list[Path]:
+        """List the images without a label, the queries.
+
+        Args:
+            image_root: The folder of images. Of its subfolders, only those are searched in which
+                images of the labels lie, and then only those.
+
+        Returns:
+            Paths sorted by folder and name; an image that the labels do not know is unlabelled.
+
+        Raises:
+            ImageError: The folder is missing or has no images.
+        """
+        root = Path(image_root)
+        known = {file: find_image(root, file.path) for file in self.images}
+        labelled = {path for file, path in known.items() if file.regions}
+        folders = {path.parent for path in known.values() if path is not None} or {root}
+        listed = [path for folder in sorted(folders) for path in list_images(folder)]
+        return [path for path in listed if path not in labelled]
+
+    @staticmethod
+    def _image_of(file: LabelledFile, root: Path) -> Path:
+        path = find_image(root, file.path)
+        if path is None:
+            raise ImageError(
+                f"{root}: the labelled image {file.path} is not in this folder; give the folder "
+                f"that holds the images."
+            )
+        height, width = image_size(path)
+        if (height, width) != file.size:
+            raise MaskError(
+                f"{path}: the image is {width} x {height} pixels (width x height) but its label "
+                f"was made for {file.width} x {file.height}; use the image that was labelled."
+            )
+        return path
+
+
+def check_class(name: str, class_names: Iterable[str], where: str) -> str:
+    """Give the name back if it is one of the classes, else raise UsageError."""
+    known = tuple(class_names)
+    if name not in known:
+        raise UsageError(
+            f"{where}: the class {name!r} is unknown; the classes are {', '.join(known) or 'none'}."
+        )
+    return name
+
+
+def _refuse_twice(what: str, values: Iterable[object]) -> None:
+    seen = set()
+    for value in values:
+        if value in seen:
+            raise UsageError(f"The labels name the {what} {value!r} twice; keep one of the two.")
+        seen.add(value)

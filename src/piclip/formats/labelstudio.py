@@ -1,0 +1,261 @@
+"""Label Studio JSON: exported annotations in, predictions out.
+
+In: the "JSON" export, brush strokes and polygons; other results (boxes, choices, text) are no masks
+and are left out. Of several annotations of a task the ground truth counts, else the one changed
+last; skipped ones do not count. Out: tasks with *predictions* as brush strokes, which Label Studio
+imports as pre-annotations, and the labelling interface that they fit (`labelling_interface`).
+Lost on the way: crowds, pixels to ignore, and the order of the classes; polygons become pixels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+
+from piclip.errors import MaskError, UsageError
+from piclip.formats.extras import library
+from piclip.formats.image_files import find_image, image_size, relative_path
+from piclip.formats.json_files import field, image_size_field, load_json
+from piclip.formats.labels import LabelledFile, Labels, Region, check_class
+from piclip.formats.polygons import corners_from
+from piclip.formats.run_length import RunLengthMask
+from piclip.outputs import write_json
+from piclip.overlays import COLOURS
+
+LOCAL_FILES = "/data/local-files/?d="
+"""How Label Studio addresses files of its local storage."""
+
+_CONTROL, _OBJECT, _DATA = "tag", "image", "image"
+_UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
+_OPAQUE = 128
+
+
+def recognise(source: Path) -> bool:
+    """Is this a Label Studio export?"""
+    if source.suffix.lower() != ".json" or not source.is_file():
+        return False
+    tasks = load_json(source)
+    return isinstance(tasks, list) and all(isinstance(t, dict) and "data" in t for t in tasks)
+
+
+def read(
+    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
+) -> Labels:
+    """Read a JSON export of Label Studio.
+
+    Args:
+        source: The JSON file.
+        images: The folder of images. With it, uploaded files are found under their own names too
+            (Label Studio puts eight characters before them), and tasks without annotation are
+            kept, unlabelled, with Label Studio's URL.
+        class_names: The classes and their order, if not all labels as they come.
+
+    Returns:
+        The labels.
+
+    Raises:
+        UsageError: The file is malformed or has an unknown class.
+        MaskError: A region is empty, damaged, or outside its image.
+    """
+    path = Path(source)
+    tasks = load_json(path)
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        raise UsageError(
+            f"{path}: this is not a list of tasks; export from Label Studio as JSON, not JSON-MIN."
+        )
+    root = None if images is None else Path(images)
+    files = [
+        file
+        for index, task in enumerate(tasks)
+        if (file := _file(task, f"{path}: task {index}", root, class_names)) is not None
+    ]
+    found = dict.fromkeys(name for file in files for name in file.class_names)
+    return Labels(tuple(class_names or found), tuple(files))
+
+
+def write(
+    labels: Labels,
+    destination: str | Path,
+    *,
+    url: str = LOCAL_FILES,
+    model_version: str = "piclip",
+) -> list[Path]:
+    """Write tasks with predictions that Label Studio imports as pre-annotations.
+
+    Args:
+        labels: What to write; images without a region become tasks without a prediction.
+        destination: The JSON file.
+        url: What Label Studio puts before an image's path, for images that it does not know yet.
+        model_version: The name under which it shows the predictions.
+
+    Returns:
+        The file written.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    tasks = [_task(file, url, model_version) for file in labels.images]
+    return [write_json(tasks, destination)]
+
+
+def labelling_interface(class_names: Sequence[str]) -> str:
+    """The labelling interface (XML) to which the predictions belong, for the project's settings."""
+    lines = [
+        f"    <Label value={quoteattr(name)} "
+        f'background="#{"".join(f"{c:02x}" for c in COLOURS[k % len(COLOURS)])}"/>'
+        for k, name in enumerate(class_names)
+    ]
+    return "\n".join(
+        [
+            "<View>",
+            f'  <Image name="{_OBJECT}" value="${_DATA}" zoom="true"/>',
+            f'  <BrushLabels name="{_CONTROL}" toName="{_OBJECT}">',
+            *lines,
+            "  </BrushLabels>",
+            "</View>",
+        ]
+    )
+
+
+def to_prediction(file: LabelledFile, model_version: str = "piclip") -> dict[str, Any]:
+    """One image's regions as a prediction in Label Studio's form."""
+    brush = library("label_studio_sdk.converter.brush")
+    results = []
+    for index, region in enumerate(file.regions):
+        alpha = region.mask.to_array() * np.uint8(255)
+        result = {
+            "id": f"region{index}",
+            "type": "brushlabels",
+            "from_name": _CONTROL,
+            "to_name": _OBJECT,
+            "original_width": file.width,
+            "original_height": file.height,
+            "image_rotation": 0,
+            "value": {
+                "format": "rle",
+                "rle": brush.mask2rle(alpha),
+                "brushlabels": [region.class_name],
+            },
+        }
+        results.append(result if region.score is None else result | {"score": region.score})
+    prediction: dict[str, Any] = {"model_version": model_version, "result": results}
+    scores = [region.score for region in file.regions if region.score is not None]
+    return prediction | ({"score": fmean(scores)} if scores else {})
+
+
+def _task(file: LabelledFile, url: str, model_version: str) -> dict[str, Any]:
+    source = file.source or url + quote(file.path)
+    task: dict[str, Any] = {"data": {_DATA: source}}
+    if file.id is not None:
+        task["id"] = file.id
+    if file.regions:
+        task["predictions"] = [to_prediction(file, model_version)]
+    return task
+
+
+def _file(
+    task: dict[str, Any], where: str, root: Path | None, class_names: Sequence[str]
+) -> LabelledFile | None:
+    """One task; None if it is unlabelled and its image's size cannot be known."""
+    source = _image_url(field(task, "data", dict, where), where)
+    path = _image_path(source, root)
+    results = _results(task, where)
+    regions: list[Region] = []
+    size: tuple[int, int] | None = None
+    for index, result in enumerate(results):
+        item = f"{where} ({path}): region {result.get('id', index)}"
+        names = _labels_of(result, class_names, item)
+        if names:
+            size = image_size_field(result, item, height="original_height", width="original_width")
+            mask = _mask(result["value"], size, item)
+            regions += [Region(name, mask) for name in names]
+    if size is None:
+        found = None if root is None else find_image(root, path)
+        if found is None:
+            return None
+        size = image_size(found)
+    number = task.get("id")
+    task_id = number if isinstance(number, int) else None
+    return LabelledFile(path, *size, regions=tuple(regions), id=task_id, source=source)
+
+
+def _image_url(data: dict[str, Any], where: str) -> str:
+    """The image in a task's data: under "image", or else its only text."""
+    texts = [value for value in data.values() if isinstance(value, str)]
+    value = data.get(_DATA, texts[0] if len(texts) == 1 else None)
+    if not isinstance(value, str) or not value:
+        raise UsageError(f"{where}: which image this is is not said in data.{_DATA}.")
+    return value
+
+
+def _image_path(url: str, root: Path | None) -> str:
+    """The path that a URL of Label Studio stands for, as it lies in the folder of images."""
+    parts = urlsplit(url)
+    local = parse_qs(parts.query).get("d")
+    if local:
+        return relative_path(local[0].lstrip("/"))
+    path = relative_path(unquote(parts.path).lstrip("/"))
+    name = path.rsplit("/", 1)[-1]
+    own_name = _UPLOAD_PREFIX.sub("", name)
+    if not path.startswith("data/upload/"):
+        return path
+    exported = root is not None and find_image(root, name) is not None
+    return name if exported else own_name
+
+
+def _results(task: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """The results of the annotation that counts."""
+    annotations = task.get("annotations") or []
+    if not isinstance(annotations, list) or not all(isinstance(a, dict) for a in annotations):
+        raise UsageError(f"{where}: the field 'annotations' is no list of annotations.")
+    valid = [a for a in annotations if not a.get("was_cancelled")]
+    if not valid:
+        return []
+    best = max(valid, key=lambda a: (bool(a.get("ground_truth")), str(a.get("updated_at") or "")))
+    results = field(best, "result", list, where)
+    if not all(isinstance(result, dict) for result in results):
+        raise UsageError(f"{where}: a result of its annotation is no object.")
+    return results
+
+
+def _labels_of(result: dict[str, Any], class_names: Sequence[str], where: str) -> list[str]:
+    """The classes of a result that is a mask; none for other results."""
+    kind, value = str(result.get("type", "")), result.get("value")
+    if not isinstance(value, dict) or not {"rle", "points"} & set(value):
+        return []
+    names = value.get(kind)
+    # Brushes and polygons with separate labels come twice: bare, and of the type "labels".
+    if kind not in {"brushlabels", "polygonlabels", "labels"}:
+        return []
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise UsageError(f"{where}: the region has no label; choose one or delete the region.")
+    return [check_class(name, class_names, where) if class_names else name for name in names]
+
+
+def _mask(value: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthMask:
+    height, width = size
+    if "points" in value:
+        corners = corners_from(value["points"], where) * [width / 100, height / 100]
+        return RunLengthMask.from_polygons([corners], size, where)
+    brush = library("label_studio_sdk.converter.brush")
+    try:
+        packed = bytes(value["rle"])
+        # The first four bytes say how many values follow; nobody may make us allocate at will.
+        if int.from_bytes(packed[:4], "big") != height * width * 4:
+            raise ValueError("another number of values than the image has")
+        alpha = brush.decode_rle(packed).reshape(height, width, 4)[:, :, 3]
+    except (ValueError, TypeError) as error:
+        raise MaskError(
+            f"{where}: the brush stroke is damaged or belongs to an image of another size than "
+            f"{width} x {height} pixels (width x height); export the labels again."
+        ) from error
+    if not (alpha >= _OPAQUE).any():
+        raise MaskError(f"{where}: the label covers no pixel; draw it anew or delete it.")
+    return RunLengthMask.from_array(alpha >= _OPAQUE)

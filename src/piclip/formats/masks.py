@@ -1,0 +1,111 @@
+"""Binary masks: one PNG per image and class, 255 where the object is.
+
+With several classes the folder holds ``CLASS/NAME.png`` for each image ``NAME.*``; with one class
+named by the caller it may hold ``NAME.png`` itself. Classes may overlap. Lost on the way: which
+pixels belong to which object (one region per class and image), crowds, pixels to ignore, scores,
+and that an image exists that has no label.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from piclip.errors import UsageError
+from piclip.formats.image_files import ImagesByStem, image_size
+from piclip.formats.labels import LabelledFile, Labels, Region, check_class
+from piclip.formats.run_length import RunLengthMask
+from piclip.formats.voc import png_paths
+from piclip.images import read_mask
+from piclip.outputs import write_png
+
+
+def recognise(source: Path) -> bool:
+    """Is this a folder of PNG files, or of folders of them?"""
+    return source.is_dir() and next(source.rglob("*.png"), None) is not None
+
+
+def read(
+    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
+) -> Labels:
+    """Read a folder of binary masks; what marks the object is told as in ``read_mask``.
+
+    Args:
+        source: The folder.
+        images: The folder of images.
+        class_names: The one class of masks that lie in the folder itself; or the classes and
+            their order, if not all subfolders by name.
+
+    Returns:
+        The labels, one region per mask.
+
+    Raises:
+        UsageError: The folder, ``images`` or the class name is missing, or a class is unknown.
+        ImageError: A mask has no image or cannot be read.
+        MaskError: A mask is empty or has another size than its image.
+    """
+    folder = Path(source)
+    if images is None:
+        raise UsageError(f"{folder}: masks need the folder of their images too; give it.")
+    found = ImagesByStem(Path(images))
+    regions: dict[str, list[Region]] = defaultdict(list)
+    names = {}
+    for name, class_folder in _class_folders(folder, class_names):
+        names[name] = class_folder
+        for path in sorted(class_folder.rglob("*.png")):
+            image = found.find(path, class_folder)
+            mask = read_mask(path, size=image_size(Path(images) / image))
+            regions[image].append(Region(name, RunLengthMask.from_array(mask)))
+    if not regions:
+        raise UsageError(f"{folder}: there are no masks (.png) here; check the path.")
+    files = [
+        LabelledFile(image, *labels[0].mask.size, regions=tuple(labels))
+        for image, labels in sorted(regions.items())
+    ]
+    return Labels(tuple(class_names) or tuple(names), tuple(files))
+
+
+def write(labels: Labels, destination: str | Path) -> list[Path]:
+    """Write ``CLASS/NAME.png`` for every class that an image shows.
+
+    Args:
+        labels: What to write.
+        destination: The folder, made if need be.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UsageError: A class's name cannot be a folder's, or two images would have the same mask.
+        OutputError: A file cannot be written.
+    """
+    for name in labels.class_names:
+        if name in {".", ".."} or set(name) & set('/\\:\0*?"<>|'):
+            raise UsageError(
+                f"The class {name!r} cannot be the name of a folder of masks; rename it or write "
+                f"another format, such as coco."
+            )
+    folder = Path(destination)
+    return [
+        write_png(file.mask_of(name), folder / name / target)
+        for file, target in zip(labels.images, png_paths(labels), strict=True)
+        for name in file.class_names
+    ]
+
+
+def _class_folders(folder: Path, class_names: Sequence[str]) -> list[tuple[str, Path]]:
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: there is no such folder; check the path.")
+    if any(folder.glob("*.png")):
+        if len(class_names) != 1:
+            raise UsageError(
+                f"{folder}: say which one class these masks show, or sort them into one subfolder "
+                f"per class."
+            )
+        return [(class_names[0], folder)]
+    folders = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
+    if class_names:
+        for entry in folders:
+            check_class(entry.name, class_names, str(folder))
+    return [(entry.name, entry) for entry in folders]

@@ -1,0 +1,107 @@
+"""Outlines of masks along their pixel edges: filled by COCO's rule they give back every pixel.
+
+The corners are whole numbers, (0, 0) the outer corner of the first pixel. Viewers that fill
+polygons with their border (OpenCV) show them one pixel larger at the right and at the bottom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from contourpy import FillType, contour_generator
+from scipy.spatial import KDTree
+
+from piclip.errors import MaskError
+
+Corners = npt.NDArray[np.float64]
+
+
+def outlines(mask: npt.NDArray[np.bool_]) -> list[list[Corners]]:
+    """Trace a mask.
+
+    Args:
+        mask: Bool (H, W).
+
+    Returns:
+        For each connected part its outer outline and then those of its holes, each (N, 2) as
+        x, y in pixels, not closed.
+    """
+    # Between pixel centres the level 0.5 crosses exactly the middles of pixel edges.
+    padded = np.pad(mask, 1).astype(np.float64)
+    generator = contour_generator(z=padded, fill_type=FillType.OuterOffset)
+    traced: Any = generator.filled(0.5, np.inf)
+    parts, offsets = traced
+    return [
+        [_corners(points[start:end]) - 0.5 for start, end in pairwise(at)]
+        for points, at in zip(parts, offsets, strict=True)
+    ]
+
+
+def corners_from(numbers: object, where: str) -> Corners:
+    """Take a polygon's corners from JSON, ``[x, y, x, y, ...]`` or ``[[x, y], ...]``.
+
+    Args:
+        numbers: The lists.
+        where: The file and the item, for the error's sentence.
+
+    Returns:
+        (N, 2) as x, y.
+
+    Raises:
+        MaskError: These are no pairs of numbers.
+    """
+    try:
+        return np.asarray(numbers, dtype=np.float64).reshape(-1, 2)
+    except (TypeError, ValueError) as error:
+        raise MaskError(
+            f"{where}: a polygon must be a list of pairs of numbers; draw it anew."
+        ) from error
+
+
+def joined(loops: Sequence[Corners]) -> Corners:
+    """Join outlines to one by slits of no width, for formats with one polygon per object.
+
+    A slit is walked forth and back, which by the even-odd rule changes no pixel: holes stay holes
+    and parts stay apart. Slits run between nearest corners, so that viewers that draw lines show
+    little of them.
+
+    Args:
+        loops: Outlines (N, 2) each.
+
+    Returns:
+        One outline (M, 2).
+    """
+    outline, *others = loops
+    if not others:
+        return outline
+    tree = KDTree(outline)
+    detours = []
+    for loop in others:
+        distances, nearest = tree.query(loop)
+        start = int(np.argmin(distances))
+        at = int(nearest[start])
+        there = [np.roll(loop, -start, axis=0), loop[start : start + 1]]
+        detours.append((at, np.concatenate([*there, outline[at : at + 1]])))
+    pieces, last = [], 0
+    for at, detour in sorted(detours, key=lambda found: found[0]):
+        pieces += [outline[last : at + 1], detour]
+        last = at + 1
+    return np.concatenate([*pieces, outline[last:]])
+
+
+def _corners(line: Corners) -> Corners:
+    """Turn a closed line through the middles of pixel edges into one along these edges."""
+    here, there = line[:-1], line[1:]
+    # A middle with a fractional x lies on an upright edge, where neighbouring columns meet.
+    upright_here, upright_there = here[:, 0] % 1 != 0, there[:, 0] % 1 != 0
+    x = np.where(upright_here, here[:, 0], there[:, 0])
+    y = np.where(upright_here, there[:, 1], here[:, 1])
+    straight = (upright_here == upright_there)[:, None]
+    corners = np.where(straight, (here + there) / 2, np.stack([x, y], axis=1))
+    ahead, behind = np.roll(corners, -1, axis=0) - corners, corners - np.roll(corners, 1, axis=0)
+    turns = ahead[:, 0] * behind[:, 1] != ahead[:, 1] * behind[:, 0]
+    return np.asarray(corners[turns])

@@ -1,0 +1,120 @@
+"""The formats by name, and which of them a file or folder is in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+from piclip.errors import UsageError
+from piclip.formats import coco, labelme, labelstudio, masks, voc, yolo
+from piclip.formats.labels import Labels
+
+
+class Format(Protocol):
+    """What each module of a format has."""
+
+    def recognise(self, source: Path) -> bool:
+        """Is this file or folder in the format? Reads no more than it needs to tell."""
+
+    def read(
+        self,
+        source: str | Path,
+        *,
+        images: str | Path | None = None,
+        class_names: Sequence[str] = (),
+    ) -> Labels:
+        """Read the labels of a set of images."""
+
+    def write(self, labels: Labels, destination: str | Path) -> list[Path]:
+        """Write the labels of a set of images."""
+
+
+FORMATS: dict[str, Format] = {
+    # In the order in which they are recognised: what is named plainly before what any PNG fits.
+    "coco": cast(Format, coco),
+    "labelstudio": cast(Format, labelstudio),
+    "labelme": cast(Format, labelme),
+    "yolo": cast(Format, yolo),
+    "voc": cast(Format, voc),
+    "masks": cast(Format, masks),
+}
+
+
+def get_format(name: str) -> Format:
+    """Give a format by its name (UsageError for an unknown one)."""
+    if name not in FORMATS:
+        raise UsageError(f"There is no label format {name!r}; the formats are {_names()}.")
+    return FORMATS[name]
+
+
+def detect(source: str | Path) -> str:
+    """Tell the format of a file or folder from its content.
+
+    Args:
+        source: The file or folder.
+
+    Returns:
+        The format's name.
+
+    Raises:
+        UsageError: It does not exist, cannot be read, or is in none of the formats.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise UsageError(f"{path}: there is no such file or folder; check the path.")
+    for name, candidate in FORMATS.items():
+        if candidate.recognise(path):
+            return name
+    raise UsageError(
+        f"{path}: this is in none of the label formats {_names()}; say which one it is."
+    )
+
+
+def read_labels(
+    source: str | Path,
+    *,
+    format: str = "auto",
+    images: str | Path | None = None,
+    class_names: Sequence[str] = (),
+) -> Labels:
+    """Read the labels of a set of images.
+
+    Args:
+        source: The file or folder of the labelling tool.
+        format: A name of `FORMATS`, or "auto" to tell it from the content.
+        images: The folder of images; voc, masks and yolo need it, labelstudio can use it.
+        class_names: The classes in their order; another one in the labels is an error.
+
+    Returns:
+        The labels.
+
+    Raises:
+        UsageError: The format is unknown or the labels are malformed.
+        ImageError: An image is missing.
+        MaskError: A label is empty, or does not fit its image.
+    """
+    name = detect(source) if format == "auto" else format
+    return get_format(name).read(source, images=images, class_names=class_names)
+
+
+def write_labels(labels: Labels, destination: str | Path, *, format: str) -> list[Path]:
+    """Write the labels of a set of images.
+
+    Args:
+        labels: What to write.
+        destination: A JSON file for coco and labelstudio, a folder for the others.
+        format: A name of `FORMATS`.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UsageError: The format is unknown or cannot hold the labels.
+        OutputError: A file cannot be written.
+    """
+    return get_format(format).write(labels, destination)
+
+
+def _names() -> str:
+    return ", ".join(FORMATS)

@@ -1,0 +1,155 @@
+"""Masks of labelled regions, kept as run lengths (by pycocotools): small, exact, comparable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from piclip.errors import MaskError
+from piclip.formats.extras import library
+
+_MARGIN = 1.0
+"""Tools let polygons reach a little over the frame; more means another image or another scale."""
+
+
+@dataclass(frozen=True)
+class RunLengthMask:
+    """One mask in COCO's compressed run-length coding; equal masks compare equal.
+
+    Attributes:
+        height: Pixels.
+        width: Pixels.
+        counts: The runs as pycocotools writes them, column by column.
+    """
+
+    height: int
+    width: int
+    counts: bytes
+
+    @classmethod
+    def from_array(cls, mask: npt.NDArray[np.bool_]) -> RunLengthMask:
+        """Packs a bool mask (H, W), exactly."""
+        packed = library("pycocotools.mask").encode(np.asfortranarray(mask, dtype=np.uint8))
+        return cls(mask.shape[0], mask.shape[1], packed["counts"])
+
+    @classmethod
+    def from_polygons(
+        cls, polygons: Sequence[npt.NDArray[np.float64]], size: tuple[int, int], where: str
+    ) -> RunLengthMask:
+        """Fills polygons by COCO's own rule; several make one mask together.
+
+        Args:
+            polygons: Corners (N, 2) as x, y in pixels, (0, 0) the outer corner of the first pixel.
+            size: (height, width) of the image.
+            where: The file and the item, for the error's sentence.
+
+        Raises:
+            MaskError: Fewer than three corners, corners that are no numbers or lie more than one
+                pixel outside the image, or no pixel inside.
+        """
+        height, width = size
+        for corners in polygons:
+            _check_polygon(corners, size, where)
+        api = library("pycocotools.mask")
+        flat = [corners.ravel().tolist() for corners in polygons]
+        packed = api.merge(api.frPyObjects(flat, height, width)) if flat else {"counts": b""}
+        return cls(height, width, packed["counts"])._not_empty(where)
+
+    @classmethod
+    def from_runs(
+        cls, runs: Sequence[int] | str, size: tuple[int, int], where: str
+    ) -> RunLengthMask:
+        """Takes COCO's run lengths, plain numbers or the compressed text.
+
+        Raises:
+            MaskError: The runs are damaged, do not fill the image, or hold no pixel.
+        """
+        height, width = size
+        numbers = _decompress(runs) if isinstance(runs, str) else list(runs)
+        # pycocotools itself reads past the end of runs that are too short.
+        if (
+            numbers is None
+            or not all(type(n) is int and n >= 0 for n in numbers)
+            or sum(numbers) != height * width
+        ):
+            raise MaskError(
+                f"{where}: the run lengths are damaged or belong to an image of another size than "
+                f"{width} x {height} pixels (width x height); export the labels again."
+            )
+        api = library("pycocotools.mask")
+        given = api.frPyObjects({"size": [height, width], "counts": numbers}, height, width)
+        # Others may write runs of length 0; encoded anew, equal masks have equal runs.
+        return cls.from_array(api.decode(given))._not_empty(where)
+
+    @classmethod
+    def union(cls, masks: Sequence[RunLengthMask]) -> RunLengthMask:
+        """All pixels of one or more masks of one size."""
+        packed = library("pycocotools.mask").merge([mask.as_coco() for mask in masks])
+        return cls(masks[0].height, masks[0].width, packed["counts"])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.height, self.width
+
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return int(library("pycocotools.mask").area(self.as_coco()))
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """(left, top, width, height) in pixels; zeros for a mask without pixels."""
+        left, top, width, height = library("pycocotools.mask").toBbox(self.as_coco())
+        return int(left), int(top), int(width), int(height)
+
+    def to_array(self) -> npt.NDArray[np.bool_]:
+        """Bool (H, W)."""
+        return np.asarray(library("pycocotools.mask").decode(self.as_coco()), dtype=np.bool_)
+
+    def as_coco(self) -> dict[str, Any]:
+        """``{"size": [height, width], "counts": bytes}`` for pycocotools."""
+        return {"size": [self.height, self.width], "counts": self.counts}
+
+    def _not_empty(self, where: str) -> RunLengthMask:
+        if not self.counts or self.area == 0:
+            raise MaskError(f"{where}: the label covers no pixel; draw it anew or delete it.")
+        return self
+
+
+def _check_polygon(corners: npt.NDArray[np.float64], size: tuple[int, int], where: str) -> None:
+    if corners.ndim != 2 or corners.shape[0] < 3 or corners.shape[1] != 2:
+        raise MaskError(f"{where}: a polygon needs three corners or more; draw it anew.")
+    if not np.isfinite(corners).all():
+        raise MaskError(f"{where}: a corner of the polygon is no number; draw it anew.")
+    outside = (corners < -_MARGIN) | (corners > np.array(size[::-1]) + _MARGIN)
+    if outside.any():
+        x, y = corners[outside.any(axis=1)][0]
+        raise MaskError(
+            f"{where}: the polygon's corner ({x:g}, {y:g}) lies outside the image of {size[1]} x "
+            f"{size[0]} pixels (width x height); check that the label belongs to this image."
+        )
+
+
+def _decompress(text: str) -> list[int] | None:
+    """The runs in COCO's compressed text, None where it is damaged (pycocotools does not check)."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        # From the fourth on, runs are written as differences to the last but one.
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return runs if shift == 0 else None

@@ -1,0 +1,31 @@
+"""Text files of label formats: lines in, whole files out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from piclip.decoding import reason
+from piclip.errors import UsageError
+from piclip.outputs import atomic_path
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8 (UsageError if it cannot be read)."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path}: {reason(error)}; check the path.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: this is no text in UTF-8; export the labels again.") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a file that are not empty, without spaces around them."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def write_text(text: str, path: Path) -> Path:
+    """Write a file atomically, ended by a new line unless empty (OutputError)."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n" if text else "", encoding="utf-8")
+    return path

@@ -1,0 +1,157 @@
+"""Class maps as PASCAL VOC has them: one palette PNG per image, 255 = ignore.
+
+The folder holds ``NAME.png`` for each image ``NAME.*`` and ``class_names.txt`` with one class per
+line (``__ignore__`` and ``_background_``, as labelme writes them, are skipped). Lost on the way:
+which pixels belong to which object (all of a class in an image become one region), pixels under
+another region (the smaller one is on top), crowds and scores.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from piclip.decoding import decode
+from piclip.errors import MaskError, UsageError
+from piclip.formats.image_files import ImagesByStem, image_size
+from piclip.formats.labels import LabelledFile, Labels, Region
+from piclip.formats.run_length import RunLengthMask
+from piclip.formats.text_files import read_lines, write_text
+from piclip.images import MAX_PIXELS
+from piclip.outputs import write_png
+from piclip.overlays import voc_palette
+
+_IGNORE = 255
+_NAMES = "class_names.txt"
+_NOT_CLASSES = frozenset({"__ignore__", "_background_"})
+
+
+def recognise(source: Path) -> bool:
+    """Is this a folder of palette PNGs?"""
+    if not source.is_dir():
+        return False
+    if (source / _NAMES).is_file():
+        return True
+    first = next(iter(sorted(source.glob("*.png"))), None)
+    if first is None:
+        return False
+    try:
+        with Image.open(first) as image:
+            return image.mode == "P"
+    except OSError:
+        return False
+
+
+def read(
+    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
+) -> Labels:
+    """Read a folder of class maps.
+
+    Args:
+        source: The folder; maps in subfolders count too.
+        images: The folder of images.
+        class_names: The classes in the order of their indices, if there is no class_names.txt.
+
+    Returns:
+        The labels, one region per class and image.
+
+    Raises:
+        UsageError: The folder, the class names or ``images`` are missing, or an index has no name.
+        ImageError: A map has no image or cannot be read.
+        MaskError: A map is no class map or has another size than its image.
+    """
+    folder = Path(source)
+    if images is None:
+        raise UsageError(f"{folder}: class maps need the folder of their images too; give it.")
+    names = tuple(class_names) or _class_names(folder)
+    found = ImagesByStem(Path(images))
+    files = []
+    for path in sorted(folder.rglob("*.png")):
+        image = found.find(path, folder)
+        size = image_size(Path(images) / image)
+        class_map = _class_map(path, len(names), size)
+        regions = [
+            Region(names[index - 1], RunLengthMask.from_array(class_map == index))
+            for index in np.unique(class_map)
+            if 0 < index < _IGNORE
+        ]
+        unknown = class_map == _IGNORE
+        ignore = RunLengthMask.from_array(unknown) if unknown.any() else None
+        files.append(LabelledFile(image, *size, regions=tuple(regions), ignore=ignore))
+    if not files:
+        raise UsageError(f"{folder}: there are no class maps (.png) here; check the path.")
+    return Labels(names, tuple(files))
+
+
+def write(labels: Labels, destination: str | Path) -> list[Path]:
+    """Write a class map for every image, unlabelled ones too, and class_names.txt.
+
+    Args:
+        labels: What to write.
+        destination: The folder, made if need be.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UsageError: Two images would have the same map, or there are more than 254 classes.
+        OutputError: A file cannot be written.
+    """
+    folder = Path(destination)
+    targets = png_paths(labels)
+    written = [write_text("\n".join(["_background_", *labels.class_names]), folder / _NAMES)]
+    for file, target in zip(labels.images, targets, strict=True):
+        image = Image.fromarray(file.class_map(labels.class_names))
+        image.putpalette(voc_palette())
+        written.append(write_png(image, folder / target))
+    return written
+
+
+def png_paths(labels: Labels) -> list[str]:
+    """Where the mask of each image goes, relative to the folder (UsageError if two collide)."""
+    paths = [str(PurePosixPath(file.path).with_suffix(".png")) for file in labels.images]
+    for path, count in Counter(paths).items():
+        if count > 1:
+            raise UsageError(
+                f"Two images would have the same mask file {path}, for only their suffixes differ; "
+                f"rename one of them."
+            )
+    return paths
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: there is no such folder; check the path.")
+    if not (folder / _NAMES).is_file():
+        raise UsageError(
+            f"{folder}: what the class indices mean is not said; put one class name per line, that "
+            f"of index 1 first, into {folder / _NAMES}."
+        )
+    return tuple(line for line in read_lines(folder / _NAMES) if line not in _NOT_CLASSES)
+
+
+def _class_map(path: Path, count: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    image = decode(path, MAX_PIXELS)
+    if image.mode not in {"P", "L"}:
+        raise MaskError(
+            f"{path}: a class map has a palette or is gray with 8 bits, and this image is "
+            f"{image.mode}; save the class indices."
+        )
+    class_map = np.asarray(image, dtype=np.uint8)
+    if class_map.shape != size:
+        raise MaskError(
+            f"{path}: the class map is {class_map.shape[1]} x {class_map.shape[0]} pixels (width x "
+            f"height) but its image is {size[1]} x {size[0]}; give it the size of its image."
+        )
+    for index in np.unique(class_map):
+        if count < index < _IGNORE:
+            raise UsageError(
+                f"{path}: the class index {index} has no name, for there are {count} classes; "
+                f"name it in {_NAMES}."
+            )
+    return class_map

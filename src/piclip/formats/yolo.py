@@ -1,0 +1,167 @@
+"""YOLO segmentation text: ``labels/NAME.txt`` with one polygon per line, and ``data.yaml``.
+
+A line is ``class x y x y ...``, the class's index from 0 and corners divided by the image's width
+and height. Each region becomes one line: holes and separate parts are joined by slits of no width,
+so that filled by COCO's rule every pixel comes back; Ultralytics, which draws polygons with their
+border, sees them one pixel larger. An image without label has an empty file. Lost on the way:
+pixels to ignore, scores, and crowds, which are left out, since YOLO would take one for an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from piclip.errors import UsageError
+from piclip.formats.image_files import ImagesByStem, image_size
+from piclip.formats.labels import LabelledFile, Labels, Region
+from piclip.formats.polygons import corners_from, joined, outlines
+from piclip.formats.run_length import RunLengthMask
+from piclip.formats.text_files import read_lines, read_text, write_text
+
+_YAML, _CLASSES = "data.yaml", "classes.txt"
+
+
+def recognise(source: Path) -> bool:
+    """Is this a data.yaml, or a folder with text labels?"""
+    if source.is_file():
+        return source.name == _YAML
+    return any((source / part).exists() for part in (_YAML, _CLASSES)) or any(
+        (source / "labels").rglob("*.txt")
+    )
+
+
+def read(
+    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
+) -> Labels:
+    """Read YOLO segmentation labels.
+
+    Args:
+        source: The folder of text files, or one with a subfolder ``labels``, or its data.yaml.
+        images: The folder of images; their sizes are needed.
+        class_names: The classes in the order of their indices, if neither data.yaml nor
+            classes.txt is in the folder or the two above it.
+
+    Returns:
+        The labels; an empty file is an image without label.
+
+    Raises:
+        UsageError: The folder, ``images`` or the class names are missing, or a line is malformed.
+        ImageError: A label has no image.
+        MaskError: A polygon is empty or outside its image.
+    """
+    folder = Path(source).parent if Path(source).name == _YAML else Path(source)
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: there is no such folder; check the path.")
+    if images is None:
+        raise UsageError(f"{folder}: YOLO labels need the folder of their images too; give it.")
+    names = tuple(class_names) or _class_names(folder)
+    texts = folder / "labels" if (folder / "labels").is_dir() else folder
+    found = ImagesByStem(Path(images))
+    files = []
+    for path in sorted(p for p in texts.rglob("*.txt") if p.name != _CLASSES):
+        image = found.find(path, texts)
+        size = image_size(Path(images) / image)
+        regions = [
+            _region(line.split(), names, size, f"{path}: line {number}")
+            for number, line in enumerate(read_text(path).splitlines(), start=1)
+            if line.strip()
+        ]
+        files.append(LabelledFile(image, *size, regions=tuple(regions)))
+    if not files:
+        raise UsageError(f"{texts}: there are no labels (.txt) here; check the path.")
+    return Labels(names, tuple(files))
+
+
+def write(labels: Labels, destination: str | Path) -> list[Path]:
+    """Write YOLO segmentation labels.
+
+    Args:
+        labels: What to write.
+        destination: The folder, made if need be.
+
+    Returns:
+        The files written: data.yaml and one text file per image, unlabelled ones too.
+
+    Raises:
+        UsageError: Two images would have the same text file.
+        OutputError: A file cannot be written.
+    """
+    folder = Path(destination)
+    targets = [PurePosixPath("labels", file.path).with_suffix(".txt") for file in labels.images]
+    if len(set(targets)) < len(targets):
+        raise UsageError(
+            "Two images would have the same YOLO label, for only their suffixes differ; rename "
+            "one of them."
+        )
+    names = yaml.safe_dump(
+        {"names": dict(enumerate(labels.class_names))}, sort_keys=False, allow_unicode=True
+    )
+    return [
+        write_text(names.rstrip("\n"), folder / _YAML),
+        *(
+            write_text(to_text(file, labels.class_names), folder / target)
+            for file, target in zip(labels.images, targets, strict=True)
+        ),
+    ]
+
+
+def to_text(file: LabelledFile, class_names: Sequence[str]) -> str:
+    """Make the lines of one image's label, without crowds."""
+    lines = []
+    for region in file.regions:
+        if region.crowd:
+            continue
+        parts = [joined(loops) for loops in outlines(region.mask.to_array())]
+        # Seven digits place a corner to a hundredth of a pixel in the largest images.
+        numbers = (joined(parts) / [file.width, file.height]).ravel()
+        corners = " ".join(f"{number:.7g}" for number in numbers)
+        lines.append(f"{class_names.index(region.class_name)} {corners}")
+    return "\n".join(lines)
+
+
+def _region(
+    words: list[str], class_names: Sequence[str], size: tuple[int, int], where: str
+) -> Region:
+    try:
+        index, numbers = int(words[0]), [float(word) for word in words[1:]]
+    except ValueError as error:
+        raise UsageError(
+            f"{where}: 'class x y x y ...' in numbers was expected, not {' '.join(words)[:40]!r}."
+        ) from error
+    if not 0 <= index < len(class_names):
+        raise UsageError(
+            f"{where}: the class index {index} is unknown; there are {len(class_names)} classes, "
+            f"the first has the index 0."
+        )
+    if len(numbers) == 4:
+        raise UsageError(f"{where}: this is a box, not a polygon; export segmentation labels.")
+    corners = corners_from(numbers, where) * [size[1], size[0]]
+    return Region(class_names[index], RunLengthMask.from_polygons([corners], size, where))
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    for place in (folder, *folder.absolute().parents[:2]):
+        if (place / _YAML).is_file():
+            return _names_in_yaml(place / _YAML)
+        if (place / _CLASSES).is_file():
+            return tuple(read_lines(place / _CLASSES))
+    raise UsageError(
+        f"{folder}: what the class indices mean is not said; put one class name per line, that of "
+        f"index 0 first, into {folder / _CLASSES}."
+    )
+
+
+def _names_in_yaml(path: Path) -> tuple[str, ...]:
+    try:
+        content = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: this is not valid YAML; export the labels again.") from error
+    names = content.get("names") if isinstance(content, dict) else None
+    if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
+        names = [names[index] for index in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise UsageError(f"{path}: 'names' must list the classes in the order of their indices.")
+    return tuple(str(name) for name in names)

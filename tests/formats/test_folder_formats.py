@@ -1,0 +1,259 @@
+"""Formats with a file per image: class maps, binary masks, YOLO text and labelme."""
+
+import base64
+import io
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from format_builders import HOLED, NAMES, labels, mask_of, pack, save_images, simple, unhurried
+from hypothesis import given
+from PIL import Image
+
+from piclip.errors import ImageError, MaskError, UsageError
+from piclip.formats import LabelledFile, Labels, Region, labelme, masks, voc, yolo
+from piclip.overlays import voc_palette
+
+
+def round_trip(module, given_labels):
+    with tempfile.TemporaryDirectory() as name:
+        root = save_images(given_labels, Path(name) / "images")
+        module.write(given_labels, Path(name) / "out")
+        return module.read(Path(name) / "out", images=root)
+
+
+@unhurried
+@given(labels())
+def test_yolo_loses_nothing_of_plain_labels(given_labels):
+    assert round_trip(yolo, given_labels) == ordered(given_labels)
+
+
+@unhurried
+@given(labels())
+def test_labelme_loses_only_the_order_of_classes(given_labels):
+    back = round_trip(labelme, given_labels)
+    assert ordered(back).images == ordered(given_labels).images
+
+
+@unhurried
+@given(labels())
+def test_binary_masks_keep_every_class_by_mask(given_labels):
+    shown = [file for file in given_labels.images if file.regions]
+    if not shown:
+        return
+    back = {file.path: file for file in round_trip(masks, given_labels).images}
+    assert set(back) == {file.path for file in shown}
+    for file in shown:
+        for name in NAMES:
+            np.testing.assert_array_equal(back[file.path].mask_of(name), file.mask_of(name))
+
+
+@unhurried
+@given(labels())
+def test_class_maps_come_back_exactly(given_labels):
+    first = replace(given_labels.images[0], ignore=pack(np.ones(given_labels.images[0].size)))
+    given_labels = replace(given_labels, images=(first, *given_labels.images[1:]))
+    back = {file.path: file for file in round_trip(voc, given_labels).images}
+    assert len(back) == len(given_labels.images)
+    for file in given_labels.images:
+        expected = file.class_map(NAMES)
+        np.testing.assert_array_equal(back[file.path].class_map(NAMES), expected)
+
+
+def ordered(given_labels):
+    return replace(given_labels, images=tuple(sorted(given_labels.images, key=lambda f: f.path)))
+
+
+def test_class_maps_have_the_palette_of_voc(tmp_path):
+    paths = voc.write(simple(HOLED), tmp_path)
+    assert paths == [tmp_path / "class_names.txt", tmp_path / "photo.png"]
+    with Image.open(paths[1]) as image:
+        assert image.mode == "P"
+        assert image.getpalette()[:768] == voc_palette()
+        np.testing.assert_array_equal(np.asarray(image) == 1, HOLED)
+
+
+def test_binary_masks_are_black_and_white(tmp_path):
+    [path] = masks.write(simple(HOLED), tmp_path)
+    assert path == tmp_path / "cat" / "photo.png"
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(np.asarray(image), HOLED * 255)
+
+
+def test_yolo_text_is_what_ultralytics_reads(tmp_path):
+    [names, text] = yolo.write(simple(mask_of(["##..", "##.."])), tmp_path)
+    assert names.read_text() == "names:\n  0: cat\n  1: big dog\n"
+    index, *numbers = text.read_text().split()
+    corners = {tuple(c) for c in np.array(numbers, float).reshape(-1, 2)}
+    assert index == "0"
+    assert corners == {(0, 0), (0.5, 0), (0.5, 1), (0, 1)}
+
+
+def test_yolo_leaves_crowds_out():
+    crowd = Region("cat", pack(HOLED), crowd=True)
+    file = LabelledFile("photo.png", *HOLED.shape, (crowd,))
+    assert yolo.to_text(file, NAMES) == ""
+
+
+def test_names_of_yolo_classes_come_from_either_file(tmp_path):
+    save_images(simple(HOLED), tmp_path)
+    (tmp_path / "x/labels").mkdir(parents=True)
+    (tmp_path / "x/labels/photo.txt").write_text("1 0 0 1 0 1 1\n")
+    for name, text in {"classes.txt": "cat\nbig dog\n", "data.yaml": "names: [a, b]"}.items():
+        (tmp_path / name).write_text(text)
+        found = yolo.read(tmp_path / "x/labels", images=tmp_path)
+        assert found.class_names == {"classes.txt": NAMES, "data.yaml": ("a", "b")}[name]
+    (tmp_path / "data.yaml").write_text("names: {0: a, 2: b}")
+    with pytest.raises(UsageError, match=r"data\.yaml: 'names' must list"):
+        yolo.read(tmp_path / "x/labels", images=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "message"),
+    [
+        ("cat 0 0 1 0 1 1", UsageError, "in numbers was expected"),
+        ("2 0 0 1 0 1 1", UsageError, "index 2 is unknown; there are 2"),
+        ("-1 0 0 1 0 1 1", UsageError, "index -1 is unknown"),
+        ("0 0.5 0.5 0.1 0.1", UsageError, "a box, not a polygon"),
+        ("0 0 0 1 0 1", MaskError, "a polygon must be a list of pairs"),
+        ("0 0 0 3 0 1 1", MaskError, "lies outside the image of 7 x 5"),
+        ("0 0 0 nan 0 1 1", MaskError, "is no number"),
+        ("0 0 0 0 0 0 0", MaskError, "covers no pixel"),
+    ],
+)
+def test_bad_yolo_lines_are_named(tmp_path, line, error, message):
+    save_images(simple(HOLED), tmp_path)
+    (tmp_path / "photo.txt").write_text(f"0 0 0 1 0 1 1\n{line}\n")
+    with pytest.raises(error, match=rf"photo\.txt: line 2: .*{message}"):
+        yolo.read(tmp_path, images=tmp_path, class_names=NAMES)
+
+
+@pytest.mark.parametrize("module", [masks, voc, yolo])
+def test_missing_folders_and_images_are_named(tmp_path, module):
+    module.write(simple(HOLED), tmp_path / "out")
+    with pytest.raises(UsageError, match="need the folder of their images"):
+        module.read(tmp_path / "out")
+    with pytest.raises(ImageError, match=r"photo\.\w+: no image photo .* is in"):
+        module.read(tmp_path / "out", images=tmp_path)
+    with pytest.raises(UsageError, match="no such folder"):
+        module.read(tmp_path / "none", images=tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="there are no"):
+        module.read(tmp_path / "empty", images=tmp_path, class_names=["cat"])
+    for suffix in ("png", "jpg"):
+        Image.new("RGB", (7, 5)).save(tmp_path / f"photo.{suffix}")
+    with pytest.raises(UsageError, match=r"two images have this name, photo\.jpg and photo\.png"):
+        module.read(tmp_path / "out", images=tmp_path)
+
+
+@pytest.mark.parametrize("module", [masks, voc, yolo, labelme])
+def test_images_that_differ_in_their_suffix_only_cannot_be_written(tmp_path, module):
+    files = tuple(LabelledFile(f"a.{suffix}", 5, 7) for suffix in ("jpg", "png"))
+    with pytest.raises(UsageError, match="only their suffixes differ"):
+        module.write(Labels(NAMES, files), tmp_path)
+
+
+def test_bad_masks_are_named(tmp_path):
+    root = save_images(simple(HOLED), tmp_path / "images")
+    (tmp_path / "m").mkdir()
+    mask = tmp_path / "m/photo.png"
+    Image.new("L", (4, 4), 1).save(mask)
+    for module in (masks, voc):
+        with pytest.raises(MaskError, match=r"photo\.png: the .* is 4 x 4 .* image is 7 x 5"):
+            module.read(tmp_path / "m", images=root, class_names=["cat"])
+    Image.new("L", (7, 5)).save(mask)
+    with pytest.raises(MaskError, match=r"photo\.png: the mask has no object pixel"):
+        masks.read(tmp_path / "m", images=root, class_names=["cat"])
+    Image.new("L", (7, 5), 9).save(mask)
+    with pytest.raises(UsageError, match=r"photo\.png: the class index 9 has no name"):
+        voc.read(tmp_path / "m", images=root, class_names=["cat"])
+    Image.new("RGB", (7, 5), 9).save(mask)
+    with pytest.raises(MaskError, match=r"photo\.png: a class map has a palette"):
+        voc.read(tmp_path / "m", images=root, class_names=["cat"])
+    with pytest.raises(UsageError, match="one class name per line"):
+        voc.read(tmp_path / "m", images=root)
+    with pytest.raises(UsageError, match="which one class these masks show"):
+        masks.read(tmp_path / "m", images=root)
+
+
+def test_classes_that_are_no_folder_names_cannot_be_written(tmp_path):
+    with pytest.raises(UsageError, match="'a/b' cannot be the name of a folder"):
+        masks.write(Labels(("a/b",), ()), tmp_path)
+
+
+def labelme_file(tmp_path, **shape):
+    content = {
+        "shapes": [{"label": "cat", "shape_type": "polygon", "points": []} | shape],
+        "imagePath": "..\\photos\\photo.png",
+        "imageHeight": 5,
+        "imageWidth": 7,
+    }
+    (tmp_path / "photo.json").write_text(json.dumps(content))
+    return tmp_path / "photo.json"
+
+
+def png_text(mask):
+    data = io.BytesIO()
+    Image.fromarray(mask).save(data, format="PNG")
+    return base64.b64encode(data.getvalue()).decode()
+
+
+def test_labelme_shapes(tmp_path):
+    triangle = [[0, 0], [4, 0], [4, 4], [0, 4]]
+    expected = np.zeros((5, 7), bool)
+    expected[:4, :4] = True
+    dot = expected.copy()
+    dot[:] = False
+    dot[2:4, 3:5] = mask_of(["#.", "##"])
+    for shape, mask in [
+        ({"points": triangle}, expected),
+        ({"shape_type": "rectangle", "points": [[4, 4], [0, 0]]}, expected),
+        (
+            {
+                "shape_type": "mask",
+                "points": [[3, 2], [4, 3]],
+                "mask": png_text(mask_of(["#.", "##"])),
+            },
+            dot,
+        ),
+    ]:
+        [file] = labelme.read(labelme_file(tmp_path, **shape)).images
+        assert file.path == "photo.png"
+        np.testing.assert_array_equal(file.mask_of("cat"), mask)
+
+
+@pytest.mark.parametrize(
+    ("shape", "error", "message"),
+    [
+        ({"shape_type": "circle", "points": [[0, 0], [1, 1]]}, UsageError, "a circle cannot"),
+        ({"points": [[0, 0], [1, 1]]}, MaskError, "three corners"),
+        ({"points": [[0, 0], [1, 1], [99, 1]]}, MaskError, "lies outside"),
+        ({"points": [[0, 0], [1, 1], "x"]}, MaskError, "pairs of numbers"),
+        ({"label": 3}, UsageError, "'label' is missing or no text"),
+        ({"label": "cow"}, UsageError, "the class 'cow' is unknown; the classes are cat, big dog"),
+        ({"shape_type": "rectangle"}, MaskError, "needs two corners"),
+        ({"shape_type": "mask", "points": [[0, 0], [1, 1]]}, UsageError, "'mask' is missing"),
+        (
+            {"shape_type": "mask", "points": [[0, 0], [1, 1]], "mask": "AAAA"},
+            MaskError,
+            "the mask is damaged",
+        ),
+        (
+            {"shape_type": "mask", "points": [[3, 3], [9, 9]], "mask": png_text(HOLED)},
+            MaskError,
+            "the mask lies outside",
+        ),
+        (
+            {"shape_type": "mask", "points": [[0, 0], [0, 0]], "mask": png_text(HOLED & False)},
+            MaskError,
+            "covers no pixel",
+        ),
+    ],
+)
+def test_bad_labelme_shapes_are_named(tmp_path, shape, error, message):
+    path = labelme_file(tmp_path, **shape)
+    with pytest.raises(error, match=rf"photo\.json: shape 0: .*{message}"):
+        labelme.read(path, class_names=NAMES)

@@ -1,0 +1,166 @@
+"""Label Studio: predictions that its own SDK accepts, exports in, bad exports."""
+
+import json
+
+import numpy as np
+import pytest
+from format_builders import HOLED, NAMES, labels, pack, save_images, simple, unhurried
+from hypothesis import given
+
+from piclip.errors import MaskError, UsageError
+from piclip.formats import LabelledFile, Labels, Region, labelstudio
+
+brush = pytest.importorskip("label_studio_sdk.converter.brush")
+
+
+def accept(tasks):
+    """What Label Studio exports after a person has accepted every prediction."""
+    return [
+        {"id": number, "data": task["data"], "annotations": task.get("predictions", [])}
+        for number, task in enumerate(tasks, start=1)
+    ]
+
+
+@unhurried
+@given(labels())
+def test_accepted_predictions_come_back_exactly(tmp_path, given_labels):
+    save_images(given_labels, tmp_path)
+    [path] = labelstudio.write(given_labels, tmp_path / "out.json")
+    path.write_text(json.dumps(accept(json.loads(path.read_text()))))
+    back = labelstudio.read(path, images=tmp_path, class_names=NAMES)
+    for old, new in zip(given_labels.images, back.images, strict=True):
+        assert (new.path, new.size, new.regions) == (old.path, old.size, old.regions)
+
+
+def test_the_sdk_accepts_the_predictions():
+    from label_studio_sdk.label_interface import LabelInterface
+
+    names = ("cat", 'a "big" <dog> & more')
+    regions = tuple(Region(n, pack(HOLED), score=s) for n, s in zip(names, (0.5, 1.0), strict=True))
+    prediction = labelstudio.to_prediction(LabelledFile("a.png", *HOLED.shape, regions))
+    interface = LabelInterface(labelstudio.labelling_interface(names))
+    assert interface.validate_prediction(prediction, return_errors=True) == []
+    assert prediction["score"] == 0.75
+    assert [result["score"] for result in prediction["result"]] == [0.5, 1.0]
+    alpha = brush.decode_rle(prediction["result"][0]["value"]["rle"]).reshape(5, 7, 4)[:, :, 3]
+    np.testing.assert_array_equal(alpha, HOLED * 255)
+    prediction["result"][0]["value"]["brushlabels"] = ["horse"]
+    assert interface.validate_prediction(prediction, return_errors=True) != []
+
+
+def test_tasks_keep_the_url_and_id_by_which_the_tool_knows_them(tmp_path):
+    known = LabelledFile("a.png", 5, 7, id=31, source="s3://bucket/a.png")
+    labelstudio.write(Labels(NAMES, (known, LabelledFile("x/b c.png", 5, 7))), tmp_path / "o.json")
+    assert json.loads((tmp_path / "o.json").read_text()) == [
+        {"data": {"image": "s3://bucket/a.png"}, "id": 31},
+        {"data": {"image": "/data/local-files/?d=x/b%20c.png"}},
+    ]
+
+
+def result(**changes):
+    rle = brush.mask2rle(HOLED * np.uint8(255))
+    return {
+        "id": "r1",
+        "type": "brushlabels",
+        "original_width": 7,
+        "original_height": 5,
+        "value": {"format": "rle", "rle": rle, "brushlabels": ["cat"]},
+    } | changes
+
+
+def task(*results, url="/data/upload/3/0a1b2c3d-photo.png", **changes):
+    return {"id": 5, "data": {"image": url}, "annotations": [{"result": [*results]}]} | changes
+
+
+def read(tmp_path, *tasks, **options):
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    return labelstudio.read(tmp_path / "export.json", **options)
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("/data/upload/3/0a1b2c3d-photo.png", "photo.png"),
+        ("https://host/data/upload/3/0a1b2c3d-a%20b.png?x=1", "a b.png"),
+        ("/data/local-files/?d=folder%2Fphoto.png", "folder/photo.png"),
+        ("s3://bucket/folder/photo.png", "folder/photo.png"),
+    ],
+)
+def test_images_are_told_from_urls(tmp_path, url, path):
+    [file] = read(tmp_path, task(result(), url=url)).images
+    assert (file.path, file.source, file.id) == (path, url, 5)
+
+
+def test_exported_names_are_kept_where_the_images_have_them(tmp_path):
+    save_images(Labels((), (LabelledFile("0a1b2c3d-photo.png", 5, 7),)), tmp_path)
+    assert read(tmp_path, task(result()), images=tmp_path).images[0].path == "0a1b2c3d-photo.png"
+
+
+def test_polygons_and_brushes_with_separate_labels(tmp_path):
+    square = [[0, 0], [0, 80], [400 / 7, 80], [400 / 7, 0]]
+    polygon = result(type="polygonlabels", value={"points": square, "polygonlabels": ["big dog"]})
+    value = result()["value"]
+    twins = (
+        result(type="brush", value={"rle": value["rle"], "format": "rle"}),
+        result(type="labels", value={"rle": value["rle"], "format": "rle", "labels": ["cat"]}),
+    )
+    others = ({"type": "choices", "value": {"choices": ["x"]}}, {"type": "relation"})
+    [file] = read(tmp_path, task(polygon, *twins, *others)).images
+    expected = np.zeros((5, 7), bool)
+    expected[:4, :4] = True
+    assert file.regions == (Region("big dog", pack(expected)), Region("cat", pack(HOLED)))
+
+
+def test_of_several_annotations_truth_then_the_latest_counts(tmp_path):
+    def annotation(name, **fields):
+        value = result()["value"] | {"brushlabels": [name]}
+        return {"result": [result(value=value)]} | fields
+
+    drafts = [
+        annotation("new", updated_at="2024-02-02T00:00:00Z"),
+        annotation("old", updated_at="2023-02-02T00:00:00Z"),
+        annotation("skipped", updated_at="2025-01-01T00:00:00Z", was_cancelled=True),
+    ]
+    truth = annotation("truth", updated_at="2020-01-01T00:00:00Z", ground_truth=True)
+    for annotations, name in ((drafts, "new"), ([*drafts, truth], "truth")):
+        assert read(tmp_path, task(annotations=annotations)).class_names == (name,)
+
+
+def test_unlabelled_tasks_are_kept_if_their_image_is_there(tmp_path):
+    empty = task(annotations=[])
+    assert read(tmp_path, empty).images == ()
+    save_images(simple(HOLED), tmp_path)
+    [file] = read(tmp_path, empty, images=tmp_path).images
+    assert (file.path, file.size, file.regions) == ("photo.png", (5, 7), ())
+
+
+VALUE = {"format": "rle", "brushlabels": ["cat"]}
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "error", "message"),
+    [
+        (7, UsageError, "not a list of tasks"),
+        ({"id": 5}, UsageError, "task 1: the field 'data' is missing"),
+        (task(url=""), UsageError, "task 1: which image"),
+        (task(annotations=3), UsageError, "task 1: the field 'annotations'"),
+        (task("x"), UsageError, "task 1: a result"),
+        ({"type": "brushlabels", "value": VALUE | {"rle": []}}, UsageError, "'original_height'"),
+        (VALUE | {"rle": [1, 2, 3]}, MaskError, r"\(photo.png\): region r1: the brush .* damaged"),
+        (VALUE | {"rle": [0, 0, 0, 140]}, MaskError, "region r1: the brush .* damaged"),
+        (VALUE | {"rle": [255] * 9}, MaskError, "region r1: the brush .* damaged"),
+        (VALUE | {"rle": ["x"]}, MaskError, "region r1: the brush .* damaged"),
+        (
+            VALUE | {"rle": brush.mask2rle(np.zeros((5, 7), np.uint8))},
+            MaskError,
+            "region r1: the label covers no pixel",
+        ),
+        ({"rle": [1], "brushlabels": []}, UsageError, "region r1: the region has no label"),
+        ({"rle": [1], "brushlabels": ["cow"]}, UsageError, "region r1: the class 'cow' is unknown"),
+    ],
+)
+def test_bad_exports_are_named_with_the_task(tmp_path, spoilt, error, message):
+    if isinstance(spoilt, dict) and {"rle", "value"} & set(spoilt):
+        spoilt = task(spoilt if "type" in spoilt else result(value=spoilt))
+    with pytest.raises(error, match=rf"export\.json.*{message}"):
+        read(tmp_path, task(result(), url="a.png"), spoilt, class_names=NAMES)

@@ -1,0 +1,136 @@
+"""Outlines along pixel edges, and the run-length masks that they are filled to."""
+
+import numpy as np
+import pytest
+from format_builders import HOLED, mask_of, masks, pack, unhurried
+from hypothesis import given
+
+from piclip.errors import MaskError
+from piclip.formats.polygons import corners_from, joined, outlines
+from piclip.formats.run_length import RunLengthMask
+
+
+def even_odd(polygons, size):
+    """Pixel centres inside an odd number of times: a ray to the left counts crossed edges."""
+    inside = np.zeros(size, bool)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            for polygon in polygons:
+                for (ax, ay), (bx, by) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+                    if (ay > y + 0.5) != (by > y + 0.5):
+                        at = ax + (y + 0.5 - ay) * (bx - ax) / (by - ay)
+                        inside[y, x] ^= at < x + 0.5
+    return inside
+
+
+def test_a_square_with_a_hole_and_a_bar():
+    ring, bar = sorted(outlines(mask_of(["###.#", "#.#.#", "###.#"])), key=len, reverse=True)
+    assert {tuple(c) for c in ring[0]} == {(0, 0), (3, 0), (3, 3), (0, 3)}
+    assert {tuple(c) for c in ring[1]} == {(1, 1), (2, 1), (2, 2), (1, 2)}
+    assert {tuple(c) for c in bar[0]} == {(4, 0), (5, 0), (5, 3), (4, 3)}
+    assert outlines(np.zeros((3, 4), bool)) == []
+
+
+@unhurried
+@given(masks())
+def test_outlines_fill_to_the_same_pixels(mask):
+    parts = outlines(mask)
+    loops = [loop for part in parts for loop in part]
+    np.testing.assert_array_equal(even_odd(loops, mask.shape), mask)
+    slit = [joined(part) for part in parts]
+    assert RunLengthMask.from_polygons(slit, mask.shape, "x") == pack(mask)
+    one = joined(slit)
+    np.testing.assert_array_equal(even_odd([one], mask.shape), mask)
+    assert RunLengthMask.from_polygons([one], mask.shape, "x") == pack(mask)
+
+
+def test_outlines_of_a_large_ragged_mask():
+    mask = np.random.default_rng(0).random((120, 160)) < 0.6
+    one = joined([joined(part) for part in outlines(mask)])
+    assert RunLengthMask.from_polygons([one], mask.shape, "x") == pack(mask)
+
+
+@unhurried
+@given(masks())
+def test_run_lengths_hold_a_mask_exactly(mask):
+    packed = pack(mask)
+    np.testing.assert_array_equal(packed.to_array(), mask)
+    assert (packed.size, packed.area) == (mask.shape, mask.sum())
+    rows, columns = np.nonzero(mask)
+    left, top, width, height = packed.box
+    assert (left, top) == (columns.min(), rows.min())
+    assert (left + width, top + height) == (columns.max() + 1, rows.max() + 1)
+    assert RunLengthMask.from_runs(packed.counts.decode(), mask.shape, "x") == packed
+    column_major = mask.T.ravel()
+    runs = [len(list(g)) for g in np.split(column_major, np.flatnonzero(np.diff(column_major)) + 1)]
+    runs = [0, *runs] if column_major[0] else runs
+    assert RunLengthMask.from_runs(runs, mask.shape, "x") == packed
+
+
+def test_runs_of_length_zero_make_no_difference():
+    padded = RunLengthMask.from_runs([2, 1, 0, 1, 12], (4, 4), "x")
+    assert padded == RunLengthMask.from_runs([2, 2, 12], (4, 4), "x")
+
+
+def test_union():
+    both = RunLengthMask.union([pack(HOLED), pack(~HOLED)])
+    assert both.area == HOLED.size
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [3, 4],
+        [3, -4, 17],
+        [1.5, 14.5],
+        ["a"],
+        [16, 1],
+        [10**30],
+        "1",
+        "zzzz",
+        "P",
+        "0" * 50,
+        "\x00",
+        "",
+    ],
+)
+def test_damaged_runs_are_refused(runs):
+    with pytest.raises(MaskError, match=r"^f.json: annotation 3: the run lengths are damaged"):
+        RunLengthMask.from_runs(runs, (4, 4), "f.json: annotation 3")
+
+
+@pytest.mark.parametrize(
+    ("corners", "message"),
+    [
+        ([[0, 0], [3, 3]], "three corners"),
+        ([[0, 0], [3, 3], [float("nan"), 1]], "is no number"),
+        ([[0, 0], [7, 0], [0, 3]], r"\(7, 0\) lies outside the image of 5 x 4"),
+        ([[0, 0], [0, -1.5], [3, 3]], r"\(0, -1.5\) lies outside"),
+        ([[1, 1], [1, 1], [1, 1]], "covers no pixel"),
+    ],
+)
+def test_bad_polygons_are_refused(corners, message):
+    with pytest.raises(MaskError, match=rf"^f: line 2: .*{message}"):
+        RunLengthMask.from_polygons([np.array(corners, float)], (4, 5), "f: line 2")
+
+
+def test_polygons_may_reach_a_little_over_the_frame():
+    whole = RunLengthMask.from_polygons(
+        [np.array([[-1, -1], [6, -1], [6, 5], [-1, 5.0]])], (4, 5), "x"
+    )
+    assert whole.area == 20
+
+
+def test_no_runs_and_no_polygons_are_empty_labels():
+    for make in (
+        lambda: RunLengthMask.from_runs([16], (4, 4), "f: item"),
+        lambda: RunLengthMask.from_polygons([], (4, 4), "f: item"),
+    ):
+        with pytest.raises(MaskError, match="f: item: the label covers no pixel"):
+            make()
+
+
+@pytest.mark.parametrize("numbers", [[1, 2, 3], ["a", "b"], [[1, 2], [3]], {"x": 1}, None])
+def test_corners_must_be_pairs(numbers):
+    with pytest.raises(MaskError, match="f: item: a polygon must be a list of pairs"):
+        corners_from(numbers, "f: item")

@@ -1,0 +1,166 @@
+"""Predictions as labels: the registry, the methods of Segmentation, and supervision."""
+
+import contextlib
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+from format_builders import HOLED, NAMES, mask_of, save_images, simple
+from PIL import Image
+from pycocotools import mask as run_lengths
+
+from piclip.errors import ImageError, UsageError
+from piclip.formats import (
+    FORMATS,
+    Labels,
+    detect,
+    from_segmentation,
+    overlay_images,
+    read_labels,
+    write_labels,
+)
+from piclip.formats.extras import library
+from piclip.overlays import draw_overlay
+from piclip.results import Priors, Segmentation
+
+MAP = np.array([[1, 0, 0, 2, 2], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1], [255, 0, 0, 0, 1]], np.uint8)
+
+
+def segmentation(class_map=MAP):
+    scores = np.random.default_rng(0).random((2, *class_map.shape), dtype=np.float32)
+    priors = Priors(*np.zeros((5, 2, 1, 1), np.float32))
+    return Segmentation(NAMES, class_map, scores, priors, None, "photo")
+
+
+def test_connected_parts_are_regions_with_their_mean_score():
+    result = segmentation()
+    file = from_segmentation(result, "in/photo.jpg", source="s3://x")
+    assert (file.path, file.size, file.source) == ("in/photo.jpg", (4, 5), "s3://x")
+    parts = [
+        mask_of(["#....", ".#...", ".....", "....."]),
+        mask_of([".....", ".....", "....#", "....#"]),
+        mask_of(["...##", ".....", ".....", "....."]),
+    ]
+    assert [region.class_name for region in file.regions] == ["cat", "cat", "big dog"]
+    for region, mask, index in zip(file.regions, parts, (0, 0, 1), strict=True):
+        np.testing.assert_array_equal(region.mask.to_array(), mask)
+        assert region.score == pytest.approx(result.scores[index][mask].mean(), abs=1e-4)
+    np.testing.assert_array_equal(file.ignore.to_array(), MAP == 255)
+    np.testing.assert_array_equal(file.class_map(NAMES), MAP)
+
+
+def test_one_region_per_class_and_small_ones_left_out():
+    file = from_segmentation(segmentation(), instances=False, min_area=3)
+    assert [(r.class_name, r.mask.area) for r in file.regions] == [("cat", 4)]
+    assert file.path == "photo"
+
+
+@pytest.mark.parametrize("polygons", [False, True])
+def test_to_coco(polygons):
+    content = json.loads(json.dumps(segmentation().to_coco("photo.jpg", polygons=polygons)))
+    assert content["images"] == [{"id": 1, "file_name": "photo.jpg", "height": 4, "width": 5}]
+    assert [c["name"] for c in content["categories"]] == list(NAMES)
+    drawn = np.zeros_like(MAP)
+    for a in content["annotations"]:
+        shape = a["segmentation"]
+        packed = run_lengths.merge(run_lengths.frPyObjects(shape, 4, 5)) if polygons else shape
+        mask = run_lengths.decode(packed)
+        drawn[mask > 0] = a["category_id"]
+        assert a["area"] == mask.sum()
+        assert 0 <= a["score"] <= 1
+    np.testing.assert_array_equal(drawn, np.where(MAP == 255, 0, MAP))
+
+
+def test_to_yolo():
+    lines = segmentation().to_yolo().splitlines()
+    assert [line.split()[0] for line in lines] == ["0", "0", "1"]
+    corners = {tuple(c) for c in np.array(lines[2].split()[1:], float).reshape(-1, 2)}
+    assert corners == {(0.6, 0), (1, 0), (1, 0.25), (0.6, 0.25)}
+    assert len(segmentation().to_yolo(instances=False).splitlines()) == 2
+
+
+def test_to_supervision():
+    supervision = pytest.importorskip("supervision")
+    result = segmentation()
+    found = result.to_supervision()
+    assert isinstance(found, supervision.Detections)
+    assert (found.mask.shape, found.mask.dtype) == ((3, 4, 5), np.bool_)
+    assert list(found.class_id) == [0, 0, 1]
+    assert list(found.data["class_name"]) == ["cat", "cat", "big dog"]
+    np.testing.assert_array_equal(found.mask.any(axis=0), result.mask)
+    scores = [region.score for region in from_segmentation(result).regions]
+    np.testing.assert_allclose(found.confidence, scores, atol=1e-6)
+    np.testing.assert_array_equal(found.xyxy[2], [3, 0, 4, 0])
+    assert len(found[found.class_id == 1]) == 1
+
+
+def test_nothing_found_is_no_detection():
+    nothing = segmentation(np.zeros((4, 5), np.uint8))
+    found = nothing.to_supervision()
+    assert len(found) == 0
+    assert found.mask.shape == (0, 4, 5)
+    assert nothing.to_yolo() == ""
+    assert nothing.to_coco()["annotations"] == []
+
+
+@pytest.mark.parametrize("name", [n for n in FORMATS if n != "labelstudio"])
+def test_every_format_is_told_by_its_content(tmp_path, name):
+    labels = simple(HOLED)
+    root = save_images(labels, tmp_path / "images")
+    target = tmp_path / ("out.json" if name == "coco" else "out")
+    write_labels(labels, target, format=name)
+    assert detect(target) == name
+    back = read_labels(target, images=root)
+    np.testing.assert_array_equal(back.images[0].mask_of("cat"), HOLED)
+    assert list(back.supports(root)) == ["cat"]
+
+
+def test_label_studio_is_told_by_its_content(tmp_path):
+    (tmp_path / "a.json").write_text('[{"data": {"image": "a.png"}}]')
+    assert detect(tmp_path / "a.json") == "labelstudio"
+
+
+def test_unknown_formats_list_the_valid_ones(tmp_path):
+    every = "coco, labelstudio, labelme, yolo, voc, masks"
+    with pytest.raises(UsageError, match=f"no label format 'xml'; the formats are {every}"):
+        write_labels(simple(HOLED), tmp_path, format="xml")
+    (tmp_path / "a.json").write_text("{}")
+    for source in (tmp_path, tmp_path / "a.json"):
+        with pytest.raises(UsageError, match=f"in none of the label formats {every}"):
+            detect(source)
+    with pytest.raises(UsageError, match="no such file or folder"):
+        detect(tmp_path / "none")
+
+
+def test_labels_are_drawn_over_their_images(tmp_path):
+    labels = simple(HOLED)
+    with pytest.raises(ImageError, match=r"photo\.png is not in this folder"):
+        overlay_images.write(labels, tmp_path / "out", images=tmp_path)
+    save_images(labels, tmp_path)
+    [path] = overlay_images.write(labels, tmp_path / "out", images=tmp_path)
+    expected = draw_overlay(Image.new("RGB", (7, 5)), HOLED.astype(np.uint8))
+    with Image.open(path) as drawn:
+        np.testing.assert_array_equal(np.asarray(drawn), np.asarray(expected))
+
+
+def test_a_missing_library_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
+    with pytest.raises(UsageError, match=r"pycocotools\.mask, .* pip install 'piclip\[formats\]'"):
+        segmentation().to_coco()
+    with pytest.raises(UsageError, match="no_such_library"):
+        library("no_such_library")
+
+
+def test_predictions_evaluate_as_perfect_against_themselves():
+    from pycocotools.coco import COCO
+
+    content = segmentation().to_coco()
+    with contextlib.redirect_stdout(io.StringIO()):
+        api = COCO()
+        api.dataset = content
+        api.createIndex()
+        results = api.loadRes(content["annotations"])
+    assert len(results.anns) == 3
+    assert Labels(NAMES, ()).labelled == ()
