@@ -283,8 +283,8 @@ def mean_best_cosine(query: Tensor, supports: Tensor, masks: Tensor) -> Tensor:
         columns = (support * mask.unsqueeze(1)).flatten(2)  # (B, C, M)
         norms = rows.norm(dim=2, keepdim=True) * columns.norm(dim=1, keepdim=True)
         best.append((rows @ columns / (norms + 1e-7)).amax(2))
-    mean: Tensor = torch.stack(best).mean(0)
-    return mean.unflatten(1, query.shape[-2:]).unsqueeze(1)
+    mean: Tensor = torch.stack(best).mean(0).unflatten(1, query.shape[-2:])
+    return mean.unsqueeze(1)
 
 
 def _prior_channels(prior: Prior, published_shots: int | None) -> int:
