@@ -1,0 +1,126 @@
+"""The base learner: a PSPNet that is trained to segment the base classes of a fold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from piclip.datasets.few_shot import FewShotView, base_class_map
+from piclip.decoders.backbones import Backbone
+from piclip.decoders.checkpoints import load_backbone
+from piclip.decoders.pspnet import PSPNet
+from piclip.training.augment import draw_view, normalise
+from piclip.training.loop import BASE_WEIGHTS, Phase, seed_everything
+from piclip.training.recipe import BaseLearnerRecipe, Recipe
+
+LabelledImage = tuple[Tensor, Tensor]
+"""An image in [0, 1], (3, S, S), and its labels, uint8 (S, S)."""
+
+
+class BaseImages(Dataset[LabelledImage]):
+    """Augmented images of a view with labels of the base classes, epoch after epoch.
+
+    Number i is image ``i mod n`` of the ``i // n``-th shuffling of the n images.
+    """
+
+    def __init__(self, view: FewShotView, recipe: Recipe) -> None:
+        """Images of a view of base classes, augmented as the recipe says."""
+        self.view, self.recipe = view, recipe
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        """The image of this number, 0 or more."""
+        epoch, place = divmod(index, len(self.view.keys))
+        sample = self.view.dataset.sample(self.view.keys[self._shuffled(epoch)[place]])
+        height, width = sample.class_map.shape
+        seen = draw_view((self.recipe.seed, index), height, width, self.recipe.augmentation)
+        labels = base_class_map(self.view, sample.class_map)
+        return seen.image(sample.image), seen.labels(labels)
+
+    def _shuffled(self, epoch: int) -> list[int]:
+        if self._order[0] != epoch:
+            random = np.random.default_rng([self.recipe.seed, epoch])
+            self._order = (epoch, random.permutation(len(self.view.keys)).tolist())
+        return self._order[1]
+
+
+class BaseObjective(nn.Module):
+    """The loss of a PSPNet on a batch, as one module for data-parallel training."""
+
+    def __init__(self, learner: PSPNet) -> None:
+        """Wraps the network."""
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, images: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """``{"loss": cross entropy}`` of images in [0, 1] and uint8 labels."""
+        return {"loss": self.learner.loss(self.learner(normalise(images)), target.long())}
+
+
+def build_learner(recipe: Recipe, view: FewShotView) -> PSPNet:
+    """An untrained base learner for a view, on ImageNet's weights where the recipe names them."""
+    options = {} if recipe.base is None else recipe.base.options
+    seed_everything(BASE_WEIGHTS, recipe.seed)
+    learner = PSPNet(
+        recipe.decoder.backbone,
+        len(view.base_classes),
+        backbone_options=recipe.decoder.backbone_options,
+        **options,
+    )
+    load_imagenet(learner.backbone, recipe)
+    return learner
+
+
+def load_imagenet(backbone: Backbone, recipe: Recipe) -> None:
+    """Reads the ImageNet weights that the recipe names, if it names any."""
+    if recipe.decoder.backbone_weights is not None:
+        load_backbone(backbone, recipe.decoder.backbone_weights)
+
+
+def base_phase(
+    learner: PSPNet, view: FewShotView, recipe: Recipe, settings: BaseLearnerRecipe
+) -> Phase:
+    """The training of a base learner.
+
+    Args:
+        learner: The network, one class for each of the view's ``base_classes``.
+        view: Base classes of the train split.
+        recipe: Augmentation and seed.
+        settings: The recipe's ``base``.
+    """
+    learner.backbone.requires_grad_(settings.train_backbone)
+    groups: list[dict[str, Any]] = [
+        {"params": list(learner.head.parameters()), "factor": settings.head_factor}
+    ]
+    if settings.train_backbone:
+        groups.append({"params": list(learner.backbone.parameters())})
+
+    def train_mode() -> None:
+        learner.train()
+        learner.backbone.train(settings.train_backbone)
+
+    def inputs(batch: LabelledImage, device: torch.device) -> dict[str, Any]:
+        images, target = batch
+        return {"images": images.to(device), "target": target.to(device)}
+
+    return Phase(
+        name="base",
+        network=learner,
+        objective=BaseObjective(learner),
+        train_mode=train_mode,
+        groups=groups,
+        dataset=BaseImages(view, recipe),
+        collate=_stacked,
+        inputs=inputs,
+        settings=settings,
+        steps=settings.steps_for(len(view.keys)),
+    )
+
+
+def _stacked(items: Sequence[LabelledImage]) -> LabelledImage:
+    return torch.stack([image for image, _ in items]), torch.stack([labels for _, labels in items])

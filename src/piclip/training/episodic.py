@@ -1,0 +1,199 @@
+"""Training episodes: each one a pure function of (seed, number), augmented or whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from piclip.clip_priors import PriorMaker
+from piclip.datasets.dataset import Sample
+from piclip.datasets.few_shot import Episode, FewShotView, base_class_map
+from piclip.decoders.base import FewShotDecoder
+from piclip.training.augment import IGNORE, View, draw_view, normalise, whole_view
+from piclip.training.recipe import Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingEpisode:
+    """One episode as decoder and CLIP see it; S is the recipe's size.
+
+    Attributes:
+        query: In [0, 1], (3, S, S).
+        supports: (K, 3, S, S).
+        masks: uint8 (K, S, S): 1 object, 0 background, 255 outside the image or to be ignored.
+        target: The same for the query, uint8 (S, S).
+        base_target: Labels of the base classes, uint8 (S, S); without a base learner the target.
+        base_class: Place of the class among the base classes; 0 where the view's are novel.
+        others: Names of the query's further classes.
+        view: How the query is seen.
+        source: The episode before augmentation.
+    """
+
+    query: Tensor
+    supports: Tensor
+    masks: Tensor
+    target: Tensor
+    base_target: Tensor
+    base_class: int
+    others: tuple[str, ...]
+    view: View
+    source: Episode
+
+
+class TrainingEpisodes(Dataset[TrainingEpisode]):
+    """Episodes of a view by number; no number depends on another.
+
+    Args:
+        view: Where they are drawn from.
+        recipe: Shots and augmentation.
+        seed: Of the draws.
+        augment: False shows every image whole, for validation.
+        base_labels: Whether the labels of the base classes are asked for.
+    """
+
+    def __init__(
+        self,
+        view: FewShotView,
+        recipe: Recipe,
+        seed: int,
+        *,
+        augment: bool = True,
+        base_labels: bool = False,
+    ) -> None:
+        """Takes the arguments of the class."""
+        self.view, self.recipe, self.seed = view, recipe, seed
+        self.augment, self.base_labels = augment, base_labels
+
+    def __getitem__(self, index: int) -> TrainingEpisode:
+        """The episode of this number, 0 or more."""
+        keys = self.view.episode(self.seed, index, self.recipe.shot)
+        episode = self.view.load(keys)
+        seen = [self._seen(episode.query, episode.class_index, (self.seed, index, 0))]
+        seen += [
+            self._seen(support, episode.class_index, (self.seed, index, number))
+            for number, support in enumerate(episode.supports, start=1)
+        ]
+        images = [view.image(sample.image) for view, sample, _ in seen]
+        labels = [view.labels(truth) for view, _, truth in seen]
+        view = seen[0][0]
+        base = labels[0]
+        if self.base_labels:
+            base = view.labels(base_class_map(self.view, episode.query.class_map))
+        bases = self.view.base_classes
+        return TrainingEpisode(
+            query=images[0],
+            supports=torch.stack(images[1:]),
+            masks=torch.stack(labels[1:]),
+            target=labels[0],
+            base_target=base,
+            base_class=bases.index(episode.class_index) if episode.class_index in bases else 0,
+            others=self._others(episode),
+            view=view,
+            source=episode,
+        )
+
+    def _seen(
+        self, sample: Sample, class_index: int, key: tuple[int, int, int]
+    ) -> tuple[View, Sample, NDArray[np.uint8]]:
+        height, width = sample.class_map.shape
+        inside = sample.mask(class_index)
+        if self.augment:
+            view = draw_view(key, height, width, self.recipe.augmentation, inside)
+        else:
+            view = whole_view(height, width, self.recipe.augmentation.size)
+        truth = np.where(sample.class_map == IGNORE, IGNORE, inside).astype(np.uint8)
+        return view, sample, truth
+
+    def _others(self, episode: Episode) -> tuple[str, ...]:
+        if self.recipe.clip.candidates == "target":
+            return ()
+        names = self.view.dataset.class_names
+        present = [index for index in range(len(names)) if episode.query.mask(index).any()]
+        return tuple(names[index] for index in present if index != episode.class_index)
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeBatch:
+    """B episodes, stacked, with the episodes themselves for what cannot be stacked."""
+
+    query: Tensor
+    supports: Tensor
+    masks: Tensor
+    target: Tensor
+    base_target: Tensor
+    base_class: Tensor
+    episodes: tuple[TrainingEpisode, ...]
+
+
+def collate(episodes: Sequence[TrainingEpisode]) -> EpisodeBatch:
+    """Stacks episodes of one size and number of shots."""
+    fields = ("query", "supports", "masks", "target", "base_target")
+    stacked = {name: torch.stack([getattr(e, name) for e in episodes]) for name in fields}
+    bases = torch.tensor([e.base_class for e in episodes])
+    return EpisodeBatch(**stacked, base_class=bases, episodes=tuple(episodes))
+
+
+def prior_maps(maker: PriorMaker, batch: EpisodeBatch, sees: str) -> Tensor:
+    """The priors of a batch, (B, 2, h, w), laid over the queries as they are seen.
+
+    Args:
+        maker: The frozen CLIP.
+        batch: The episodes.
+        sees: ``augmented``: CLIP looks at the views. ``plain``: at the images before
+            augmentation, and its maps are moved as the query was, (B, 2, S, S).
+    """
+    episodes = batch.episodes
+    names, others = [e.source.name for e in episodes], [e.others for e in episodes]
+    if sees == "augmented":
+        return maker.episode_priors(
+            list(batch.query), [list(s) for s in batch.supports], [list(m) for m in batch.masks],
+            names, others,
+        )  # fmt: skip
+    maps: list[Tensor] = [torch.empty(0)] * len(episodes)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, episode in enumerate(episodes):
+        groups.setdefault(episode.source.query.image.shape, []).append(index)
+    for indices in groups.values():
+        sources = [episodes[i].source for i in indices]
+        priors = maker.episode_priors(
+            [source.query.image for source in sources],
+            [[s.image for s in source.supports] for source in sources],
+            [[s.mask(source.class_index) for s in source.supports] for source in sources],
+            [names[i] for i in indices],
+            [others[i] for i in indices],
+        )
+        for index, prior in zip(indices, priors, strict=True):
+            maps[index] = episodes[index].view.maps(prior)
+    return torch.stack(maps)
+
+
+class EpisodicObjective(nn.Module):
+    """The loss of a decoder on a batch, as one module for data-parallel training."""
+
+    def __init__(self, decoder: FewShotDecoder) -> None:
+        """Wraps the decoder."""
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(
+        self,
+        query: Tensor,
+        supports: Tensor,
+        masks: Tensor,
+        target: Tensor,
+        base_target: Tensor,
+        base_class: Tensor,
+        priors: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """Terms of the loss and their weighted sum ``loss``; shapes as in `EpisodeBatch`."""
+        output = self.decoder(
+            normalise(query), normalise(supports), masks, priors, base_class=base_class
+        )
+        has_base = output.base_logits is not None
+        return self.decoder.loss(output, target.long(), base_target.long() if has_base else None)

@@ -1,0 +1,263 @@
+"""The training loop: a straight line from step to step, the same for both networks.
+
+Everything that happens in step t is a function of (recipe, weights after step t - 1, t): the data,
+the learning rate and the random numbers. So a checkpoint needs no random state, and a resumed
+training repeats an uninterrupted one bit by bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from piclip.errors import UsageError
+from piclip.training.recipe import OptimizerRecipe, PhaseRecipe, Recipe
+from piclip.training.run_folder import RunFolder
+
+IGNORE = 255
+BASE_WEIGHTS, DECODER_WEIGHTS, _STEPS = 1, 2, 3  # what random numbers are for
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        phase: ``base`` or ``episodic``.
+        step: Steps done.
+        steps: Steps in all.
+        losses: Terms of the loss, where they were logged in this step.
+    """
+
+    phase: str
+    step: int
+    steps: int
+    losses: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """What one of the two trainings consists of.
+
+    Attributes:
+        name: ``base`` or ``episodic``.
+        network: What is trained and kept.
+        objective: Holds the network; maps ``inputs`` to terms of the loss with their sum
+            ``loss``, a mean over the pixels of ``target`` that are not 255.
+        train_mode: Puts the network's trained parts, and only these, in training mode.
+        groups: Parameter groups of the optimizer; ``factor`` multiplies the learning rate.
+        dataset: Items by number; step t takes the numbers t * batch and on.
+        collate: Items to a batch.
+        inputs: A batch to the objective's arguments, on a device.
+        settings: Length, batch and optimizer.
+        steps: Number of steps.
+        validate: Score of the network, higher is better; None where nobody asks.
+    """
+
+    name: str
+    network: nn.Module
+    objective: nn.Module
+    train_mode: Callable[[], None]
+    groups: list[dict[str, Any]]
+    dataset: Dataset[Any]
+    collate: Callable[[list[Any]], Any]
+    inputs: Callable[[Any, torch.device], dict[str, Any]]
+    settings: PhaseRecipe
+    steps: int
+    validate: Callable[[], float] | None = None
+
+
+def run_phase(
+    phase: Phase,
+    recipe: Recipe,
+    run: RunFolder,
+    accelerator: Any,  # noqa: ANN401 - accelerate is not type-checked
+    report: Callable[[Progress], None] | None = None,
+) -> None:
+    """Trains a network, from its checkpoint where there is one.
+
+    Args:
+        phase: What to train.
+        recipe: For seed, precision and intervals.
+        run: Where checkpoints and logs go.
+        accelerator: accelerate's ``Accelerator``: devices, precision, processes.
+        report: Told after every step.
+
+    Raises:
+        UsageError: The batch cannot be shared out evenly among the processes.
+        ModelError: The checkpoint is damaged.
+        OutputError: A checkpoint cannot be written; the one before it is kept.
+    """
+    phase.network.to(accelerator.device)
+    optimizer = build_optimizer(phase.groups, phase.settings.optimizer)
+    start, best = _restore(phase, optimizer, accelerator, run)
+    model, prepared = accelerator.prepare(phase.objective, optimizer)
+    batches = _batches(phase, recipe.workers, start, accelerator)
+    log = _open_log(run, phase.name, start) if accelerator.is_main_process else None
+    phase.train_mode()
+    for step, batch in enumerate(batches, start=start):
+        set_rate(optimizer, phase.settings.optimizer.power, step, phase.steps)
+        seed_everything(_STEPS, recipe.seed, step, accelerator.process_index)
+        inputs = phase.inputs(batch, accelerator.device)
+        share = _share_of_pixels(inputs["target"], accelerator)
+        losses = {name: term * share for name, term in model(**inputs).items()}
+        accelerator.backward(losses["loss"])
+        prepared.step()
+        prepared.zero_grad()
+
+        done = step + 1
+        last = done == phase.steps
+        shown: dict[str, float] = {}
+        if done % recipe.log_every == 0 or last:
+            shown = {name: float(accelerator.reduce(term.detach(), "mean"))
+                     for name, term in losses.items()}  # fmt: skip
+            _write(log, shown, done)
+        if phase.validate is not None and (done % recipe.validation.every == 0 or last):
+            if accelerator.is_main_process:
+                best = _judge(phase, run, done, best, log)
+            accelerator.wait_for_everyone()
+            phase.train_mode()
+        if done % recipe.checkpoint_every == 0 or last:
+            if accelerator.is_main_process:
+                run.save(_state(phase, optimizer, accelerator, done, best))
+            accelerator.wait_for_everyone()
+        if report is not None and accelerator.is_main_process:
+            report(Progress(phase.name, done, phase.steps, shown))
+    if log is not None:
+        log.close()
+    accelerator.free_memory()
+
+
+def build_optimizer(
+    groups: list[dict[str, Any]], settings: OptimizerRecipe
+) -> torch.optim.Optimizer:
+    """AdamW or SGD over parameter groups whose ``factor`` multiplies the learning rate."""
+    scaled = [
+        {"params": group["params"], "lr": settings.lr * group.get("factor", 1.0)}
+        for group in groups
+    ]
+    for group in scaled:
+        group["full_rate"] = group["lr"]
+    if settings.name == "sgd":
+        return torch.optim.SGD(
+            scaled, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+    return torch.optim.AdamW(scaled, lr=settings.lr, weight_decay=settings.weight_decay)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, power: float, step: int, steps: int) -> None:
+    """The polynomial schedule: ``full rate * (1 - step / steps) ** power``."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["full_rate"] * (1 - step / steps) ** power
+
+
+def seed_everything(*key: int) -> None:
+    """Seeds what networks draw (dropout, first weights) by numbers, first what they are for."""
+    (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    torch.manual_seed(int(seed) >> 1)
+
+
+class _Steps(Sampler[list[int]]):
+    """The numbers of the items that one process takes in each step."""
+
+    def __init__(self, start: int, stop: int, batch: int, part: int, parts: int) -> None:
+        self.start, self.stop, self.batch, self.part = start, stop, batch, part
+        self.share = batch // parts
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.start, self.stop):
+            first = step * self.batch + self.part * self.share
+            yield list(range(first, first + self.share))
+
+
+def _batches(phase: Phase, workers: int, start: int, accelerator: Any) -> DataLoader[Any]:  # noqa: ANN401
+    batch, parts = phase.settings.batch, accelerator.num_processes
+    if batch % parts:
+        raise UsageError(
+            f"A batch of {batch} cannot be shared out among {parts} processes; choose a multiple."
+        )
+    steps = _Steps(start, phase.steps, batch, accelerator.process_index, parts)
+    return DataLoader(
+        phase.dataset, batch_sampler=steps, num_workers=workers, collate_fn=phase.collate
+    )
+
+
+def _share_of_pixels(target: Tensor, accelerator: Any) -> Tensor:  # noqa: ANN401
+    """This process' pixels over the mean of all processes'.
+
+    Times it, the losses and gradients of the processes average to those of the whole batch.
+    """
+    own = (target != IGNORE).sum().float()
+    if accelerator.num_processes == 1:
+        return torch.ones_like(own)
+    mean: Tensor = accelerator.reduce(own.clone(), "mean")
+    return torch.where(mean > 0, own / mean, 1.0)
+
+
+def _restore(
+    phase: Phase,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Any,  # noqa: ANN401
+    run: RunFolder,
+) -> tuple[int, float | None]:
+    """Steps done and best score so far."""
+    state = run.load()
+    if state is None or state["phase"] != phase.name:
+        return 0, None
+    phase.network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    if accelerator.scaler is not None and state["scaler"] is not None:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    return int(state["step"]), state["best"]
+
+
+def _state(
+    phase: Phase,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Any,  # noqa: ANN401
+    step: int,
+    best: float | None,
+) -> dict[str, Any]:
+    scaler = accelerator.scaler
+    return {
+        "phase": phase.name,
+        "step": step,
+        "best": best,
+        "network": phase.network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict() if scaler is not None else None,
+    }
+
+
+def _judge(phase: Phase, run: RunFolder, step: int, best: float | None, log: Any) -> float | None:  # noqa: ANN401
+    """Validates; keeps the weights if they are the best so far, the earlier ones of equals."""
+    if phase.validate is None:
+        return best
+    phase.network.eval()
+    score = phase.validate()
+    _write(log, {"validation": score}, step)
+    if best is not None and score <= best:
+        return best
+    run.save_best({"step": step, "score": score, "network": phase.network.state_dict()})
+    return score
+
+
+def _open_log(run: RunFolder, phase: str, start: int) -> Any:  # noqa: ANN401
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+
+    return SummaryWriter(str(run.log / phase), purge_step=start + 1)
+
+
+def _write(log: Any, values: dict[str, float], step: int) -> None:  # noqa: ANN401
+    if log is not None:
+        for name, value in values.items():
+            log.add_scalar(name, value, step)

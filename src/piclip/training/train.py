@@ -1,0 +1,289 @@
+"""Training from a recipe: the base learner, then the decoder on episodes, into one run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import piclip
+from piclip.clip_priors import PriorMaker
+from piclip.datasets.dataset import Dataset
+from piclip.datasets.few_shot import FewShotView
+from piclip.datasets.registry import open_dataset
+from piclip.decoders.base import FewShotDecoder
+from piclip.decoders.pspnet import PSPNet
+from piclip.decoders.registry import build_decoder, decoder_class
+from piclip.errors import UsageError
+from piclip.feature_cache import FeatureCache
+from piclip.outputs import write_json
+from piclip.training.base_learner import base_phase, build_learner, load_imagenet
+from piclip.training.episodic import (
+    EpisodeBatch,
+    EpisodicObjective,
+    TrainingEpisodes,
+    collate,
+    prior_maps,
+)
+from piclip.training.kept_dataset import KeptDataset
+from piclip.training.loop import (
+    DECODER_WEIGHTS,
+    Phase,
+    Progress,
+    run_phase,
+    seed_everything,
+)
+from piclip.training.recipe import Recipe
+from piclip.training.run_folder import RunFolder, whole_folder
+from piclip.training.validation import validate
+
+Report = Callable[[Progress], None]
+
+_PRECISION = {"float32": "no", "float16": "fp16", "bfloat16": "bf16"}
+
+
+def train(recipe: Recipe, folder: str | Path, report: Report | None = None) -> Path:
+    """Trains a decoder, or continues where the folder's last checkpoint stopped.
+
+    Args:
+        recipe: What to train.
+        folder: The run folder: ``recipe.yaml``, ``checkpoint.pt``, ``log/`` (TensorBoard),
+            ``base/`` (the base learner) and ``decoder/`` (the result).
+        report: Told after every step.
+
+    Returns:
+        ``decoder/`` in the folder, which `piclip.decoders.registry.load_decoder` reads; its
+        ``training.json`` says what it was trained and selected on.
+
+    Raises:
+        UsageError: The recipe does not fit the folder, the dataset or the decoder.
+        DatasetError: The dataset is incomplete.
+        ModelError: A checkpoint or the CLIP cannot be read.
+        OutputError: A file cannot be written; the last checkpoint is kept.
+    """
+    accelerator, run = _start(recipe, folder)
+    if run.decoder.is_dir():
+        return run.decoder
+    dataset = _open_dataset(recipe)
+    view = _train_view(recipe, dataset)
+    decoder = _build_decoder(recipe, view)
+    if recipe.base is not None:
+        if recipe.base.folder is None:  # sizes that do not fit are told before hours are spent
+            decoder.load_base_learner(build_learner(recipe, view))
+        decoder.load_base_learner(_base_learner(recipe, view, run, accelerator, report))
+    maker = _prior_maker(recipe, dataset, accelerator.device)
+    phase = _episodic_phase(recipe, dataset, view, decoder, maker)
+    run_phase(phase, recipe, run, accelerator, report)
+    if accelerator.is_main_process:
+        _export(recipe, run, phase)
+    accelerator.wait_for_everyone()
+    return run.decoder
+
+
+def train_base_learner(recipe: Recipe, folder: str | Path, report: Report | None = None) -> Path:
+    """Trains only the recipe's base learner; others name its folder as ``base.folder``.
+
+    Returns:
+        ``base/`` in the folder.
+
+    Raises:
+        UsageError: The recipe has no base learner; and as `train`.
+    """
+    if recipe.base is None:
+        raise UsageError("The recipe has no base learner; add the key 'base'.")
+    accelerator, run = _start(recipe, folder)
+    _base_learner(recipe, _train_view(recipe, _open_dataset(recipe)), run, accelerator, report)
+    return run.base
+
+
+def _start(recipe: Recipe, folder: str | Path) -> tuple[Any, RunFolder]:
+    missing = [name for name in ("accelerate", "tensorboard") if not importlib.util.find_spec(name)]
+    if missing:
+        raise UsageError(
+            f"Training needs the extra [train] ({missing[0]} is not installed): "
+            f"pip install 'piclip[train]'."
+        )
+    from accelerate import Accelerator, DistributedDataParallelKwargs  # noqa: PLC0415
+
+    accelerator = Accelerator(
+        cpu=recipe.device == "cpu",
+        mixed_precision=_PRECISION[recipe.precision],
+        # Not every parameter takes part in every episode (shot weights need two supports).
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    run = RunFolder(folder)
+    if accelerator.is_main_process:
+        run.open(recipe)
+    accelerator.wait_for_everyone()
+    return accelerator, run
+
+
+def _open_dataset(recipe: Recipe) -> Dataset:
+    settings = recipe.dataset
+    dataset = open_dataset(settings.name, settings.root, **settings.options)
+    return KeptDataset(dataset) if settings.keep else dataset
+
+
+def _train_view(recipe: Recipe, dataset: Dataset) -> FewShotView:
+    return FewShotView(
+        dataset,
+        fold=recipe.fold,
+        split="train",
+        classes="base",
+        novel_pixels=recipe.novel_pixels,
+        minimum_pixels=recipe.minimum_pixels,
+    )
+
+
+def _validation_view(recipe: Recipe, dataset: Dataset) -> FewShotView:
+    return FewShotView(
+        dataset,
+        fold=recipe.fold,
+        split="val",
+        classes="novel" if recipe.select == "novel-val" else "base",
+        novel_pixels=recipe.novel_pixels,
+        minimum_pixels=recipe.minimum_pixels,
+    )
+
+
+def _base_learner(
+    recipe: Recipe,
+    view: FewShotView,
+    run: RunFolder,
+    accelerator: Any,  # noqa: ANN401
+    report: Report | None,
+) -> PSPNet:
+    """The trained base learner: read where there is one, or else trained now."""
+    settings = recipe.base
+    if settings is None:
+        raise UsageError("The recipe has no base learner; add the key 'base'.")
+    ready = settings.folder or run.base
+    if settings.folder is None and not run.base.is_dir():
+        learner = build_learner(recipe, view)
+        phase = base_phase(learner, view, recipe, settings)
+        if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(phase.objective)
+        run_phase(phase, recipe, run, accelerator, report)
+        if accelerator.is_main_process:
+            with whole_folder(run.base) as path:
+                _save(learner, path)
+        accelerator.wait_for_everyone()
+    if not ready.is_dir():
+        raise UsageError(f"base.folder: there is no folder {ready}; name the base/ of a run.")
+    loaded: PSPNet = PSPNet.from_pretrained(ready)
+    return loaded
+
+
+def _save(network: Any, folder: Path) -> None:  # noqa: ANN401 - the hub's mixin has no types
+    network.cpu().eval().save_pretrained(folder)
+
+
+def _build_decoder(recipe: Recipe, view: FewShotView) -> FewShotDecoder:
+    options: dict[str, Any] = {
+        "backbone": recipe.decoder.backbone,
+        "backbone_options": recipe.decoder.backbone_options,
+        "prior": recipe.prior,
+        **recipe.decoder.options,
+    }
+    if _has_base_learner(recipe):
+        if recipe.base is None:
+            raise UsageError(
+                f"The decoder {recipe.decoder.name} needs a base learner; add the key 'base' to "
+                f"the recipe."
+            )
+        options["base_classes"] = len(view.base_classes)
+    seed_everything(DECODER_WEIGHTS, recipe.seed)
+    decoder = build_decoder(recipe.decoder.name, **options)
+    if recipe.base is None:
+        load_imagenet(decoder.backbone, recipe)
+    return decoder
+
+
+def _has_base_learner(recipe: Recipe) -> bool:
+    return "base_classes" in inspect.signature(decoder_class(recipe.decoder.name)).parameters
+
+
+def _prior_maker(recipe: Recipe, dataset: Dataset, device: torch.device) -> PriorMaker | None:
+    if recipe.prior != "piclip":
+        return None
+    from piclip.clip.encoder import Encoder  # noqa: PLC0415
+
+    clip = recipe.clip
+    return PriorMaker(
+        Encoder.from_pretrained(clip.model, device=device, dtype=clip.dtype),
+        dataset.wordings,
+        text=clip.text,
+        visual=clip.visual,
+        cache=None if clip.cache is None else FeatureCache(clip.cache),
+    )
+
+
+def _episodic_phase(
+    recipe: Recipe,
+    dataset: Dataset,
+    view: FewShotView,
+    decoder: FewShotDecoder,
+    maker: PriorMaker | None,
+) -> Phase:
+    def inputs(batch: EpisodeBatch, device: torch.device) -> dict[str, Any]:
+        fields = ("query", "supports", "masks", "target", "base_target", "base_class")
+        moved: dict[str, Any] = {name: getattr(batch, name).to(device) for name in fields}
+        maps = None if maker is None else prior_maps(maker, batch, recipe.clip.sees).to(device)
+        return {**moved, "priors": maps}
+
+    def train_mode() -> None:
+        decoder.train()
+
+    def score() -> float:
+        return validate(decoder, judged, recipe, maker)
+
+    judged = view if recipe.select == "last" else _validation_view(recipe, dataset)
+    trained = [p for p in decoder.parameters() if p.requires_grad]
+    return Phase(
+        name="episodic",
+        network=decoder,
+        objective=EpisodicObjective(decoder),
+        train_mode=train_mode,
+        groups=[{"params": trained}],
+        dataset=TrainingEpisodes(view, recipe, recipe.seed, base_labels=_has_base_learner(recipe)),
+        collate=collate,
+        inputs=inputs,
+        settings=recipe.episodic,
+        steps=recipe.episodic.steps_for(len(view.keys)),
+        validate=None if recipe.select == "last" else score,
+    )
+
+
+def _export(recipe: Recipe, run: RunFolder, phase: Phase) -> None:
+    """Writes the selected weights as ``decoder/``, with how they came about."""
+    chosen: dict[str, Any] = {"step": phase.steps, "score": None}
+    if recipe.select != "last":
+        chosen = run.load_best()
+        phase.network.load_state_dict(chosen["network"])
+    selected_on = {
+        "last": "nothing: the last step",
+        "base-val": "base classes of the validation images",
+        "novel-val": "novel classes",
+    }
+    with whole_folder(run.decoder) as path:
+        _save(phase.network, path)
+        weights = (path / "model.safetensors").read_bytes()
+        record = {
+            "format": 1,
+            "method": recipe.decoder.name,
+            "recipe": recipe.to_json(),
+            "select": recipe.select,
+            "selected_on": selected_on[recipe.select],
+            "selected_on_novel_classes": recipe.select == "novel-val",
+            "step": chosen["step"],
+            "score": chosen["score"],
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "versions": {"piclip": piclip.__version__, "torch": torch.__version__},
+        }
+        write_json(record, path / "training.json")

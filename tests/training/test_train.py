@@ -1,0 +1,186 @@
+"""Training from a recipe: what comes out, what is selected, and on how many processes."""
+
+import json
+import os
+import socket
+
+import pytest
+import torch
+from tiny_training import tiny_recipe
+from torch import multiprocessing
+
+from piclip.decoders.pspnet import PSPNet
+from piclip.decoders.registry import load_decoder
+from piclip.errors import ModelError, UsageError
+from piclip.training import train as training
+from piclip.training.loop import build_optimizer, set_rate
+from piclip.training.recipe import OptimizerRecipe
+from piclip.training.train import train
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_a_run_holds_a_decoder_that_loads_and_says_what_it_was_trained_on(recipe, tmp_path):
+    steps = []
+    asked = recipe()
+    folder = train(asked, tmp_path, lambda p: steps.append((p.phase, p.step, p.steps)))
+    assert steps == [("base", i, 3) for i in (1, 2, 3)] + [("episodic", i, 4) for i in (1, 2, 3, 4)]
+    decoder = load_decoder(folder)
+    learner = PSPNet.from_pretrained(tmp_path / "base")
+    # The frozen parts, running statistics of their batch norm included, are the base learner's.
+    assert same(decoder.backbone.state_dict(), learner.backbone.state_dict())
+    assert same(decoder.base_learner.state_dict(), learner.head.state_dict())
+    record = json.loads((folder / "training.json").read_text())
+    assert record["method"] == "bam" and record["recipe"] == asked.to_json()
+    assert record["step"] == 4 and not record["selected_on_novel_classes"]
+    assert {f.name for f in (tmp_path / "log").iterdir()} == {"base", "episodic"}
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    assert train(asked, tmp_path, steps.append) == folder and len(steps) == 7
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_trained_parts_move_and_another_seed_moves_them_elsewhere(recipe, tmp_path):
+    weights = {}
+    for name, seed, steps in (("start", 0, 0), ("end", 0, 1), ("other", 1, 1)):
+        asked = recipe(seed=seed, base=None, decoder=PFENET, episodic={"steps": steps, "batch": 2})
+        weights[name] = load_decoder(train(asked, tmp_path / name)).state_dict()
+    moved = [k for k in weights["start"] if not torch.equal(weights["start"][k], weights["end"][k])]
+    assert moved and not any(key.startswith("backbone") for key in moved)
+    assert not same(weights["end"], weights["other"])
+
+
+PFENET = {
+    "name": "pfenet",
+    "backbone": "tiny",
+    "backbone_options": {"width": 2},
+    "options": {"width": 4, "scales": [3, 2]},
+}
+
+
+@pytest.mark.parametrize("sees", ["plain", "augmented"])
+def test_clip_priors_enter_and_a_cache_does_not_change_the_result(recipe, tmp_path, sees):
+    def asked(**clip):
+        return recipe(
+            prior="piclip",
+            base=None,
+            decoder=PFENET,
+            episodic={"steps": 2, "batch": 2},
+            clip={"model": "builtin", "dtype": "float32", "sees": sees, **clip},
+        )
+
+    first = load_decoder(train(asked(), tmp_path / "a")).state_dict()
+    without_text = load_decoder(train(asked(text="none"), tmp_path / "b")).state_dict()
+    assert not same(first, without_text)
+    if sees == "plain":
+        cache = tmp_path / "cache"
+        cold = load_decoder(train(asked(cache=cache), tmp_path / "c")).state_dict()
+        warm = load_decoder(train(asked(cache=cache), tmp_path / "d")).state_dict()
+        assert same(cold, warm) and any(cache.rglob("*.safetensors"))
+
+
+def test_workers_do_not_change_the_result(recipe, tmp_path):
+    results = [
+        load_decoder(train(recipe(workers=n, shot=2), tmp_path / str(n))).state_dict()
+        for n in (0, 2)
+    ]
+    assert same(*results)
+
+
+@pytest.mark.parametrize(("select", "marked"), [("base-val", False), ("novel-val", True)])
+def test_the_best_weights_are_selected_and_the_result_is_marked(
+    recipe, tmp_path, monkeypatch, select, marked
+):
+    scores = iter([0.2, 0.6, 0.6, 0.1])
+    seen = []
+
+    def judge(decoder, view, *_):
+        assert not decoder.training and view.split == "val"
+        assert set(view.classes) <= set(view.novel_classes if marked else view.base_classes)
+        seen.append({k: v.clone() for k, v in decoder.state_dict().items()})
+        return next(scores)
+
+    monkeypatch.setattr(training, "validate", judge)
+    folder = train(recipe(select=select), tmp_path)
+    record = json.loads((folder / "training.json").read_text())
+    assert (record["step"], record["score"]) == (2, 0.6)
+    assert record["selected_on_novel_classes"] is marked
+    assert record["selected_on"].startswith("novel" if marked else "base")
+    assert same(load_decoder(folder).state_dict(), seen[1]) and len(seen) == 4
+
+
+def test_validation_is_a_share_and_the_same_twice(recipe, tmp_path):
+    records = []
+    for name in "ab":
+        folder = train(recipe(select="base-val"), tmp_path / name)
+        records.append(json.loads((folder / "training.json").read_text()))
+    assert records[0] == records[1] and 0 <= records[0]["score"] <= 1
+
+
+def test_the_schedule_is_polynomial():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    groups = [{"params": [weight], "factor": 10.0}]
+    for name in ("adamw", "sgd"):
+        optimizer = build_optimizer(groups, OptimizerRecipe(name=name, lr=0.1))
+        rates = []
+        for step in range(4):
+            set_rate(optimizer, 0.9, step, 4)
+            rates.append(optimizer.param_groups[0]["lr"])
+        assert rates == pytest.approx([(1 - t / 4) ** 0.9 for t in range(4)])
+
+
+def test_what_does_not_fit_is_told_before_it_starts(recipe, tmp_path):
+    nothing = {"episodic": {"steps": 0}, "base": {"steps": 0, "options": {"width": 6}}}
+    train(recipe(**nothing), tmp_path / "run")
+    with pytest.raises(UsageError, match=r"another recipe .fold is 0 there and 2 here"):
+        train(recipe(**nothing, fold=2), tmp_path / "run")
+    with pytest.raises(ModelError, match="do not fit the base learner"):
+        train(recipe(base={"steps": 10**9}), tmp_path / "width")
+    with pytest.raises(UsageError, match="bam needs a base learner"):
+        train(recipe(base=None), tmp_path / "none")
+    with pytest.raises(UsageError, match="there is no folder nowhere"):
+        train(recipe(base={"steps": 0, "folder": "nowhere"}), tmp_path / "folder")
+    with pytest.raises(UsageError, match="no fold 7"):
+        train(recipe(fold=7), tmp_path / "fold")
+    with pytest.raises(UsageError, match="no option 'depth'"):
+        bad = {"name": "pfenet", "backbone": "tiny", "options": {"depth": 3}}
+        train(recipe(base=None, decoder=bad), tmp_path / "option")
+
+
+def _one_of_two(rank, port, folder):
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(1)
+    losses = []
+    train(_frozen_norms(), folder, lambda p: losses.append(p.losses["loss"]))
+    if rank == 0:
+        (folder / "losses.json").write_text(json.dumps(losses))
+    torch.distributed.destroy_process_group()
+
+
+def _frozen_norms():
+    # No dropout, which every process draws for itself, and no batch norm that is trained.
+    decoder = {**PFENET, "options": {**PFENET["options"], "dropout": 0}}
+    return tiny_recipe(base=None, decoder=decoder, episodic={"steps": 4, "batch": 4})
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_on_the_same_global_batch(tmp_path):
+    losses = []
+    alone = train(_frozen_norms(), tmp_path / "one", lambda p: losses.append(p.losses["loss"]))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(_one_of_two, (port, tmp_path / "two"), nprocs=2)
+    assert json.loads((tmp_path / "two" / "losses.json").read_text()) == pytest.approx(
+        losses, rel=1e-4
+    )
+    one, two = (load_decoder(f).state_dict() for f in (alone, tmp_path / "two" / "decoder"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-4, rtol=1e-3)
