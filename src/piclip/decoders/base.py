@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from piclip.decoders.backbones import Backbone, build_backbone, resize
+from piclip.decoders.layers import reduction
 from piclip.decoders.matching import masked_average, max_cosine_prior, object_masks
 from piclip.decoders.pretrained import PretrainedModule, load_strictly
 from piclip.errors import UsageError
@@ -58,7 +59,7 @@ class DecoderOutput:
 class Features:
     """Maps of the backbone's stages 2, 3 and 4: (N, C, h, w) each.
 
-    ``low`` has the size of ``middle``.
+    ``low`` has the size of ``middle``; ``high`` is empty where nothing reads it.
     """
 
     low: Tensor
@@ -122,8 +123,8 @@ class FewShotDecoder(PretrainedModule):
         self.backbone: Backbone = build_backbone(backbone, **(backbone_options or {}))
         self.backbone.requires_grad_(False).eval()
         both = self.backbone.channels[0] + self.backbone.channels[1]
-        self.reduce_query = _reduction(both, width, dropout)
-        self.reduce_support = _reduction(both, width, dropout)
+        self.reduce_query = reduction(both, width, dropout)
+        self.reduce_support = reduction(both, width, dropout)
 
     def train(self, mode: bool = True) -> FewShotDecoder:
         """Switches to training; the frozen parts stay in evaluation (batch norm, dropout)."""
@@ -232,10 +233,13 @@ class FewShotDecoder(PretrainedModule):
             )
 
     @torch.no_grad()
-    def query_features(self, query: Tensor) -> Features:
-        """Returns the backbone's maps of the queries, (B, 3, H, W) -> (B, C, h, w)."""
+    def query_features(self, query: Tensor, *, high: bool = True) -> Features:
+        """Returns the backbone's maps of the queries, (B, 3, H, W) -> (B, C, h, w).
+
+        Without ``high`` stage 4 is not computed: its map is empty, (0, C, h, w).
+        """
         low, middle = self.backbone.lower(query)
-        return Features(low, middle, self.backbone.upper(middle))
+        return Features(low, middle, self.backbone.upper(middle) if high else middle[:0])
 
     @torch.no_grad()
     def support_features(self, supports: Tensor, masks: Tensor) -> Features:
@@ -246,9 +250,12 @@ class FewShotDecoder(PretrainedModule):
             masks: Their masks, (B, K, H, W).
 
         Returns:
-            Maps (B * K, C, h, w); ``high`` is stage 4 of the masked stage 3.
+            Maps (B * K, C, h, w); ``high`` is stage 4 of the masked stage 3. Only the ImageNet
+            prior reads it: with another prior it is empty.
         """
         low, middle = self.backbone.lower(supports.flatten(0, 1))
+        if self.prior != "imagenet":
+            return Features(low, middle, middle[:0])
         inside = object_masks(masks, middle.shape[-2:])
         return Features(low, middle, self.backbone.upper(middle * inside))
 
@@ -296,7 +303,3 @@ class FewShotDecoder(PretrainedModule):
         if self.prior == "piclip" and priors is not None:
             return resize(priors.to(query.middle.dtype), query.middle.shape[-2:])
         return query.middle[:, :0]
-
-
-def _reduction(inputs: int, width: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, width, 1, bias=False), nn.ReLU(), nn.Dropout2d(dropout))

@@ -5,6 +5,11 @@ from __future__ import annotations
 from torch import nn
 
 
+def reduction(inputs: int, width: int, dropout: float) -> nn.Sequential:
+    """Returns a 1x1 convolution without bias, a ReLU, and a dropout of whole channels."""
+    return nn.Sequential(*pointwise(inputs, width), nn.Dropout2d(dropout))
+
+
 def pointwise(inputs: int, width: int) -> nn.Sequential:
     """Returns a 1x1 convolution without bias and a ReLU."""
     return nn.Sequential(nn.Conv2d(inputs, width, 1, bias=False), nn.ReLU())

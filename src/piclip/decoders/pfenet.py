@@ -88,7 +88,7 @@ class PFENet(FewShotDecoder):
         used, for there is no base learner.
         """
         self.check_episode(query, supports, masks, priors)
-        of_query = self.query_features(query)
+        of_query = self.query_features(query, high=self.prior == "imagenet")
         of_supports = self.support_features(supports, masks)
         weights = query.new_full(masks.shape[:2], 1 / masks.shape[1])
         prior = self.prior_maps(of_query, of_supports, masks, priors, weights)
