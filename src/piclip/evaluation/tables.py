@@ -1,0 +1,269 @@
+"""The paper's tables from records of evaluations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from piclip.errors import UsageError
+from piclip.evaluation.metrics import confidence_interval
+from piclip.evaluation.results import Evaluation, SeedResult
+
+Style = Literal["main", "ablation", "priors"]
+
+MISSING, CHECK = "-", "✓"
+ORACLE, NOVEL = "*", "+"
+BASELINE = "imagenet"
+
+_TITLES = {
+    "training-free": "Training-free",
+    "threshold": "Threshold",
+    "pfenet": "PFENet",
+    "bam": "BAM",
+    "hdmnet": "HDMNet",
+    "imagenet": "ImageNet",
+    "piclip": "PI-CLIP",
+    "none": "none",
+}
+_PRIOR_ORDER = ("none", "imagenet", "vtp", "vvp", "vtp+pir", "vvp+pir", "vtp+vvp", "piclip")
+_NOTES = {
+    ORACLE: "class names of the query's truth were given as prompts (candidates: oracle)",
+    NOVEL: "weights were selected on novel classes (select: novel-val)",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Attributes:
+        title: What it shows.
+        columns: Headings; ``"1-shot | mean"`` belongs to the group ``"1-shot"``.
+        rows: One text per column.
+        labels: How many columns on the left name the row.
+        notes: What the marks in the rows mean.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    labels: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The results of one method: by (shots, fold)."""
+
+    method: str
+    prior: str
+    backbone: str | None
+    text: str | None
+    visual: str | None
+    marks: str
+    results: Mapping[tuple[int, int], Evaluation]
+
+
+def make_tables(results: Sequence[tuple[str, Evaluation]], style: Style = "main") -> list[Table]:
+    """Sorts results into the cells of tables, one table for each dataset.
+
+    - ``main``: decoder, prior and backbone; per number of shots the folds' mIoU, their mean and
+      the FB-IoU.
+    - ``ablation``: the same, with check marks for VTP, VVP and PIR in place of the prior.
+    - ``priors``: decoders by priors, mean mIoU and its gain over the ImageNet prior.
+
+    Figures are in percent, with the 95 % interval over the seeds where there are two or more. A
+    mean over folds needs all folds of the dataset; what is missing is shown as "-".
+
+    Args:
+        results: Names (for messages) and records.
+        style: Which table.
+
+    Raises:
+        UsageError: An unknown style, no results, or two results for the same cell.
+    """
+    if style not in get_args(Style):
+        raise UsageError(f"The style is one of {', '.join(get_args(Style))}, not {style!r}.")
+    if not results:
+        raise UsageError("A table needs at least one result.")
+    empty = next((name for name, result in results if not result.per_seed), None)
+    if empty is not None:
+        raise UsageError(f"{empty} has no finished seed yet; let the evaluation finish.")
+    datasets = dict.fromkeys(result.dataset for _, result in results)
+    return [
+        _table(dataset, [pair for pair in results if pair[1].dataset == dataset], style)
+        for dataset in datasets
+    ]
+
+
+def _table(dataset: str, results: Sequence[tuple[str, Evaluation]], style: Style) -> Table:
+    rows = _rows(results)
+    folds = max(result.folds for _, result in results)
+    shots = sorted({result.shots for _, result in results})
+    build = {"main": _main, "ablation": _ablation, "priors": _priors}[style]
+    columns, labels, body = build(rows, shots, folds)
+    marks = "".join(row.marks for row in rows)
+    notes = tuple(f"{mark} {text}" for mark, text in _NOTES.items() if mark in marks)
+    counts = sorted({result.episodes for _, result in results})
+    title = f"mIoU and FB-IoU in percent on {dataset}, {' or '.join(map(str, counts))} episodes"
+    if style == "priors":
+        title = title.replace("mIoU and FB-IoU", "Mean mIoU")
+    return Table(title, columns, body, labels, notes)
+
+
+def _main(
+    rows: Sequence[_Row], shots: Sequence[int], folds: int
+) -> tuple[tuple[str, ...], int, tuple[tuple[str, ...], ...]]:
+    labels: dict[str, Callable[[_Row], str]] = {"Method": _title, "Prior": _prior_title}
+    if any(row.backbone for row in rows):
+        labels["Backbone"] = lambda row: row.backbone or MISSING
+    return _with_folds(labels, rows, shots, folds)
+
+
+def _ablation(
+    rows: Sequence[_Row], shots: Sequence[int], folds: int
+) -> tuple[tuple[str, ...], int, tuple[tuple[str, ...], ...]]:
+    used = ("plain", "refined")
+    labels: dict[str, Callable[[_Row], str]] = {
+        "Method": _title,
+        "VTP": lambda row: CHECK if row.text in used else "",
+        "VVP": lambda row: CHECK if row.visual in used else "",
+        "PIR": lambda row: CHECK if "refined" in (row.text, row.visual) else "",
+    }
+    return _with_folds(labels, rows, shots, folds)
+
+
+def _with_folds(
+    labels: Mapping[str, Callable[[_Row], str]],
+    rows: Sequence[_Row],
+    shots: Sequence[int],
+    folds: int,
+) -> tuple[tuple[str, ...], int, tuple[tuple[str, ...], ...]]:
+    columns = list(labels)
+    for shot in shots:
+        parts = [*(f"fold {fold}" for fold in range(folds)), "mean", "FB-IoU"]
+        columns += [f"{shot}-shot | {part}" for part in parts]
+    body = []
+    for row in rows:
+        cells = [label(row) for label in labels.values()]
+        for shot in shots:
+            found = [row.results.get((shot, fold)) for fold in range(folds)]
+            cells += [MISSING if one is None else _shown(one.miou) for one in found]
+            cells += [_shown(_over_folds(found, kind)) for kind in ("miou", "fb_iou")]
+        body.append(tuple(cells))
+    return tuple(columns), len(labels), tuple(body)
+
+
+def _priors(
+    rows: Sequence[_Row], shots: Sequence[int], folds: int
+) -> tuple[tuple[str, ...], int, tuple[tuple[str, ...], ...]]:
+    columns = ["Decoder", "Prior"]
+    for shot in shots:
+        columns += [f"{shot}-shot | mean", f"{shot}-shot | gain"]
+    body = []
+    for row in rows:
+        cells = [_title(row), _prior_title(row)]
+        for shot in shots:
+            own = [row.results.get((shot, fold)) for fold in range(folds)]
+            base = _baseline(row, rows)
+            cells.append(_shown(_over_folds(own, "miou")))
+            if base is None or base is row:
+                cells.append("" if base is row else MISSING)
+                continue
+            theirs = [base.results.get((shot, fold)) for fold in range(folds)]
+            cells.append(_shown(_gain(own, theirs), sign="+"))
+        body.append(tuple(cells))
+    return tuple(columns), 2, tuple(body)
+
+
+def _rows(results: Sequence[tuple[str, Evaluation]]) -> list[_Row]:
+    """Results by row, in the order of the paper: decoder by decoder, priors from weak to strong."""
+    cells: dict[tuple[object, ...], dict[tuple[int, int], tuple[str, Evaluation]]] = {}
+    for name, result in results:
+        marks = (ORACLE if result.candidates == "oracle" else "") + (
+            NOVEL if result.selected_on_novel else ""
+        )
+        key = (result.method, result.prior, result.backbone, result.text, result.visual, marks)
+        row = cells.setdefault(key, {})
+        place = (result.shots, result.fold)
+        if place in row:
+            raise UsageError(
+                f"{row[place][0]} and {name} fill the same cell of the table ({result.method}, "
+                f"{result.prior}, fold {result.fold}, {result.shots}-shot); give one of them."
+            )
+        row[place] = (name, result)
+    methods = list(dict.fromkeys(result.method for _, result in results))
+    rows = [
+        _Row(*key, {place: result for place, (_, result) in row.items()})  # type: ignore[arg-type]
+        for key, row in cells.items()
+    ]
+    return sorted(
+        rows, key=lambda r: (methods.index(r.method), r.backbone or "", r.marks, _rank(r.prior))
+    )
+
+
+def _rank(prior: str) -> int:
+    return _PRIOR_ORDER.index(prior) if prior in _PRIOR_ORDER else len(_PRIOR_ORDER)
+
+
+def _title(row: _Row) -> str:
+    return _TITLES.get(row.method, row.method) + row.marks
+
+
+def _prior_title(row: _Row) -> str:
+    return _TITLES.get(row.prior, row.prior.upper())
+
+
+def _baseline(row: _Row, rows: Sequence[_Row]) -> _Row | None:
+    """The row with the same decoder and the ImageNet prior."""
+    if row.prior == BASELINE:
+        return row
+    same = [r for r in rows if r.prior == BASELINE and r.method == row.method]
+    return next((r for r in same if (r.backbone, r.marks) == (row.backbone, row.marks)), None)
+
+
+def _by_seed(results: Sequence[Evaluation | None], kind: str) -> dict[int, float] | None:
+    """Mean over all folds for each seed that every fold has; None if a fold is missing."""
+    found = [result for result in results if result is not None]
+    if not found or len(found) < len(results):
+        return None
+    parts: list[dict[int, SeedResult]] = [{r.seed: r for r in one.per_seed} for one in found]
+    common = sorted(set.intersection(*(set(part) for part in parts)))
+    return {seed: float(np.mean([getattr(p[seed], kind) for p in parts])) for seed in common}
+
+
+def _over_folds(results: Sequence[Evaluation | None], kind: str) -> tuple[float, float] | None:
+    figures = _by_seed(results, kind)
+    return confidence_interval(list(figures.values())) if figures else None
+
+
+def _gain(
+    own: Sequence[Evaluation | None], base: Sequence[Evaluation | None]
+) -> tuple[float, float] | None:
+    """Mean gain; its interval is that of the seeds' differences, if both saw the same episodes."""
+    ours, theirs = _by_seed(own, "miou"), _by_seed(base, "miou")
+    if not ours or not theirs:
+        return None
+    if _asked(own) != _asked(base):
+        return float(np.mean([*ours.values()]) - np.mean([*theirs.values()])), math.nan
+    return confidence_interval([ours[seed] - theirs[seed] for seed in ours])
+
+
+def _asked(results: Sequence[Evaluation | None]) -> list[tuple[int, int, str]]:
+    return sorted(
+        (one.fold, result.seed, result.episodes_hash)
+        for one in results
+        if one is not None
+        for result in one.per_seed
+    )
+
+
+def _shown(figure: tuple[float, float] | None, sign: str = "") -> str:
+    if figure is None:
+        return MISSING
+    mean, half = figure
+    return f"{mean:{sign}.1f}" if math.isnan(half) else f"{mean:{sign}.1f} ± {half:.1f}"
