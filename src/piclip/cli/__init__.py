@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from piclip import __version__
-from piclip.cli import benchmark, convert, demo, priors, segment
+from piclip.cli import benchmark, convert, data, demo, page, priors, segment, table, train
 from piclip.cli.options import examples
 from piclip.errors import PiclipError
 
@@ -66,6 +66,10 @@ app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 app.command("segment", epilog=segment.EXAMPLES)(segment.segment)
 app.command("priors", epilog=priors.EXAMPLES)(priors.priors)
 app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
+app.command("app", epilog=page.EXAMPLES)(page.app)
+app.add_typer(data.app, name="data")
+app.command("train", epilog=train.EXAMPLES)(train.train)
+app.command("table", epilog=table.EXAMPLES)(table.table)
 app.add_typer(benchmark.app, name="benchmark")
 
 
