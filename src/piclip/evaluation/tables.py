@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -19,7 +19,7 @@ MISSING, CHECK = "-", "✓"
 ORACLE, NOVEL = "*", "+"
 BASELINE = "imagenet"
 
-_TITLES = {
+TITLES = {
     "training-free": "Training-free",
     "threshold": "Threshold",
     "pfenet": "PFENet",
@@ -29,6 +29,8 @@ _TITLES = {
     "piclip": "PI-CLIP",
     "none": "none",
 }
+"""What methods and priors are called in print."""
+
 _PRIOR_ORDER = ("none", "imagenet", "vtp", "vvp", "vtp+pir", "vvp+pir", "vtp+vvp", "piclip")
 _NOTES = {
     ORACLE: "class names of the query's truth were given as prompts (candidates: oracle)",
@@ -53,6 +55,9 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     labels: int
     notes: tuple[str, ...] = ()
+
+
+_Key: TypeAlias = tuple[str, str, str | None, str | None, str | None, str]
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,7 @@ def _priors(
 
 def _rows(results: Sequence[tuple[str, Evaluation]]) -> list[_Row]:
     """Results by row, in the order of the paper: decoder by decoder, priors from weak to strong."""
-    cells: dict[tuple[object, ...], dict[tuple[int, int], tuple[str, Evaluation]]] = {}
+    cells: dict[_Key, dict[tuple[int, int], tuple[str, Evaluation]]] = {}
     for name, result in results:
         marks = (ORACLE if result.candidates == "oracle" else "") + (
             NOVEL if result.selected_on_novel else ""
@@ -198,7 +203,7 @@ def _rows(results: Sequence[tuple[str, Evaluation]]) -> list[_Row]:
         row[place] = (name, result)
     methods = list(dict.fromkeys(result.method for _, result in results))
     rows = [
-        _Row(*key, {place: result for place, (_, result) in row.items()})  # type: ignore[arg-type]
+        _Row(*key, {place: result for place, (_, result) in row.items()})
         for key, row in cells.items()
     ]
     return sorted(
@@ -211,11 +216,11 @@ def _rank(prior: str) -> int:
 
 
 def _title(row: _Row) -> str:
-    return _TITLES.get(row.method, row.method) + row.marks
+    return TITLES.get(row.method, row.method) + row.marks
 
 
 def _prior_title(row: _Row) -> str:
-    return _TITLES.get(row.prior, row.prior.upper())
+    return TITLES.get(row.prior, row.prior.upper())
 
 
 def _baseline(row: _Row, rows: Sequence[_Row]) -> _Row | None:
