@@ -8,13 +8,15 @@ from PIL import Image
 
 from piclip.app.pictures import fit_picture
 from piclip.app.session import AppSession
-from piclip.datasets.scenes import make_scene
+from piclip.datasets.scenes import IMAGE_SIZE, Layout, make_scene
 from piclip.errors import UsageError
 from piclip.outputs import write_png
 
 _SEED = 2406  # used nowhere else; scenes are taken as they come
 _QUERIES = 6
 _PAPER_PIXELS = 512
+_CLEAR = Layout(objects=(1, 1), scale=(0.4 * IMAGE_SIZE, 0.6 * IMAGE_SIZE), clutter=2)
+"""People label images that show the object well; what is asked for is as crowded as ever."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def load_example(session: AppSession, title: str) -> Image.Image:
     number = 1000 * list(EXAMPLES).index(title)
     for name in example.class_names:
         for _ in range(example.shots):
-            scene = make_scene(_SEED, number, include=name)
+            scene = make_scene(_SEED, number, _CLEAR, name)
             session.add_example(scene.image, scene.mask(name), name)
             number += 1
     for count in range(_QUERIES):
@@ -61,5 +63,5 @@ def load_example(session: AppSession, title: str) -> Image.Image:
         path = write_png(scene.image, session.folder / "scene.png")
         session.add_query(path, f"scene-{count + 1}.png")
         number += 1
-    last = make_scene(_SEED, number, include=example.class_names[0])
+    last = make_scene(_SEED, number, _CLEAR, example.class_names[0])
     return fit_picture(Image.fromarray(last.image), _PAPER_PIXELS)

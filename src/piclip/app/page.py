@@ -21,10 +21,7 @@ _EVENT = {"api_visibility": "private", "show_progress": "hidden"}
 _NOW = {**_EVENT, "concurrency_limit": None}
 
 # The file is made when its button is pressed; the browser then fetches it by itself.
-_FETCH = """() => {{
-  const link = document.querySelector('#{0} a, a#{0}') || document.querySelector('#{0}');
-  link.click();
-}}"""
+_FETCH = "() => document.getElementById('{}').click()"
 
 
 def build_page(sessions: Sessions, models: Models) -> gr.Blocks:
@@ -38,7 +35,10 @@ def build_page(sessions: Sessions, models: Models) -> gr.Blocks:
         The page, not yet served.
     """
     handlers = Handlers(sessions, models)
-    with gr.Blocks(title="piclip", analytics_enabled=False, delete_cache=_CACHE_SECONDS) as page:
+    with gr.Blocks(
+        title="piclip", fill_width=True, analytics_enabled=False, delete_cache=_CACHE_SECONDS
+    ) as page:
+        add_endpoints(handlers)  # first, so that their names are free
         gr.HTML(
             "<h1>piclip</h1><p>Label a few images, get masks for all the others.</p>",
             elem_id="head",
@@ -55,19 +55,26 @@ def build_page(sessions: Sessions, models: Models) -> gr.Blocks:
         for button in scenes:
             _connect_example(handlers, button, label, images, shown)
         page.unload(handlers.unload)
-        add_endpoints(handlers)
     return page
 
 
 def _title(number: int, title: str, text: str) -> None:
-    gr.HTML(f"<h2><span>{number}</span>{title}</h2><p>{text}</p>", elem_classes="step-title")
+    gr.HTML(
+        f"<h2><span>{number}</span>{title}</h2><p>{text}</p>",
+        elem_classes="step-title",
+        padding=False,
+    )
 
 
 def _gallery(name: str, label: str, **options: Any) -> gr.Gallery:  # noqa: ANN401
     return gr.Gallery(
         label=label, elem_id=name, allow_preview=False, format="jpeg", interactive=False,
-        object_fit="contain", buttons=[], **options,
+        object_fit="cover", buttons=[], show_label=False, fit_columns=False, **options,
     )  # fmt: skip
+
+
+def _small_button(text: str) -> gr.Button:
+    return gr.Button(text, size="sm", visible=False, elem_classes="slim")
 
 
 def _label_step() -> dict[str, Any]:
@@ -83,9 +90,10 @@ def _label_step() -> dict[str, Any]:
                 with gr.Tab("Paint"):
                     parts["editor"] = gr.ImageEditor(
                         label="Paint over the object", show_label=False, type="numpy",
-                        sources=("upload", "clipboard"), layers=False, transforms=(), height=420,
+                        sources=("upload", "clipboard"), layers=False, transforms=(), height=400,
                         brush=gr.Brush(colors=[_PAINT], default_color=_PAINT, color_mode="fixed"),
                         buttons=[], elem_id="editor",
+                        placeholder="Drop an image here\nor click to choose one",
                     )  # fmt: skip
                     parts["add"] = gr.Button("Add this label", variant="primary", elem_id="add")
                 with gr.Tab("Upload masks"):
@@ -99,9 +107,9 @@ def _label_step() -> dict[str, Any]:
                     )  # fmt: skip
                     parts["add_files"] = gr.Button("Add these labels", variant="primary")
             with gr.Column(scale=2, min_width=280):
-                parts["gallery"] = _gallery("labelled", "Labelled images", columns=3, visible=False)
                 parts["note"] = gr.HTML("Nothing is labelled yet.", elem_classes="quiet")
-                parts["remove"] = gr.Button("Remove the chosen label", size="sm")
+                parts["gallery"] = _gallery("labelled", "Labelled images", columns=3, visible=False)
+                parts["remove"] = _small_button("Remove the chosen label")
         parts["chosen"] = gr.State(None)
     return parts
 
@@ -120,9 +128,9 @@ def _images_step(models: Models) -> dict[str, Any]:
                     label="Images to segment", file_count="multiple", file_types=_IMAGES,
                     height=150, elem_id="query-files",
                 )  # fmt: skip
-                parts["gallery"] = _gallery("queries", "To segment", columns=6, visible=False)
                 parts["note"] = gr.HTML("No image yet.", elem_classes="quiet")
-                parts["remove"] = gr.Button("Remove the chosen image", size="sm")
+                parts["gallery"] = _gallery("queries", "To segment", columns=5, visible=False)
+                parts["remove"] = _small_button("Remove the chosen image")
             with gr.Column(scale=2, min_width=280):
                 parts["model"] = gr.Dropdown(
                     [(titles.get(name, name), name) for name in models.choices],
@@ -147,9 +155,10 @@ def _results_step() -> dict[str, Any]:
         parts["empty"] = gr.HTML("<div class='empty'>Results appear here.</div>")
         with gr.Column(visible=False) as parts["panel"], gr.Row():
             with gr.Column(scale=2, min_width=280):
-                parts["gallery"] = _gallery("results", "Results", columns=3, height=420)
-                parts["zip"] = gr.Button("Download masks (ZIP)", elem_id="get-zip")
-                parts["coco"] = gr.Button("Download COCO JSON", elem_id="get-coco")
+                parts["gallery"] = _gallery("results", "Results", columns=3)
+                with gr.Row():
+                    parts["zip"] = gr.Button("Masks (ZIP)", elem_id="get-zip", min_width=120)
+                    parts["coco"] = gr.Button("COCO JSON", elem_id="get-coco", min_width=120)
             with gr.Column(scale=3, min_width=320):
                 parts["slider"] = gr.Slider(
                     0, 1, 0.5, step=0.01, label="Threshold", buttons=[],
@@ -182,7 +191,7 @@ def _picture(name: str) -> gr.Image:
 
 
 def _connect_label(handlers: Handlers, label: dict[str, Any]) -> None:
-    shown = [label["gallery"], label["note"]]
+    shown = [label["gallery"], label["note"], label["remove"]]
     label["gallery"].select(picked_index, None, label["chosen"], **_NOW)
     label["add"].click(
         handlers.add_painted, [label["editor"], label["name"]], [label["editor"], *shown], **_NOW
@@ -197,7 +206,7 @@ def _connect_label(handlers: Handlers, label: dict[str, Any]) -> None:
 
 
 def _connect_images(handlers: Handlers, images: dict[str, Any], shown: dict[str, Any]) -> None:
-    listed = [images["gallery"], images["note"]]
+    listed = [images["gallery"], images["note"], images["remove"]]
     images["gallery"].select(picked_index, None, images["chosen"], **_NOW)
     images["files"].upload(
         handlers.add_queries, images["files"], [images["files"], *listed], **_NOW
@@ -223,8 +232,8 @@ def _connect_example(
         return tuple(handlers.example(title, request))
 
     filled = [
-        label["name"], label["editor"], label["gallery"], label["note"],
-        images["gallery"], images["note"], images["model"], images["hint"],
+        label["name"], label["editor"], label["gallery"], label["note"], label["remove"],
+        images["gallery"], images["note"], images["remove"], images["model"], images["hint"],
     ]  # fmt: skip
     button.click(load, None, filled, **_NOW).success(
         handlers.run, images["model"], _run_outputs(images, shown), **_running()

@@ -28,7 +28,7 @@ RESULT_OUTPUTS = 8 + len(PRIORS)
 
 
 def examples(session: AppSession) -> tuple[Any, ...]:
-    """Gallery of the labelled images, and a note."""
+    """Gallery of the labelled images, a note, and the button that removes one."""
     names = session.class_names
     pictures = [
         (labelled_thumbnail(e.image, e.mask, names.index(e.class_name)), e.class_name)
@@ -36,17 +36,16 @@ def examples(session: AppSession) -> tuple[Any, ...]:
     ]
     counts = Counter(example.class_name for example in session.examples)
     note = ", ".join(f"{name}: {count}" for name, count in counts.items())
-    return gr.Gallery(pictures, visible=bool(pictures)), _quiet(
-        f"Labelled so far: {note}" if note else "Nothing is labelled yet."
-    )
+    text = f"Labelled so far: {note}" if note else "Nothing is labelled yet."
+    return _list(pictures, text)
 
 
 def queries(session: AppSession) -> tuple[Any, ...]:
-    """Gallery of the images to segment, and a note."""
+    """Gallery of the images to segment, a note, and the button that removes one."""
     pictures = [(query.thumbnail, query.file_name) for query in session.queries]
     count = len(pictures)
     note = f"{count} image{'s' * (count != 1)} to segment." if count else "No image yet."
-    return gr.Gallery(pictures, visible=bool(pictures)), _quiet(note)
+    return _list(pictures, note)
 
 
 def loading(model: str) -> str:
@@ -123,6 +122,11 @@ def priors(session: AppSession, index: int, class_name: str) -> tuple[Image.Imag
     number = names.index(class_name) if class_name in names else 0
     image = preview.image or Image.new("RGB", (preview.size[1], preview.size[0]))
     return tuple(heat(image, getattr(preview.priors, field)[number]) for field, _, _ in PRIORS)
+
+
+def _list(pictures: list[tuple[Image.Image, str]], text: str) -> tuple[Any, ...]:
+    some = bool(pictures)
+    return gr.Gallery(pictures, visible=some), _quiet(text), gr.Button(visible=some)
 
 
 def _quiet(text: str) -> str:
