@@ -83,7 +83,6 @@ def test_the_example_works_offline(client):
         ((0, 0.5), "/overlay", "There is no such result"),
         ((0.5,), "/download", "There is no result to download"),
         ((None, None, "cat"), "/label", "Give an image file and a mask file"),
-        (("./no-such-folder",), "/run", "no-such-folder"),
     ],
 )
 def test_errors_are_one_sentence(client, arguments, endpoint, sentence):
@@ -91,6 +90,12 @@ def test_errors_are_one_sentence(client, arguments, endpoint, sentence):
         client.predict(*arguments, api_name=endpoint)
     assert sentence in str(error.value)
     assert "Traceback" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_model_that_cannot_be_had_is_one_sentence(client):
+    client.predict("Cats", api_name="/example")
+    with pytest.raises(gradio_client.exceptions.AppError, match=r"no-such-folder"):
+        client.predict("./no-such-folder", api_name="/run")
 
 
 def test_what_cannot_be_read_is_refused_by_name(client, tmp_path):
@@ -111,14 +116,23 @@ def test_the_number_and_size_of_uploads_are_limited(client, tmp_path):
         )
 
 
-def test_files_of_the_server_cannot_be_named(served, client):
-    secret = served.folder / "sessions" / "secret.png"
-    secret.parent.mkdir(exist_ok=True)
+def call(url, endpoint, data):
+    """One call without gradio_client, which would upload the files that are named."""
+    body = json.dumps({"data": data, "session_hash": "raw"}).encode()
+    headers = {"Content-Type": "application/json"}
+    asked = urllib.request.Request(f"{url}gradio_api/call/{endpoint}", body, headers)
+    event = json.loads(urllib.request.urlopen(asked).read())["event_id"]
+    answer = urllib.request.urlopen(f"{url}gradio_api/call/{endpoint}/{event}")
+    return answer.read().decode()
+
+
+@pytest.mark.parametrize("meta", [{"meta": {"_type": "gradio.FileData"}}, {}])
+def test_files_of_the_server_cannot_be_named(served, tmp_path, meta):
+    assert "event: complete" in call(served.url, "add_images", [[]])
+    secret = tmp_path / "secret.png"
     Image.new("RGB", (8, 8)).save(secret)
-    named = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
-    with pytest.raises(gradio_client.exceptions.AppError):
-        client.predict([named], api_name="/add_images")
-    assert client.predict([], api_name="/add_images")["images"] == []
+    assert "event: error" in call(served.url, "add_images", [[{"path": str(secret), **meta}]])
+    assert served.sessions.of(None, "raw").queries == []
 
 
 def test_two_clients_do_not_mix(served, client, tmp_path):

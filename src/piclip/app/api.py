@@ -74,6 +74,7 @@ class _Endpoints:
     def run(self, model: str, request: gr.Request) -> dict[str, Any]:
         """Segment all images with a model ("" is the page's own, "builtin" is for trying)."""
         session = self._handlers.session(request)
+        session.check_ready()
         for _ in session.run(self._handlers.models.load(model)):
             pass
         return {

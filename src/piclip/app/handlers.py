@@ -159,6 +159,7 @@ class Handlers:
     def run(self, model: str, request: gr.Request) -> Iterator[tuple[Output, ...]]:
         """Segment all images, telling how far it is: status, the two buttons, step 3."""
         session = self.session(request)
+        session.check_ready()
         unchanged = (gr.skip(),) * views.RESULT_OUTPUTS
         buttons = gr.Button(interactive=False), gr.Button(visible=True, interactive=True)
         idle = gr.Button(interactive=True), gr.Button(visible=False)

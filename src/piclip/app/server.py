@@ -36,7 +36,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int | None = None
     login: tuple[str, str] | None = None
-    upload_megabytes: int = 25
+    upload_megabytes: int = 50
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -88,7 +88,7 @@ def serve(settings: Settings) -> Iterator[Served]:
                 ssr_mode=False,
                 mcp_server=False,
                 pwa=False,
-                footer_links=["api", "settings"],
+                footer_links=["api"],
                 state_session_capacity=200,
                 theme=theme(),
                 css=CSS,

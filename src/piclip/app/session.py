@@ -147,6 +147,13 @@ class AppSession:
         """Ask a run to end after the image that it is at."""
         self._stop.set()
 
+    def check_ready(self) -> None:
+        """Refuse to run without an example or an image (UsageError), before a model is loaded."""
+        if not self.examples:
+            raise UsageError("Label at least one image first (step 1).")
+        if not self.queries:
+            raise UsageError("Add at least one image to segment first (step 2).")
+
     def run(self, encoder: Encoder) -> Iterator[Progress]:
         """Learn from the examples, then segment image by image.
 
@@ -162,10 +169,7 @@ class AppSession:
             UsageError: There is no example, no image, or a run is going on already.
             MaskError: An example loses its object on the patch grid.
         """
-        if not self.examples:
-            raise UsageError("Label at least one image first (step 1).")
-        if not self.queries:
-            raise UsageError("Add at least one image to segment first (step 2).")
+        self.check_ready()
         if not self._busy.acquire(timeout=_PATIENCE if self._stop.is_set() else 0):
             raise UsageError("A run is going on already; wait for its end or stop it.")
         try:

@@ -23,11 +23,12 @@ CSS = """
   border-radius: 50%; text-align: center; font-size: .85em;
   background: var(--button-primary-background-fill); color: white;
 }
+#editor {contain: inline-size;} /* or else its canvas widens the page on a phone */
 .gradio-container .html-container {padding: 0 !important;}
 .step .grid-wrap {height: auto !important; min-height: 0 !important; max-height: 330px;}
 .step .slim {align-self: flex-start; width: auto; min-width: 0; flex: 0 0 auto;}
 .quiet, .quiet p {color: var(--body-text-color-subdued); font-size: .9rem;}
-#examples {align-items: center; gap: 8px;}
+#examples {align-items: center; gap: 8px; flex-wrap: wrap;}
 #examples button {flex: 0 0 auto; min-width: 0;}
 #examples .quiet {flex: 0 0 auto; width: auto; min-width: 0;}
 #status progress {width: 100%; height: 8px; accent-color: var(--color-accent);}

@@ -42,8 +42,13 @@ def app(
         typer.Option(metavar="USER:PASSWORD", help="Ask for this login."),
     ] = None,
     max_upload_mb: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Largest file that is taken, in megabytes.")
-    ] = 25,
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Largest file that is taken, in megabytes (paint counts as PNG).",
+        ),
+    ] = 50,
     max_images: Annotated[
         int, typer.Option(min=1, metavar="N", help="Most images to segment at a time in one tab.")
     ] = 100,
