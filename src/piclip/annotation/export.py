@@ -1,0 +1,192 @@
+"""Write proposals in a label format image by image, however many there are.
+
+`piclip.formats.write_labels` takes all labels at once; here they come from a journal, and only a
+few are in memory at a time. What is written is the same.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import count, islice
+from pathlib import Path, PurePosixPath
+from typing import Any, TextIO
+from urllib.parse import quote
+
+from piclip.errors import UsageError
+from piclip.formats import coco, labelstudio
+from piclip.formats.labels import LabelledFile, Labels
+from piclip.formats.registry import get_format
+from piclip.outputs import atomic_path
+
+ONE_FILE = frozenset({"coco", "labelstudio"})
+"""Formats of one JSON file; the others are folders with files per image."""
+
+_IMAGES = frozenset({"voc", "masks"})
+_AT_ONCE = 64
+
+Files = Callable[[], Iterator[LabelledFile]]
+"""Gives the images and their regions, anew on each call."""
+
+
+@dataclass(frozen=True)
+class Review:
+    """How certain the proposals for one image are.
+
+    Attributes:
+        path: The image.
+        certainty: See `piclip.annotation.certainty`.
+        regions: Number of its regions.
+        lowest_score: Of its regions, None without any.
+    """
+
+    path: str
+    certainty: float
+    regions: int
+    lowest_score: float | None
+
+
+def check_destination(
+    destination: Path, format: str, paths: Sequence[str], files: Iterable[Path]
+) -> None:
+    """Refuse a destination that does not fit the format or the images, before anything is done.
+
+    Args:
+        destination: Where the labels go.
+        format: A name of `piclip.formats.FORMATS`.
+        paths: The images as the labels call them.
+        files: Where they lie.
+
+    Raises:
+        UsageError: A file is wanted and a folder given or the other way round, two images would
+            have one label, or images would be overwritten.
+    """
+    if format in ONE_FILE:
+        if destination.is_dir():
+            raise UsageError(
+                f"{destination} is a folder, but {format} is one file; add a name such as "
+                f"{destination / 'labels.json'}."
+            )
+        return
+    if destination.is_file() or destination.suffix.lower() == ".json":
+        raise UsageError(
+            f"{destination} is a file, but {format} is a folder of files; give a folder, or "
+            f"--output-format coco for one file."
+        )
+    stems = Counter(PurePosixPath(path).with_suffix("") for path in paths)
+    twice = [stem for stem, number in stems.items() if number > 1]
+    if twice:
+        raise UsageError(
+            f"Two images are called {twice[0]} but for their suffixes, so that both would have "
+            f"one label; rename one of them, or choose --output-format coco."
+        )
+    folder = destination.resolve()
+    if format in _IMAGES and any(folder in file.resolve().parents for file in files):
+        raise UsageError(
+            f"{destination} holds the images themselves, which masks might overwrite; choose "
+            f"another folder."
+        )
+
+
+def write_files(files: Files, labels: Labels, destination: Path, format: str) -> None:
+    """Write images and their regions.
+
+    Args:
+        files: What to write.
+        labels: The labels that were read, for classes and numbers of classes and images.
+        destination: The file or folder.
+        format: A name of `piclip.formats.FORMATS`.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    if format == "coco":
+        _write_coco(files, labels, destination)
+    elif format == "labelstudio":
+        with _text(destination) as out:
+            _write_list(out, (_task(file) for file in files()))
+            out.write("\n")
+    else:
+        _write_folder(files(), labels, destination, format)
+
+
+def write_review(rows: Iterable[Review], destination: Path) -> None:
+    """Write a CSV file with the least certain images first (OutputError if that fails)."""
+    with _text(destination) as out:
+        table = csv.writer(out, lineterminator="\n")
+        table.writerow(["image", "certainty", "regions", "lowest_score"])
+        for row in sorted(rows, key=lambda row: (row.certainty, row.path)):
+            lowest = "" if row.lowest_score is None else f"{row.lowest_score:.4f}"
+            table.writerow([row.path, f"{row.certainty:.4f}", row.regions, lowest])
+
+
+@contextmanager
+def _text(destination: Path) -> Iterator[TextIO]:
+    """A text file, there in full or not at all."""
+    with (
+        atomic_path(destination) as temporary,
+        # File names that are no valid UTF-8 hold lone surrogates, which JSON writes as \\udcXX.
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out,
+    ):
+        yield out
+
+
+def _write_coco(files: Files, labels: Labels, destination: Path) -> None:
+    """Go through the images twice: once for the list of images, once for the annotations."""
+    empty = coco.to_dict(replace(labels, images=()))
+    first = max((file.id for file in labels.images if file.id is not None), default=0) + 1
+
+    def content(part: str, keep_regions: bool) -> Iterator[dict[str, Any]]:
+        numbers = count(first)
+        for file in files():
+            number = next(numbers) if file.id is None else file.id
+            regions = file.regions if keep_regions else ()
+            one = replace(labels, images=(replace(file, id=number, regions=regions),))
+            yield from coco.to_dict(one)[part]
+
+    with _text(destination) as out:
+        out.write("{")
+        for key in ("info", "categories"):
+            out.write(f'"{key}": {json.dumps(empty[key], ensure_ascii=False)},\n')
+        out.write('"images": ')
+        _write_list(out, content("images", keep_regions=False))
+        out.write(',\n"annotations": ')
+        annotations = content("annotations", keep_regions=True)
+        _write_list(out, ({**item, "id": n} for n, item in enumerate(annotations, start=1)))
+        out.write("}\n")
+
+
+def _write_list(out: TextIO, items: Iterable[dict[str, Any]]) -> None:
+    out.write("[")
+    for number, item in enumerate(items):
+        out.write((",\n" if number else "\n") + json.dumps(item, ensure_ascii=False))
+    out.write("\n]")
+
+
+def _task(file: LabelledFile) -> dict[str, Any]:
+    """One task of Label Studio."""
+    source = file.source or labelstudio.LOCAL_FILES + quote(file.path)
+    task: dict[str, Any] = {"data": {"image": source}}
+    if file.id is not None:
+        task["id"] = file.id
+    if file.regions:
+        task["predictions"] = [labelstudio.to_prediction(file)]
+    return task
+
+
+def _write_folder(files: Iterator[LabelledFile], labels: Labels, folder: Path, format: str) -> None:
+    while batch := tuple(islice(files, _AT_ONCE)):
+        if format == "masks":
+            _remove_masks(batch, labels.class_names, folder)
+        get_format(format).write(replace(labels, images=batch), folder)
+
+
+def _remove_masks(files: Sequence[LabelledFile], class_names: Sequence[str], folder: Path) -> None:
+    """Remove masks of an earlier run with more regions: a missing mask means that none is there."""
+    for file in files:
+        for name in set(class_names) - set(file.class_names):
+            (folder / name / PurePosixPath(file.path).with_suffix(".png")).unlink(missing_ok=True)

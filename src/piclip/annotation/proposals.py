@@ -1,0 +1,207 @@
+"""The images without a label, and the regions proposed for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from piclip.annotation.certainty import certainty_of
+from piclip.annotation.journal import Journal, Proposal, Stamp, stamp_of
+from piclip.errors import MaskError, PiclipError
+from piclip.formats.image_files import find_image
+from piclip.formats.labels import LabelledFile, Labels
+from piclip.formats.segmentations import from_segmentation
+from piclip.images import MAX_PIXELS, read_image
+
+if TYPE_CHECKING:
+    from piclip.results import Segmentation
+    from piclip.segmenter import FewShotSegmenter
+
+_VALUES_AT_ONCE = 100_000_000
+"""Most scores (pixels times classes) in memory at once, 400 MB; a single image may exceed it."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """An image to annotate.
+
+    Attributes:
+        path: How the labels call it, or its path relative to the folder of images.
+        file: Where it lies.
+        known: What the labels say about it, if they list it.
+    """
+
+    path: str
+    file: Path
+    known: LabelledFile | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image for which nothing could be proposed.
+
+    Attributes:
+        path: As in `Query`.
+        reason: One sentence.
+    """
+
+    path: str
+    reason: str
+
+
+def find_queries(labels: Labels, image_root: str | Path) -> tuple[list[Query], list[Failure]]:
+    """Find the images that have no label.
+
+    Args:
+        labels: What is labelled.
+        image_root: The folder of images; for its subfolders see `Labels.unlabelled`.
+
+    Returns:
+        The images by folder and name, and those that the labels list but that are not there.
+
+    Raises:
+        ImageError: The folder is missing or has no images.
+    """
+    root = Path(image_root)
+    known, missing = {}, []
+    for file in labels.images:
+        if file.regions:
+            continue
+        found = find_image(root, file.path)
+        if found is None:
+            missing.append(
+                Failure(file.path, f"{file.path}: the labels list this image, but it is not here.")
+            )
+        else:
+            known[found] = file
+    queries = [
+        Query(known[path].path, path, known[path])
+        if path in known
+        else Query(path.relative_to(root).as_posix(), path)
+        for path in labels.unlabelled(root)
+    ]
+    return queries, missing
+
+
+def propose(
+    segmenter: FewShotSegmenter,
+    queries: Sequence[Query],
+    journal: Journal,
+    *,
+    threshold: float | None = None,
+    batch_size: int = 8,
+    max_pixels: int = MAX_PIXELS,
+    on_progress: Callable[[int], object] = lambda tried: None,
+) -> list[Failure]:
+    """Propose regions for images, all classes in one pass each, and note them in the journal.
+
+    Images are read, segmented and forgotten batch by batch, so that memory does not grow with
+    their number. Whatever ends this early, the journal keeps what is finished.
+
+    Args:
+        segmenter: It has learned the classes.
+        queries: The images.
+        journal: Takes one line per finished image.
+        threshold: Least score of a class; None for the model's own.
+        batch_size: How many images are segmented together.
+        max_pixels: Larger images are refused.
+        on_progress: Called after each batch with the number of images tried so far.
+
+    Returns:
+        The images that failed.
+
+    Raises:
+        OutputError: The journal cannot be written.
+    """
+    if threshold is None:
+        threshold = segmenter.encoder.settings.threshold
+    failures: list[Failure] = []
+    finished = 0
+    most_pixels = _VALUES_AT_ONCE // len(segmenter.class_names)
+    for batch in _batches(queries, failures, batch_size, most_pixels, max_pixels):
+        for item, outcome in _segmented(segmenter, batch, threshold, max_pixels):
+            if isinstance(outcome, Failure):
+                failures.append(outcome)
+                continue
+            journal.append(_proposal(item.query, outcome, threshold), item.stamp)
+            finished += 1
+        on_progress(finished + len(failures))
+    return failures
+
+
+@dataclass(frozen=True)
+class _Read:
+    query: Query
+    stamp: Stamp
+    image: Image.Image
+
+
+def _batches(
+    queries: Sequence[Query],
+    failures: list[Failure],
+    batch_size: int,
+    most_pixels: int,
+    max_pixels: int,
+) -> Iterator[list[_Read]]:
+    """Read the images and group them; those that cannot be read go to the failures."""
+    batch: list[_Read] = []
+    pixels = 0
+    for query in queries:
+        try:
+            stamp = stamp_of(query.file)
+            image = read_image(query.file, max_pixels=max_pixels)
+            _check_size(query, image)
+        except PiclipError as error:
+            failures.append(Failure(query.path, str(error)))
+            continue
+        area = image.width * image.height
+        if batch and (len(batch) == batch_size or pixels + area > most_pixels):
+            yield batch
+            batch, pixels = [], 0
+        batch.append(_Read(query, stamp, image))
+        pixels += area
+    # Also where the last images all failed, so that this is told.
+    yield batch
+
+
+def _segmented(
+    segmenter: FewShotSegmenter, batch: Sequence[_Read], threshold: float, max_pixels: int
+) -> Iterator[tuple[_Read, Segmentation | Failure]]:
+    """Segment a batch; where it fails, image by image, so that one does not spoil the others."""
+    if not batch:
+        return
+    try:
+        found = segmenter.predict(
+            [item.image for item in batch],
+            batch_size=len(batch),
+            threshold=threshold,
+            max_pixels=max_pixels,
+        )
+    except PiclipError as error:
+        if len(batch) == 1:
+            yield batch[0], Failure(batch[0].query.path, str(error))
+            return
+        for item in batch:
+            yield from _segmented(segmenter, [item], threshold, max_pixels)
+    else:
+        yield from zip(batch, found, strict=True)
+
+
+def _proposal(query: Query, segmentation: Segmentation, threshold: float) -> Proposal:
+    file = from_segmentation(segmentation, query.path)
+    if query.known is not None:
+        file = replace(file, id=query.known.id, source=query.known.source)
+    return Proposal(file, certainty_of(segmentation.score, threshold))
+
+
+def _check_size(query: Query, image: Image.Image) -> None:
+    if query.known is not None and (image.height, image.width) != query.known.size:
+        raise MaskError(
+            f"{query.file}: the image is {image.width} x {image.height} pixels (width x height) "
+            f"but the labels say {query.known.width} x {query.known.height}; give the image that "
+            f"the labels list."
+        )
