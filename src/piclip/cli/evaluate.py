@@ -1,0 +1,175 @@
+"""``piclip evaluate``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from piclip.cli.options import JsonOption, examples
+
+if TYPE_CHECKING:
+    from piclip.evaluation.results import Evaluation
+
+EXAMPLES = examples(
+    "piclip evaluate training-free --dataset scenes --fold all --output results/free.json",
+    "piclip evaluate runs/hdmnet-0 --shot 5 --output results/hdmnet-0.json",
+    "piclip evaluate training-free --dataset pascal-5i --root data/pascal --fold 0 --prior vtp+pir",
+)
+
+
+def evaluate(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="Run of a training, folder of a decoder, or 'training-free'. With --fold all, "
+            "{fold} in it stands for the number.",
+        ),
+    ],
+    *,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="pascal-5i, coco-20i, fss-1000, folder, coco-json or scenes. [default: that of "
+            "the training]",
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the dataset lies.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="Of the dataset, such as fold_convention=contiguous."
+        ),
+    ] = None,
+    fold: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Number of the fold, or 'all'. [default: the training's]"),
+    ] = None,
+    shot: Annotated[int, typer.Option(min=1, metavar="K", help="Labelled images.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, metavar="S", help="Independent repetitions.")] = 5,
+    episodes: Annotated[int, typer.Option(min=1, metavar="N", help="Episodes per seed.")] = 1000,
+    episodes_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Ask these episodes instead of drawing.")
+    ] = None,
+    candidates: Annotated[
+        str,
+        typer.Option(
+            metavar="WHICH",
+            help="target, or oracle: prompts of all classes in the query's truth (a leak; only to "
+            "compare with published numbers).",
+        ),
+    ] = "target",
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Only training-free: cut a prior at a threshold instead of the finished mask "
+            "(vtp, vvp, vtp+pir, vvp+pir, vtp+vvp, piclip, vtp+vvp+pir).",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Only training-free. [default: the model's own; for --prior the best one on base "
+            "classes]",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="NAME", help="val or train.")] = "val",
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The CLIP. [default: the training's; builtin on scenes]"),
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, ...")] = "auto",
+    dtype: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the CLIP. [default: the training's]")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="B", help="Episodes at a time.")] = 8,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes.")] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keep the result. Seeds that it holds already are not run again. With --fold all, "
+            "one file each, '-foldN' or {fold} in its name.",
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure mIoU and FB-IoU on the novel classes of a fold.
+
+    Intersections and unions are summed per class over all episodes, at the labels' own size. The
+    result is the same for any batch size and number of processes.
+    """
+    from piclip.cli.console import print_json, progress_bar
+    from piclip.cli.evaluation_runs import Request, folds_of, run_fold
+
+    request = Request(
+        checkpoint=checkpoint,
+        dataset=dataset,
+        root=root,
+        options=tuple(option or ()),
+        shot=shot,
+        seeds=seeds,
+        episodes=episodes,
+        episodes_file=episodes_file,
+        candidates=candidates,
+        prior=prior,
+        threshold=threshold,
+        split=split,
+        model=model,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        workers=workers,
+        output=output,
+        command=_command(),
+    )
+    results: list[Evaluation] = []
+    with progress_bar() as bars:
+        for number, several in folds_of(request, fold):
+            task = bars.add_task("Loading", total=None)
+
+            def show(done: int, total: int, task: int = task, number: int = number) -> None:
+                bars.update(task, description=f"Fold {number}", completed=done, total=total)  # type: ignore[arg-type]
+
+            results.append(run_fold(request, number, several=several, progress=show))
+    _print(results)
+    if json:
+        records = [result.to_json() for result in results]
+        print_json(records[0] if fold != "all" else records)
+
+
+def _command() -> str:
+    return shlex.join(["piclip", *sys.argv[1:]])
+
+
+def _print(results: list[Evaluation]) -> None:
+    from math import isnan
+
+    from piclip.cli.console import people, print_table
+
+    def shown(figure: tuple[float, float]) -> str:
+        mean, half = figure
+        return f"{mean:.2f}" if isnan(half) else f"{mean:.2f} ± {half:.2f}"
+
+    first = results[0]
+    title = f"{first.method} ({first.prior}) on {first.dataset}, {first.shots}-shot, percent"
+    rows = [(f"fold {r.fold}", shown(r.miou), shown(r.fb_iou)) for r in results]
+    print_table(title, ("", "mIoU", "FB-IoU"), rows)
+    classes = [
+        (name, "-" if value is None else f"{value:.1f}")
+        for result in results
+        for name, value in result.per_class.items()
+    ]
+    print_table("IoU of each class", ("class", "IoU"), classes)
+    if first.candidates == "oracle":
+        people().print("The prompts were taken from the truth of the queries (oracle).")

@@ -1,0 +1,125 @@
+"""``piclip figure``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from piclip.cli.options import DeviceOption, examples
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from piclip.cli.evaluation_runs import Request
+    from piclip.datasets.few_shot import EpisodeKeys, FewShotView
+    from piclip.evaluation.predictors import Method
+
+EXAMPLES = examples(
+    "piclip figure fig4 --dataset scenes --output fig4.png",
+    "piclip figure fig1 --baseline runs/pfenet-0 --output fig1.pdf",
+    "piclip figure fig3 --baseline runs/pfenet-imagenet-0 --ours runs/pfenet-0 --output fig3.png",
+)
+NAMES = ("fig1", "fig3", "fig4")
+
+
+def figure(
+    name: Annotated[str, typer.Argument(metavar="FIGURE", help="fig1, fig3 or fig4.")],
+    *,
+    output: Annotated[
+        Path, typer.Option(metavar="FILE", help="The picture (.png, .pdf, .svg, ...).")
+    ],
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="fig1: a decoder whose backbone gives the previous prior. fig3: the method to "
+            "compare with (a decoder or 'training-free').",
+        ),
+    ] = None,
+    ours: Annotated[
+        str, typer.Option(metavar="RUN", help="fig3: our method, a decoder or 'training-free'.")
+    ] = "training-free",
+    dataset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="As for 'piclip evaluate'. [default: the baseline's]"),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the dataset lies.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the dataset.")
+    ] = None,
+    fold: Annotated[int, typer.Option(min=0, metavar="N", help="Whose classes are novel.")] = 0,
+    shot: Annotated[int, typer.Option(min=1, metavar="K", help="Labelled images.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Which episodes.")] = 0,
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="How many episodes.")] = 5,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The CLIP. [default: builtin on scenes]")
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Draw one of the paper's figures from the novel classes of a dataset.
+
+    fig1: the previous prior of a trained backbone beside ours. fig3: support, truth, baseline and
+    ours. fig4: the priors before and after refinement. Rows are the first episodes of the seed,
+    one of each class in turn.
+    """
+    from piclip.cli.console import people
+    from piclip.cli.evaluation_runs import Request, open_view
+    from piclip.errors import UsageError
+    from piclip.evaluation.figures import pick_episodes
+    from piclip.plots import save_figure
+
+    if name not in NAMES:
+        raise UsageError(f"There is no figure {name!r}; choose from {', '.join(NAMES)}.")
+    if baseline is None and name != "fig4":
+        raise UsageError(f"{name} compares with a trained decoder; name its run with --baseline.")
+    request = Request(
+        checkpoint=baseline or "training-free",
+        dataset=dataset,
+        root=root,
+        options=tuple(option or ()),
+        shot=shot,
+        model=model,
+        device=device,
+    )
+    with people().status("Drawing"):
+        view = open_view(request, fold)
+        keys = pick_episodes(view, seed=seed, shots=shot, rows=rows)
+        drawn = _draw(name, request, replace(request, checkpoint=ours), view, keys)
+        save_figure(drawn, output)
+    people().print(f"The figure is in {output}")
+
+
+def _draw(
+    name: str,
+    baseline: Request,
+    ours: Request,
+    view: FewShotView,
+    keys: list[EpisodeKeys],
+) -> Figure:
+    from piclip.cli.evaluation_runs import load_predictor, load_training_free
+    from piclip.errors import UsageError
+    from piclip.evaluation import figures
+
+    if name == "fig4":
+        return figures.before_and_after(view, keys, load_training_free(ours, view))
+    reference = load_predictor(baseline, view)
+    if name == "fig3":
+        own = load_predictor(ours, view)
+        titles = _title("Baseline", reference.method), _title("Ours", own.method)
+        return figures.baseline_and_ours(view, keys, reference, own, titles)
+    previous = getattr(reference, "imagenet_prior", None)
+    if previous is None:
+        raise UsageError("fig1 needs a trained decoder as --baseline, whose backbone it looks at.")
+    return figures.previous_and_ours(view, keys, previous, load_training_free(ours, view))
+
+
+def _title(role: str, method: Method) -> str:
+    from piclip.evaluation.tables import TITLES
+
+    name, prior = (TITLES.get(text, text) for text in (method.method, method.prior))
+    return f"{role}\n{name}, {prior} prior" if method.weights_sha256 else f"{role}\n{name}"

@@ -1,0 +1,107 @@
+"""``piclip evaluate`` on scenes, with the built-in CLIP and a tiny decoder."""
+
+import json
+
+import pytest
+import torch
+import typer
+
+from piclip.cli.evaluate import EXAMPLES, evaluate
+from piclip.decoders.registry import build_decoder
+from piclip.errors import UsageError
+from piclip.evaluation.results import read_result
+
+DECODER_RECIPE = """
+fold: 1
+dataset: {name: scenes, root: null, options: {val_images: 60, train_images: 40}}
+clip: {model: builtin, dtype: float32}
+augmentation: {size: 49}
+"""
+
+
+@pytest.fixture
+def run(capsys):
+    app = typer.Typer()
+    app.command("evaluate", epilog=EXAMPLES)(evaluate)
+
+    def call(*arguments):
+        capsys.readouterr()
+        app([str(argument) for argument in arguments], standalone_mode=False)
+        return capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def decoder_run(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("runs") / "run-1"
+    decoder = build_decoder("pfenet", backbone="tiny", prior="piclip", width=16)
+    decoder.save_pretrained(folder / "decoder")
+    (folder / "recipe.yaml").write_text(DECODER_RECIPE)
+    return folder
+
+
+def test_a_decoder_is_evaluated_as_its_recipe_says_and_resumes(run, decoder_run, tmp_path):
+    output = tmp_path / "result.json"
+    asked = (decoder_run, "--seeds", 1, "--episodes", 3, "--output", output, "--device", "cpu")
+    printed = json.loads(run(*asked, "--json").out)
+    assert json.loads(output.read_text()) == printed
+    result = read_result(output)
+    assert (result.method, result.prior, result.fold, result.dataset) == (
+        *("pfenet", "piclip", 1),
+        "scenes",
+    )
+    assert result.recipe["augmentation"] == {"size": 49}
+    more = run(decoder_run, "--seeds", 2, "--episodes", 3, "--output", output, "--device", "cpu")
+    assert "6/6" in more.err
+    again = read_result(output)
+    assert again.per_seed[0] == result.per_seed[0]
+    assert [seed.seed for seed in again.per_seed] == [0, 1]
+
+
+def test_all_folds_have_a_file_each(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("piclip.cli.evaluation_runs.evaluate", _nothing_but_output)
+    out = run(
+        *("training-free", "--dataset", "scenes", "--fold", "all", "--option", "val_images=40"),
+        *("--output", tmp_path / "free.json", "--device", "cpu", "--json"),
+    ).out
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [f"free-fold{fold}.json" for fold in range(4)]
+    assert [record["fold"] for record in json.loads(out)] == [0, 1, 2, 3]
+
+
+def _nothing_but_output(predictor, view, protocol, *, output, **_):
+    from piclip.evaluation.results import Evaluation, SeedResult, write_result
+
+    result = Evaluation(
+        *("training-free", "piclip", "scenes", view.fold, 1, "target", 2),
+        per_seed=(SeedResult(0, "h", {"cat": (1, 1, 2, 2)}),),
+    )
+    write_result(result, output)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--fold", "0"), "has seen the novel classes of fold 0"),
+        (("--fold", "x"), "a number or 'all'"),
+        (("--prior", "vtp"), "leave out --prior"),
+        (("--candidates", "x"), "target, oracle"),
+    ],
+)
+def test_wrong_requests_for_a_decoder(run, decoder_run, arguments, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        run(decoder_run, "--device", "cpu", *arguments)
+
+
+def test_wrong_requests_without_training(run):
+    with pytest.raises(UsageError, match="Say which fold"):
+        run("training-free", "--dataset", "scenes")
+    with pytest.raises(UsageError, match="--dataset scenes"):
+        run("training-free", "--fold", "0")
+    with pytest.raises(UsageError, match="KEY=VALUE"):
+        run("training-free", "--fold", "0", "--dataset", "scenes", "--option", "x")
+    with pytest.raises(UsageError, match="no dataset 'x'"):
+        run("training-free", "--fold", "0", "--dataset", "x")

@@ -1,0 +1,58 @@
+"""``piclip figure`` on scenes."""
+
+import pytest
+import torch
+import typer
+from PIL import Image
+
+from piclip.cli.figure import EXAMPLES, figure
+from piclip.decoders.registry import build_decoder
+from piclip.errors import UsageError
+
+SMALL = ("--dataset", "scenes", "--option", "val_images=40", "--rows", 1, "--device", "cpu")
+
+
+@pytest.fixture
+def run(capsys):
+    app = typer.Typer()
+    app.command("figure", epilog=EXAMPLES)(figure)
+
+    def call(*arguments):
+        capsys.readouterr()
+        app([str(argument) for argument in arguments], standalone_mode=False)
+        return capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    decoder = build_decoder("pfenet", backbone="tiny", prior="imagenet", width=16)
+    decoder.save_pretrained(folder / "decoder")
+    (folder / "recipe.yaml").write_text("fold: 0\naugmentation: {size: 49}\n")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["fig1", "fig3", "fig4"])
+def test_each_figure_is_written(run, baseline, tmp_path, name):
+    output = tmp_path / f"{name}.png"
+    given = () if name == "fig4" else ("--baseline", baseline)
+    assert name in run(name, "--output", output, *SMALL, *given).err
+    with Image.open(output) as image:
+        assert image.width > 900
+        assert image.height > 200
+
+
+def test_wrong_requests_are_one_sentence(run, tmp_path):
+    output = tmp_path / "f.png"
+    for arguments, sentence in (
+        (("fig2", *SMALL), "fig1, fig3, fig4"),
+        (("fig1", *SMALL), "--baseline"),
+        (("fig1", *SMALL, "--baseline", "training-free"), "needs a trained decoder"),
+        (("fig4",), "--dataset scenes"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            run(*arguments, "--output", output)
+    assert not output.exists()
