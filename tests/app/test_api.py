@@ -70,8 +70,8 @@ def test_label_run_and_download(client, tmp_path):
 
 
 def test_the_example_works_offline(client):
-    contents = client.predict("Stars and umbrellas", api_name="/example")
-    assert contents["labels"] == ["star", "umbrella"] and len(contents["images"]) == 6
+    contents = client.predict("Flowers and horses", api_name="/example")
+    assert contents["labels"] == ["flower", "horse"] and len(contents["images"]) == 6
     assert client.predict(api_name="/clear") == {"labels": [], "images": []}
 
 

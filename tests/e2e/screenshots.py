@@ -14,6 +14,7 @@ from piclip.app.server import Served, Settings, serve
 
 CHROMIUM = os.environ.get("PICLIP_CHROMIUM", "/usr/bin/chromium")
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+LOADED = "() => [...document.images].every((image) => image.complete && image.naturalWidth)"
 COLOURS = 128  # a palette keeps each picture below 200 KB
 
 
@@ -26,9 +27,10 @@ def take(browser: Browser, served: Served, size: str, scheme: str, folder: Path)
     page = context.new_page()
     page.set_default_timeout(180_000)
     page.goto(served.url)
-    page.get_by_role("button", name="Stars and umbrellas").click()
+    page.get_by_role("button", name="Flowers and horses").click()
     page.locator("#result img").wait_for()
-    page.wait_for_timeout(3000)
+    page.wait_for_function(LOADED)
+    page.wait_for_timeout(2000)
     path = folder / f"app-{size}-{scheme}.png"
     page.screenshot(path=path, full_page=True)
     context.close()

@@ -29,7 +29,7 @@ class ExampleScenes:
 
 EXAMPLES: dict[str, ExampleScenes] = {
     "Cats": ExampleScenes(("cat",), 1),
-    "Stars and umbrellas": ExampleScenes(("star", "umbrella"), 1),
+    "Flowers and horses": ExampleScenes(("flower", "horse"), 1),
     "Hearts, three labelled": ExampleScenes(("heart",), 3),
 }
 
