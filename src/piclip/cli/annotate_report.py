@@ -93,12 +93,16 @@ def print_expectations(expectations: Sequence[Expectation]) -> None:
                 found.class_name,
                 str(found.labelled),
                 str(len(found.ious)),
-                "label 2 images" if found.iou is None else f"{100 * found.iou:.1f} %",
-                "" if worst is None else f"{100 * found.ious[worst]:.1f} % ({worst})",
+                _percent(found.iou) if found.labelled > 1 else "label 2 images",
+                "" if worst is None else f"{_percent(found.ious[worst])} ({worst})",
             )
         )
     columns = ("class", "labelled", "held out", "IoU to expect", "worst image")
     print_table("Measured on labelled images, each held out", columns, rows)
+
+
+def _percent(iou: float | None) -> str:
+    return "-" if iou is None else f"{100 * iou:.1f} %"
 
 
 class _Rate(ProgressColumn):
