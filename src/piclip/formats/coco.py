@@ -16,11 +16,10 @@ from typing import Any
 
 from piclip.errors import UsageError
 from piclip.formats.image_files import relative_path
-from piclip.formats.json_files import field, image_size_field, load_json, optional_number
+from piclip.formats.json_files import dump_json, field, image_size_field, load_json, optional_number
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import corners_from, joined, outlines
 from piclip.formats.run_length import RunLengthMask
-from piclip.outputs import write_json
 
 
 def recognise(source: Path) -> bool:
@@ -92,7 +91,7 @@ def write(labels: Labels, destination: str | Path, *, polygons: bool = False) ->
     Raises:
         OutputError: The file cannot be written.
     """
-    return [write_json(to_dict(labels, polygons=polygons), destination)]
+    return [dump_json(to_dict(labels, polygons=polygons), Path(destination))]
 
 
 def to_dict(labels: Labels, *, polygons: bool = False) -> dict[str, Any]:

@@ -1,13 +1,15 @@
-"""Read JSON label files, and their fields, or say in one sentence what is wrong with them."""
+"""Read JSON label files and their fields, or say in one sentence what is wrong; write them."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, TypeVar
 
 from piclip.decoding import check_pixels, reason
 from piclip.errors import UsageError
+from piclip.formats.text_files import write_text
 from piclip.images import MAX_PIXELS
 
 T = TypeVar("T")
@@ -42,6 +44,15 @@ def load_json(path: Path) -> Any:  # noqa: ANN401  (what a JSON file holds)
         ) from error
 
 
+def dump_json(value: object, path: Path) -> Path:
+    """Write a JSON file atomically on one line: indented, each corner would take a line.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    return write_text(json.dumps(value, allow_nan=False), path)
+
+
 def field(item: object, key: str, kind: type[T], where: str) -> T:
     """Get one field of a JSON object.
 
@@ -67,7 +78,7 @@ def optional_number(item: dict[str, Any], key: str, where: str) -> float | None:
     value = item.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UsageError(f"{where}: the field {key!r} is no number.")
     return float(value)
 

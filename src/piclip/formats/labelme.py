@@ -23,11 +23,10 @@ from PIL import Image
 from piclip.decoding import reason
 from piclip.errors import MaskError, UsageError
 from piclip.formats.image_files import relative_path
-from piclip.formats.json_files import field, image_size_field, load_json
+from piclip.formats.json_files import dump_json, field, image_size_field, load_json
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import corners_from, outlines
 from piclip.formats.run_length import RunLengthMask
-from piclip.outputs import write_json
 
 _VERSION = "5.5.0"
 
@@ -89,7 +88,7 @@ def write(labels: Labels, destination: str | Path) -> list[Path]:
             "one of them."
         )
     return [
-        write_json(_content(file), Path(destination) / target)
+        dump_json(_content(file), Path(destination) / target)
         for file, target in zip(labels.images, targets, strict=True)
     ]
 

@@ -22,11 +22,10 @@ import numpy as np
 from piclip.errors import MaskError, UsageError
 from piclip.formats.extras import library
 from piclip.formats.image_files import find_image, image_size, relative_path
-from piclip.formats.json_files import field, image_size_field, load_json
+from piclip.formats.json_files import dump_json, field, image_size_field, load_json
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import corners_from
 from piclip.formats.run_length import RunLengthMask
-from piclip.outputs import write_json
 from piclip.overlays import COLOURS
 
 LOCAL_FILES = "/data/local-files/?d="
@@ -102,7 +101,7 @@ def write(
         OutputError: The file cannot be written.
     """
     tasks = [_task(file, url, model_version) for file in labels.images]
-    return [write_json(tasks, destination)]
+    return [dump_json(tasks, Path(destination))]
 
 
 def labelling_interface(class_names: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from contourpy import FillType, contour_generator
+from scipy import ndimage
 from scipy.spatial import KDTree
 
 from piclip.errors import MaskError
@@ -30,13 +31,18 @@ def outlines(mask: npt.NDArray[np.bool_]) -> list[list[Corners]]:
         For each connected part its outer outline and then those of its holes, each (N, 2) as
         x, y in pixels, not closed.
     """
+    found = ndimage.find_objects(mask.astype(np.uint8))  # the box of all that is 1, if anything
+    if not found:
+        return []
+    rows, columns = found[0]
     # Between pixel centres the level 0.5 crosses exactly the middles of pixel edges.
-    padded = np.pad(mask, 1).astype(np.float64)
+    padded = np.pad(mask[rows, columns], 1).astype(np.float64)
     generator = contour_generator(z=padded, fill_type=FillType.OuterOffset)
     traced: Any = generator.filled(0.5, np.inf)
     parts, offsets = traced
+    shift = np.array([columns.start, rows.start]) - 0.5
     return [
-        [_corners(points[start:end]) - 0.5 for start, end in pairwise(at)]
+        [_corners(points[start:end]) + shift for start, end in pairwise(at)]
         for points, at in zip(parts, offsets, strict=True)
     ]
 
