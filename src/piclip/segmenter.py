@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -211,7 +212,7 @@ class FewShotSegmenter:
         size: tuple[int, int],
         contrast: Tensor | None,
         mirror: bool,
-    ) -> Iterator[tuple[np.ndarray, Priors]]:
+    ) -> Iterator[tuple[NDArray[np.float32], Priors]]:
         """Scores (C, H, W) at each image's own size, and the priors."""
         encoder, memories = self.encoder, list(self.memories.values())
         settings = encoder.settings
@@ -260,10 +261,10 @@ def _unit_colours(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -
 
 
 def _priors(evidence: Sequence[Evidence], fused: Tensor, index: int) -> Priors:
-    def array(maps: Tensor) -> np.ndarray:
+    def array(maps: Tensor) -> NDArray[np.float32]:
         return maps.clamp(0, 1).float().cpu().numpy()
 
-    def stack(field: str) -> np.ndarray:
+    def stack(field: str) -> NDArray[np.float32]:
         return array(torch.stack([getattr(item, field)[index] for item in evidence]))
 
     return Priors(

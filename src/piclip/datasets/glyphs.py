@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
@@ -66,7 +67,7 @@ def _font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(path), 160)
 
 
-def _draw(character: str) -> np.ndarray:
+def _draw(character: str) -> NDArray[np.bool_]:
     """The ink of one character, cropped and scaled to ``GLYPH_SIDE``; (h, w) in [0, 1]."""
     font = _font()
     left, top, right, bottom = (int(v) for v in font.getbbox(character))
@@ -90,5 +91,5 @@ def glyph(character: str) -> Glyph:
     return Glyph(_to_image(silhouette), _to_image(ink * silhouette))
 
 
-def _to_image(values: np.ndarray) -> Image.Image:
+def _to_image(values: NDArray[np.float32]) -> Image.Image:
     return Image.fromarray(np.round(values * 255).clip(0, 255).astype(np.uint8))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from piclip.datasets.glyphs import CLASS_GLYPHS, CLASS_NAMES, CLUTTER_GLYPHS, MARGIN, Glyph, glyph
@@ -77,8 +78,8 @@ class Scene:
         caption: what a person would write under it, e.g. "a photo of a cat and a star".
     """
 
-    image: np.ndarray
-    class_map: np.ndarray
+    image: NDArray[np.uint8]
+    class_map: NDArray[np.uint8]
     caption: str
 
     @property
@@ -86,7 +87,7 @@ class Scene:
         """Names of the visible classes, in the order of the table of classes."""
         return tuple(CLASS_NAMES[k - 1] for k in np.unique(self.class_map) if k > 0)
 
-    def mask(self, name: str) -> np.ndarray:
+    def mask(self, name: str) -> NDArray[np.bool_]:
         """Where the class is visible, bool (H, W)."""
         if name not in CLASS_NAMES:
             raise UsageError(f"'{name}' is no class of the scenes; choose from {list(CLASS_NAMES)}")
@@ -153,11 +154,11 @@ def _enumerate(names: list[str]) -> str:
 
 def _paint(
     rng: np.random.Generator,
-    canvas: np.ndarray,
+    canvas: NDArray[np.float32],
     shape: Glyph,
-    body: np.ndarray,
+    body: NDArray[np.float32],
     layout: Layout,
-) -> np.ndarray:
+) -> NDArray[np.float32]:
     """Draws one bent, textured object onto the canvas; returns where it is, bool (H, W)."""
     low, high = layout.scale
     placement = _Placement.draw(rng, shape.silhouette.size, rng.uniform(low, high), layout.size)
@@ -224,7 +225,7 @@ class _Placement:
         x0, y0, x1, y1 = self.box
         return slice(max(y0, 0), min(y1, self.canvas)), slice(max(x0, 0), min(x1, self.canvas))
 
-    def warp(self, image: Image.Image) -> np.ndarray:
+    def warp(self, image: Image.Image) -> NDArray[np.float32]:
         """The image within ``window``, float32 in [0, 1]."""
         x0, y0, x1, y1 = self.box
         # Supersampling by two keeps thin parts smooth where the glyph shrinks.
@@ -240,7 +241,7 @@ class _Placement:
         return np.asarray(seen, dtype=np.float32) / 255.0
 
 
-def _body_colour(rng: np.random.Generator, name: str) -> np.ndarray:
+def _body_colour(rng: np.random.Generator, name: str) -> NDArray[np.float32]:
     hues = TYPICAL_HUES[name]
     if rng.random() < TYPICAL_SHARE:
         hue = float(rng.choice(hues)) + rng.normal(0, 8)
@@ -249,20 +250,20 @@ def _body_colour(rng: np.random.Generator, name: str) -> np.ndarray:
     return _rgb(hue, rng.uniform(0.55, 0.95), rng.uniform(0.6, 1.0))
 
 
-def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
+def _rgb(hue: float, saturation: float, value: float) -> NDArray[np.float32]:
     """HSV (degrees, [0, 1], [0, 1]) to RGB in [0, 1], float32 (3,)."""
     k = (np.array([5.0, 3.0, 1.0]) + hue / 60.0) % 6.0
     rgb = value - value * saturation * np.clip(np.minimum(k, 4.0 - k), 0.0, 1.0)
     return np.asarray(rgb, dtype=np.float32)
 
 
-def _noise(rng: np.random.Generator, shape: tuple[int, ...], cells: int) -> np.ndarray:
+def _noise(rng: np.random.Generator, shape: tuple[int, ...], cells: int) -> NDArray[np.float32]:
     """Smooth noise of about ``cells`` bumps a side, float32 (H, W) in about [-1, 1]."""
     coarse = Image.fromarray(rng.uniform(-1, 1, (cells + 1, cells + 1)).astype(np.float32))
     return np.asarray(coarse.resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
 
 
-def _stripes(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def _stripes(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Parallel light and dark bands, float32 (H, W)."""
     angle, frequency = rng.uniform(0, np.pi), 2 * np.pi / rng.uniform(4, 12)
     x = np.arange(shape[1], dtype=np.float32) * np.float32(np.cos(angle) * frequency)
@@ -270,7 +271,7 @@ def _stripes(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(np.float32(rng.uniform(0.05, 0.2)) * np.sin(x + y[:, None]))
 
 
-def _background(rng: np.random.Generator, layout: Layout) -> np.ndarray:
+def _background(rng: np.random.Generator, layout: Layout) -> NDArray[np.float32]:
     """Textured ground with clutter, float32 (H, W, 3) in about [0, 1]."""
     size = layout.size
     first = _rgb(rng.uniform(0, 360), rng.uniform(0.05, 0.55), rng.uniform(0.2, 0.95))
@@ -305,10 +306,10 @@ def _clutter(rng: np.random.Generator, page: Image.Image, layout: Layout) -> Non
             page.paste(fill, (x - w // 2, y - w // 2), turned)
 
 
-def _camera(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
+def _camera(rng: np.random.Generator, canvas: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Uneven light and sensor noise; uint8 (H, W, 3)."""
     size = canvas.shape[0]
     light = 1.0 + rng.uniform(0, 0.2) * _noise(rng, (size, size), 1)
     grain = rng.standard_normal(canvas.shape, dtype=np.float32) * rng.uniform(0.005, 0.03)
     picture = canvas * light[..., None] + grain
-    return (picture * 255).clip(0, 255).astype(np.uint8)
+    return np.asarray((picture * 255).clip(0, 255), dtype=np.uint8)

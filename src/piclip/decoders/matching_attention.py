@@ -90,7 +90,8 @@ class _Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def _split(self, tokens: Tensor) -> Tensor:  # (B, N, C) -> (B, heads, N, C / heads)
-        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        split: Tensor = tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return split
 
     def _join(self, heads: Tensor) -> Tensor:
         joined: Tensor = self.dropout(self.output(heads.transpose(1, 2).flatten(2)))
@@ -189,4 +190,5 @@ def as_tokens(maps: Tensor) -> Tensor:
 
 def as_maps(tokens: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, h w, C) -> (B, C, h, w)."""
-    return tokens.transpose(1, 2).unflatten(2, size)
+    maps: Tensor = tokens.transpose(1, 2).unflatten(2, size)
+    return maps

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -16,6 +17,9 @@ from piclip.datasets.scenes import WORLD, Layout, Scene, make_scene
 TILE = 64
 REUSE = {"scene": 4, "tile": 8}
 """How often a drawn scene is shown (cropped, flipped, recoloured) before a fresh one is drawn."""
+Example = tuple[NDArray[np.uint8], NDArray[np.bool_]]
+"""An image (H, W, 3) and which classes its caption names (20,)."""
+
 POOL = 16
 """Steps' worth of scenes that are drawn at a time."""
 
@@ -66,7 +70,7 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
     def __init__(self, seed: int, start: int = 0) -> None:
         """Begins at optimizer step ``start``; the same steps follow as without the pause."""
         self.seed, self.start = seed, start
-        self._pools: dict[tuple[int, str, int], list[tuple[np.ndarray, np.ndarray]]] = {}
+        self._pools: dict[tuple[int, str, int], list[Example]] = {}
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields ``Batch`` objects in order."""
@@ -102,7 +106,7 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
         layout: Layout,
         step: int,
         count: int,
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
+    ) -> list[Example]:
         """``count`` examples out of the pool that belongs to this step."""
         pool_size = POOL * count
         key = (number, kind, step // (POOL * REUSE[kind]))
@@ -122,12 +126,12 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
         ]
 
 
-def _words(scene: Scene) -> np.ndarray:
+def _words(scene: Scene) -> NDArray[np.bool_]:
     """Which classes the caption names, bool (20,)."""
     return np.array([f" {name}" in scene.caption for name in CLASS_NAMES])
 
 
-def _seen_anew(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+def _seen_anew(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A random crop, scaled back, mirrored and with another brightness, uint8 (H, W, 3)."""
     size = len(image)
     side = size * rng.uniform(0.8, 1.0)
@@ -142,7 +146,7 @@ def _seen_anew(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     return np.asarray(levels[image])
 
 
-def _mosaic(tiles: list[np.ndarray], size: int) -> np.ndarray:
+def _mosaic(tiles: list[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
     """Four tiles as one image, uint8 (size, size, 3)."""
     if size < 2 * TILE:
         tiles = [

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,7 +107,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=200, help="calibration episodes")
     options = parser.parse_args()
     segmenter = FewShotSegmenter.from_pretrained(options.model)
-    found: dict[str, object] = {
+    found: dict[str, Any] = {
         name: fit_weights(segmenter, shots, options.episodes) for name, shots in SHOTS.items()
     }
     encoder = segmenter.encoder
