@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from piclip.cli import experiments
 from piclip.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption, examples
 
 app = typer.Typer(
@@ -87,6 +88,9 @@ def speed(json: JsonOption = False) -> None:
     )
     if json:
         print_json(report.as_dict())
+
+
+app.command("experiments", epilog=experiments.EXAMPLES)(experiments.experiments)
 
 
 def _interval(half: float) -> str:

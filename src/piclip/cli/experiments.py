@@ -1,0 +1,71 @@
+"""``piclip benchmark experiments``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from piclip.cli.options import examples
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+EXAMPLES = examples(
+    "piclip benchmark experiments --output docs/results",
+    "piclip benchmark experiments --quick --output results-quick --runs runs/quick",
+)
+
+
+def experiments(
+    *,
+    output: Annotated[
+        Path, typer.Option("--output", metavar="DIR", help="Folder of the result files.")
+    ] = Path("docs/results"),
+    runs: Annotated[
+        Path, typer.Option("--runs", metavar="DIR", help="Folder of the trainings.")
+    ] = Path("runs/experiments"),
+    recipes: Annotated[
+        Path, typer.Option("--recipes", metavar="DIR", help="Recipes of the built-in world.")
+    ] = Path("recipes/scenes"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One fold, short trainings: minutes, rough figures.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processes. [default: one per core]")
+    ] = None,
+) -> None:
+    """Train and evaluate every decoder with the previous prior and with ours, on built-in scenes.
+
+    What is there already is not repeated, so a run that was stopped goes on. Print the results
+    with piclip table.
+    """
+    from piclip.cli.console import people, progress_bar
+
+    try:
+        from piclip.benchmarks.experiments import QUICK, Experiments, Plan
+    except ImportError as error:
+        from piclip.errors import UsageError
+
+        raise UsageError(
+            f"Experiments need the extra [train] ({error.name} is not installed): "
+            f"pip install 'piclip[train]'."
+        ) from error
+    plan = QUICK if quick else Plan()
+    job = Experiments(plan, recipes, runs, output, workers or os.cpu_count() or 1)
+    steps = list(job.steps())
+    with progress_bar() as bars:
+        whole = bars.add_task("Experiments", total=len(steps))
+        for step in steps:
+            if not step.done():
+                bar = bars.add_task(step.title, total=None)
+
+                def show(done: int, total: int, bar: TaskID = bar) -> None:
+                    bars.update(bar, completed=done, total=total)
+
+                step.work(show)
+                bars.remove_task(bar)
+            bars.advance(whole)
+    people().print(f"{len(job.result_files())} results are in {output}")
