@@ -15,7 +15,7 @@ from piclip.app.server import Served, Settings, serve
 CHROMIUM = os.environ.get("PICLIP_CHROMIUM", "/usr/bin/chromium")
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 LOADED = "() => [...document.images].every((image) => image.complete && image.naturalWidth)"
-COLOURS = 128  # a palette keeps each picture below 200 KB
+WIDEST, COLOURS = 960, 200  # keep each picture below 200 KB
 
 
 def take(browser: Browser, served: Served, size: str, scheme: str, folder: Path) -> Path:
@@ -29,13 +29,17 @@ def take(browser: Browser, served: Served, size: str, scheme: str, folder: Path)
     page.goto(served.url)
     page.get_by_role("button", name="Flowers and horses").click()
     page.locator("#result img").wait_for()
+    height = page.evaluate("document.documentElement.scrollHeight")
+    page.set_viewport_size({"width": width, "height": height})  # pictures out of view do not load
     page.wait_for_function(LOADED)
     page.wait_for_timeout(2000)
     path = folder / f"app-{size}-{scheme}.png"
     page.screenshot(path=path, full_page=True)
     context.close()
     with Image.open(path) as taken:
-        small = taken.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        shown = taken.convert("RGB")
+        shown.thumbnail((WIDEST, shown.height))
+        small = shown.quantize(COLOURS, dither=Image.Dither.NONE)
     small.save(path, optimize=True)
     return path
 

@@ -41,7 +41,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def served():
-    with serve(Settings(limits=Limits(images=30), upload_megabytes=1)) as served:
+    with serve(Settings(limits=Limits(images=30), upload_megabytes=10)) as served:
         yield served
 
 

@@ -37,6 +37,7 @@ CSS = """
   text-align: center; color: var(--body-text-color-subdued); padding: 2rem 1rem;
   border: 1px dashed var(--border-color-primary); border-radius: 10px;
 }
+footer .divider {display: none !important;}
 .app-hidden {display: none !important;}
 @media (max-width: 640px) {
   .gradio-container .main {padding: 10px 8px 20px !important;}
