@@ -13,7 +13,20 @@ from typing import Annotated
 import typer
 
 from piclip import __version__
-from piclip.cli import benchmark, convert, data, demo, page, priors, segment, table, train
+from piclip.cli import (
+    annotate,
+    benchmark,
+    convert,
+    data,
+    demo,
+    evaluate,
+    figure,
+    page,
+    priors,
+    segment,
+    table,
+    train,
+)
 from piclip.cli.options import examples
 from piclip.errors import PiclipError
 
@@ -64,12 +77,15 @@ def _piclip(
 
 app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 app.command("segment", epilog=segment.EXAMPLES)(segment.segment)
+app.command("annotate", epilog=annotate.EXAMPLES)(annotate.annotate)
 app.command("priors", epilog=priors.EXAMPLES)(priors.priors)
 app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
 app.command("app", epilog=page.EXAMPLES)(page.app)
 app.add_typer(data.app, name="data")
 app.command("train", epilog=train.EXAMPLES)(train.train)
+app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("table", epilog=table.EXAMPLES)(table.table)
+app.command("figure", epilog=figure.EXAMPLES)(figure.figure)
 app.add_typer(benchmark.app, name="benchmark")
 
 
