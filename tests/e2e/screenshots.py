@@ -28,7 +28,7 @@ def take(browser: Browser, served: Served, size: str, scheme: str, folder: Path)
     page.set_default_timeout(180_000)
     page.goto(served.url)
     page.get_by_role("button", name="Flowers and horses").click()
-    page.locator("#result img").wait_for()
+    page.locator("#result img").wait_for(state="attached")
     height = page.evaluate("document.documentElement.scrollHeight")
     page.set_viewport_size({"width": width, "height": height})  # pictures out of view do not load
     page.wait_for_function(LOADED)

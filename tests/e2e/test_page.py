@@ -142,7 +142,8 @@ def test_paint_on_an_own_image_and_segment_another(page, tmp_path):
     canvas = page.locator("#editor canvas").first
     canvas.wait_for()
     page.get_by_label("What is it?").fill("cat")
-    page.wait_for_timeout(1500)  # the editor draws the image in frames of its own
+    playwright.expect(page.locator("#editor")).to_contain_text("66%")  # the image is drawn, to fit
+    page.wait_for_timeout(1500)
     stroke(page, canvas)
     page.locator("#add").click()
     playwright.expect(page.get_by_text("Labelled so far: cat: 1")).to_be_visible()
