@@ -4,6 +4,10 @@ import pytest
 import torch
 from tiny_training import tiny_recipe
 
+from piclip.training.kept_dataset import KeptDataset
+
+_OPENED = {}
+
 
 @pytest.fixture
 def recipe():
@@ -16,3 +20,21 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def scenes_are_drawn_once(monkeypatch, request):
+    """Scenes are a pure function of their key, so trainings may share the drawn ones."""
+    if "train" not in request.module.__dict__:
+        return
+    from piclip.training import train as training
+
+    plain = training.open_dataset
+
+    def open_once(name, root, **options):
+        key = repr((name, root, options))
+        if key not in _OPENED:
+            _OPENED[key] = KeptDataset(plain(name, root, **options))
+        return _OPENED[key]
+
+    monkeypatch.setattr(training, "open_dataset", open_once)

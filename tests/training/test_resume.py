@@ -108,13 +108,13 @@ def test_killed_while_a_checkpoint_is_renamed(tmp_path, undisturbed):
     assert_same(final(train(tiny_recipe(), tmp_path)), undisturbed)
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "garbage"])
+@pytest.mark.parametrize("damage", ["cut", "garbage"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_continues(tmp_path, undisturbed, damage):
     with pytest.raises(StoppedError):
         train(tiny_recipe(), tmp_path, stopping_after("episodic", 3))
     run = RunFolder(tmp_path)
     data = run.checkpoint.read_bytes()
-    run.checkpoint.write_bytes({"cut": data[:-500], "empty": b"", "garbage": b"x" * 999}[damage])
+    run.checkpoint.write_bytes({"cut": data[:-500], "garbage": b"x" * 999}[damage])
     with pytest.raises(ModelError, match=r"delete it .* continue from checkpoint.previous.pt"):
         train(tiny_recipe(), tmp_path)
     run.checkpoint.unlink()
