@@ -84,6 +84,9 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="val or train.")] = "val",
+    minimum_images: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Leave out classes with fewer images.")
+    ] = 0,
     model: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The CLIP. [default: the training's; builtin on scenes]"),
@@ -125,6 +128,7 @@ def evaluate(
         prior=prior,
         threshold=threshold,
         split=split,
+        minimum_images=minimum_images,
         model=model,
         device=device,
         dtype=dtype,

@@ -41,6 +41,7 @@ class Request:
     prior: str | None = None
     threshold: float | None = None
     split: str = "val"
+    minimum_images: int = 0
     model: str | None = None
     device: str = "auto"
     dtype: str | None = None
@@ -116,8 +117,13 @@ def run_fold(
 
 def open_view(request: Request, fold: int) -> FewShotView:
     """The novel classes of a fold in the dataset that was asked for."""
-    dataset = _open(request, fold)
-    return FewShotView(dataset, fold=fold, split=request.split, classes="novel")  # type: ignore[arg-type]
+    return FewShotView(
+        _open(request, fold),
+        fold=fold,
+        split=request.split,  # type: ignore[arg-type]  # refuses other splits
+        classes="novel",
+        minimum_images=request.minimum_images,
+    )
 
 
 def load_predictor(request: Request, view: FewShotView) -> Predictor:

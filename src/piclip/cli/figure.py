@@ -83,6 +83,7 @@ def figure(
         root=root,
         options=tuple(option or ()),
         shot=shot,
+        minimum_images=shot + 1,  # a figure shows examples, so scarce classes may be left out
         model=model,
         device=device,
     )

@@ -13,9 +13,9 @@ import torch
 
 from piclip.datasets.episode_files import EpisodeFile, episodes_hash
 from piclip.datasets.few_shot import Episode, EpisodeKeys, FewShotView
-from piclip.errors import UsageError
+from piclip.errors import ModelError, UsageError
 from piclip.evaluation.metrics import FewShotIoU
-from piclip.evaluation.predictors import Predictor, blind, truth_of
+from piclip.evaluation.predictors import Method, Predictor, blind, truth_of
 from piclip.evaluation.results import (
     Evaluation,
     SeedResult,
@@ -59,7 +59,7 @@ class EpisodeProtocol:
                 f"The candidates are one of {', '.join(get_args(Candidates))}, not "
                 f"{self.candidates!r}."
             )
-        if self.shots < 1 or self.episodes < 1 or not self.seeds:
+        if min(self.shots, self.episodes, len(self.seeds)) < 1:
             raise UsageError("An evaluation needs one shot, one episode and one seed at least.")
         if len(set(self.seeds)) < len(self.seeds):
             raise UsageError(f"The seeds {self.seeds} are not all different.")
@@ -114,9 +114,8 @@ def evaluate(
     record = _described(predictor, view, protocol, command)
     if output is not None and Path(output).exists():
         record = _resumed(record, output, view, protocol)
-    done = len(record.per_seed)
-    total = (done + len(_missing(record))) * protocol.episodes
-    finished = done * protocol.episodes
+    finished = len(record.per_seed) * protocol.episodes
+    total = finished + len(_missing(record)) * protocol.episodes
     if progress is not None:
         progress(finished, total)
     if record.complete:
@@ -181,7 +180,7 @@ class _Counters:
                 workers,
                 get_context("spawn"),
                 initializer=_start_worker,
-                initargs=(reload, job, threads),
+                initargs=(reload, job, threads, predictor.method),
             )
 
     def __enter__(self) -> _Counters:
@@ -205,16 +204,19 @@ class _Counters:
         yield from zip(map(len, chunks), parts, strict=True)
 
 
-_worker: dict[str, tuple[Predictor, _Job]] = {}
+_worker: dict[str, tuple[Predictor, _Job, bool]] = {}
 
 
-def _start_worker(reload: Callable[[], Predictor], job: _Job, threads: int) -> None:
+def _start_worker(reload: Callable[[], Predictor], job: _Job, threads: int, method: Method) -> None:
     torch.set_num_threads(threads)
-    _worker["state"] = (reload(), job)
+    predictor = reload()
+    _worker["state"] = (predictor, job, predictor.method == method)
 
 
 def _count_in_worker(keys: Sequence[EpisodeKeys]) -> FewShotIoU:
-    predictor, job = _worker["state"]
+    predictor, job, same = _worker["state"]
+    if not same:
+        raise ModelError("The weights on disk changed while they were evaluated; start again.")
     return job.count(predictor, keys)
 
 
