@@ -34,7 +34,11 @@ def test_an_episode_is_a_pure_function_and_keeps_the_rules(
 ):
     def make():
         return FewShotView(
-            toy(world), fold=fold, split="val", classes=classes, minimum_images=shots + 2
+            toy(world, images=150),
+            fold=fold,
+            split="val",
+            classes=classes,
+            minimum_images=shots + 2,
         )
 
     view = make()
