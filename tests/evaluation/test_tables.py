@@ -97,6 +97,13 @@ def test_oracles_and_selection_on_novel_classes_are_rows_of_their_own_with_a_not
     assert [note[0] for note in table.notes] == ["*", "+"]
 
 
+def test_an_evaluation_that_was_stopped_has_a_note():
+    stopped = Evaluation(**{**vars(_result(50)), "seeds": (0, 1, 2)})
+    (table,) = make_tables([("stopped.json", stopped)])
+    assert "stopped.json" in table.notes[0]
+    assert r"\(Seeds are" in render(table, "markdown")
+
+
 def test_datasets_have_tables_of_their_own():
     results = [_result(50), _result(40, fold=1)]
     other = Evaluation(**{**vars(results[1]), "dataset": "scenes"})

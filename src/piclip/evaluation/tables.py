@@ -113,6 +113,9 @@ def _table(dataset: str, results: Sequence[tuple[str, Evaluation]], style: Style
     columns, labels, body = build(rows, shots, folds)
     marks = "".join(row.marks for row in rows)
     notes = tuple(f"{mark} {text}" for mark, text in _NOTES.items() if mark in marks)
+    unfinished = [name for name, result in results if not result.complete]
+    if unfinished:
+        notes += (f"(Seeds are still missing in {', '.join(unfinished)}.)",)
     counts = sorted({result.episodes for _, result in results})
     title = f"mIoU and FB-IoU in percent on {dataset}, {' or '.join(map(str, counts))} episodes"
     if style == "priors":
