@@ -30,6 +30,7 @@ def tiny_recipe(**changes):
         "episodic": {"steps": 4, "batch": 2, "optimizer": {"lr": 0.01}},
         "validation": {"every": 1, "episodes": 3},
         "device": "cpu",
+        "threads": 1,
         "workers": 0,
         "checkpoint_every": 1,
         "log_every": 1,

@@ -152,6 +152,7 @@ class Recipe(Section):
 
     device: Literal["auto", "cpu"] = "auto"  # auto: what accelerate finds
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    threads: Positive | None = None  # of torch in each process; None: one per core
     workers: Annotated[int, Field(ge=0)] = 2  # processes that read and augment images
     checkpoint_every: Positive = 500  # steps
     log_every: Positive = 20  # steps

@@ -117,6 +117,8 @@ def _start(recipe: Recipe, folder: str | Path) -> tuple[Any, RunFolder]:
         # Not every parameter takes part in every episode (shot weights need two supports).
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
     run = RunFolder(folder)
     if accelerator.is_main_process:
         run.open(recipe)
