@@ -18,6 +18,7 @@ from piclip.errors import UsageError
 from piclip.evaluation.evaluate import EpisodeProtocol, evaluate
 from piclip.evaluation.predictors import Predictor, TrainingFree, choose_threshold
 from piclip.evaluation.results import Evaluation
+from piclip.extras import needs_extra
 
 if TYPE_CHECKING:
     from piclip.evaluation.decoder_predictor import Checkpoint
@@ -216,14 +217,6 @@ def _refuse_a_leak(checkpoint: Checkpoint, view: FewShotView) -> None:
 
 def _decoders() -> tuple[Any, Any]:
     """The classes for trained decoders, which need an extra."""
-    try:
-        from piclip.evaluation.decoder_predictor import (
-            Checkpoint,
-            DecoderPredictor,
-        )
-    except ImportError as error:
-        raise UsageError(
-            f"Evaluating a trained decoder needs the extra [train] ({error.name} is not "
-            f"installed): pip install 'piclip[train]'."
-        ) from error
+    with needs_extra("train", "Evaluating a trained decoder"):
+        from piclip.evaluation.decoder_predictor import Checkpoint, DecoderPredictor
     return Checkpoint, DecoderPredictor

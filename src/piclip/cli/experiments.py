@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from piclip.cli.options import examples
+from piclip.extras import needs_extra
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -44,15 +45,8 @@ def experiments(
     """
     from piclip.cli.console import people, progress_bar
 
-    try:
+    with needs_extra("train", "Running experiments"):
         from piclip.benchmarks.experiments import QUICK, Experiments, Plan
-    except ImportError as error:
-        from piclip.errors import UsageError
-
-        raise UsageError(
-            f"Experiments need the extra [train] ({error.name} is not installed): "
-            f"pip install 'piclip[train]'."
-        ) from error
     plan = QUICK if quick else Plan()
     job = Experiments(plan, recipes, runs, output, workers or os.cpu_count() or 1)
     steps = list(job.steps())

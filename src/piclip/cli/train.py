@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from piclip.cli.options import examples
+from piclip.extras import needs_extra
 
 EXAMPLES = examples(
     "piclip train -c recipes/scenes/hdmnet.yaml --output runs/hdmnet",
@@ -45,15 +46,8 @@ def train(
     """
     from piclip.cli.console import people, progress_bar
 
-    try:
+    with needs_extra("train", "Training"):
         from piclip.training.recipe import load_recipe
-    except ImportError as error:
-        from piclip.errors import UsageError
-
-        raise UsageError(
-            f"Training needs the extra [train] ({error.name} is not installed): "
-            f"pip install 'piclip[train]'."
-        ) from error
     recipe = load_recipe(config, overrides or ())
     from piclip.training.loop import Progress
     from piclip.training.train import train as train_decoder

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from piclip.datasets.transfer import fetch
 from piclip.datasets.unpack import unpack
 from piclip.errors import OutputError, PiclipError, UsageError
+from piclip.extras import needs_extra
 from piclip.outputs import ensure_folder, write_json
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
@@ -160,12 +161,8 @@ def download_archive(archive: Archive, folder: Path, progress: Progress | None =
         OutputError: The disk is full or cannot be written to.
         UsageError: pooch is not installed.
     """
-    try:
+    with needs_extra("data", "Downloading"):
         import pooch  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise UsageError(
-            "Downloading needs the extra [data]: pip install 'piclip[data]'."
-        ) from error
     pooch.get_logger().setLevel(logging.ERROR)  # the progress bar says the same
     part = folder / f".{archive.name}.part"
     _check_space(archive, folder, part)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from piclip.decoders.base import FewShotDecoder
 from piclip.decoders.pspnet import PSPNet
 from piclip.decoders.registry import build_decoder, decoder_class
 from piclip.errors import UsageError
+from piclip.extras import needs_extra
 from piclip.feature_cache import FeatureCache
 from piclip.outputs import write_json
 from piclip.training.base_learner import base_phase, build_learner, load_imagenet
@@ -103,13 +103,9 @@ def train_base_learner(recipe: Recipe, folder: str | Path, report: Report | None
 
 
 def _start(recipe: Recipe, folder: str | Path) -> tuple[Any, RunFolder]:
-    missing = [name for name in ("accelerate", "tensorboard") if not importlib.util.find_spec(name)]
-    if missing:
-        raise UsageError(
-            f"Training needs the extra [train] ({missing[0]} is not installed): "
-            f"pip install 'piclip[train]'."
-        )
-    from accelerate import Accelerator, DistributedDataParallelKwargs  # noqa: PLC0415
+    with needs_extra("train", "Training"):
+        import tensorboard  # noqa: F401, PLC0415 - accelerate needs it later
+        from accelerate import Accelerator, DistributedDataParallelKwargs  # noqa: PLC0415
 
     accelerator = Accelerator(
         cpu=recipe.device == "cpu",

@@ -1,0 +1,28 @@
+"""Libraries that only some commands need: what to say where they are not installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from piclip.errors import UsageError
+
+
+@contextmanager
+def needs_extra(extra: str, purpose: str) -> Iterator[None]:
+    """Turns a failed import in its block into advice.
+
+    Args:
+        extra: Name of the extra that brings the library.
+        purpose: What cannot be done without it; begins the sentence.
+
+    Raises:
+        UsageError: An import failed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise UsageError(
+            f"{purpose} needs the extra [{extra}] ({error.name} is not installed): "
+            f"pip install 'piclip[{extra}]'."
+        ) from error
