@@ -1,13 +1,12 @@
 """COCO instance annotations with their folder of images, read as they are.
 
-Where objects overlap, the one with the smaller mask lies on top (of equal ones the later in the
-file). Crowd regions are 255 (ignore) and lie below all single objects.
+How objects that overlap are drawn says `piclip.datasets.coco_objects`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from piclip.datasets.coco_objects import coco_masks, draw_objects
 from piclip.datasets.dataset import (
-    IGNORE,
     MINIMUM_PIXELS,
     FoldConvention,
     LabelledImages,
@@ -26,7 +25,7 @@ from piclip.datasets.dataset import (
 )
 from piclip.datasets.image_files import check_class_count
 from piclip.datasets.presence import file_state
-from piclip.errors import DatasetError, UsageError
+from piclip.errors import DatasetError
 from piclip.images import read_image
 
 
@@ -75,7 +74,7 @@ class CocoJson(LabelledImages):
         cache: Path | None = None,
     ) -> None:
         """Reads the val annotations, opens no image."""
-        _import_masks()
+        coco_masks()
         self._sources: dict[Split, tuple[Path, Path]] = {
             "train": (root / train_annotations, root / train_images),
             "val": (root / val_annotations, root / val_images),
@@ -108,23 +107,19 @@ class CocoJson(LabelledImages):
         return np.array(read_image(self._labelled(key).image), dtype=np.uint8)
 
     def class_map(self, key: str) -> NDArray[np.uint8]:
-        """The labels alone, uint8 (H, W), drawn by the rules of the module.
+        """The labels alone, uint8 (H, W).
 
         Raises:
             DatasetError: An annotation is damaged.
         """
         labelled = self._labelled(key)
-        class_map = np.zeros(labelled.size, dtype=np.uint8)
-        drawn = []
-        for annotation in labelled.objects:
-            mask = _object_mask(annotation, labelled)
-            if annotation.get("iscrowd"):
-                class_map[mask] = IGNORE
-            else:
-                drawn.append((int(mask.sum()), self._value[annotation["category_id"]], mask))
-        for _, value, mask in sorted(drawn, key=lambda item: -item[0]):
-            class_map[mask] = value
-        return class_map
+        return draw_objects(
+            labelled.objects,
+            labelled.size,
+            self._value.__getitem__,
+            image=labelled.image.name,
+            error=DatasetError,
+        )
 
     def _split(self, split: Split) -> dict[str, _Labelled]:
         check_split(split)
@@ -193,43 +188,3 @@ def _read(file: Path, images: Path) -> tuple[dict[int, str], dict[str, _Labelled
             f"{file}: two images have one id or name without suffix; give each its own."
         )
     return dict(sorted(categories.items())), labelled
-
-
-def _object_mask(annotation: dict[str, Any], labelled: _Labelled) -> NDArray[np.bool_]:
-    """The pixels of one annotation, bool (H, W)."""
-    try:
-        return _decode(annotation["segmentation"], labelled.size)
-    except Exception as error:  # whatever pycocotools makes of a damaged outline
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DatasetError(
-            f"{labelled.image.name}: annotation {annotation.get('id')} cannot be drawn ({reason}); "
-            f"get the annotations anew."
-        ) from error
-
-
-def _decode(outline: Sequence[Any] | dict[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Polygons, or run lengths as a list or compressed, to a mask."""
-    masks = _import_masks()
-    height, width = size
-    if isinstance(outline, dict):
-        if tuple(outline["size"]) != size:
-            raise ValueError(f"its mask is for {outline['size']}, the image has {list(size)}")
-        compressed = isinstance(outline["counts"], str | bytes)
-        runs = outline if compressed else masks.frPyObjects(outline, height, width)
-    else:
-        # Fewer than three points enclose nothing, and pycocotools takes four numbers for a box.
-        polygons = [polygon for polygon in outline if len(polygon) >= 6]
-        if not polygons:
-            return np.zeros(size, dtype=np.bool_)
-        runs = masks.merge(masks.frPyObjects(polygons, height, width))
-    return np.asarray(masks.decode(runs), dtype=np.bool_)
-
-
-def _import_masks() -> Any:  # noqa: ANN401 - pycocotools has no types
-    try:
-        from pycocotools import mask  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise UsageError(
-            "COCO annotations need the extra [data]: pip install 'piclip[data]'."
-        ) from error
-    return mask

@@ -1,25 +1,20 @@
 """COCO-20i from instance annotations: objects become class masks.
 
-Where objects overlap, the one with the smaller mask lies on top (in equal ones the later
-annotation): of a person behind a small cup both stay visible. Crowd regions become 255 (ignore)
-and lie below all objects, whose single outlines are more exact.
+How objects that overlap are drawn says `piclip.datasets.coco_objects`.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from piclip.clip.prompts import class_names
+from piclip.datasets.coco_objects import coco_masks, draw_objects
 from piclip.datasets.preparation import (
-    IGNORE,
     SPLITS,
     ClassMap,
     Listed,
@@ -65,7 +60,7 @@ def prepare_coco(
     """
     if not annotations:
         raise UsageError("Give at least one --annotations, such as instances_val2014.json.")
-    decode = _rle_decoder()
+    coco_masks()
     lists: dict[Split, list[Listed]] = {}
     labelled: dict[str, _Labelled] = {}
     for file in annotations:
@@ -88,7 +83,7 @@ def prepare_coco(
         images,
         "COCO's instance annotations",
         lists,
-        lambda key: draw_objects(labelled[key], decode),
+        lambda key: _draw(labelled[key]),
         {split: PUBLISHED_COUNTS[split] for split in lists},
     )
     return carry_out(plan, out, progress)
@@ -103,68 +98,14 @@ class _Labelled:
     objects: list[dict[str, Any]] = field(default_factory=list)
 
 
-Decoder = Callable[[dict[str, Any], tuple[int, int]], npt.NDArray[np.bool_]]
-
-
-def draw_objects(labelled: _Labelled, decode: Decoder) -> ClassMap:
-    """Draw the objects of one image, the larger first; the rules are the module's.
-
-    Args:
-        labelled: The image's size and its annotations.
-        decode: Makes a bool mask (H, W) of an annotation.
-
-    Returns:
-        uint8 (H, W).
-
-    Raises:
-        MaskError: An annotation is damaged.
-    """
-    class_map = np.zeros(labelled.size, dtype=np.uint8)
-    drawn = []
-    for number, annotation in enumerate(labelled.objects):
-        try:
-            mask = decode(annotation, labelled.size)
-            value = CATEGORY_IDS.index(annotation["category_id"]) + 1
-        except Exception as error:  # whatever pycocotools makes of a damaged outline
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise MaskError(
-                f"{labelled.file_name}: annotation {annotation.get('id')} cannot be drawn "
-                f"({reason}); get the annotations anew."
-            ) from error
-        if annotation.get("iscrowd"):
-            class_map[mask] = IGNORE
-        else:
-            drawn.append((-int(mask.sum()), number, value, mask))
-    for _, _, value, mask in sorted(drawn, key=lambda item: item[:2]):
-        class_map[mask] = value
-    return class_map
-
-
-def _rle_decoder() -> Decoder:
-    try:
-        from pycocotools import mask as coco_mask  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise UsageError(
-            "Preparing COCO needs the extra [data]: pip install 'piclip[data]'."
-        ) from error
-
-    def decode(annotation: dict[str, Any], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-        outline = annotation["segmentation"]
-        height, width = size
-        if isinstance(outline, list):
-            # Fewer than three points enclose nothing, and pycocotools takes four numbers for a box.
-            polygons = [polygon for polygon in outline if len(polygon) >= 6]
-            if not polygons:
-                return np.zeros(size, dtype=bool)
-            runs = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-        else:
-            if tuple(outline["size"]) != size:
-                raise ValueError(f"its mask is for {outline['size']}, the image has {list(size)}")
-            compressed = isinstance(outline["counts"], str | bytes)
-            runs = outline if compressed else coco_mask.frPyObjects(outline, height, width)
-        return np.asarray(coco_mask.decode(runs), dtype=bool)
-
-    return decode
+def _draw(labelled: _Labelled) -> ClassMap:
+    return draw_objects(
+        labelled.objects,
+        labelled.size,
+        lambda category: CATEGORY_IDS.index(category) + 1,
+        image=labelled.file_name,
+        error=MaskError,
+    )
 
 
 def _read_annotations(file: Path) -> dict[str, _Labelled]:
