@@ -10,11 +10,13 @@ import typer
 from piclip.cli.options import (
     DEFAULT_MODEL,
     MAX_PIXELS,
+    BatchSizeOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     MaxPixelsOption,
     ModelOption,
+    ThresholdOption,
     examples,
 )
 
@@ -77,15 +79,7 @@ def annotate(
             help="Leave out regions whose mean score is lower.",
         ),
     ] = 0.0,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            metavar="SCORE",
-            help="Least score of a pixel, 0 to 1. [default: the model's own]",
-        ),
-    ] = None,
+    threshold: ThresholdOption = None,
     with_labels: Annotated[
         bool, typer.Option("--with-labels", help="Put the labels that were given into the output.")
     ] = False,
@@ -104,9 +98,7 @@ def annotate(
             help="First measure by leave-one-out on the labelled images which IoU to expect.",
         ),
     ] = False,
-    batch_size: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Images that are encoded at once.")
-    ] = 8,
+    batch_size: BatchSizeOption = 8,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     max_pixels: MaxPixelsOption = MAX_PIXELS,

@@ -53,6 +53,18 @@ ModelOption = Annotated[
         help="Hub name, folder or weights file of a CLIP, or 'builtin' (generated scenes only).",
     ),
 ]
+BatchSizeOption = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Images that are encoded at once.")
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        metavar="SCORE",
+        help="Least score of an object's pixel, 0 to 1. [default: the model's own]",
+    ),
+]
 DeviceOption = Annotated[
     str,
     typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps, ..."),

@@ -10,6 +10,7 @@ import typer
 from piclip.cli.options import (
     DEFAULT_MODEL,
     MAX_PIXELS,
+    BatchSizeOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
@@ -17,6 +18,7 @@ from piclip.cli.options import (
     MaxPixelsOption,
     ModelOption,
     SupportOption,
+    ThresholdOption,
     examples,
     paired,
 )
@@ -55,18 +57,8 @@ def segment(
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Draw the masks over the images, too.")
     ] = False,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            metavar="SCORE",
-            help="Least score of the object, 0 to 1. [default: the model's own]",
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Images that are encoded at once.")
-    ] = 8,
+    threshold: ThresholdOption = None,
+    batch_size: BatchSizeOption = 8,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     max_pixels: MaxPixelsOption = MAX_PIXELS,
