@@ -13,11 +13,12 @@ from piclip.app.downloads import coco_json, masks_zip
 from piclip.app.example_scenes import EXAMPLES, load_example
 from piclip.app.models import BUILTIN, Models, hint
 from piclip.app.pairing import pair_by_name
-from piclip.app.pictures import PREVIEW_PIXELS, heat, painted_mask
+from piclip.app.pictures import PREVIEW_PIXELS, painted_mask
 from piclip.app.session import AppSession
 from piclip.app.sessions import Sessions
 from piclip.datasets.scenes import make_scene
 from piclip.errors import ImageError, MaskError, ModelError, UsageError
+from piclip.panels import heat
 
 
 @pytest.fixture(scope="module")

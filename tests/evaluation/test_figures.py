@@ -11,14 +11,13 @@ from piclip.decoders.registry import build_decoder
 from piclip.errors import UsageError
 from piclip.evaluation.decoder_predictor import DecoderPredictor
 from piclip.evaluation.figures import (
-    Panel,
     baseline_and_ours,
     before_and_after,
-    grid_figure,
     pick_episodes,
     previous_and_ours,
 )
 from piclip.evaluation.predictors import TrainingFree
+from piclip.panels import Panel, grid_figure
 
 torch.set_num_threads(1)
 

@@ -1,4 +1,4 @@
-"""Pictures for the page: previews, thumbnails, priors in colours, and masks out of paint."""
+"""Pictures for the page: previews, thumbnails, and masks out of paint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import colormaps
 from PIL import Image
 
 from piclip.errors import MaskError
@@ -19,8 +18,6 @@ PREVIEW_PIXELS = 720
 
 THUMBNAIL_PIXELS = 240
 
-_COLOUR_MAP = "inferno"  # perceptually uniform, the same as in the figures
-_HEAT_WEIGHT = 0.7
 _PAINTED = 64  # least opacity of paint; the brush leaves about 150, its soft border less
 
 
@@ -56,15 +53,6 @@ def result_thumbnail(preview: Segmentation) -> Image.Image:
     overlay = preview.overlay()
     overlay.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     return overlay
-
-
-def heat(image: Image.Image, values: npt.NDArray[np.float32]) -> Image.Image:
-    """A prior (h, w) in [0, 1] in colours over the gray image."""
-    smooth = Image.fromarray(values).resize(image.size, Image.Resampling.BICUBIC)
-    colours = colormaps[_COLOUR_MAP](np.clip(np.asarray(smooth), 0, 1))[:, :, :3] * 255
-    gray = np.asarray(image.convert("L"), dtype=np.float64)[:, :, None]
-    mixed = _HEAT_WEIGHT * colours + (1 - _HEAT_WEIGHT) * gray
-    return Image.fromarray(np.round(mixed).astype(np.uint8))
 
 
 def painted_mask(layers: Sequence[npt.NDArray[Any]], size: tuple[int, int]) -> Image.Image:

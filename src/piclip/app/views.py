@@ -11,8 +11,9 @@ from PIL import Image
 
 from piclip.app.content import Progress
 from piclip.app.models import BUILTIN
-from piclip.app.pictures import heat, labelled_thumbnail, result_thumbnail
+from piclip.app.pictures import labelled_thumbnail, result_thumbnail
 from piclip.app.session import AppSession
+from piclip.panels import heat
 
 PRIORS: tuple[tuple[str, str, str], ...] = (
     ("visual_text", "VTP", "Text prior: where the image agrees with the class's name."),

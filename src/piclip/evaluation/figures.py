@@ -1,17 +1,11 @@
-"""The paper's figures from the episodes of any dataset: Fig. 1, Fig. 3 and Fig. 4.
-
-Built on matplotlib's ``Figure`` alone: no global state, no window, safe in threads and scripts.
-"""
+"""The paper's figures from the episodes of any dataset: Fig. 1, Fig. 3 and Fig. 4."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -20,25 +14,10 @@ from piclip.datasets.few_shot import Episode, EpisodeKeys, FewShotView
 from piclip.errors import UsageError
 from piclip.evaluation.metrics import FewShotIoU
 from piclip.evaluation.predictors import Predictor, TrainingFree, blind, combined_map, truth_of
-from piclip.overlays import draw_overlay
+from piclip.panels import Panel, grid_figure, heat, panel_picture, with_mask
 
 Prior = Callable[[Episode], npt.NDArray[np.float32]]
 """Gives a prior of an episode's query, (H, W) in [0, 1], at its own size."""
-
-_COLOUR_MAP = "inferno"  # perceptually uniform: equal steps of the prior look equal
-_HEAT_WEIGHT = 0.7
-_PIXELS = 360
-_PANEL, _GAP, _MARGIN = 1.75, 0.06, 0.08  # inches, like all that follow
-_LABELS, _TITLES, _SCALE = 1.05, 0.5, 0.5
-_TALLEST = 1.4  # height over width of a panel, so that a thin image makes no endless figure
-
-
-@dataclass(frozen=True, eq=False)
-class Panel:
-    """One picture of a row, and what is written into its lower corner."""
-
-    picture: Image.Image
-    caption: str = ""
 
 
 def pick_episodes(view: FewShotView, *, seed: int, shots: int, rows: int) -> list[EpisodeKeys]:
@@ -149,73 +128,6 @@ def before_and_after(
     return grid_figure(rows, titles, scale=True)
 
 
-def grid_figure(
-    rows: Sequence[tuple[str, Sequence[Panel]]], titles: Sequence[str], *, scale: bool = False
-) -> Figure:
-    """Panels in rows and columns, titles above, names on the left.
-
-    Args:
-        rows: The name of a row and its panels, one per title.
-        titles: One per column.
-        scale: Draw the colour scale of priors on the right.
-
-    Raises:
-        UsageError: There is no row, or one with another number of panels.
-    """
-    if not rows or any(len(panels) != len(titles) for _, panels in rows):
-        raise UsageError(f"A figure needs rows of {len(titles)} panels each, one per title.")
-    heights = [_PANEL * max(_aspect(panel.picture) for panel in panels) for _, panels in rows]
-    step = _PANEL + _GAP
-    width = _LABELS + step * len(titles) - _GAP + (_SCALE if scale else _MARGIN)
-    height = _TITLES + sum(heights) + _GAP * (len(rows) - 1) + _MARGIN
-    figure = Figure(figsize=(width, height), facecolor="white")
-    for column, title in enumerate(titles):
-        centre = (_LABELS + step * column + _PANEL / 2) / width
-        at = (height - _TITLES + 0.06) / height
-        figure.text(centre, at, title, ha="center", va="bottom", fontsize=9)
-    top = height - _TITLES
-    for (name, panels), inches in zip(rows, heights, strict=True):
-        top -= inches
-        where = ((_LABELS - 0.1) / width, (top + inches / 2) / height)
-        label = textwrap.fill(name, 13)
-        figure.text(*where, label, ha="right", va="center", fontsize=9, parse_math=False)
-        for column, panel in enumerate(panels):
-            left = (_LABELS + step * column) / width
-            box = (left, top / height, _PANEL / width, inches / height)
-            _draw_panel(figure, panel, box)
-        top -= _GAP
-    if scale:
-        _draw_scale(figure, width, height, heights[0])
-    return figure
-
-
-def _draw_panel(figure: Figure, panel: Panel, box: tuple[float, float, float, float]) -> None:
-    axes = figure.add_axes(box)
-    axes.imshow(panel.picture, interpolation="lanczos")
-    axes.set_axis_off()
-    if panel.caption:
-        axes.text(
-            *(0.03, 0.03, panel.caption),
-            transform=axes.transAxes,
-            ha="left",
-            va="bottom",
-            fontsize=8,
-            color="white",
-            bbox={"facecolor": "black", "alpha": 0.6, "pad": 1.5, "linewidth": 0},
-        )
-
-
-def _draw_scale(figure: Figure, width: float, height: float, inches: float) -> None:
-    """The colour scale of the priors, as high as the first row and right of it."""
-    left, bottom = width - _SCALE + 0.1, height - _TITLES - inches
-    axes = figure.add_axes((left / width, bottom / height, 0.1 / width, inches / height))
-    ramp = colormaps[_COLOUR_MAP](np.linspace(1, 0, 256))[:, None, :3]
-    axes.imshow(ramp, aspect="auto", extent=(0, 1, 0, 1))
-    axes.set_xticks([])
-    axes.set_yticks([0, 1], ["0", "1"], fontsize=8)
-    axes.yaxis.tick_right()
-
-
 def _shown(episode: Episode) -> list[Panel]:
     """The first support with its mask, and the query with the truth."""
     support, query = episode.supports[0], episode.query
@@ -231,34 +143,14 @@ def _count(shots: int) -> str:
 
 
 def _masked(sample: Sample, mask: npt.NDArray[np.bool_]) -> Image.Image:
-    image = _enlarged(sample)
-    labels = Image.fromarray(mask.astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
-    return draw_overlay(image, np.asarray(labels), alpha=0.6)
+    return with_mask(Image.fromarray(sample.image), mask)
 
 
 def _heat(sample: Sample, values: npt.NDArray[np.float32]) -> Panel:
-    """A prior (H, W) in colours over the gray image."""
-    image = _enlarged(sample)
-    smooth = Image.fromarray(values).resize(image.size, Image.Resampling.BICUBIC)
-    colours = colormaps[_COLOUR_MAP](np.clip(np.asarray(smooth), 0, 1))[:, :, :3] * 255
-    gray = np.asarray(image.convert("L"), dtype=np.float64)[:, :, None]
-    mixed = _HEAT_WEIGHT * colours + (1 - _HEAT_WEIGHT) * gray
-    return Panel(Image.fromarray(np.round(mixed).astype(np.uint8)))
-
-
-def _enlarged(sample: Sample) -> Image.Image:
-    """The image with its longer side at the panels' resolution."""
-    image = Image.fromarray(sample.image)
-    scale = _PIXELS / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.BICUBIC)
+    return Panel(heat(panel_picture(Image.fromarray(sample.image)), values))
 
 
 def _iou(episode: Episode, mask: npt.NDArray[np.bool_]) -> str:
     meter = FewShotIoU((episode.name,))
     meter.add(episode.name, mask, truth_of(episode.query, episode.class_index))
     return f"IoU {100 * meter.miou():.1f} %"
-
-
-def _aspect(image: Image.Image) -> float:
-    return min(image.height / image.width, _TALLEST)
