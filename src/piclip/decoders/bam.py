@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from piclip.decoders.backbones import resize
-from piclip.decoders.base import DecoderOutput, FewShotDecoder, Prior
+from piclip.decoders.base import DecoderOutput, Features, FewShotDecoder, Prior
 from piclip.decoders.ensemble import (
     Ensemble,
     build_shot_weights,
@@ -79,6 +78,7 @@ class BAM(FewShotDecoder):
     """
 
     name = "bam"
+    knows_base_classes = True
 
     def __init__(
         self,
@@ -131,34 +131,27 @@ class BAM(FewShotDecoder):
             what="the base learner of this bam",
         )
 
-    def forward(
+    def decode(
         self,
-        query: Tensor,
-        supports: Tensor,
+        query: Features,
+        supports: Features,
         masks: Tensor,
         priors: Tensor | None = None,
         base_class: Tensor | None = None,
     ) -> DecoderOutput:
-        """Segments the queries; ``auxiliary`` holds the meta learner's scores.
-
-        Arguments and errors are those of :meth:`FewShotDecoder.forward`.
-        """
-        self.check_episode(query, supports, masks, priors)
-        of_query = self.query_features(query)
-        of_supports = self.support_features(supports, masks)
-        distances = gram_distances(of_query.low, of_supports.low)
+        """See :meth:`FewShotDecoder.decode`; ``auxiliary`` holds the meta learner's scores."""
+        distances = gram_distances(query.low, supports.low)
         weights = self.shot_weights(distances)
 
-        prior = self.prior_maps(of_query, of_supports, masks, priors, weights)
-        prototypes = self.prototypes(of_supports, masks)
+        prior = self.prior_maps(query, supports, masks, priors, weights)
+        prototypes = self.prototypes(supports, masks)
         prototype = (weights[:, :, None] * prototypes).sum(1)[:, :, None, None]
-        reduced = self.reduce_query(of_query.joined())
+        reduced = self.reduce_query(query.joined())
         merged = self.merge(torch.cat([reduced, prototype.expand_as(reduced), prior], 1))
         fused = self.fuse(self.aspp(merged))
         meta = self.classifier(fused + self.refine(fused))
 
-        base = self.base_learner(of_query.high)
+        base = self.base_learner(query.high)
         distance = (weights * distances).sum(1)
         logits = self.ensemble(meta, distance, known_elsewhere(base, base_class))
-        size = query.shape[-2:]
-        return DecoderOutput(resize(logits, size), (resize(meta, size),), resize(base, size))
+        return DecoderOutput(logits, (meta,), base)

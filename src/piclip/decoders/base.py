@@ -7,8 +7,8 @@ support's mask to a prototype; a *prior* says beforehand where the object may be
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -54,6 +54,16 @@ class DecoderOutput:
     base_logits: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def resized(self, size: Sequence[int]) -> DecoderOutput:
+        """The same with all scores at (H, W), bilinearly."""
+        base = self.base_logits
+        return replace(
+            self,
+            logits=resize(self.logits, size),
+            auxiliary=tuple(resize(scores, size) for scores in self.auxiliary),
+            base_logits=None if base is None else resize(base, size),
+        )
+
 
 @dataclass(frozen=True)
 class Features:
@@ -96,6 +106,7 @@ class FewShotDecoder(PretrainedModule):
 
     Attributes:
         loss_weights: Weight of each term in :meth:`loss`; 1 for a term that is not named.
+        knows_base_classes: Whether there is a base learner, which reads stage 4 of the query.
         prior_channels: Number of channels of the prior.
 
     Raises:
@@ -103,6 +114,7 @@ class FewShotDecoder(PretrainedModule):
     """
 
     loss_weights: ClassVar[Mapping[str, float]] = {}
+    knows_base_classes: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -173,6 +185,30 @@ class FewShotDecoder(PretrainedModule):
         Raises:
             UsageError: If shapes do not fit together, or the prior is absent.
         """
+        self.check_episode(query, supports, masks, priors)
+        seen, shown = self.query_features(query), self.support_features(supports, masks)
+        return self.decode(seen, shown, masks, priors, base_class).resized(query.shape[-2:])
+
+    def decode(
+        self,
+        query: Features,
+        supports: Features,
+        masks: Tensor,
+        priors: Tensor | None = None,
+        base_class: Tensor | None = None,
+    ) -> DecoderOutput:
+        """Segments queries whose maps, like those of the supports, are there already.
+
+        Args:
+            query: What :meth:`query_features` returned for B queries.
+            supports: What :meth:`support_features` returned for their supports.
+            masks: As in :meth:`forward`, like the rest.
+            priors: The CLIP priors.
+            base_class: The episode's class among the base classes, in training.
+
+        Returns:
+            Scores at sizes of the decoder's own.
+        """
         raise NotImplementedError
 
     def loss(
@@ -233,13 +269,14 @@ class FewShotDecoder(PretrainedModule):
             )
 
     @torch.no_grad()
-    def query_features(self, query: Tensor, *, high: bool = True) -> Features:
+    def query_features(self, query: Tensor) -> Features:
         """Returns the backbone's maps of the queries, (B, 3, H, W) -> (B, C, h, w).
 
-        Without ``high`` stage 4 is not computed: its map is empty, (0, C, h, w).
+        Where neither the prior nor a base learner reads ``high``, it is empty, (0, C, h, w).
         """
         low, middle = self.backbone.lower(query)
-        return Features(low, middle, self.backbone.upper(middle) if high else middle[:0])
+        read = self.prior == "imagenet" or self.knows_base_classes
+        return Features(low, middle, self.backbone.upper(middle) if read else middle[:0])
 
     @torch.no_grad()
     def support_features(self, supports: Tensor, masks: Tensor) -> Features:

@@ -78,6 +78,7 @@ class HDMNet(FewShotDecoder):
     """
 
     name = "hdmnet"
+    knows_base_classes = True
 
     def __init__(
         self,
@@ -144,50 +145,50 @@ class HDMNet(FewShotDecoder):
             what=f"the base learner of this {self.name}",
         )
 
-    def forward(
+    def check_episode(
+        self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor | None
+    ) -> None:
+        """See :meth:`FewShotDecoder.check_episode`; there may be several visual priors."""
+        pair = None if priors is None else priors[:, :2]
+        super().check_episode(query, supports, masks, pair)
+
+    def decode(
         self,
-        query: Tensor,
-        supports: Tensor,
+        query: Features,
+        supports: Features,
         masks: Tensor,
         priors: Tensor | None = None,
         base_class: Tensor | None = None,
     ) -> HDMNetOutput:
-        """Segments the queries.
+        """Segments queries whose maps, like those of the supports, are there already.
 
         Args:
-            query: Queries with ImageNet's mean and deviation removed, (B, 3, H, W).
-            supports: Supports, the same way, (B, K, 3, H', W').
-            masks: Their masks, (B, K, H', W'): 1 is the object; 0 and 255 are not.
+            query: What :meth:`query_features` returned for B queries.
+            supports: What :meth:`support_features` returned for their supports.
+            masks: Masks of the supports, (B, K, H', W'): 1 is the object; 0 and 255 are not.
             priors: For ``prior="piclip"``: refined text prior and visual prior, (B, 2, h, w). A
                 network in published form takes 1, 2 (one per block, CLIP's last first) or all
                 visual priors (those of the last block for every shot, then the block before).
             base_class: Where the episode's class is a base class, its index, long (B,).
 
         Returns:
-            Scores at the size of the query; the one auxiliary map is the matching without the
-            base learner.
+            Scores; the one auxiliary map is the matching without the base learner.
 
         Raises:
-            UsageError: If shapes do not fit together, or the prior is absent.
+            UsageError: Another number of visual priors.
         """
-        self.check_episode(query, supports, masks, None if priors is None else priors[:, :2])
-        seen, shown = self.query_features(query), self.support_features(supports, masks)
         with torch.no_grad():
-            known = self._known(seen.high)
+            known = self._known(query.high)
             base_logits = self.base_learner.classifier(self.base_learner.fuse[2:](known))
             elsewhere = known_elsewhere(base_logits, base_class)
-            prior = self._prior(seen, known, shown, masks, priors)
-        matching = self._match(seen, shown, masks, prior)
-        distances = gram_distances(seen.low, shown.low)
+            prior = self._prior(query, known, supports, masks, priors)
+        matching = self._match(query, supports, masks, prior)
+        distances = gram_distances(query.low, supports.low)
         distance = (self.shot_weights(distances) * distances).sum(1)
         elsewhere = resize(elsewhere, matching.logits.shape[-2:])
         logits = self.ensemble(matching.logits, distance, elsewhere)
-        size = query.shape[-2:]
         return HDMNetOutput(
-            resize(logits, size),
-            (resize(matching.logits, size),),
-            resize(base_logits, size),
-            correlations=matching.correlations,
+            logits, (matching.logits,), base_logits, correlations=matching.correlations
         )
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from piclip.decoders.backbones import resize
-from piclip.decoders.base import DecoderOutput, FewShotDecoder, Prior
+from piclip.decoders.base import DecoderOutput, Features, FewShotDecoder, Prior
 from piclip.decoders.layers import mask_classifier, pointwise, two_convolutions
 from piclip.errors import UsageError
 
@@ -74,32 +74,26 @@ class PFENet(FewShotDecoder):
         self.refine_fused = two_convolutions(width)
         self.classifier = mask_classifier(width)
 
-    def forward(
+    def decode(
         self,
-        query: Tensor,
-        supports: Tensor,
+        query: Features,
+        supports: Features,
         masks: Tensor,
         priors: Tensor | None = None,
         base_class: Tensor | None = None,
     ) -> DecoderOutput:
-        """Segments the queries; ``auxiliary`` holds the inner scores, one per scale.
+        """See :meth:`FewShotDecoder.decode`; ``auxiliary`` holds the inner scores, one per scale.
 
-        Arguments and errors are those of :meth:`FewShotDecoder.forward`; ``base_class`` is not
-        used, for there is no base learner.
+        ``base_class`` is not used, for there is no base learner.
         """
-        self.check_episode(query, supports, masks, priors)
-        of_query = self.query_features(query, high=self.prior == "imagenet")
-        of_supports = self.support_features(supports, masks)
-        weights = query.new_full(masks.shape[:2], 1 / masks.shape[1])
-        prior = self.prior_maps(of_query, of_supports, masks, priors, weights)
-        prototype = self.prototypes(of_supports, masks).mean(1)[:, :, None, None]
-        reduced = self.reduce_query(of_query.joined())
+        weights = query.middle.new_full(masks.shape[:2], 1 / masks.shape[1])
+        prior = self.prior_maps(query, supports, masks, priors, weights)
+        prototype = self.prototypes(supports, masks).mean(1)[:, :, None, None]
+        reduced = self.reduce_query(query.joined())
 
         pyramid, inner = self.enrich(reduced, prototype, prior)
         fused = self.fuse(torch.cat(pyramid, 1))
-        logits = self.classifier(fused + self.refine_fused(fused))
-        size = query.shape[-2:]
-        return DecoderOutput(resize(logits, size), tuple(resize(scores, size) for scores in inner))
+        return DecoderOutput(self.classifier(fused + self.refine_fused(fused)), tuple(inner))
 
     def enrich(
         self, query: Tensor, prototype: Tensor, prior: Tensor
