@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from piclip.training.augment import IMAGENET_MEAN, IMAGENET_STD, draw_view, normalise, whole_view
+from piclip.decoders.views import IMAGENET_MEAN, IMAGENET_STD, normalise, whole_view
+from piclip.training.augment import draw_view
 from piclip.training.recipe import AugmentationRecipe
 
 STILL = {"scale": (1, 1), "rotation": 0, "blur": 0, "flip": 0}

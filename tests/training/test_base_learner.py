@@ -65,7 +65,7 @@ def test_the_loss_is_cross_entropy_of_the_pixels_that_count():
     images, target = torch.rand(2, 3, 33, 33), torch.randint(0, 16, (2, 33, 33)).byte()
     target[0, :20] = 255
     ours = BaseObjective(learner)(images, target)["loss"]
-    from piclip.training.augment import normalise
+    from piclip.decoders.views import normalise
 
     logs = learner(normalise(images)).log_softmax(1)
     rows = [-logs[b, target[b, y, x].long(), y, x] for b, y, x in (target != 255).nonzero()]

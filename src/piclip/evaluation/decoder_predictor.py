@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from piclip.clip.encoder import Encoder
@@ -22,11 +21,11 @@ from piclip.decoders.backbones import resize
 from piclip.decoders.base import FewShotDecoder
 from piclip.decoders.pretrained import read_config
 from piclip.decoders.registry import load_decoder
+from piclip.decoders.views import View, laid_back, normalise, whole_view
 from piclip.errors import ModelError, UsageError
 from piclip.evaluation.memory_cache import MemoryCache
 from piclip.evaluation.predictors import Method, Predictor, prior_name, truth_of
 from piclip.feature_cache import weights_hash
-from piclip.training.augment import View, normalise, whole_view
 from piclip.training.episodic import TrainingEpisode, collate, prior_maps
 
 _RECIPE, _DECODER = "recipe.yaml", "decoder"
@@ -254,18 +253,6 @@ class DecoderPredictor:
 def _size(sample: Sample) -> tuple[int, int]:
     height, width = sample.class_map.shape
     return height, width
-
-
-def laid_back(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (C, S, S) of a whole view, bilinearly over the image's own pixels, (C, H, W)."""
-    square = torch.eye(3, dtype=torch.float64)
-    square[:2] = whole_view(*size, maps.shape[-1]).theta
-    back = torch.linalg.inv(square)[:2].float()
-    grid = F.affine_grid(back[None], [1, 2, *size], align_corners=False)
-    own: Tensor = F.grid_sample(
-        maps[None], grid, mode="bilinear", padding_mode="border", align_corners=False
-    )
-    return own[0]
 
 
 def _read_recipe(path: Path) -> Mapping[str, Any]:

@@ -8,80 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
-from piclip.training.recipe import AugmentationRecipe
+from piclip.decoders.views import View, affine_view
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-IGNORE = 255
+if TYPE_CHECKING:
+    from piclip.training.recipe import AugmentationRecipe
 
 _ATTEMPTS = 20  # crops drawn for one that keeps the object
-_POINTS = 1000  # pixels of the object that tell how much of it a crop keeps
-_BLUR = (5, 1.1)  # side and sigma of the kernel; OpenCV's default sigma for this side
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """Where each pixel of the result lies in the image.
-
-    Attributes:
-        theta: Float64 (2, 3), from the result's coordinates (x, y, 1) to the image's, both in
-            [-1, 1] from edge to edge, as `torch.nn.functional.affine_grid` takes it.
-        size: Side of the result in pixels.
-        blur: Whether the image is blurred.
-    """
-
-    theta: Tensor
-    size: int
-    blur: bool = False
-
-    def image(self, image: NDArray[np.uint8]) -> Tensor:
-        """A uint8 image (H, W, 3) seen so: float32 (3, S, S) in [0, 1], ImageNet's mean around."""
-        mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
-        values = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) / 255.0
-        seen = self._sample(values - mean, "bilinear") + mean
-        return _blurred(seen) if self.blur else seen
-
-    def labels(self, labels: NDArray[np.uint8]) -> Tensor:
-        """Labels (H, W) seen so: uint8 (S, S), nearest, 255 around."""
-        values = torch.from_numpy(np.ascontiguousarray(labels))[None].float()
-        seen = self._sample(values - IGNORE, "nearest")[0] + IGNORE
-        return seen.round().to(torch.uint8)
-
-    def maps(self, maps: Tensor) -> Tensor:
-        """Maps (C, h, w) that cover the image, of any grid, seen so: (C, S, S), zero around."""
-        return self._sample(maps, "bilinear")
-
-    def kept(self, labels: NDArray[np.bool_]) -> float:
-        """Share of an object, bool (H, W), that is inside the result; 1 for no object."""
-        rows, columns = np.nonzero(labels)
-        if not len(rows):
-            return 1.0
-        step = -(-len(rows) // _POINTS)
-        height, width = labels.shape
-        points = np.stack([(2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1])[:, ::step]
-        theta = self.theta.numpy()
-        inside = np.linalg.solve(theta[:, :2], points - theta[:, 2:])
-        return float((np.abs(inside) <= 1).all(axis=0).mean())
-
-    def _sample(self, values: Tensor, mode: str) -> Tensor:
-        size = [1, len(values), self.size, self.size]
-        grid = F.affine_grid(self.theta[None], size, align_corners=False)
-        grid = grid.to(device=values.device, dtype=values.dtype)
-        sampled: Tensor = F.grid_sample(values[None], grid, mode=mode, align_corners=False)[0]
-        return sampled
-
-
-def whole_view(height: int, width: int, size: int) -> View:
-    """All of an image, its longer side as long as the result; not augmented."""
-    return _view(height, width, size, scale=size / max(height, width))
 
 
 def draw_view(
@@ -110,7 +47,7 @@ def draw_view(
     crops = []
     for _ in range(_ATTEMPTS):
         offset = (random.uniform(-reach[0], reach[0]), random.uniform(-reach[1], reach[1]))
-        view = _view(
+        view = affine_view(
             height, width, recipe.size, scale=scale, angle=angle, mirror=mirror, offset=offset
         )
         crops.append((1.0 if object_mask is None else view.kept(object_mask), view))
@@ -118,39 +55,3 @@ def draw_view(
             break
     _, best = max(crops, key=lambda crop: crop[0])
     return View(best.theta, recipe.size, blur)
-
-
-def normalise(images: Tensor) -> Tensor:
-    """ImageNet's normalisation of images in [0, 1], (..., 3, H, W)."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
-    return (images - mean) / std
-
-
-def _view(
-    height: int,
-    width: int,
-    size: int,
-    *,
-    scale: float,
-    angle: float = 0.0,
-    mirror: bool = False,
-    offset: tuple[float, float] = (0.0, 0.0),
-) -> View:
-    """Undoes crop, mirror, rotation and scale in this order, about the image's centre."""
-    crop = np.array([[size / 2, 0, offset[0]], [0, size / 2, offset[1]], [0, 0, 1]])
-    flip = np.diag([-1.0 if mirror else 1.0, 1.0, 1.0])
-    cos, sin = math.cos(angle), math.sin(angle)
-    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-    shrink = np.diag([2 / (width * scale), 2 / (height * scale), 1.0])
-    return View(torch.from_numpy((shrink @ turn @ flip @ crop)[:2]), size)
-
-
-def _blurred(image: Tensor) -> Tensor:
-    side, sigma = _BLUR
-    steps = torch.arange(side, dtype=torch.float32) - side // 2
-    weights = torch.exp(-(steps**2) / (2 * sigma**2))
-    weights = (weights / weights.sum()).expand(3, 1, 1, side)
-    padded = F.pad(image[None], [side // 2] * 4, mode="replicate")
-    rows = F.conv2d(padded, weights, groups=3)
-    return F.conv2d(rows, weights.mT, groups=3)[0]

@@ -14,7 +14,8 @@ from piclip.datasets.few_shot import FewShotView, base_class_map
 from piclip.decoders.backbones import Backbone
 from piclip.decoders.checkpoints import load_backbone
 from piclip.decoders.pspnet import PSPNet
-from piclip.training.augment import draw_view, normalise
+from piclip.decoders.views import normalise
+from piclip.training.augment import draw_view
 from piclip.training.loop import BASE_WEIGHTS, Phase, seed_everything
 from piclip.training.recipe import BaseLearnerRecipe, Recipe
 

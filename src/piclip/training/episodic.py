@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,8 +16,11 @@ from piclip.clip_priors import PriorMaker
 from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode, FewShotView, base_class_map
 from piclip.decoders.base import FewShotDecoder
-from piclip.training.augment import IGNORE, View, draw_view, normalise, whole_view
-from piclip.training.recipe import Recipe
+from piclip.decoders.views import IGNORE, View, normalise, whole_view
+from piclip.training.augment import draw_view
+
+if TYPE_CHECKING:
+    from piclip.training.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)

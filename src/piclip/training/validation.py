@@ -7,8 +7,8 @@ import torch
 from piclip.clip_priors import PriorMaker
 from piclip.datasets.few_shot import FewShotView
 from piclip.decoders.base import FewShotDecoder
+from piclip.decoders.views import normalise
 from piclip.evaluation.metrics import FewShotIoU
-from piclip.training.augment import normalise
 from piclip.training.episodic import TrainingEpisodes, collate, prior_maps
 from piclip.training.recipe import Recipe
 
