@@ -21,6 +21,7 @@ from piclip.cli import (
     demo,
     evaluate,
     figure,
+    label_studio,
     page,
     priors,
     segment,
@@ -81,6 +82,7 @@ app.command("annotate", epilog=annotate.EXAMPLES)(annotate.annotate)
 app.command("priors", epilog=priors.EXAMPLES)(priors.priors)
 app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
 app.command("app", epilog=page.EXAMPLES)(page.app)
+app.command("label-studio", epilog=label_studio.EXAMPLES)(label_studio.label_studio)
 app.add_typer(data.app, name="data")
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)

@@ -1,0 +1,138 @@
+"""``piclip label-studio``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from piclip.cli.options import (
+    DEFAULT_MODEL,
+    MAX_PIXELS,
+    DeviceOption,
+    DtypeOption,
+    MaxPixelsOption,
+    ModelOption,
+    ThresholdOption,
+    examples,
+)
+from piclip.errors import UsageError
+
+EXAMPLES = examples(
+    "LABEL_STUDIO_API_KEY=... piclip label-studio --url http://localhost:8080",
+    "piclip label-studio --labels export.json --local-files /data/photos",
+    "piclip label-studio --url https://labels.example.org --host 0.0.0.0 "
+    "--basic-auth anna:secret --allow-host images.example.org",
+)
+
+
+def label_studio(
+    *,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", envvar="LABEL_STUDIO_URL", help="Address of Label Studio to learn from."
+        ),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKEN",
+            envvar="LABEL_STUDIO_API_KEY",
+            help="Its token; in the variable nobody else on this computer sees it.",
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Learn from this JSON export instead, whatever project asks."
+        ),
+    ] = None,
+    model: ModelOption = DEFAULT_MODEL,
+    threshold: ThresholdOption = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address to listen at; 0.0.0.0 lets other computers in (add --basic-auth).",
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, metavar="N", help="Port.")] = 9090,
+    basic_auth: Annotated[
+        str | None, typer.Option(metavar="USER:PASSWORD", help="Ask Label Studio for this login.")
+    ] = None,
+    local_files: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of Label Studio's local storage, if it is on this computer: read its "
+            "files here instead of fetching them.",
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST",
+            help="Fetch images from this server too; repeat it for more. Otherwise they come from "
+            "--url and --local-files alone.",
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    max_pixels: MaxPixelsOption = MAX_PIXELS,
+) -> None:
+    """Propose regions while people label in Label Studio: an ML backend that learns from them.
+
+    It learns from the labelled tasks of the project that asks, learns anew when a label is made,
+    changed or deleted, and answers with brush regions (polygons where the project has no brush).
+    Add it to the project under Settings, Model, with the address that it prints.
+
+    Ctrl-C ends it; it leaves no file behind.
+    """
+    import logging
+    import signal
+    from contextlib import ExitStack
+
+    from piclip.cli.console import people
+    from piclip.label_studio.server import Settings, serve
+
+    settings = Settings(
+        model=model,
+        url=url,
+        api_key=api_key,
+        labels=labels,
+        host=host,
+        port=port,
+        login=_login(basic_auth),
+        local_files=local_files,
+        allowed_hosts=tuple(allow_host or ()),
+        threshold=threshold,
+        device=device,
+        dtype=dtype,
+        max_pixels=max_pixels,
+    )
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("piclip").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as container engines end programs
+    try:
+        with ExitStack() as stack:
+            with people().status("Loading the model"):
+                served = stack.enter_context(serve(settings))
+            people().print(f"The ML backend is at {served.url} - press Ctrl-C to end.")
+            if not settings.local and settings.login is None:
+                people().print(
+                    "Anybody who reaches this address can use it; --basic-auth asks for a login."
+                )
+            served.wait()
+    except KeyboardInterrupt:
+        people().print("Ended.")
+
+
+def _login(text: str | None) -> tuple[str, str] | None:
+    if text is None:
+        return None
+    user, colon, password = text.partition(":")
+    if not (user and colon and password):
+        raise UsageError("Write --basic-auth as user:password, neither of them empty.")
+    return user, password

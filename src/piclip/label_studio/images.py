@@ -1,0 +1,217 @@
+"""Get the images of tasks, and from nowhere but where they may come from.
+
+A task's address of an image is not to be trusted: whoever may import tasks could make this computer
+ask any server that it reaches, or read its files. So images come only
+
+- from the Label Studio that was configured (same scheme, host and port), with its token,
+- from hosts that were allowed by name, without the token,
+- from the folder that was given for Label Studio's local files, never from outside of it,
+- from the address itself (``data:image/...;base64,``).
+
+Redirects are followed step by step under the same rules.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+
+from piclip.decoding import reason
+from piclip.errors import ImageError, UsageError
+
+MOST_BYTES = 100_000_000
+"""Larger image files are refused."""
+
+_MOST_REDIRECTS = 3
+_SECONDS = 60
+_CLOUD = frozenset({"s3", "gs", "azure-blob"})
+_LOCAL_FILES = "/data/local-files/"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class TaskImages:
+    """Copies images of tasks into files.
+
+    Args:
+        label_studio: Address of Label Studio; None if there is none to ask.
+        headers: Gives the headers that let us in there.
+        local_files: The folder of Label Studio's local files; None if it is not on this computer.
+        allowed_hosts: Further servers, as ``host`` or ``host:port``.
+
+    Raises:
+        UsageError: The address or an allowed host cannot be understood.
+    """
+
+    def __init__(
+        self,
+        label_studio: str | None = None,
+        *,
+        headers: Callable[[], Mapping[str, str]] = dict,
+        local_files: Path | None = None,
+        allowed_hosts: Sequence[str] = (),
+    ) -> None:
+        """Nothing is fetched yet; the arguments are those of the class."""
+        self._base = None if label_studio is None else label_studio.rstrip("/")
+        self._origin = None if self._base is None else _origin(httpx.URL(self._base))
+        self._headers = headers
+        self._root = None if local_files is None else local_files.resolve()
+        self._allowed = frozenset(part for host in allowed_hosts for part in _host_ports(host))
+        self._client = httpx.Client(follow_redirects=False, timeout=httpx.Timeout(30, connect=5))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def copy(self, address: str, task_id: int | None, destination: Path) -> None:
+        """Copy the image of a task into a file.
+
+        Args:
+            address: As the task's data has it.
+            task_id: The task's number, which Label Studio wants to know for cloud storages.
+            destination: The file; on failure it is removed.
+
+        Raises:
+            ImageError: The image may not be fetched from there, or cannot be.
+        """
+        shown = address if len(address) <= 200 else f"{address[:200]}..."
+        try:
+            self._copy(address, task_id, destination, shown)
+        except BaseException:
+            destination.unlink(missing_ok=True)
+            raise
+
+    def _copy(self, address: str, task_id: int | None, destination: Path, shown: str) -> None:
+        if address.startswith("data:"):
+            destination.write_bytes(_decode_data(address, shown))
+            return
+        if address.startswith(("upload/", "/upload/")):
+            address = "/data/" + address.lstrip("/")
+        if self._base is not None:
+            address = address.removeprefix(self._base)
+        if self._root is not None and urlsplit(address).path.startswith(_LOCAL_FILES):
+            self._copy_local(address, self._root, destination, shown)
+            return
+        self._download(self._absolute(address, task_id, shown), destination, shown)
+
+    def _absolute(self, address: str, task_id: int | None, shown: str) -> httpx.URL:
+        """The address to ask, at Label Studio where the task names no host."""
+        scheme = urlsplit(address).scheme
+        if scheme in _CLOUD and task_id is not None:
+            name = base64.urlsafe_b64encode(address.encode()).decode()
+            address = f"/tasks/{task_id}/presign/?fileuri={name}"
+        elif scheme in _DEFAULT_PORTS:
+            return _url(address, shown)
+        elif scheme or not address.startswith("/"):
+            raise ImageError(f"{shown}: this is no address of an image that can be fetched.")
+        if self._base is None:
+            raise ImageError(
+                f"{shown}: this image lies in Label Studio, whose address is not known; give it "
+                f"with --url, or the folder with --local-files."
+            )
+        return _url(self._base + address, shown)
+
+    def _copy_local(self, address: str, root: Path, destination: Path, shown: str) -> None:
+        names = parse_qs(urlsplit(address).query).get("d", [""])
+        path = (root / names[-1].lstrip("/")).resolve()
+        if not path.is_relative_to(root):
+            raise ImageError(f"{shown}: this leads out of the folder of --local-files; refused.")
+        try:
+            if path.stat().st_size > MOST_BYTES:
+                raise _too_large(shown)
+            shutil.copyfile(path, destination)
+        except OSError as error:
+            raise ImageError(
+                f"{shown}: the image cannot be read in the folder of --local-files "
+                f"({reason(error)}); give the folder that Label Studio serves."
+            ) from error
+
+    def _download(self, url: httpx.URL, destination: Path, shown: str) -> None:
+        end = time.monotonic() + _SECONDS
+        try:
+            for _ in range(_MOST_REDIRECTS + 1):
+                with self._client.stream("GET", url, headers=self._headers_for(url)) as response:
+                    if response.next_request is None:
+                        _save(response, destination, shown, end)
+                        return
+                    url = response.next_request.url
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ImageError(
+                f"{shown}: the image cannot be fetched ({str(error) or type(error).__name__})."
+            ) from error
+        raise ImageError(f"{shown}: the image is redirected more than {_MOST_REDIRECTS} times.")
+
+    def _headers_for(self, url: httpx.URL) -> Mapping[str, str]:
+        """The token for Label Studio alone; nothing is asked of hosts that were not allowed."""
+        if _origin(url) == self._origin:
+            return self._headers()
+        if url.scheme in _DEFAULT_PORTS and _origin(url)[1:] in self._allowed:
+            return {}
+        raise ImageError(
+            f"Images of {url.host} are not fetched; if you trust it, add --allow-host {url.host}"
+            f"{'' if url.port is None else f':{url.port}'}."
+        )
+
+
+def _save(response: httpx.Response, destination: Path, shown: str, end: float) -> None:
+    if response.status_code != httpx.codes.OK:
+        raise ImageError(
+            f"{shown}: the image cannot be fetched (the server answers {response.status_code}"
+            f"{' ' + response.reason_phrase if response.reason_phrase else ''})."
+        )
+    size = 0
+    with destination.open("wb") as file:
+        for piece in response.iter_bytes():
+            size += len(piece)
+            if size > MOST_BYTES:
+                raise _too_large(shown)
+            if time.monotonic() > end:
+                raise ImageError(f"{shown}: the image takes more than {_SECONDS} seconds.")
+            file.write(piece)
+
+
+def _decode_data(address: str, shown: str) -> bytes:
+    head, _, content = address.partition(",")
+    if not (head.startswith("data:image/") and head.endswith(";base64")):
+        raise ImageError(f"{shown}: this is no image in base64.")
+    if len(content) > MOST_BYTES:
+        raise _too_large(shown)
+    try:
+        return base64.b64decode(content, validate=True)
+    except binascii.Error as error:
+        raise ImageError(f"{shown}: the base64 of this image is damaged.") from error
+
+
+def _url(address: str, shown: str) -> httpx.URL:
+    try:
+        return httpx.URL(address)
+    except httpx.InvalidURL as error:
+        raise ImageError(f"{shown}: this is no valid address ({error}).") from error
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    """Scheme, host and port, with the scheme's own port where none is written."""
+    return url.scheme, url.host, url.port or _DEFAULT_PORTS.get(url.scheme)
+
+
+def _host_ports(text: str) -> list[tuple[str, int | None]]:
+    """The hosts and ports that an --allow-host means: both of the web without a port."""
+    try:
+        url = httpx.URL(f"//{text}")
+    except httpx.InvalidURL:
+        url = httpx.URL("")
+    if not url.host or url.userinfo or url.path not in {"", "/"} or url.query:
+        raise UsageError(f"--allow-host {text!r} is no host; write it as in images.example.org.")
+    return [(url.host, port) for port in ([url.port] if url.port else _DEFAULT_PORTS.values())]
+
+
+def _too_large(shown: str) -> ImageError:
+    return ImageError(
+        f"{shown}: the image file is larger than {MOST_BYTES // 1_000_000} MB; make it smaller."
+    )

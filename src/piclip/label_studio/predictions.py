@@ -1,0 +1,94 @@
+"""Turn what was found in an image into a prediction that fits the project's configuration."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from piclip.annotation.certainty import certainty_of
+from piclip.formats import labelstudio
+from piclip.formats.extras import library
+from piclip.formats.labels import LabelledFile, Region
+from piclip.formats.polygons import Corners, outlines
+from piclip.formats.segmentations import from_segmentation
+from piclip.label_studio.config import LabellingConfig
+
+if TYPE_CHECKING:
+    from piclip.results import Segmentation
+
+_DIGITS = 4
+_TOLERANCE = 1.0
+"""Pixels by which a polygon may miss the outline: with a corner at every step nobody can edit."""
+
+
+def empty_prediction(model_version: str) -> dict[str, Any]:
+    """Nothing is proposed for a task: nothing is learned yet, or its image cannot be had."""
+    return {"model_version": model_version, "score": 0.0, "result": []}
+
+
+def to_prediction(
+    segmentation: Segmentation, config: LabellingConfig, model_version: str, threshold: float
+) -> dict[str, Any]:
+    """One brush region per class, or polygons for classes that have no brush.
+
+    Args:
+        segmentation: What was found.
+        config: Says which tags the regions belong to.
+        model_version: The name under which Label Studio keeps the prediction.
+        threshold: The least score of a pixel that is proposed.
+
+    Returns:
+        The prediction. Its score says how certain the whole of it is (see
+        `piclip.annotation.certainty`), so that Label Studio can show the least certain tasks
+        first; each region's score is the mean over its pixels.
+    """
+    file = from_segmentation(segmentation, instances=False)
+    results = []
+    for region in file.regions:
+        control = config.control_for(region.class_name)
+        if control is None:
+            continue
+        make = _brush if control.kind == "brushlabels" else _polygons
+        results += [
+            shape | {"from_name": control.name, "to_name": config.image, "type": control.kind}
+            for shape in make(file, region)
+        ]
+    return {
+        "model_version": model_version,
+        "score": round(certainty_of(segmentation.score, threshold), _DIGITS),
+        "result": [result | {"id": f"piclip{n}"} for n, result in enumerate(results)],
+    }
+
+
+def _brush(file: LabelledFile, region: Region) -> list[dict[str, Any]]:
+    alone = labelstudio.to_prediction(replace(file, regions=(region,)))
+    return list(alone["result"])
+
+
+def _polygons(file: LabelledFile, region: Region) -> list[dict[str, Any]]:
+    """One polygon for each connected part; Label Studio's polygons have no holes."""
+    percent = 100 / np.array([file.width, file.height])
+    return [
+        {
+            "original_width": file.width,
+            "original_height": file.height,
+            "image_rotation": 0,
+            "score": region.score,
+            "value": {
+                "points": np.round(corners * percent, _DIGITS).tolist(),
+                "closed": True,
+                "polygonlabels": [region.class_name],
+            },
+        }
+        for loops in outlines(region.mask.to_array())
+        if len(corners := _simplified(loops[0])) > 2
+    ]
+
+
+def _simplified(corners: Corners) -> Corners:
+    """The outline with fewer corners (Douglas and Peucker), (M, 2) as x, y in pixels."""
+    contour = corners.astype(np.float32)[:, None]
+    kept = library("cv2").approxPolyDP(contour, _TOLERANCE, True)
+    return np.asarray(kept[:, 0], dtype=np.float64)

@@ -1,0 +1,213 @@
+"""Serve the ML backend while a block runs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from piclip.decoding import reason
+from piclip.errors import PiclipError, UsageError
+from piclip.extras import needs_extra
+from piclip.feature_cache import weights_hash
+from piclip.images import MAX_PIXELS
+from piclip.label_studio.encodings import KeepingEncoder
+from piclip.label_studio.project import Tools
+from piclip.label_studio.source import ExportFile, LabelStudioApi, TaskSource
+
+with needs_extra("labelstudio", "The backend of Label Studio"):
+    import uvicorn
+
+    from piclip.label_studio.backend import Backend
+    from piclip.label_studio.images import TaskImages
+    from piclip.label_studio.protocol import build_app
+
+DEFAULT_PORT = 9090
+"""Where Label Studio's own examples listen."""
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve.
+
+    Attributes:
+        model: "builtin", a hub name or a folder.
+        url: Address of Label Studio, or None.
+        api_key: Its token, or None.
+        labels: An export to learn from instead of Label Studio's API, or None.
+        host: Address to listen at.
+        port: Port; 0 for any.
+        login: (user, password), or None for no login.
+        local_files: Folder of Label Studio's local files, if it is on this computer.
+        allowed_hosts: Further servers that images may come from.
+        threshold: Least score of a class; None for the model's own.
+        device: As in `piclip.FewShotSegmenter.from_pretrained`.
+        dtype: The same.
+        max_pixels: Larger images are refused.
+    """
+
+    model: str
+    url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    labels: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    login: tuple[str, str] | None = field(default=None, repr=False)
+    local_files: Path | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    threshold: float | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    max_pixels: int = MAX_PIXELS
+
+    @property
+    def local(self) -> bool:
+        """Whether only this computer can reach the server."""
+        return self.host in _LOOPBACK
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that runs.
+
+    Attributes:
+        url: Its address, to be given to Label Studio.
+    """
+
+    url: str
+    _thread: threading.Thread
+
+    def wait(self) -> None:
+        """Wait for Ctrl-C."""
+        while self._thread.is_alive():
+            self._thread.join(1)  # with an end: a wait without one hears no Ctrl-C on Windows
+
+
+@contextmanager
+def serve(settings: Settings) -> Iterator[Served]:
+    """Serve the protocol while the block runs; its files end with it.
+
+    Raises:
+        UsageError: There is nothing to learn from, a library is missing, or the address or port
+            cannot be had.
+        ModelError: The model cannot be had.
+    """
+    listening = _listen(settings.host, settings.port)
+    with listening, tempfile.TemporaryDirectory(prefix="piclip-label-studio-") as folder:
+        tools = _tools(settings, Path(folder))
+        backend = Backend(tools)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                build_app(backend, settings.login),
+                log_config=None,
+                access_log=False,
+                log_level="warning",
+                lifespan="off",
+                timeout_graceful_shutdown=1,
+            )
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        try:
+            _await_start(server, thread)
+            yield Served(f"http://{_in_url(settings.host)}:{listening.getsockname()[1]}", thread)
+        finally:
+            server.should_exit = True
+            backend.close()
+            thread.join()
+            tools.images.close()
+
+
+def _tools(settings: Settings, folder: Path) -> Tools:
+    source, images = _connections(settings)
+    try:
+        encoder = cast(
+            KeepingEncoder,
+            KeepingEncoder.from_pretrained(
+                settings.model, device=settings.device, dtype=settings.dtype
+            ),
+        )
+    except BaseException:
+        images.close()
+        raise
+    threshold = settings.threshold
+    return Tools(
+        encoder=encoder,
+        model_hash=weights_hash(encoder.model),
+        source=source,
+        images=images,
+        folder=folder,
+        threshold=encoder.settings.threshold if threshold is None else threshold,
+        max_pixels=settings.max_pixels,
+    )
+
+
+def _connections(settings: Settings) -> tuple[TaskSource, TaskImages]:
+    """Where labels and images come from."""
+    if settings.local_files is not None and not settings.local_files.is_dir():
+        raise UsageError(f"--local-files {settings.local_files} is no folder; check the path.")
+    api = None
+    if settings.url is not None:
+        if not settings.api_key:
+            raise UsageError(
+                "Label Studio asks for a token: copy one from your account's settings there, and "
+                "give it as LABEL_STUDIO_API_KEY or with --api-key."
+            )
+        api = LabelStudioApi(settings.url, settings.api_key)
+    images = TaskImages(
+        None if api is None else api.url,
+        headers=dict if api is None else api.headers,
+        local_files=settings.local_files,
+        allowed_hosts=settings.allowed_hosts,
+    )
+    if settings.labels is not None:
+        if not settings.labels.is_file():
+            raise UsageError(f"--labels {settings.labels} is no file; check the path.")
+        return ExportFile(settings.labels), images
+    if api is None:
+        raise UsageError(
+            "There is nothing to learn from: give the address of Label Studio as LABEL_STUDIO_URL "
+            "or with --url, or an export with --labels."
+        )
+    return api, images
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the port at once, so that a taken one is told before a model is loaded."""
+    listening: socket.socket | None = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        if os.name == "posix":  # elsewhere it would let two servers take one port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        if listening is not None:
+            listening.close()
+        raise UsageError(
+            f"The server cannot listen at {host}:{port} ({reason(error)}); choose another --port "
+            f"or --host."
+        ) from error
+    return listening
+
+
+def _await_start(server: uvicorn.Server, thread: threading.Thread) -> None:
+    while not server.started:
+        if not thread.is_alive():
+            raise PiclipError("The server could not be started; see the log above.")
+        time.sleep(0.01)
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
