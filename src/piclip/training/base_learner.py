@@ -30,8 +30,10 @@ class BaseImages(Dataset[LabelledImage]):
     """
 
     def __init__(self, view: FewShotView, recipe: Recipe) -> None:
-        """Images of a view of base classes, augmented as the recipe says."""
+        """Images of a view of base classes, augmented as the recipe says for the base learner."""
         self.view, self.recipe = view, recipe
+        own = None if recipe.base is None else recipe.base.augmentation
+        self.augmentation = own or recipe.augmentation
         self._order: tuple[int, list[int]] = (-1, [])
 
     def __getitem__(self, index: int) -> LabelledImage:
@@ -39,7 +41,7 @@ class BaseImages(Dataset[LabelledImage]):
         epoch, place = divmod(index, len(self.view.keys))
         sample = self.view.dataset.sample(self.view.keys[self._shuffled(epoch)[place]])
         height, width = sample.class_map.shape
-        seen = draw_view((self.recipe.seed, index), height, width, self.recipe.augmentation)
+        seen = draw_view((self.recipe.seed, index), height, width, self.augmentation)
         labels = base_class_map(self.view, sample.class_map)
         return seen.image(sample.image), seen.labels(labels)
 

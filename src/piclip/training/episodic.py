@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode, FewShotView, base_class_map
 from piclip.decoders.base import FewShotDecoder
 from piclip.decoders.views import IGNORE, View, normalise, whole_view
+from piclip.errors import UsageError
 from piclip.training.augment import draw_view
 
 if TYPE_CHECKING:
@@ -201,3 +202,30 @@ class EpisodicObjective(nn.Module):
         )
         has_base = output.base_logits is not None
         return self.decoder.loss(output, target.long(), base_target.long() if has_base else None)
+
+
+def parameter_groups(decoder: FewShotDecoder, factors: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The decoder's trained parameters, in groups for `piclip.training.loop.build_optimizer`.
+
+    Args:
+        decoder: What is trained.
+        factors: Learning rate of some of its parts, by attribute, over that of the others.
+
+    Returns:
+        One group of all parts without a factor, then one for each part with one.
+
+    Raises:
+        UsageError: A name is no trained part; it lists the parts.
+    """
+    parts: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in decoder.named_parameters():
+        if parameter.requires_grad:
+            parts.setdefault(name.partition(".")[0], []).append(parameter)
+    if unknown := [name for name in factors if name not in parts]:
+        raise UsageError(
+            f"episodic.factors: the decoder {decoder.name} trains no part {unknown[0]!r}; its "
+            f"parts are {', '.join(parts)}."
+        )
+    plain = [p for name, part in parts.items() if name not in factors for p in part]
+    own = [{"params": parts[name], "factor": factor} for name, factor in factors.items()]
+    return [{"params": plain}, *own]

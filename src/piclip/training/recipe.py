@@ -15,6 +15,7 @@ from piclip.training.recipe_files import explain, merge_files
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Factor = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
@@ -116,7 +117,15 @@ class BaseLearnerRecipe(PhaseRecipe):
     folder: Path | None = None  # a trained one (RUN/base of another run) instead of training
     train_backbone: bool = True
     options: dict[str, Any] = {}  # width, ... of the PSPNet
-    head_factor: Annotated[float, Field(gt=0)] = 10.0  # learning rate of the head over backbone's
+    head_factor: Factor = 10.0  # learning rate of the head over backbone's
+    augmentation: AugmentationRecipe | None = None  # None: that of the episodes
+
+
+class EpisodicRecipe(PhaseRecipe):
+    """The training on episodes; the frozen backbone and base learner have no learning rate."""
+
+    # Learning rate of some of the decoder's parts, by attribute (reduce_query), over the others'.
+    factors: dict[str, Factor] = {}
 
 
 class ValidationRecipe(Section):
@@ -146,7 +155,7 @@ class Recipe(Section):
 
     augmentation: AugmentationRecipe = AugmentationRecipe()
     base: BaseLearnerRecipe | None = None
-    episodic: PhaseRecipe
+    episodic: EpisodicRecipe
     select: Literal["last", "base-val", "novel-val"] = "last"
     validation: ValidationRecipe = ValidationRecipe()
 

@@ -29,6 +29,7 @@ from piclip.training.episodic import (
     EpisodicObjective,
     TrainingEpisodes,
     collate,
+    parameter_groups,
     prior_maps,
 )
 from piclip.training.kept_dataset import KeptDataset
@@ -242,13 +243,12 @@ def _episodic_phase(
         return validate(decoder, judged, recipe, maker)
 
     judged = view if recipe.select == "last" else _validation_view(recipe, dataset)
-    trained = [p for p in decoder.parameters() if p.requires_grad]
     return Phase(
         name="episodic",
         network=decoder,
         objective=EpisodicObjective(decoder),
         train_mode=train_mode,
-        groups=[{"params": trained}],
+        groups=parameter_groups(decoder, recipe.episodic.factors),
         dataset=TrainingEpisodes(view, recipe, recipe.seed, base_labels=_has_base_learner(recipe)),
         collate=collate,
         inputs=inputs,
