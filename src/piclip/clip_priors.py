@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from piclip.clip.encoder import Encoder
-from piclip.clip.prompts import BACKGROUND, FOREGROUND, text_prototypes
+from piclip.clip.prompts import BACKGROUND, FOREGROUND, Synonyms, text_prototypes
 from piclip.clip_features import FeatureMaker, Mask, Picture, QueryFeatures, SupportFeatures
 from piclip.errors import UsageError
 from piclip.feature_cache import FeatureCache
@@ -24,6 +24,13 @@ from piclip.vit import LastBlock, record_block
 
 MapKind = Literal["none", "plain", "refined"]
 """A prior left out (zeros), as it is, or after PIR."""
+
+
+class ClassTexts(NamedTuple):
+    """The text vectors of a class and of its absence, (E,) each."""
+
+    foreground: Tensor
+    background: Tensor
 
 
 class PriorMaker:
@@ -60,7 +67,7 @@ class PriorMaker:
         self.encoder, self.wordings, self.templates = encoder, wordings or {}, templates
         self.text, self.visual = text, visual
         self._maker = FeatureMaker(encoder, cache)
-        self._texts: dict[str, tuple[Tensor, Tensor]] = {}
+        self._texts: dict[str, ClassTexts] = {}
         # The weights of the last block, which is run again on kept tokens: its record is eleven
         # times their size. Any image tells which they are.
         side = 2 * encoder.patch_size
@@ -76,6 +83,19 @@ class PriorMaker:
         """Encodes supports, masked in image space; see `FeatureMaker.support_features`."""
         return self._maker.support_features(images, masks)
 
+    def texts(self, name: str, synonyms: Synonyms | None = None) -> ClassTexts:
+        """The text vectors of a class; made once, unless it is given other words.
+
+        Args:
+            name: The class.
+            synonyms: Wordings by class name that come before the maker's own.
+        """
+        if synonyms and name in synonyms:
+            return self._encoded(name, synonyms)
+        if name not in self._texts:
+            self._texts[name] = self._encoded(name, self.wordings)
+        return self._texts[name]
+
     def priors(
         self,
         queries: Sequence[QueryFeatures],
@@ -83,7 +103,7 @@ class PriorMaker:
         names: Sequence[str],
         others: Sequence[Sequence[str]] | None = None,
     ) -> Tensor:
-        """The priors of B episodes.
+        """The priors of B episodes whose classes are given by name.
 
         Args:
             queries: B queries of one grid (h, w).
@@ -99,12 +119,39 @@ class PriorMaker:
         Raises:
             UsageError: Lists of different lengths, or queries of several grids.
         """
+        rivals = [
+            [self.texts(other) for other in others_of if other != name]
+            for name, others_of in zip(names, others or [()] * len(names), strict=True)
+        ]
+        return self.maps(queries, supports, [self.texts(name) for name in names], rivals)
+
+    def maps(
+        self,
+        queries: Sequence[QueryFeatures],
+        supports: Sequence[Sequence[SupportFeatures]],
+        texts: Sequence[ClassTexts],
+        rivals: Sequence[Sequence[ClassTexts]],
+    ) -> Tensor:
+        """The priors of B episodes whose classes are given by their texts.
+
+        Args:
+            queries: As in `priors`, like the supports.
+            supports: The K supports of each query.
+            texts: The class of each.
+            rivals: Further classes that join each episode's softmax over texts.
+
+        Returns:
+            float32 (B, 2, h, w) in [0, 1] on the encoder's device: text, visual.
+
+        Raises:
+            UsageError: Lists of different lengths, or queries of several grids.
+        """
         grids = {query.grid for query in queries}
-        if len(grids) != 1 or not len(queries) == len(supports) == len(names):
+        if len(grids) != 1 or not len(queries) == len(supports) == len(texts) == len(rivals):
             raise UsageError(
                 f"Priors are made for queries of one grid with one name and one list of supports "
                 f"each, but there are {len(queries)} queries of the grids {sorted(grids)}, "
-                f"{len(names)} names and {len(supports)} lists of supports."
+                f"{len(texts)} names and {len(supports)} lists of supports."
             )
         with torch.inference_mode():
             device = self.encoder.device
@@ -115,7 +162,7 @@ class PriorMaker:
             )
             block = record_block(tokens, self._block.weights, self._block.head, scratch)
             grid = grids.pop()
-            text = self._text_map(block, attention, grid, names, others or [()] * len(names))
+            text = self._text_map(block, attention, grid, texts, rivals)
             visual = self._visual_map(block.output[:, 1:], tokens[:, 1:], attention, grid, supports)
             maps = torch.cat([text, visual], dim=1)
         return maps.clone()  # an ordinary tensor, which training may save for its backward pass
@@ -142,17 +189,14 @@ class PriorMaker:
         block: LastBlock,
         attention: Tensor,
         grid: tuple[int, int],
-        names: Sequence[str],
-        others: Sequence[Sequence[str]],
+        texts: Sequence[ClassTexts],
+        rivals: Sequence[Sequence[ClassTexts]],
     ) -> Tensor:
         if self.text == "none":
-            return torch.zeros(len(names), 1, *grid, device=attention.device)
+            return torch.zeros(len(texts), 1, *grid, device=attention.device)
         maps = []
-        for index, (name, rivals) in enumerate(zip(names, others, strict=True)):
-            foreground, background = self._prototypes(name)
-            contrast = [
-                text for rival in rivals if rival != name for text in self._prototypes(rival)
-            ]
+        for index, (foreground, background) in enumerate(texts):
+            contrast = [vector for rival in rivals[index] for vector in rival]
             maps.append(
                 visual_text_prior(
                     _one_image(block, index),
@@ -190,17 +234,15 @@ class PriorMaker:
         # Squaring sharpens the flat map of cosines before it is spread along the attention.
         return refine_prior(visual**2, attention) if self.visual == "refined" else visual
 
-    def _prototypes(self, name: str) -> tuple[Tensor, Tensor]:
-        if name not in self._texts:
-            foreground, background = text_prototypes(
-                self.encoder.encode_text,
-                [name],
-                self.wordings,
-                foreground_templates=self.templates[0],
-                background_templates=self.templates[1],
-            )
-            self._texts[name] = (foreground[0], background[0])
-        return self._texts[name]
+    def _encoded(self, name: str, wordings: Synonyms) -> ClassTexts:
+        foreground, background = text_prototypes(
+            self.encoder.encode_text,
+            [name],
+            wordings,
+            foreground_templates=self.templates[0],
+            background_templates=self.templates[1],
+        )
+        return ClassTexts(foreground[0], background[0])
 
 
 def _one_image(block: LastBlock, index: int) -> LastBlock:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from piclip.clip.checkpoints import ModelSettings, load_clip
+from piclip.devices import usable_device
 from piclip.errors import ModelError, UsageError
 from piclip.vit import (
     ACTIVATIONS,
@@ -305,14 +306,7 @@ def _resolve_device(device: str | torch.device) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"The device {str(device)!r} cannot be used here; choose auto or cpu."
-        ) from error
-    return resolved
+    return usable_device(device)
 
 
 def _resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:

@@ -57,11 +57,27 @@ class View:
         if not len(rows):
             return 1.0
         step = -(-len(rows) // _POINTS)
-        height, width = labels.shape
-        points = np.stack([(2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1])[:, ::step]
+        places = self._places(rows[::step], columns[::step], labels.shape)
+        return float((np.abs(places) <= 1).all(axis=0).mean())
+
+    def touched(self, labels: NDArray[np.bool_]) -> Tensor:
+        """The pixels that an object, bool (H, W), falls on, bool (S, S); none is left out."""
+        rows, columns = np.nonzero(labels)
+        places = self._places(rows, columns, labels.shape)
+        places = places[:, (np.abs(places) <= 1).all(axis=0)]
+        x, y = np.minimum((places + 1) / 2 * self.size, self.size - 1).astype(int)
+        touched = torch.zeros(self.size, self.size, dtype=torch.bool)
+        touched[y, x] = True
+        return touched
+
+    def _places(
+        self, rows: NDArray[np.intp], columns: NDArray[np.intp], size: tuple[int, ...]
+    ) -> NDArray[np.float64]:
+        """Where pixels of the image lie in the result, (x, y) in [-1, 1] inside, (2, P)."""
+        height, width = size
+        points = np.stack([(2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1])
         theta = self.theta.numpy()
-        inside = np.linalg.solve(theta[:, :2], points - theta[:, 2:])
-        return float((np.abs(inside) <= 1).all(axis=0).mean())
+        return np.asarray(np.linalg.solve(theta[:, :2], points - theta[:, 2:]))
 
     def _sample(self, values: Tensor, mode: str) -> Tensor:
         size = [1, len(values), self.size, self.size]

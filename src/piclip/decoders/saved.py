@@ -1,0 +1,104 @@
+"""Trained decoders on disk: the folder of a training, or what ``save_pretrained`` wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from piclip.decoders.pretrained import CONFIG, read_config
+from piclip.errors import ModelError
+from piclip.extras import needs_extra
+
+RECIPE, RECORD = "recipe.yaml", "training.json"
+_DECODER = "decoder"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained decoder on disk.
+
+    Attributes:
+        folder: What ``save_pretrained`` wrote.
+        recipe: The recipe of its training, which lies with it; None for a decoder from elsewhere.
+    """
+
+    folder: Path
+    recipe: Mapping[str, Any] | None = None
+
+    @classmethod
+    def find(cls, folder: str | Path) -> Checkpoint:
+        """Looks for a decoder in a run's folder or in the decoder's own.
+
+        Raises:
+            ModelError: There is none, or its recipe is damaged.
+        """
+        given = Path(folder)
+        decoder = given / _DECODER if (given / _DECODER).is_dir() else given
+        if not decoder.is_dir():
+            raise ModelError(
+                f"{folder} is no folder; give the run of a finished training, a decoder's folder "
+                f"or 'training-free'."
+            )
+        if decoder == given and (given / RECIPE).is_file() and not (given / CONFIG).exists():
+            raise ModelError(
+                f"The training in {folder} has no decoder/ yet; run piclip train again to finish "
+                f"it."
+            )
+        read_config(decoder)
+        return cls(decoder, _recipe_of(decoder))
+
+    def value(self, *keys: str, default: object = None) -> Any:  # noqa: ANN401 - of many kinds
+        """An entry of the recipe, or the default where there is no recipe."""
+        entry: Any = self.recipe
+        for key in keys:
+            entry = entry.get(key) if isinstance(entry, Mapping) else None
+        return default if entry is None else entry
+
+
+def holds_decoder(folder: str | Path) -> bool:
+    """Whether a folder is a training's or a decoder's, not a CLIP's; no error is raised."""
+    given = Path(folder)
+    if (given / _DECODER).is_dir() or (given / RECIPE).is_file():
+        return True
+    if not (given / CONFIG).is_file():
+        return False
+    try:
+        return "decoder" in read_config(given)
+    except ModelError:
+        return False
+
+
+def _recipe_of(decoder: Path) -> Mapping[str, Any] | None:
+    """From the record in the decoder's folder, or the recipe beside it."""
+    record = decoder / RECORD
+    if record.is_file():
+        try:
+            recipe = json.loads(record.read_text(encoding="utf-8"))["recipe"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(
+                f"{record} cannot be read as the record of a training; train again."
+            ) from error
+        return _checked(recipe, record)
+    for path in (decoder / RECIPE, decoder.parent / RECIPE):
+        if path.is_file():
+            return _read_yaml(path)
+    return None
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    with needs_extra("train", f"Reading {path.name}"):
+        import yaml  # noqa: PLC0415
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ModelError(f"{path} cannot be read as a recipe; train again.") from error
+    return _checked(recipe, path)
+
+
+def _checked(recipe: object, path: Path) -> Mapping[str, Any]:
+    if not isinstance(recipe, Mapping):
+        raise ModelError(f"{path} holds no recipe; train again.")
+    return recipe

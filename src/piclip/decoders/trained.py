@@ -1,0 +1,321 @@
+"""A trained decoder with what belongs to it: how it sees images, and the CLIP of its priors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from piclip.clip.encoder import Encoder
+from piclip.clip.prompts import Synonyms
+from piclip.clip_features import Picture, QueryFeatures, SupportFeatures
+from piclip.clip_priors import ClassTexts, PriorMaker
+from piclip.decoders.backbones import resize
+from piclip.decoders.base import Features, FewShotDecoder
+from piclip.decoders.registry import load_decoder
+from piclip.decoders.saved import Checkpoint
+from piclip.decoders.views import View, normalise, whole_view
+from piclip.devices import usable_device
+from piclip.errors import UsageError
+from piclip.feature_cache import FeatureCache
+from piclip.supports import object_patches
+
+SIZE = 473
+"""Side in pixels of what a decoder sees, where no recipe says otherwise: the benchmarks'."""
+
+LONGEST = 640
+"""Longest side of a plain image for CLIP, that of COCO; attention grows with its fourth power."""
+
+_AT_ONCE = 16  # supports that go through the backbone together
+
+
+@dataclass(frozen=True, eq=False)
+class SeenQuery:
+    """One query, as decoder and CLIP see it.
+
+    Attributes:
+        view: Where the decoder's pixels lie in the image.
+        maps: Of the backbone, (1, C, h, w) each.
+        clip: What the priors need; None for a decoder without CLIP.
+    """
+
+    view: View
+    maps: Features
+    clip: QueryFeatures | None
+
+
+@dataclass(frozen=True, eq=False)
+class SeenSupports:
+    """The K supports of one class, as decoder and CLIP see them.
+
+    Attributes:
+        images: In [0, 1], (K, 3, S, S).
+        masks: 1 object, 0 background, 255 outside the image or to be ignored, uint8 (K, S, S).
+        maps: Of the backbone, (K, C, h, w) each, on the decoder's device.
+        objects: What the priors need, K; empty for a decoder without CLIP.
+    """
+
+    images: Tensor
+    masks: Tensor
+    maps: Features
+    objects: tuple[SupportFeatures, ...]
+
+
+class TrainedDecoder:
+    """Scores queries; images are shown whole, the longer side at the decoder's size.
+
+    Args:
+        decoder: The decoder; it is set to evaluation mode.
+        maker: The CLIP priors; needed exactly where the decoder takes them.
+        size: Side S in pixels of what the decoder sees.
+        sees: Whether CLIP looks at the padded view ("augmented") or at the plain image.
+        device: Where the decoder runs.
+
+    Raises:
+        UsageError: The decoder needs priors and there is no maker.
+    """
+
+    def __init__(
+        self,
+        decoder: FewShotDecoder,
+        maker: PriorMaker | None = None,
+        *,
+        size: int = SIZE,
+        sees: str = "augmented",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        """Takes the arguments of the class."""
+        if decoder.prior == "piclip" and maker is None:
+            raise UsageError("This decoder takes the priors of CLIP; give it a PriorMaker.")
+        self.device = torch.device(device)
+        self.decoder = decoder.to(self.device).eval()
+        self.maker = maker if decoder.prior == "piclip" else None
+        self.size, self.sees = size, sees
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        wordings: Synonyms | None = None,
+        *,
+        clip: str | None = None,
+        device: str | torch.device = "auto",
+        dtype: str | None = None,
+        cache: FeatureCache | None = None,
+    ) -> TrainedDecoder:
+        """Reads a checkpoint and the CLIP that its recipe names.
+
+        Args:
+            checkpoint: Where it is.
+            wordings: What classes are called in the prompts, by name.
+            clip: Another CLIP than the recipe's; must be given where there is no recipe.
+            device: "auto" (CUDA, else the CPU) or a torch device.
+            dtype: Of the CLIP; by default the recipe's.
+            cache: Keeps CLIP's features of images that come back.
+
+        Raises:
+            ModelError: Decoder or CLIP cannot be read.
+            UsageError: No CLIP is known, or the device cannot be used.
+        """
+        decoder = load_decoder(checkpoint.folder)
+        if str(device) == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        place = usable_device(device)
+        maker = None
+        if decoder.prior == "piclip":
+            name = clip or checkpoint.value("clip", "model")
+            if name is None:
+                raise UsageError(
+                    f"No recipe with {checkpoint.folder} names the CLIP whose priors its decoder "
+                    f"takes; say which (clip= in Python, --model for piclip evaluate)."
+                )
+            kind = dtype or checkpoint.value("clip", "dtype", default="auto")
+            maker = PriorMaker(
+                Encoder.from_pretrained(name, device=place, dtype=kind),
+                wordings,
+                text=checkpoint.value("clip", "text", default="refined"),
+                visual=checkpoint.value("clip", "visual", default="plain"),
+                cache=cache,
+            )
+        return cls(
+            decoder,
+            maker,
+            size=checkpoint.value("augmentation", "size", default=SIZE),
+            sees=checkpoint.value("clip", "sees", default="augmented"),
+            device=place,
+        )
+
+    @torch.inference_mode()
+    def see(self, images: Sequence[NDArray[np.uint8]]) -> list[SeenQuery]:
+        """Looks at queries, RGB (H, W, 3) of any sizes, all at once."""
+        views = [whole_view(*_size(image), self.size) for image in images]
+        seen = [view.image(image) for view, image in zip(views, images, strict=True)]
+        maps = self.decoder.query_features(normalise(torch.stack(seen).to(self.device)))
+        clip: Sequence[QueryFeatures | None] = [None] * len(images)
+        if self.maker is not None:
+            plain = [_shrunk(image) for image in images] if self.sees == "plain" else seen
+            clip = self.maker.features(plain)
+        return [
+            SeenQuery(view, _rows(maps, slice(index, index + 1)), clip[index])
+            for index, view in enumerate(views)
+        ]
+
+    @torch.inference_mode()
+    def show(
+        self, classes: Sequence[Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]]
+    ) -> list[SeenSupports]:
+        """Looks at the supports of some classes.
+
+        An object that falls between the decoder's pixels is put on those it touches.
+
+        Args:
+            classes: For each its supports: RGB (H, W, 3) and labels (H, W), 1 object, 0
+                background, 255 to be ignored.
+        """
+        pairs = [pair for supports in classes for pair in supports]
+        views = [whole_view(*_size(image), self.size) for image, _ in pairs]
+        images = torch.stack([v.image(image) for v, (image, _) in zip(views, pairs, strict=True)])
+        masks = torch.stack(
+            [_labels(v, labels) for v, (_, labels) in zip(views, pairs, strict=True)]
+        )
+        maps = self._maps(images, masks)
+        objects: Sequence[SupportFeatures] = ()
+        if self.maker is not None:
+            pictures: list[Picture] = list(images)
+            inside = [(mask == 1).numpy() for mask in masks]
+            if self.sees == "plain":
+                pictures = [_shrunk(image) for image, _ in pairs]
+                inside = [_shrunk_mask(labels == 1) for _, labels in pairs]
+            objects = self.maker.support_features(pictures, inside)
+        shown, start = [], 0
+        for end in accumulate(len(supports) for supports in classes):
+            part = slice(start, end)
+            own = SeenSupports(images[part], masks[part], _rows(maps, part), tuple(objects[part]))
+            shown.append(own)
+            start = end
+        return shown
+
+    def recall(
+        self, images: Tensor, masks: Tensor, objects: Sequence[SupportFeatures]
+    ) -> SeenSupports:
+        """Supports that were seen before, from what was kept of them."""
+        return SeenSupports(images, masks, self._maps(images, masks), tuple(objects))
+
+    @torch.inference_mode()
+    def logits(
+        self,
+        queries: Sequence[SeenQuery],
+        supports: Sequence[SeenSupports],
+        texts: Sequence[ClassTexts] = (),
+        rivals: Sequence[Sequence[ClassTexts]] = (),
+    ) -> Tensor:
+        """Scores of background and object in the views of B queries.
+
+        Args:
+            queries: The queries.
+            supports: Those of each; the same number K everywhere.
+            texts: The class of each; read by a decoder with CLIP alone, like the rivals.
+            rivals: Further classes that join each softmax over texts.
+
+        Returns:
+            float32 (B, 2, S, S) on the CPU.
+        """
+        priors = None
+        if self.maker is not None:
+            priors = self._priors(self.maker, queries, supports, texts, rivals)
+        output = self.decoder.decode(
+            _joined([query.maps for query in queries]),
+            _joined([shown.maps for shown in supports]),
+            torch.stack([shown.masks for shown in supports]).to(self.device),
+            priors,
+        )
+        return resize(output.logits, (self.size, self.size)).float().cpu()
+
+    def _priors(
+        self,
+        maker: PriorMaker,
+        queries: Sequence[SeenQuery],
+        supports: Sequence[SeenSupports],
+        texts: Sequence[ClassTexts],
+        rivals: Sequence[Sequence[ClassTexts]],
+    ) -> Tensor:
+        """The CLIP priors, (B, 2, h, w), laid over the views."""
+        grids: dict[tuple[int, int], list[int]] = {}
+        clip = [query.clip for query in queries if query.clip is not None]
+        for index, features in enumerate(clip):
+            grids.setdefault(features.grid, []).append(index)
+        maps: list[Tensor] = [torch.empty(0)] * len(queries)
+        for indices in grids.values():
+            found = maker.maps(
+                [clip[i] for i in indices],
+                [supports[i].objects for i in indices],
+                [texts[i] for i in indices],
+                [rivals[i] for i in indices],
+            )
+            for index, own in zip(indices, found, strict=True):
+                maps[index] = queries[index].view.maps(own) if self.sees == "plain" else own
+        return torch.stack(maps).to(self.device)
+
+    @torch.inference_mode()
+    def _maps(self, images: Tensor, masks: Tensor) -> Features:
+        parts = [
+            self.decoder.support_features(
+                normalise(some.to(self.device))[None], inside.to(self.device)[None]
+            )
+            for some, inside in zip(images.split(_AT_ONCE), masks.split(_AT_ONCE), strict=True)
+        ]
+        return _joined(parts)
+
+
+def _size(image: NDArray[np.uint8]) -> tuple[int, int]:
+    height, width = image.shape[:2]
+    return height, width
+
+
+def _rows(maps: Features, rows: slice) -> Features:
+    return Features(maps.low[rows], maps.middle[rows], maps.high[rows])
+
+
+def _joined(parts: Sequence[Features]) -> Features:
+    return Features(
+        torch.cat([maps.low for maps in parts]),
+        torch.cat([maps.middle for maps in parts]),
+        torch.cat([maps.high for maps in parts]),
+    )
+
+
+def _labels(view: View, labels: NDArray[np.uint8]) -> Tensor:
+    seen = view.labels(labels)
+    if not bool((seen == 1).any()):
+        seen[view.touched(labels == 1)] = 1
+    return seen
+
+
+def _shrunk_size(height: int, width: int) -> tuple[int, int]:
+    scale = min(1.0, LONGEST / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _shrunk(image: NDArray[np.uint8]) -> Picture:
+    """The image, or float32 (3, h, w) in [0, 1] where it is too large for CLIP."""
+    size = _shrunk_size(*_size(image))
+    if size == _size(image):
+        return image
+    values = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] / 255.0
+    return F.interpolate(values, size=size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+
+
+def _shrunk_mask(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Of the size of `_shrunk`; no object is lost."""
+    height, width = inside.shape
+    size = _shrunk_size(height, width)
+    if size == (height, width):
+        return inside
+    share = F.interpolate(torch.from_numpy(inside)[None, None].float(), size=size, mode="area")
+    return np.asarray((object_patches(share[0, 0]) & (share[0, 0] > 0)).numpy())
