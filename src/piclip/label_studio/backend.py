@@ -88,7 +88,7 @@ class Backend:
         return project
 
     def _refresh(self, project: Project) -> Future[str]:
-        if project.version is not None and not project.stale:
+        if project.current and project.version is not None:
             done: Future[str] = Future()
             done.set_result(project.version)
             return done

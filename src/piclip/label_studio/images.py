@@ -19,7 +19,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import httpx
 
@@ -93,22 +93,22 @@ class TaskImages:
             return
         if address.startswith(("upload/", "/upload/")):
             address = "/data/" + address.lstrip("/")
-        if self._base is not None:
+        if self._base is not None and address.startswith(self._base + "/"):
             address = address.removeprefix(self._base)
-        if self._root is not None and urlsplit(address).path.startswith(_LOCAL_FILES):
+        if self._root is not None and address.startswith(_LOCAL_FILES):
             self._copy_local(address, self._root, destination, shown)
             return
         self._download(self._absolute(address, task_id, shown), destination, shown)
 
     def _absolute(self, address: str, task_id: int | None, shown: str) -> httpx.URL:
         """The address to ask, at Label Studio where the task names no host."""
-        scheme = urlsplit(address).scheme
+        scheme = address.partition(":")[0].lower()
         if scheme in _CLOUD and task_id is not None:
             name = base64.urlsafe_b64encode(address.encode()).decode()
             address = f"/tasks/{task_id}/presign/?fileuri={name}"
         elif scheme in _DEFAULT_PORTS:
             return _url(address, shown)
-        elif scheme or not address.startswith("/"):
+        elif not address.startswith("/"):
             raise ImageError(f"{shown}: this is no address of an image that can be fetched.")
         if self._base is None:
             raise ImageError(
@@ -118,7 +118,7 @@ class TaskImages:
         return _url(self._base + address, shown)
 
     def _copy_local(self, address: str, root: Path, destination: Path, shown: str) -> None:
-        names = parse_qs(urlsplit(address).query).get("d", [""])
+        names = parse_qs(address.partition("?")[2]).get("d", [""])
         path = (root / names[-1].lstrip("/")).resolve()
         if not path.is_relative_to(root):
             raise ImageError(f"{shown}: this leads out of the folder of --local-files; refused.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import tempfile
 import threading
 import time
@@ -54,11 +55,15 @@ class Tools:
     max_pixels: int = MAX_PIXELS
     closing: threading.Event = field(default_factory=threading.Event)
 
+    def close(self) -> None:
+        """Close the connections."""
+        self.images.close()
+
 
 class Project:
     """Learns from the labelled tasks of a project and proposes regions for others.
 
-    All but `mark_stale`, `age` and `version` belong to one thread.
+    All but `mark_stale`, `current`, `age` and `version` belong to one thread.
 
     Attributes:
         config: How its images are labelled.
@@ -72,7 +77,8 @@ class Project:
         self.version: str | None = None
         self._tools = tools
         self._stale = True
-        self._read_at = 0.0
+        self._learning = False
+        self._read_at = -math.inf
         self._segmenter = FewShotSegmenter(tools.encoder)
         self._encodings = KeptEncodings()
         self._examples: dict[str, list[LabelledFile]] = {}
@@ -80,9 +86,9 @@ class Project:
         self._folder = Path(tempfile.mkdtemp(dir=tools.folder))
 
     @property
-    def stale(self) -> bool:
-        """Whether the labels may have changed since they were read."""
-        return self._stale
+    def current(self) -> bool:
+        """Whether the version is that of the labels, as far as is known."""
+        return self.version is not None and not self._stale and not self._learning
 
     @property
     def age(self) -> float:
@@ -106,15 +112,17 @@ class Project:
         """
         if not self._stale and self.version is not None:
             return self.version
+        self._learning = True
         self._stale = False  # before reading: what changes meanwhile makes it stale again
         try:
-            labels = self._read_labels()
-            self._learn(labels)
+            self._learn(self._read_labels())
+            self._read_at = time.monotonic()
+            self.version = self._version_now()
         except BaseException:
             self._stale = True
             raise
-        self._read_at = time.monotonic()
-        self.version = self._version_now()
+        finally:
+            self._learning = False
         return self.version
 
     def predict(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:

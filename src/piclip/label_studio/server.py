@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -24,6 +24,7 @@ from piclip.label_studio.source import ExportFile, LabelStudioApi, TaskSource
 
 with needs_extra("labelstudio", "The backend of Label Studio"):
     import uvicorn
+    from starlette.applications import Starlette
 
     from piclip.label_studio.backend import Backend
     from piclip.label_studio.images import TaskImages
@@ -101,30 +102,67 @@ def serve(settings: Settings) -> Iterator[Served]:
             cannot be had.
         ModelError: The model cannot be had.
     """
-    listening = _listen(settings.host, settings.port)
-    with listening, tempfile.TemporaryDirectory(prefix="piclip-label-studio-") as folder:
-        tools = _tools(settings, Path(folder))
-        backend = Backend(tools)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                build_app(backend, settings.login),
-                log_config=None,
-                access_log=False,
-                log_level="warning",
-                lifespan="off",
-                timeout_graceful_shutdown=1,
-            )
+    # The port is taken at once, so that a taken one is told before a model is loaded.
+    with (
+        listen(settings.host, settings.port) as listening,
+        tempfile.TemporaryDirectory(prefix="piclip-label-studio-") as folder,
+        closing(_tools(settings, Path(folder))) as tools,
+        closing(Backend(tools)) as backend,
+        running(build_app(backend, settings.login), listening) as served,
+    ):
+        yield served
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take a port.
+
+    Raises:
+        UsageError: The address or the port cannot be had.
+    """
+    listening: socket.socket | None = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        if os.name == "posix":  # elsewhere it would let two servers take one port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        if listening is not None:
+            listening.close()
+        raise UsageError(
+            f"The server cannot listen at {host}:{port} ({reason(error)}); choose another --port "
+            f"or --host."
+        ) from error
+    return listening
+
+
+@contextmanager
+def running(app: Starlette, listening: socket.socket) -> Iterator[Served]:
+    """Serve an application in a thread while the block runs."""
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            log_level="critical",  # what goes wrong in a request is logged by the protocol
+            lifespan="off",
+            timeout_graceful_shutdown=1,
         )
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        try:
-            _await_start(server, thread)
-            yield Served(f"http://{_in_url(settings.host)}:{listening.getsockname()[1]}", thread)
-        finally:
-            server.should_exit = True
-            backend.close()
-            thread.join()
-            tools.images.close()
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            if not thread.is_alive():
+                raise PiclipError("The server could not be started; see the log above.")
+            time.sleep(0.01)
+        host, port = listening.getsockname()[:2]
+        yield Served(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", thread)
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def _tools(settings: Settings, folder: Path) -> Tools:
@@ -179,35 +217,3 @@ def _connections(settings: Settings) -> tuple[TaskSource, TaskImages]:
             "or with --url, or an export with --labels."
         )
     return api, images
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Take the port at once, so that a taken one is told before a model is loaded."""
-    listening: socket.socket | None = None
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listening = socket.socket(family, kind, protocol)
-        if os.name == "posix":  # elsewhere it would let two servers take one port
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-    except OSError as error:
-        if listening is not None:
-            listening.close()
-        raise UsageError(
-            f"The server cannot listen at {host}:{port} ({reason(error)}); choose another --port "
-            f"or --host."
-        ) from error
-    return listening
-
-
-def _await_start(server: uvicorn.Server, thread: threading.Thread) -> None:
-    while not server.started:
-        if not thread.is_alive():
-            raise PiclipError("The server could not be started; see the log above.")
-        time.sleep(0.01)
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

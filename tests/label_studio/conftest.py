@@ -1,0 +1,77 @@
+"""The built-in model, drawn scenes in a small Label Studio, and a backend that serves it."""
+
+from contextlib import closing, contextmanager
+from types import SimpleNamespace
+
+import pytest
+from fake_label_studio import TOKEN, FakeLabelStudio, brush_result, png
+
+pytest.importorskip("starlette")
+pytest.importorskip("label_studio_sdk")
+
+from piclip.datasets.scenes import make_scene
+from piclip.label_studio.backend import Backend
+from piclip.label_studio.encodings import KeepingEncoder
+from piclip.label_studio.images import TaskImages
+from piclip.label_studio.project import Tools
+from piclip.label_studio.protocol import build_app
+from piclip.label_studio.server import listen, running
+from piclip.label_studio.source import LabelStudioApi
+
+
+@pytest.fixture(scope="session")
+def encoder():
+    return KeepingEncoder.from_pretrained("builtin", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def scenes():
+    """By task number: two cats that are labelled, a cat and a star that are not."""
+    wanted = {1: "cat", 2: "cat", 3: "cat", 4: "star"}
+    return {number: make_scene(2422, number, include=name) for number, name in wanted.items()}
+
+
+@pytest.fixture
+def label_studio(scenes):
+    """A project with the scenes, the first two labelled."""
+    fake = FakeLabelStudio()
+    for number, scene in scenes.items():
+        address = f"/data/upload/7/0a1b2c3d-scene{number}.png"
+        fake.files[address] = png(scene.image)
+        labels = [brush_result("cat", scene.mask("cat"))] if number < 3 else []
+        fake.add_task(number, address, *labels)
+    with fake.running():
+        yield fake
+
+
+@pytest.fixture
+def serving(encoder, tmp_path):
+    """A function that serves a backend for a Label Studio."""
+
+    @contextmanager
+    def serving(fake, *, login=None, setup_seconds=10.0, recheck_seconds=60.0, source=None, **more):
+        api = LabelStudioApi(fake.url, TOKEN)
+        tools = Tools(
+            encoder=encoder,
+            model_hash="builtin",
+            source=source or api,
+            images=TaskImages(fake.url, headers=api.headers, **more),
+            folder=tmp_path,
+            threshold=encoder.settings.threshold,
+        )
+        with (
+            closing(tools),
+            closing(Backend(tools, recheck_seconds=recheck_seconds)) as backend,
+            listen("127.0.0.1", 0) as listening,
+            running(build_app(backend, login, setup_seconds=setup_seconds), listening) as served,
+        ):
+            yield SimpleNamespace(url=served.url, backend=backend, tools=tools)
+
+    return serving
+
+
+@pytest.fixture
+def backend(label_studio, serving):
+    """The address of a backend for the project."""
+    with serving(label_studio) as served:
+        yield served.url

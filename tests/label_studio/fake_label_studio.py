@@ -1,0 +1,190 @@
+"""A tiny Label Studio: the API, the images and the requests that the real one sends to backends."""
+
+import io
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import numpy as np
+from label_studio_sdk.converter import brush
+from PIL import Image
+
+TOKEN = "0123456789abcdef0123456789abcdef01234567"
+PROJECT = "7.1760000000"
+
+CONFIG = """<View>
+  <Image name="photo" value="$picture"/>
+  <BrushLabels name="brush" toName="photo"><Label value="cat"/><Label value="star"/></BrushLabels>
+</View>"""
+
+
+def brush_result(name, mask, **changes):
+    """A brush stroke as the editor saves it."""
+    return {
+        "id": f"drawn-{name}",
+        "type": "brushlabels",
+        "origin": "manual",
+        "from_name": "brush",
+        "to_name": "photo",
+        "image_rotation": 0,
+        "original_width": mask.shape[1],
+        "original_height": mask.shape[0],
+        "value": {
+            "format": "rle",
+            "rle": brush.mask2rle(mask.astype(np.uint8) * 255),
+            "brushlabels": [name],
+        },
+    } | changes
+
+
+def png(image):
+    """The bytes of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class FakeLabelStudio:
+    """Holds tasks of project 7, serves them, and talks to a backend as Label Studio does.
+
+    Attributes:
+        tasks: By number, as the API gives them.
+        files: By path, what is served to those who bring the token.
+        redirects: By path, where it sends everybody to.
+        asked: Every request as (path, Authorization header).
+        status: What it answers to every request, if not 200.
+        page: Most tasks in a page of the API.
+    """
+
+    def __init__(self):
+        self.tasks = {}
+        self.files = {}
+        self.redirects = {}
+        self.asked = []
+        self.status = 200
+        self.page = 2
+        self.url = ""
+
+    def add_task(self, number, address, *results):
+        annotations = [self.annotation(number, results)] if results else []
+        self.tasks[number] = {
+            "id": number,
+            "data": {"picture": address, "title": "not the picture"},
+            "meta": {},
+            "created_at": "2026-01-01T00:00:00.000000Z",
+            "updated_at": "2026-01-01T00:00:00.000000Z",
+            "is_labeled": bool(results),
+            "overlap": 1,
+            "project": 7,
+            "file_upload": None,
+            "annotations": annotations,
+            "predictions": [],
+        }
+
+    def annotate(self, number, *results):
+        self.tasks[number]["annotations"] = [self.annotation(number, results)]
+        return self.tasks[number]["annotations"][0]
+
+    @staticmethod
+    def annotation(number, results):
+        return {
+            "id": 100 + number,
+            "result": list(results),
+            "was_cancelled": False,
+            "ground_truth": False,
+            "created_at": "2026-01-02T00:00:00.000000Z",
+            "updated_at": "2026-01-02T00:00:00.000000Z",
+            "lead_time": 12.5,
+            "prediction": {},
+            "result_count": len(results),
+            "task": number,
+            "completed_by": 1,
+        }
+
+    # What the API answers.
+
+    def answer(self, path, query, token):
+        """(status, headers, bytes) for a GET."""
+        if self.status != 200:
+            return self.status, {}, b"{}"
+        if path in self.redirects:
+            return 302, {"Location": self.redirects[path]}, b""
+        if token != f"Token {TOKEN}":
+            return 401, {}, b'{"detail": "Invalid token."}'
+        if path in self.files:
+            return 200, {"Content-Type": "image/png"}, self.files[path]
+        if path in {"/api/tasks", "/api/tasks/"}:
+            return self._page(query)
+        return 404, {}, b"{}"
+
+    def _page(self, query):
+        assert query["project"] == ["7"]
+        assert query["fields"] == ["all"]
+        tasks = [t for t in self.tasks.values() if t["annotations"]]
+        first = (int(query.get("page", ["1"])[0]) - 1) * self.page
+        if tasks and first >= len(tasks):
+            return 404, {}, b'{"detail": "Invalid page."}'
+        body = {"tasks": tasks[first : first + self.page], "total": len(tasks)}
+        body |= {"total_annotations": len(tasks), "total_predictions": 0}
+        return 200, {"Content-Type": "application/json"}, json.dumps(body).encode()
+
+    # What it sends to a backend.
+
+    def setup(self, backend, config=CONFIG, **options):
+        body = {
+            "project": PROJECT,
+            "schema": config,
+            "hostname": "http://localhost:8080",
+            "access_token": TOKEN,
+            "extra_params": None,
+        }
+        return httpx.post(f"{backend}/setup", json=body, timeout=60, **options)
+
+    def predict(self, backend, *numbers, config=CONFIG, context=None, **options):
+        params = {"login": None, "password": None, "hostname": self.url, "context": context}
+        body = {
+            "tasks": [self.tasks[number] for number in numbers],
+            "project": PROJECT,
+            "label_config": config,
+            "params": params,
+        }
+        return httpx.post(f"{backend}/predict", json=body, timeout=100, **options)
+
+    def send_event(self, backend, action, annotation=None, **options):
+        project = {"id": 7, "title": "cats", "label_config": CONFIG, "model_version": ""}
+        body = {"action": action, "annotation": annotation, "project": project}
+        return httpx.post(f"{backend}/webhook", json=body, timeout=60, **options)
+
+    @contextmanager
+    def running(self):
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                parts = urlsplit(self.path)
+                token = self.headers.get("Authorization")
+                fake.asked.append((self.path, token))
+                status, headers, body = fake.answer(parts.path, parse_qs(parts.query), token)
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *arguments):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        self.url = f"http://127.0.0.1:{server.server_address[1]}"
+        try:
+            yield self
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
