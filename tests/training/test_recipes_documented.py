@@ -1,0 +1,60 @@
+"""The commands of docs/reproduce.md: each names options and recipe keys that there are."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from piclip.benchmarks.experiments import ABLATION
+from piclip.cli import app
+from piclip.training.recipe import load_recipe
+
+ROOT = Path(__file__).parents[2]
+VALUES = {
+    "dataset": "pascal", "name": "pascal-5i", "backbone": "resnet50", "decoder": "hdmnet",
+    "prior": "piclip", "fold": "1", "shot": "5", "row": "vtp", "@": "prior=none",
+}  # fmt: skip
+
+
+def documented(beginning="piclip "):
+    text = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    code = "\n".join(line for line in text.splitlines() if line.startswith("    "))
+    for line in code.replace("\\\n", " ").splitlines():
+        if line.strip().startswith(beginning):
+            yield re.sub(r"\$\{?(\w+|@)\}?", lambda found: VALUES[found[1]], line.strip())
+
+
+def parse(words):
+    """The command of a line, and its arguments by name; refuses what the command line would."""
+    command, rest = get_command(app), words[1:]
+    while hasattr(command, "commands"):
+        command, rest = command.commands[rest[0]], rest[1:]
+    return command.name, command.make_context(command.name, rest).params
+
+
+@pytest.mark.parametrize("line", list(documented()))
+def test_a_documented_command_is_well_formed(line):
+    name, given = parse(shlex.split(line))
+    if name == "train":
+        recipe = load_recipe(ROOT / given["config"], given["overrides"])
+        assert recipe.dataset.name == "pascal-5i"
+
+
+def test_the_rows_of_the_ablation_are_those_of_the_built_in_world():
+    rows = {}
+    for line in documented("ablate "):
+        _, row, *changes = line.split()
+        recipe = load_recipe(ROOT / "recipes" / "pascal" / "hdmnet_resnet50.yaml", changes)
+        rows[row.replace("-", "+")] = (recipe.prior, recipe.clip.text, recipe.clip.visual)
+    assert rows.pop("none")[0] == "none"
+    assert rows == {
+        name: ("piclip", *(change.partition("=")[2] for change in changes))
+        for name, changes in ABLATION.items()
+    }
+
+
+def test_every_kind_of_command_is_documented():
+    kinds = {line.split()[1] for line in documented()}
+    assert kinds == {"convert", "data", "train", "evaluate", "table", "figure"}
