@@ -36,7 +36,7 @@ def label_studio(scenes):
     """A project with the scenes, the first two labelled."""
     fake = FakeLabelStudio()
     for number, scene in scenes.items():
-        address = f"/data/upload/7/0a1b2c3d-scene{number}.png"
+        address = f"/data/upload/1/0a1b2c3d-scene{number}.png"
         fake.files[address] = png(scene.image)
         labels = [brush_result("cat", scene.mask("cat"))] if number < 3 else []
         fake.add_task(number, address, *labels)

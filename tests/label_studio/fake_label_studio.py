@@ -13,7 +13,7 @@ from label_studio_sdk.converter import brush
 from PIL import Image
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
-PROJECT = "7.1760000000"
+PROJECT = "1.1760000000"
 
 CONFIG = """<View>
   <Image name="photo" value="$picture"/>
@@ -48,7 +48,7 @@ def png(image):
 
 
 class FakeLabelStudio:
-    """Holds tasks of project 7, serves them, and talks to a backend as Label Studio does.
+    """Holds tasks of project 1, serves them, and talks to a backend as Label Studio does.
 
     Attributes:
         tasks: By number, as the API gives them.
@@ -57,6 +57,8 @@ class FakeLabelStudio:
         asked: Every request as (path, Authorization header).
         status: What it answers to every request, if not 200.
         page: Most tasks in a page of the API.
+        config: The labelling configuration of the project.
+        backend: The ML backend that was connected through the API.
     """
 
     def __init__(self):
@@ -66,6 +68,8 @@ class FakeLabelStudio:
         self.asked = []
         self.status = 200
         self.page = 2
+        self.config = CONFIG
+        self.backend = None
         self.url = ""
 
     def add_task(self, number, address, *results):
@@ -78,7 +82,7 @@ class FakeLabelStudio:
             "updated_at": "2026-01-01T00:00:00.000000Z",
             "is_labeled": bool(results),
             "overlap": 1,
-            "project": 7,
+            "project": 1,
             "file_upload": None,
             "annotations": annotations,
             "predictions": [],
@@ -121,7 +125,7 @@ class FakeLabelStudio:
         return 404, {}, b"{}"
 
     def _page(self, query):
-        assert query["project"] == ["7"]
+        assert query["project"] == ["1"]
         assert query["fields"] == ["all"]
         tasks = [t for t in self.tasks.values() if t["annotations"]]
         first = (int(query.get("page", ["1"])[0]) - 1) * self.page
@@ -131,30 +135,43 @@ class FakeLabelStudio:
         body |= {"total_annotations": len(tasks), "total_predictions": 0}
         return 200, {"Content-Type": "application/json"}, json.dumps(body).encode()
 
+    def take(self, path, body):
+        """(status, object) for a POST."""
+        if path == "/api/predictions/":
+            self.tasks[body["task"]]["predictions"].append(body)
+            return 201, {"id": 1, **body}
+        if path == "/api/ml/":
+            # As it does before it keeps a backend.
+            assert httpx.get(f"{body['url']}/health", timeout=60).json()["status"] == "UP"
+            self.setup(body["url"]).raise_for_status()
+            self.backend = body["url"]
+            return 201, {"id": 1, "state": "CO", **body}
+        return 404, {}
+
     # What it sends to a backend.
 
-    def setup(self, backend, config=CONFIG, **options):
+    def setup(self, backend, config=None, **options):
         body = {
             "project": PROJECT,
-            "schema": config,
+            "schema": config or self.config,
             "hostname": "http://localhost:8080",
             "access_token": TOKEN,
             "extra_params": None,
         }
         return httpx.post(f"{backend}/setup", json=body, timeout=60, **options)
 
-    def predict(self, backend, *numbers, config=CONFIG, context=None, **options):
+    def predict(self, backend, *numbers, config=None, context=None, **options):
         params = {"login": None, "password": None, "hostname": self.url, "context": context}
         body = {
             "tasks": [self.tasks[number] for number in numbers],
             "project": PROJECT,
-            "label_config": config,
+            "label_config": config or self.config,
             "params": params,
         }
         return httpx.post(f"{backend}/predict", json=body, timeout=100, **options)
 
     def send_event(self, backend, action, annotation=None, **options):
-        project = {"id": 7, "title": "cats", "label_config": CONFIG, "model_version": ""}
+        project = {"id": 1, "title": "cats", "label_config": self.config, "model_version": ""}
         body = {"action": action, "annotation": annotation, "project": project}
         return httpx.post(f"{backend}/webhook", json=body, timeout=60, **options)
 
@@ -167,7 +184,17 @@ class FakeLabelStudio:
                 parts = urlsplit(self.path)
                 token = self.headers.get("Authorization")
                 fake.asked.append((self.path, token))
-                status, headers, body = fake.answer(parts.path, parse_qs(parts.query), token)
+                self.reply(*fake.answer(parts.path, parse_qs(parts.query), token))
+
+            def do_POST(self):
+                assert self.headers.get("Authorization") == f"Token {TOKEN}"
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                status, answer = fake.take(self.path, body)
+                self.reply(
+                    status, {"Content-Type": "application/json"}, json.dumps(answer).encode()
+                )
+
+            def reply(self, status, headers, body):
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)

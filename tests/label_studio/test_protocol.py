@@ -73,7 +73,7 @@ def test_only_label_studio_is_asked_and_the_token_is_shown(backend, label_studio
     results_of(label_studio.predict(backend, 3))
     assert {token for _, token in label_studio.asked} == {f"Token {TOKEN}"}
     images = [path for path, _ in label_studio.asked if path.startswith("/data/upload/")]
-    assert sorted(images) == [f"/data/upload/7/0a1b2c3d-scene{n}.png" for n in (1, 2, 3)]
+    assert sorted(images) == [f"/data/upload/1/0a1b2c3d-scene{n}.png" for n in (1, 2, 3)]
 
 
 def test_a_new_annotation_is_learned_and_known_images_are_not_encoded_again(
@@ -175,9 +175,9 @@ def test_polygons_where_the_project_has_no_brush(label_studio, serving, scenes):
 
 def test_tasks_that_fail_are_empty_and_the_log_says_why(backend, label_studio, caplog):
     label_studio.add_task(10, "http://169.254.169.254/latest/meta-data/x.png")
-    label_studio.add_task(11, "/data/upload/7/not-there.png")
-    label_studio.add_task(12, "/data/upload/7/text.png")
-    label_studio.files["/data/upload/7/text.png"] = b"no image"
+    label_studio.add_task(11, "/data/upload/1/not-there.png")
+    label_studio.add_task(12, "/data/upload/1/text.png")
+    label_studio.files["/data/upload/1/text.png"] = b"no image"
     label_studio.tasks[13] = label_studio.tasks[3] | {"id": 13, "data": {"other": "x"}}
     with caplog.at_level(logging.WARNING):
         predictions = results_of(label_studio.predict(backend, 10, 11, 3, 12, 13))
@@ -196,7 +196,7 @@ def test_a_damaged_label_is_left_out_and_the_log_says_why(backend, label_studio,
     damaged = brush_result("cat", scenes[3].mask("cat"))
     damaged["value"]["rle"] = [1, 2, 3]
     label_studio.annotate(3, damaged)
-    label_studio.add_task(5, "/data/upload/7/gone.png", brush_result("cat", scenes[3].mask("cat")))
+    label_studio.add_task(5, "/data/upload/1/gone.png", brush_result("cat", scenes[3].mask("cat")))
     small = brush_result("cat", scenes[3].mask("cat")[:64])
     address = label_studio.tasks[4]["data"]["picture"]
     label_studio.add_task(6, address, small)
@@ -204,7 +204,7 @@ def test_a_damaged_label_is_left_out_and_the_log_says_why(backend, label_studio,
         version_of(label_studio.setup(backend))
     text = "\n".join(record.message for record in caplog.records)
     assert "Not learned from: task 3" in text
-    assert "Not learned from task 5: /data/upload/7/gone.png" in text
+    assert "Not learned from task 5: /data/upload/1/gone.png" in text
     assert "Not learned from task 6: the image has another size" in text
     assert "learned from 2 of cat" in text
 
