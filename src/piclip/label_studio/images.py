@@ -119,14 +119,16 @@ class TaskImages:
 
     def _copy_local(self, address: str, root: Path, destination: Path, shown: str) -> None:
         names = parse_qs(address.partition("?")[2]).get("d", [""])
-        path = (root / names[-1].lstrip("/")).resolve()
-        if not path.is_relative_to(root):
-            raise ImageError(f"{shown}: this leads out of the folder of --local-files; refused.")
         try:
+            path = (root / names[-1].lstrip("/")).resolve()
+            if not path.is_relative_to(root):
+                raise ImageError(
+                    f"{shown}: this leads out of the folder of --local-files; refused."
+                )
             if path.stat().st_size > MOST_BYTES:
                 raise _too_large(shown)
             shutil.copyfile(path, destination)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name with a null character
             raise ImageError(
                 f"{shown}: the image cannot be read in the folder of --local-files "
                 f"({reason(error)}); give the folder that Label Studio serves."

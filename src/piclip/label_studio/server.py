@@ -6,7 +6,6 @@ import os
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -85,12 +84,14 @@ class Served:
     """
 
     url: str
-    _thread: threading.Thread
+    _ended: threading.Event
 
     def wait(self) -> None:
-        """Wait for Ctrl-C."""
-        while self._thread.is_alive():
-            self._thread.join(1)  # with an end: a wait without one hears no Ctrl-C on Windows
+        """Wait until the server ends, which only Ctrl-C makes it do."""
+        # With a time limit, without which Windows hears no Ctrl-C; and not by joining the thread,
+        # which Python 3.11 takes for ended when that is interrupted.
+        while not self._ended.wait(1):
+            pass
 
 
 @contextmanager
@@ -151,15 +152,22 @@ def running(app: Starlette, listening: socket.socket) -> Iterator[Served]:
             timeout_graceful_shutdown=1,
         )
     )
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    ended = threading.Event()
+
+    def run() -> None:
+        try:
+            server.run(sockets=[listening])
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
         while not server.started:
-            if not thread.is_alive():
+            if ended.wait(0.01):
                 raise PiclipError("The server could not be started; see the log above.")
-            time.sleep(0.01)
         host, port = listening.getsockname()[:2]
-        yield Served(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", thread)
+        yield Served(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", ended)
     finally:
         server.should_exit = True
         thread.join()
