@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,15 +12,13 @@ from torch import Tensor
 from piclip.errors import ModelError
 from piclip.outputs import atomic_path, ensure_folder, write_json
 from piclip.segmenter import FewShotSegmenter
-from piclip.supports import ClassMemory
 
 FORMAT = 1
 TENSORS, INDEX = "memories.safetensors", "segmenter.json"
-_TENSOR_FIELDS = tuple(field.name for field in fields(ClassMemory) if field.name != "name")
 
 
 def save_memories(segmenter: FewShotSegmenter, folder: Path) -> Path:
-    """Writes the classes' memories and the name of their CLIP.
+    """Writes the classes' memories and which model they belong to.
 
     Returns:
         The folder.
@@ -32,16 +30,15 @@ def save_memories(segmenter: FewShotSegmenter, folder: Path) -> Path:
 
     ensure_folder(folder)
     tensors = {
-        f"{number}.{field}": getattr(memory, field).contiguous().cpu()
+        f"{number}.{field}": tensor.contiguous().cpu()
         for number, memory in enumerate(segmenter.memories.values())
-        for field in _TENSOR_FIELDS
+        for field, tensor in segmenter.scorer.tensors(memory).items()
     }
     with atomic_path(folder / TENSORS) as path:
         save_file(tensors, path)
     index = {
         "format": FORMAT,
-        "model": segmenter.encoder.source,
-        "width": segmenter.encoder.embed_dim,
+        **segmenter.scorer.identity(),
         "classes": list(segmenter.class_names),
     }
     write_json(index, folder / INDEX)
@@ -49,7 +46,7 @@ def save_memories(segmenter: FewShotSegmenter, folder: Path) -> Path:
 
 
 def load_segmenter(folder: Path, *, device: str | torch.device, dtype: str) -> FewShotSegmenter:
-    """Reads a folder that `save_memories` wrote and loads its CLIP.
+    """Reads a folder that `save_memories` wrote and loads its model.
 
     Raises:
         ModelError: Something is missing or does not fit together.
@@ -60,18 +57,24 @@ def load_segmenter(folder: Path, *, device: str | torch.device, dtype: str) -> F
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         tensors: dict[str, Tensor] = load_file(folder / TENSORS)
-        segmenter = FewShotSegmenter.from_pretrained(index["model"], device=device, dtype=dtype)
-        if index["format"] != FORMAT or index["width"] != segmenter.encoder.embed_dim:
+        segmenter = FewShotSegmenter.from_pretrained(
+            index["model"], clip=index.get("clip"), device=device, dtype=dtype
+        )
+        identity = segmenter.scorer.identity()
+        if index["format"] != FORMAT or any(index[key] != identity[key] for key in identity):
             raise ModelError(
                 f"The segmenter in {folder} was saved by another version or for another model; "
                 f"fit it again."
             )
         for number, name in enumerate(index["classes"]):
-            parts = {field: tensors[f"{number}.{field}"] for field in _TENSOR_FIELDS}
-            moved = {field: value.to(segmenter.encoder.device) for field, value in parts.items()}
-            segmenter.memories[name] = ClassMemory(name=name, **moved)
+            own = _under(f"{number}.", tensors)
+            segmenter.memories[name] = segmenter.scorer.restore(name, own)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(
             f"{folder} holds no complete saved segmenter ({INDEX} and {TENSORS}); save it again."
         ) from error
     return segmenter
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}

@@ -14,7 +14,7 @@ from PIL import Image
 from piclip.errors import UsageError
 from piclip.outputs import atomic_path
 from piclip.panels import Panel, grid_figure, heat, panel_picture, with_mask
-from piclip.results import Segmentation
+from piclip.results import Segmentation, priors_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +165,7 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
 def _panels(row: EpisodeRow) -> list[Panel]:
     """The seven pictures of a row."""
     query = panel_picture(row.query_image)
-    priors = row.segmentation.priors
+    priors = priors_of(row.segmentation)
     maps = [
         priors.visual_text,
         priors.visual_text_refined,

@@ -68,7 +68,8 @@ class Segmentation:
         class_map: uint8 (H, W) at the image's own size: 0 background, k is
             ``class_names[k - 1]``, 255 ignore.
         scores: float32 (C, H, W) in [0, 1], one map per class.
-        priors: The maps on the patch grid that the scores were made from.
+        priors: The maps on the patch grid that the scores were made from; None where a trained
+            decoder made the scores.
         image: The image (any mode), for overlays; None to save memory.
         name: What files of this result are called: the image's stem or its index.
     """
@@ -76,7 +77,7 @@ class Segmentation:
     class_names: tuple[str, ...]
     class_map: npt.NDArray[np.uint8]
     scores: npt.NDArray[np.float32]
-    priors: Priors
+    priors: Priors | None
     image: Image.Image | None
     name: str
 
@@ -104,7 +105,7 @@ class Segmentation:
             raise UsageError(
                 f"The class map holds the index {known.max()}, but there are only {count} classes."
             )
-        if self.priors.visual_text.shape[0] != count:
+        if self.priors is not None and self.priors.visual_text.shape[0] != count:
             raise UsageError(
                 f"The priors are for {self.priors.visual_text.shape[0]} classes, but there are "
                 f"{count}."
@@ -273,6 +274,20 @@ class Segmentation:
         """Short: name, size and how much of the image each class covers."""
         shares = ", ".join(f"{name} {self.mask_of(name).mean():.1%}" for name in self.class_names)
         return f"Segmentation({self.name!r}, {self.size[0]} x {self.size[1]}, {shares})"
+
+
+def priors_of(segmentation: Segmentation) -> Priors:
+    """The priors of a segmentation.
+
+    Raises:
+        UsageError: A trained decoder made it.
+    """
+    if segmentation.priors is None:
+        raise UsageError(
+            f"The segmentation {segmentation.name!r} was made by a trained decoder, which keeps no "
+            f"priors; take a CLIP as the model to see them."
+        )
+    return segmentation.priors
 
 
 def _check_unit_maps(what: str, values: npt.NDArray[np.float32]) -> None:

@@ -1,34 +1,31 @@
-"""Training-free few-shot segmentation: fit on labelled images, predict masks for others."""
+"""Few-shot segmentation: fit on labelled images, predict masks for others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 
 from piclip.clip.encoder import DEFAULT_MODEL, Encoder
-from piclip.clip.preprocessing import fit_size, to_pixels
-from piclip.clip.prompts import Synonyms, text_prototypes
+from piclip.clip.prompts import Synonyms
+from piclip.clip_scorer import ClipScorer
 from piclip.decoding import ImageSource
 from piclip.errors import UsageError
-from piclip.evidence import Evidence, fuse_classes, gather_evidence
 from piclip.images import MAX_PIXELS, read_image
-from piclip.learning import learn_class
-from piclip.results import Priors, Segmentation
-from piclip.supports import ClassMemory, Support, read_support
-from piclip.upsampling import edge_aware_upsample
+from piclip.results import Segmentation
+from piclip.scorer import Memory, Scorer
+from piclip.supports import Support
 
 _MOST_SHOTS = 50
 
 
 class FewShotSegmenter:
-    """Segments classes that it was shown one to fifty labelled images of, without training.
+    """Segments classes that it was shown one to fifty labelled images of.
+
+    A frozen CLIP does it without training; a decoder was trained on other classes.
 
     Example:
         >>> from piclip import FewShotSegmenter, Support
@@ -40,31 +37,75 @@ class FewShotSegmenter:
         (128, 128)
     """
 
-    def __init__(self, encoder: Encoder) -> None:
-        """Wraps a frozen encoder; `from_pretrained` is the usual way to one."""
-        self.encoder = encoder
-        self.memories: dict[str, ClassMemory] = {}
+    def __init__(self, scorer: Encoder | Scorer[Any]) -> None:
+        """Wraps what scores; `from_pretrained` is the usual way to one.
+
+        Args:
+            scorer: A frozen CLIP, which scores without training, or another scorer.
+        """
+        self.scorer: Scorer[Any] = ClipScorer(scorer) if isinstance(scorer, Encoder) else scorer
+        self.memories: dict[str, Memory] = {}
 
     @classmethod
     def from_pretrained(
         cls,
         name_or_folder: str | Path = DEFAULT_MODEL,
         *,
+        clip: str | None = None,
         device: str | torch.device = "auto",
         dtype: str = "auto",
     ) -> FewShotSegmenter:
-        """Loads a CLIP: a hub name, a folder, a weights file, or ``"builtin"`` (offline).
+        """Loads a CLIP, which scores without training, or a trained decoder.
 
         Args:
-            name_or_folder: Which CLIP; photographs want the default.
-            device: "auto" (CUDA, else MPS, else CPU) or a torch device.
-            dtype: "float32", "bfloat16", "float16" or "auto".
+            name_or_folder: A CLIP: a hub name, a folder, a weights file, or ``"builtin"``
+                (offline); photographs want the default. Or a decoder: the folder of a training
+                (``piclip train``), or one written by a decoder's ``save_pretrained``.
+            clip: The CLIP whose priors a decoder takes; by default that of its training. Must be
+                given where the folder does not say which that was.
+            device: "auto" (CUDA, else MPS, else CPU; a decoder does not run on MPS) or a torch
+                device.
+            dtype: Of the CLIP: "float32", "bfloat16", "float16" or "auto"; with a decoder, "auto"
+                is what it was trained with.
 
         Raises:
             ModelError: The model cannot be found, downloaded or read.
-            UsageError: An unknown device or dtype.
+            UsageError: An unknown device or dtype, a decoder without its CLIP, or ``clip`` where
+                there is no decoder.
         """
+        from piclip.decoders.saved import holds_decoder  # noqa: PLC0415
+
+        if str(name_or_folder) != "builtin" and holds_decoder(name_or_folder):
+            from piclip.decoder_scorer import DecoderScorer  # noqa: PLC0415
+
+            return cls(DecoderScorer.load(name_or_folder, clip=clip, device=device, dtype=dtype))
+        if clip is not None:
+            raise UsageError(
+                f"{name_or_folder} is no decoder but taken as a CLIP itself; leave clip out."
+            )
         return cls(Encoder.from_pretrained(name_or_folder, device=device, dtype=dtype))
+
+    @property
+    def encoder(self) -> Encoder:
+        """The frozen CLIP that scores without training.
+
+        Raises:
+            UsageError: A trained decoder scores.
+        """
+        if not isinstance(self.scorer, ClipScorer):
+            raise UsageError(
+                "This works without training only, but the model is a trained decoder; give a CLIP."
+            )
+        return self.scorer.encoder
+
+    @property
+    def threshold(self) -> float:
+        """Least score of a class, 0 to 1, where `predict` is asked for no other."""
+        return self.scorer.threshold
+
+    def unfitted(self) -> FewShotSegmenter:
+        """A segmenter with the same model that has learned nothing yet."""
+        return FewShotSegmenter(self.scorer)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -81,7 +122,8 @@ class FewShotSegmenter:
     ) -> FewShotSegmenter:
         """Learns one class, or several; what was learned before is kept, the same name replaced.
 
-        The supports are encoded once. Their masks also set how much each prior counts.
+        The supports are encoded once, and what was made of them is kept. Without training, their
+        masks also set how much each prior counts.
 
         Args:
             supports: 1 to 50 labelled images of the class ``name``, or a mapping from class names
@@ -106,11 +148,8 @@ class FewShotSegmenter:
                     f"The class '{class_name}' has {len(examples)} labelled images; give 1 to "
                     f"{_MOST_SHOTS}."
                 )
-            images = [read_support(s, self.encoder, max_pixels=max_pixels) for s in examples]
-            texts = text_prototypes(self.encoder.encode_text, [class_name], synonyms)
-            foreground, background = (text[0].to(self.encoder.device) for text in texts)
-            learned[class_name] = learn_class(
-                self.encoder, class_name, images, foreground, background
+            learned[class_name] = self.scorer.learn(
+                class_name, examples, synonyms=synonyms, max_pixels=max_pixels
             )
         self.memories.update(learned)
         return self
@@ -132,7 +171,8 @@ class FewShotSegmenter:
             batch_size: How many images of one shape are encoded together.
             threshold: Least score of a class, 0 to 1; by default what the model is set to.
             contrast: Names of other things in the images that the text prior should tell the
-                classes from. By default each class meets only its own absence, as in the paper.
+                classes from. By default each class meets only its own absence, as in the paper. A
+                decoder without text prior takes none.
             mirror: Also look at every image in a mirror and average, at twice the time.
             max_pixels: Larger images are refused.
 
@@ -149,24 +189,27 @@ class FewShotSegmenter:
         if batch_size < 1:
             raise UsageError(f"The batch size must be 1 or more, not {batch_size}.")
         if threshold is None:
-            threshold = self.encoder.settings.threshold
-        texts = self._contrast_texts(contrast)
-        results: list[Segmentation | None] = [None] * len(images)
+            threshold = self.threshold
         read = [read_image(image, max_pixels=max_pixels) for image in images]
-        for indices, size in self._batches(read, batch_size):
-            batch = [read[i] for i in indices]
-            for i, result in zip(indices, self._segment(batch, size, texts, mirror), strict=True):
-                scores, priors = result
-                name = _name_of(images[i], i)
-                blank = np.zeros(scores.shape[1:], dtype=np.uint8)
-                segmentation = Segmentation(
-                    self.class_names, blank, scores, priors, read[i], name
-                ).at_threshold(threshold)
-                results[i] = segmentation
-        return [result for result in results if result is not None]
+        scored = self.scorer.score(
+            read,
+            list(self.memories.values()),
+            contrast=contrast,
+            mirror=mirror,
+            batch_size=batch_size,
+        )
+        results = []
+        for number, (image, found) in enumerate(zip(read, scored, strict=True)):
+            blank = np.zeros((image.height, image.width), dtype=np.uint8)
+            name = _name_of(images[number], number)
+            segmentation = Segmentation(
+                self.class_names, blank, found.scores, found.priors, image, name
+            )
+            results.append(segmentation.at_threshold(threshold))
+        return results
 
     def save(self, folder: str | Path) -> Path:
-        """Writes what was learned as safetensors and JSON; the CLIP itself is not copied."""
+        """Writes what was learned as safetensors and JSON; the model itself is not copied."""
         from piclip.persistence import save_memories  # noqa: PLC0415
 
         return save_memories(self, Path(folder))
@@ -175,67 +218,14 @@ class FewShotSegmenter:
     def load(
         cls, folder: str | Path, *, device: str | torch.device = "auto", dtype: str = "auto"
     ) -> FewShotSegmenter:
-        """Reads what `save` wrote, with the same CLIP.
+        """Reads what `save` wrote, with the same model.
 
         Raises:
-            ModelError: The folder holds no saved segmenter, or its CLIP cannot be had.
+            ModelError: The folder holds no saved segmenter, or its model cannot be had.
         """
         from piclip.persistence import load_segmenter  # noqa: PLC0415
 
         return load_segmenter(Path(folder), device=device, dtype=dtype)
-
-    def _contrast_texts(self, names: Sequence[str]) -> Tensor | None:
-        if not names:
-            return None
-        texts = text_prototypes(self.encoder.encode_text, list(names))
-        return torch.cat(texts).to(self.encoder.device)
-
-    def _batches(
-        self, images: Sequence[Image.Image], batch_size: int
-    ) -> Iterator[tuple[list[int], tuple[int, int]]]:
-        """Indices of images that share an input size, at most ``batch_size`` at a time."""
-        groups: dict[tuple[int, int], list[int]] = {}
-        encoder = self.encoder
-        for index, image in enumerate(images):
-            size = fit_size(
-                image.height, image.width, image_size=encoder.image_size, patch=encoder.patch_size
-            )
-            groups.setdefault(size, []).append(index)
-        for size, indices in groups.items():
-            for start in range(0, len(indices), batch_size):
-                yield indices[start : start + batch_size], size
-
-    @torch.inference_mode()
-    def _segment(
-        self,
-        images: Sequence[Image.Image],
-        size: tuple[int, int],
-        contrast: Tensor | None,
-        mirror: bool,
-    ) -> Iterator[tuple[NDArray[np.float32], Priors]]:
-        """Scores (C, H, W) at each image's own size, and the priors."""
-        encoder, memories = self.encoder, list(self.memories.values())
-        settings = encoder.settings
-        pixels = torch.stack([to_pixels(i, size, settings.mean, settings.std) for i in images])
-        seen = torch.cat([pixels, pixels.flip(-1)]) if mirror else pixels
-        encoding = encoder.encode(seen)
-        evidence = gather_evidence(
-            encoding, memories, logit_scale=encoder.logit_scale, contrast=contrast
-        )
-        fused = fuse_classes(evidence, memories, encoding.attention)
-        if mirror:
-            direct, reflected = fused.chunk(2)
-            fused = (direct + reflected.flip(-1)) / 2
-        colours = _unit_colours(pixels, settings.mean, settings.std).to(encoder.device)
-        scores = edge_aware_upsample(fused, colours)
-        for index, image in enumerate(images):
-            own = F.interpolate(
-                scores[index, None],
-                size=(image.height, image.width),
-                mode="bilinear",
-                align_corners=False,
-            )
-            yield own[0].clamp(0, 1).cpu().numpy(), _priors(evidence, fused, index)
 
 
 def _named(
@@ -252,25 +242,3 @@ def _named(
 
 def _name_of(source: ImageSource, index: int) -> str:
     return Path(source).stem if isinstance(source, str | Path) else f"{index:05d}"
-
-
-def _unit_colours(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalised pixels back in [0, 1]."""
-    shape = (3, 1, 1)
-    return pixels * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
-
-
-def _priors(evidence: Sequence[Evidence], fused: Tensor, index: int) -> Priors:
-    def array(maps: Tensor) -> NDArray[np.float32]:
-        return maps.clamp(0, 1).float().cpu().numpy()
-
-    def stack(field: str) -> NDArray[np.float32]:
-        return array(torch.stack([getattr(item, field)[index] for item in evidence]))
-
-    return Priors(
-        visual_text=stack("visual_text"),
-        visual_text_refined=stack("visual_text_refined"),
-        visual_visual=stack("visual_visual"),
-        visual_visual_refined=stack("visual_visual_refined"),
-        fused=array(fused[index]),
-    )

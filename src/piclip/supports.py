@@ -81,9 +81,21 @@ def read_support(
         ImageError: The image cannot be read.
         MaskError: The mask is empty, of another size, or cannot be read.
     """
+    return prepare_support(*read_labelled(support, max_pixels=max_pixels), encoder)
+
+
+def read_labelled(
+    support: Support, *, max_pixels: int = MAX_PIXELS
+) -> tuple[Image.Image, npt.NDArray[np.bool_]]:
+    """Reads a support: an RGB image and its bool mask (H, W), which is not empty.
+
+    Raises:
+        ImageError: The image cannot be read.
+        MaskError: The mask is empty, of another size, or cannot be read.
+    """
     image = read_image(support.image, max_pixels=max_pixels)
     mask = read_mask(support.mask, size=(image.height, image.width), max_pixels=max_pixels)
-    return prepare_support(image, mask, encoder)
+    return image, mask
 
 
 def prepare_support(

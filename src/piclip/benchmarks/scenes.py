@@ -16,6 +16,7 @@ from piclip.datasets.episodes import Episode, scene_episode
 from piclip.datasets.glyphs import CLASS_NAMES
 from piclip.errors import UsageError
 from piclip.evaluation.metrics import ClassIoU, confidence_interval
+from piclip.results import priors_of
 from piclip.segmenter import FewShotSegmenter
 from piclip.supports import Support
 
@@ -194,7 +195,7 @@ def episode_maps(
     segmenter.fit(supports, name=episode.name)
     result = segmenter.predict([episode.query.image])[0]
     size = result.size
-    priors = result.priors
+    priors = priors_of(result)
     coarse = {
         "VTP": priors.visual_text,
         "VTP+PIR": priors.visual_text_refined,

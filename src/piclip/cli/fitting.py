@@ -26,7 +26,13 @@ def check_examples(examples: Examples, max_pixels: int) -> None:
 
 
 def fitted_segmenter(
-    examples: Examples, *, model: str, device: str, dtype: str, max_pixels: int
+    examples: Examples,
+    *,
+    model: str,
+    device: str,
+    dtype: str,
+    max_pixels: int,
+    clip: str | None = None,
 ) -> FewShotSegmenter:
     """Load the model and show it the labelled images.
 
@@ -34,7 +40,7 @@ def fitted_segmenter(
         PiclipError: The model cannot be loaded, or an example cannot be used.
     """
     with people().status("Loading the model"):
-        segmenter = FewShotSegmenter.from_pretrained(model, device=device, dtype=dtype)
+        segmenter = FewShotSegmenter.from_pretrained(model, clip=clip, device=device, dtype=dtype)
         classes = {
             name: [Support(image, mask) for image, mask in pairs]
             for name, pairs in examples.items()

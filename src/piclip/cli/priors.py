@@ -87,8 +87,9 @@ def _save_arrays(result: Segmentation, path: Path) -> Path:
     import numpy as np
 
     from piclip.outputs import atomic_path
+    from piclip.results import priors_of
 
     # Floating point maps hardly shrink, so that compressing them would only take time.
     with atomic_path(path) as temporary:
-        np.savez(temporary, **vars(result.priors), score=result.score, mask=result.mask)
+        np.savez(temporary, **vars(priors_of(result)), score=result.score, mask=result.mask)
     return path

@@ -16,7 +16,6 @@ from piclip.cli.options import (
     JsonOption,
     MaskOption,
     MaxPixelsOption,
-    ModelOption,
     SupportOption,
     ThresholdOption,
     examples,
@@ -53,7 +52,23 @@ def segment(
     output: Annotated[
         Path, typer.Option("--output", metavar="FOLDER", help="Where the results go.")
     ],
-    model: ModelOption = DEFAULT_MODEL,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="Hub name, folder or weights file of a CLIP, 'builtin' (generated scenes only), "
+            "or the folder of a trained decoder.",
+        ),
+    ] = DEFAULT_MODEL,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            "--clip",
+            metavar="NAME",
+            help="The CLIP of a decoder's priors. [default: that of its training]",
+        ),
+    ] = None,
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Draw the masks over the images, too.")
     ] = False,
@@ -86,6 +101,7 @@ def segment(
         queries=query,
         output=output,
         model=model,
+        clip=clip,
         overlay=overlay,
         threshold=threshold,
         batch_size=batch_size,

@@ -16,6 +16,7 @@ from piclip.cli.console import people, progress_bar
 from piclip.cli.fitting import Examples, check_examples, fitted_segmenter
 from piclip.cli.run_record import FILE_NAME, OVERLAYS, RunRecord
 from piclip.clip.checkpoints import BUILTIN_FOLDER
+from piclip.decoders.saved import Checkpoint, holds_decoder
 from piclip.errors import ImageError, OutputError, PiclipError, UsageError
 from piclip.images import list_images, read_image
 from piclip.outputs import ensure_folder
@@ -32,6 +33,7 @@ class Request:
     queries: Sequence[Path]
     output: Path
     model: str
+    clip: str | None
     overlay: bool
     threshold: float | None
     batch_size: int
@@ -80,6 +82,7 @@ def segment_queries(request: Request) -> Outcome:
         segmenter = fitted_segmenter(
             request.examples,
             model=request.model,
+            clip=request.clip,
             device=request.device,
             dtype=request.dtype,
             max_pixels=request.max_pixels,
@@ -139,6 +142,7 @@ def _settings(request: Request) -> dict[str, Any]:
         "piclip": __version__,
         "model": request.model,
         "weights": _weights_digest(request.model),
+        "clip": request.clip,
         "classes": {
             name: [{"image": _digest(image), "mask": _digest(mask)} for image, mask in pairs]
             for name, pairs in request.examples.items()
@@ -151,6 +155,8 @@ def _settings(request: Request) -> dict[str, Any]:
 def _weights_digest(model: str) -> str | None:
     """The content of local weights, which may change under the same name; None for the hub."""
     path = BUILTIN_FOLDER if model == "builtin" else Path(model).expanduser()
+    if model != "builtin" and holds_decoder(path):
+        path = Checkpoint.find(path).folder
     weights = path / "model.safetensors" if path.is_dir() else path
     return _digest(weights) if weights.is_file() else None
 

@@ -35,7 +35,7 @@ class Checkpoint:
         Raises:
             ModelError: There is none, or its recipe is damaged.
         """
-        given = Path(folder)
+        given = Path(folder).expanduser()
         decoder = given / _DECODER if (given / _DECODER).is_dir() else given
         if not decoder.is_dir():
             raise ModelError(
@@ -60,7 +60,7 @@ class Checkpoint:
 
 def holds_decoder(folder: str | Path) -> bool:
     """Whether a folder is a training's or a decoder's, not a CLIP's; no error is raised."""
-    given = Path(folder)
+    given = Path(folder).expanduser()
     if (given / _DECODER).is_dir() or (given / RECIPE).is_file():
         return True
     if not (given / CONFIG).is_file():

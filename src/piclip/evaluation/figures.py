@@ -15,6 +15,7 @@ from piclip.errors import UsageError
 from piclip.evaluation.metrics import FewShotIoU
 from piclip.evaluation.predictors import Predictor, TrainingFree, blind, combined_map, truth_of
 from piclip.panels import Panel, grid_figure, heat, panel_picture, with_mask
+from piclip.results import priors_of
 
 Prior = Callable[[Episode], npt.NDArray[np.float32]]
 """Gives a prior of an episode's query, (H, W) in [0, 1], at its own size."""
@@ -62,7 +63,7 @@ def previous_and_ours(
     for episode in map(view.load, keys):
         asked = blind(episode)
         result = ours.segment(asked)
-        priors, size = result.priors, result.size
+        priors, size = priors_of(result), result.size
         maps = [previous(asked)]
         maps += [combined_map(priors, name, size) for name in ("vtp+pir", "vvp", "piclip")]
         rows.append((episode.name, [*_shown(episode), *(_heat(episode.query, m) for m in maps)]))
@@ -114,7 +115,7 @@ def before_and_after(
     rows = []
     for episode in map(view.load, keys):
         result = segmenter.segment(blind(episode))
-        priors, size = result.priors, result.size
+        priors, size = priors_of(result), result.size
         maps = [combined_map(priors, n, size) for n in ("vtp", "vtp+pir", "vvp", "vvp+pir")]
         rows.append((episode.name, [*_shown(episode), *(_heat(episode.query, m) for m in maps)]))
     titles = (

@@ -18,9 +18,10 @@ from piclip.datasets.few_shot import Episode, FewShotView
 from piclip.errors import UsageError
 from piclip.evaluation.metrics import IGNORE, ClassIoU
 from piclip.feature_cache import weights_hash
-from piclip.results import Priors, Segmentation
+from piclip.results import Priors, Segmentation, priors_of
+from piclip.scorer import Memory
 from piclip.segmenter import FewShotSegmenter
-from piclip.supports import ClassMemory, Support
+from piclip.supports import Support
 
 PRIORS: dict[str, tuple[str, str]] = {
     "vtp": ("plain", "none"),
@@ -129,7 +130,7 @@ class TrainingFree:
         self.segmenter = FewShotSegmenter(segmenter.encoder)
         self.prior, self.wordings = prior, dict(wordings or {})
         self.threshold = self.encoder.settings.threshold if threshold is None else threshold
-        self._memories: OrderedDict[tuple[str, ...], ClassMemory] = OrderedDict()
+        self._memories: OrderedDict[tuple[str, ...], Memory] = OrderedDict()
 
     @property
     def method(self) -> Method:
@@ -173,7 +174,7 @@ class TrainingFree:
         result = self.segment(episode, others)
         if self.prior is None:
             return np.asarray(result.scores[0])
-        return combined_map(result.priors, self.prior, result.size)
+        return combined_map(priors_of(result), self.prior, result.size)
 
     def segment(self, episode: Episode, others: Sequence[str] = ()) -> Segmentation:
         """The segmenter's whole answer to an episode."""
@@ -181,7 +182,7 @@ class TrainingFree:
         images = [episode.query.image]
         return self.segmenter.predict(images, threshold=self.threshold, contrast=others)[0]
 
-    def _memory(self, episode: Episode) -> ClassMemory:
+    def _memory(self, episode: Episode) -> Memory:
         key = (episode.name, *(support.key for support in episode.supports))
         if key not in self._memories:
             self.segmenter.memories.clear()

@@ -21,12 +21,13 @@ from torch import Tensor
 from piclip.benchmarks.scenes import THRESHOLDS, episode_maps
 from piclip.clip.preprocessing import mask_coverage, to_pixels
 from piclip.clip.settings import SETTINGS_FILE, read_json
+from piclip.clip_scorer import ClipScorer
 from piclip.datasets.episodes import scene_episode
 from piclip.datasets.glyphs import CLASS_NAMES
 from piclip.evaluation.metrics import ClassIoU
 from piclip.evidence import gather_evidence
 from piclip.fusion import evidence_logits
-from piclip.images import read_image
+from piclip.images import MAX_PIXELS, read_image
 from piclip.segmenter import FewShotSegmenter
 from piclip.supports import Support
 
@@ -81,20 +82,17 @@ def _evidence(
     segmenter: FewShotSegmenter, shots: int, episodes: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Log-odds (N, M) and coverage (N,) of the query's patches, episode by episode."""
-    encoder = segmenter.encoder
+    encoder, scorer = segmenter.encoder, ClipScorer(segmenter.encoder)
     settings, side = encoder.settings, encoder.image_size
     grid = (side // encoder.patch_size, side // encoder.patch_size)
     for index in range(episodes):
         episode = scene_episode(0, index, shots, calibration=True)
-        segmenter.memories.clear()
         supports = [Support(scene.image, scene.mask(episode.name)) for scene in episode.supports]
-        segmenter.fit(supports, name=episode.name)
+        memory = scorer.learn(episode.name, supports, synonyms=None, max_pixels=MAX_PIXELS)
         image = read_image(episode.query.image)
         pixels = to_pixels(image, (side, side), settings.mean, settings.std)
         evidence = gather_evidence(
-            encoder.encode(pixels[None]),
-            list(segmenter.memories.values()),
-            logit_scale=encoder.logit_scale,
+            encoder.encode(pixels[None]), [memory], logit_scale=encoder.logit_scale
         )[0]
         logits = evidence_logits(evidence.stacked()[0]).flatten(1).T
         yield logits, mask_coverage(episode.query.mask(episode.name), grid).flatten()

@@ -1,0 +1,88 @@
+"""What a segmenter scores with: the one interface of a frozen CLIP and of trained decoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from piclip.clip.prompts import Synonyms
+from piclip.results import Priors
+from piclip.supports import Support
+
+
+class Memory(Protocol):
+    """What a scorer keeps of the supports of one class."""
+
+    @property
+    def name(self) -> str:
+        """The class."""
+        ...
+
+    @property
+    def shots(self) -> int:
+        """Number of supports K."""
+        ...
+
+
+MemoryT = TypeVar("MemoryT", bound=Memory)
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What is said about one image, at its own size.
+
+    Attributes:
+        scores: float32 (C, H, W) in [0, 1], one map per class; they compete for each pixel.
+        priors: The maps on the patch grid behind them; None for a decoder's scores.
+    """
+
+    scores: NDArray[np.float32]
+    priors: Priors | None
+
+
+class Scorer(Protocol[MemoryT]):
+    """Turns labelled images into memories of classes, and memories and images into scores."""
+
+    @property
+    def threshold(self) -> float:
+        """Least score of a class where people ask for no other, 0 to 1."""
+        ...
+
+    def learn(
+        self, name: str, supports: Sequence[Support], *, synonyms: Synonyms | None, max_pixels: int
+    ) -> MemoryT:
+        """Learns one class; arguments and errors are those of `FewShotSegmenter.fit`."""
+        ...
+
+    def score(
+        self,
+        images: Sequence[Image.Image],
+        memories: Sequence[MemoryT],
+        *,
+        contrast: Sequence[str],
+        mirror: bool,
+        batch_size: int,
+    ) -> Sequence[Scored]:
+        """Scores RGB images, in order; see `FewShotSegmenter.predict` for the arguments."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Which model this is, in JSON; another one has no use for this one's memories.
+
+        "model", and "clip" where there is one, are what `FewShotSegmenter.from_pretrained` takes.
+        """
+        ...
+
+    def tensors(self, memory: MemoryT) -> dict[str, Tensor]:
+        """A memory without its name, to be written."""
+        ...
+
+    def restore(self, name: str, tensors: Mapping[str, Tensor]) -> MemoryT:
+        """The memory whose `tensors` these are; KeyError where one is missing."""
+        ...
