@@ -126,6 +126,22 @@ def call(url, endpoint, data):
     return answer.read().decode()
 
 
+def test_the_canvas_takes_no_pictures_into_memory(served):
+    canvas = next(block for block in served.page.blocks.values() if hasattr(block, "blob_storage"))
+    fields = {
+        "component_id": canvas._id, "session_hash": "raw", "fn_name": "accept_blobs",
+        "id": "one", "type": "background", "index": "null",
+    }  # fmt: skip
+    part = '--b\r\nContent-Disposition: form-data; name="{}"{}\r\n\r\n{}\r\n'
+    body = "".join(part.format(name, "", value) for name, value in fields.items())
+    body += part.format("file", '; filename="a.png"', "x" * 1000) + "--b--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    url = f"{served.url}gradio_api/component_server"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(url, body.encode(), headers))
+    assert refused.value.code == 404 and canvas.blob_storage == {}
+
+
 @pytest.mark.parametrize("meta", [{"meta": {"_type": "gradio.FileData"}}, {}])
 def test_files_of_the_server_cannot_be_named(served, tmp_path, meta):
     assert "event: complete" in call(served.url, "add_images", [[]])

@@ -183,6 +183,17 @@ def test_limits_hold(session, tmp_path):
         session.add_query(saved(tmp_path, 1, "fourth.png"))
 
 
+def test_the_pixels_of_all_labelled_images_together_are_limited(tmp_path):
+    labelled = scene(0)
+    pixels = 2 * labelled.mask("cat").size
+    session = AppSession(tmp_path / "session", Limits(labelled_pixels=pixels))
+    for _ in range(2):
+        session.add_example(labelled.image, labelled.mask("cat"), "cat")
+    with pytest.raises(UsageError, match="million pixels of labelled images"):
+        session.add_example(labelled.image, labelled.mask("cat"), "cat")
+    assert len(session.examples) == 2
+
+
 def test_files_that_are_no_images_are_refused_by_their_own_name(session, tmp_path):
     path = tmp_path / "secret-folder" / "notes.png"
     path.parent.mkdir()

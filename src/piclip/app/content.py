@@ -22,12 +22,15 @@ class Limits:
         examples: Labelled images of all classes together.
         classes: Different class names.
         pixels: Pixels of any one image.
+        labelled_pixels: Pixels of all labelled images together, which are held in memory with
+            their masks, 4 bytes each.
     """
 
     images: int = 100
     examples: int = 100
     classes: int = 20
     pixels: int = MAX_PIXELS
+    labelled_pixels: int = 8 * MAX_PIXELS
 
 
 @dataclass(frozen=True, eq=False)

@@ -104,12 +104,12 @@ class Handlers:
     def add_painted(
         self, editor: dict[str, Any] | None, class_name: str, request: gr.Request
     ) -> tuple[Output, ...]:
-        """Take the image in the editor, with what is painted on it, as an example."""
+        """Take the image on the canvas, with what is painted on it, as an example."""
         session = self.session(request)
-        background = editor.get("background") if editor else None
-        if editor is None or background is None:
+        if editor is None:
             raise UsageError("Choose an image to label first, then paint over the object.")
-        mask = painted_mask(editor["layers"], background.shape[:2])
+        background = editor["background"]
+        mask = painted_mask(editor["layers"], (background.height, background.width))
         session.add_example(background, mask, class_name)
         return None, *views.examples(session)
 

@@ -9,13 +9,13 @@ import gradio as gr
 from piclip.app import views
 from piclip.app.api import add_endpoints
 from piclip.app.example_scenes import EXAMPLES
-from piclip.app.handlers import Handlers, picked_index
+from piclip.app.handlers import Handlers, picked_index, told
 from piclip.app.models import BUILTIN, Models, hint
+from piclip.app.painting import LISTEN, make_canvas, not_opened, too_large
 from piclip.app.sessions import Sessions
 from piclip.clip.encoder import DEFAULT_MODEL
 
 _CACHE_SECONDS = (300, 1800)  # how often files made for browsers are looked at, and their age
-_PAINT = ("#d55e00", 0.6)
 _IMAGES = ["image"]
 _EVENT = {"api_visibility": "private", "show_progress": "hidden"}
 _NOW = {**_EVENT, "concurrency_limit": None}
@@ -46,7 +46,7 @@ def build_page(sessions: Sessions, models: Models) -> gr.Blocks:
         with gr.Row(elem_id="examples"):
             gr.HTML("Try it with drawn scenes:", elem_classes="quiet")
             scenes = [gr.Button(title, size="sm", variant="secondary") for title in EXAMPLES]
-        label = _label_step()
+        label = _label_step(sessions.limits.pixels)
         images = _images_step(models)
         shown = _results_step()
         _connect_label(handlers, label)
@@ -54,6 +54,7 @@ def build_page(sessions: Sessions, models: Models) -> gr.Blocks:
         _connect_results(handlers, shown)
         for button in scenes:
             _connect_example(handlers, button, label, images, shown)
+        page.load(None, None, None, js=LISTEN, api_visibility="private")
         page.unload(handlers.unload)
     return page
 
@@ -77,7 +78,7 @@ def _small_button(text: str) -> gr.Button:
     return gr.Button(text, size="sm", visible=False, elem_classes="slim")
 
 
-def _label_step() -> dict[str, Any]:
+def _label_step(pixels: int) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     with gr.Column(elem_classes="step"):
         _title(1, "Label", "Mark the object in one or more images and say what it is.")
@@ -88,13 +89,7 @@ def _label_step() -> dict[str, Any]:
                     max_lines=1, elem_id="class-name",
                 )  # fmt: skip
                 with gr.Tab("Paint"):
-                    parts["editor"] = gr.ImageEditor(
-                        label="Paint over the object", show_label=False, type="numpy",
-                        sources=("upload", "clipboard"), layers=False, transforms=(), height=400,
-                        brush=gr.Brush(colors=[_PAINT], default_color=_PAINT, color_mode="fixed"),
-                        buttons=[], elem_id="editor",
-                        placeholder="Drop an image here\nor click to choose one",
-                    )  # fmt: skip
+                    parts["editor"] = make_canvas(pixels, told)
                     parts["add"] = gr.Button("Add this label", variant="primary", elem_id="add")
                 with gr.Tab("Upload masks"):
                     parts["images"] = gr.File(
@@ -111,6 +106,9 @@ def _label_step() -> dict[str, Any]:
                 parts["gallery"] = _gallery("labelled", "Labelled images", columns=3, visible=False)
                 parts["remove"] = _small_button("Remove the chosen label")
         parts["chosen"] = gr.State(None)
+        with gr.Row(elem_classes="app-hidden"):
+            parts["too_large"] = gr.Button("too large", elem_id="canvas-too-large")
+            parts["not_opened"] = gr.Button("not opened", elem_id="canvas-not-opened")
     return parts
 
 
@@ -129,7 +127,7 @@ def _images_step(models: Models) -> dict[str, Any]:
                     height=150, elem_id="query-files",
                 )  # fmt: skip
                 parts["note"] = gr.HTML("No image yet.", elem_classes="quiet")
-                parts["gallery"] = _gallery("queries", "To segment", columns=5, visible=False)
+                parts["gallery"] = _gallery("queries", "To segment", columns=4, visible=False)
                 parts["remove"] = _small_button("Remove the chosen image")
             with gr.Column(scale=2, min_width=280):
                 parts["model"] = gr.Dropdown(
@@ -196,6 +194,8 @@ def _connect_label(handlers: Handlers, label: dict[str, Any]) -> None:
     label["add"].click(
         handlers.add_painted, [label["editor"], label["name"]], [label["editor"], *shown], **_NOW
     )
+    label["too_large"].click(told(too_large), **_NOW)
+    label["not_opened"].click(told(not_opened), **_NOW)
     uploads = [label["images"], label["masks"]]
     label["add_files"].click(
         handlers.add_uploaded, [*uploads, label["name"]], [*uploads, *shown], **_NOW

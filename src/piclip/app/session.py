@@ -67,7 +67,7 @@ class AppSession:
             class_name: In words, such as "zebra".
 
         Raises:
-            UsageError: No usable name, or too many examples or classes.
+            UsageError: No usable name, or too many examples, classes or pixels.
             ImageError: The image cannot be read.
             MaskError: The mask is empty or of another size.
         """
@@ -85,6 +85,11 @@ class AppSession:
         picture = read_image(image, max_pixels=self.limits.pixels)
         size = (picture.height, picture.width)
         marked = read_mask(mask, size=size, max_pixels=self.limits.pixels)
+        if sum(e.mask.size for e in self.examples) + marked.size > self.limits.labelled_pixels:
+            raise UsageError(
+                f"This page takes {self.limits.labelled_pixels / 1e6:.0f} million pixels of "
+                f"labelled images; remove some first or use smaller copies."
+            )
         example = Example(name, picture, marked)
         self.examples.append(example)
         return example

@@ -26,7 +26,7 @@ class Sessions:
             limits: What each may hold.
         """
         self._folder = folder
-        self._limits = limits
+        self.limits = limits
         self._sessions: dict[tuple[str, str], AppSession] = {}
         self._used: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
@@ -54,7 +54,7 @@ class Sessions:
                 if len(self._sessions) >= _MOST_SESSIONS:
                     raise UsageError("Too many pages are open on this server; try again later.")
                 folder = self._folder / secrets.token_hex(8)
-                self._sessions[key] = AppSession(folder, self._limits)
+                self._sessions[key] = AppSession(folder, self.limits)
             self._used[key] = monotonic()
             return self._sessions[key]
 

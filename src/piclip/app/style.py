@@ -9,7 +9,7 @@ MONO_FONTS = ("ui-monospace", "Consolas", "monospace")
 
 CSS = """
 .gradio-container {max-width: 1120px !important; margin: 0 auto !important;}
-.gradio-container .main {padding: 18px 20px 28px !important;}
+.gradio-container .main {padding: 18px clamp(8px, 2vw, 20px) 28px !important;}
 #head h1 {font-size: 1.7rem; letter-spacing: -.02em; margin: .4rem 0 .1rem;}
 #head p {color: var(--body-text-color-subdued); margin: 0;}
 .step {
@@ -23,9 +23,16 @@ CSS = """
   border-radius: 50%; text-align: center; font-size: .85em;
   background: var(--button-primary-background-fill); color: white;
 }
-#editor {contain: inline-size;} /* or else its canvas widens the page on a phone */
+/* or else canvas and captions widen the page on a phone */
+#editor, #labelled, #queries, #results {contain: inline-size;}
+.step .gallery-item {min-width: 0;}
+/* until the canvas is there, what is dropped on it would be lost */
+#editor:not(:has(canvas)) > * {visibility: hidden;}
 .gradio-container .html-container {padding: 0 !important;}
 .step .grid-wrap {height: auto !important; min-height: 0 !important; max-height: 330px;}
+.step [role=tab][aria-selected=true] {color: var(--link-text-color);}
+.step input[type=range]::-webkit-slider-thumb {border: 2px solid var(--slider-color);}
+.step input[type=range]::-moz-range-thumb {border: 2px solid var(--slider-color);}
 .step .slim {align-self: flex-start; width: auto; min-width: 0; flex: 0 0 auto;}
 .quiet, .quiet p {color: var(--body-text-color-subdued); font-size: .9rem;}
 #examples {align-items: center; gap: 8px; flex-wrap: wrap;}
@@ -40,7 +47,6 @@ CSS = """
 footer .divider {display: none !important;}
 .app-hidden {display: none !important;}
 @media (max-width: 640px) {
-  .gradio-container .main {padding: 10px 8px 20px !important;}
   .step {padding: 14px 12px;}
   #head h1 {font-size: 1.4rem;}
 }
@@ -67,6 +73,8 @@ def theme() -> Any:  # noqa: ANN401  (gradio has no types here)
         button_primary_background_fill_hover="*primary_600",
         button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover_dark="*primary_600",
+        link_text_color="*secondary_700",
+        link_text_color_dark="*secondary_400",
         slider_color="*primary_600",
         slider_color_dark="*primary_500",
     )
