@@ -19,12 +19,20 @@ def view(*tags):
 
 def test_brushes_come_before_polygons():
     config = parse_config(view(IMAGE, POLYGON, BRUSH))
-    brush = Control("brushlabels", "b", frozenset({"cat"}))
-    polygon = Control("polygonlabels", "p", frozenset({"cat", "d"}))
+    brush = Control("brushlabels", "b", ("cat",))
+    polygon = Control("polygonlabels", "p", ("cat", "d"))
     assert (config.field, config.image, config.controls) == ("photo", "img", (brush, polygon))
     assert config.control_for("cat") == brush
     assert config.control_for("d") == polygon
     assert config.control_for("dog") is None
+
+
+def test_the_order_of_labels_is_kept_since_the_model_version_is_made_from_them():
+    labels = "".join(f'<Label value="{name}"/>' for name in "hgfedcba")
+    [control] = parse_config(
+        view(IMAGE, f'<BrushLabels name="b" toName="img">{labels}</BrushLabels>')
+    ).controls
+    assert control.class_names == tuple("hgfedcba")
 
 
 def test_labels_that_each_task_brings_are_all_known():

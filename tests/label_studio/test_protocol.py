@@ -107,6 +107,17 @@ def test_a_new_annotation_is_learned_and_known_images_are_not_encoded_again(
     assert version_of(label_studio.setup(backend)) == second
 
 
+def test_a_task_whose_image_is_replaced_is_learned_anew(backend, label_studio, scenes):
+    first = version_of(label_studio.setup(backend))
+    address = "/data/upload/1/other.png"
+    label_studio.files[address] = label_studio.files[label_studio.tasks[3]["data"]["picture"]]
+    label_studio.tasks[2]["data"] = {"picture": address}
+    label_studio.annotate(2, brush_result("cat", scenes[3].mask("cat")))
+    label_studio.send_event(backend, "ANNOTATION_UPDATED")
+    assert version_of(label_studio.setup(backend)) != first
+    assert label_studio.asked[-1][0] == address
+
+
 def test_the_version_is_the_same_after_a_restart(label_studio, serving):
     versions = set()
     for _ in range(2):
@@ -200,12 +211,15 @@ def test_a_damaged_label_is_left_out_and_the_log_says_why(backend, label_studio,
     small = brush_result("cat", scenes[3].mask("cat")[:64])
     address = label_studio.tasks[4]["data"]["picture"]
     label_studio.add_task(6, address, small)
+    label_studio.files["/half.png"] = label_studio.files[address][:2000]
+    label_studio.add_task(7, "/half.png", brush_result("cat", scenes[3].mask("cat")))
     with caplog.at_level(logging.INFO):
         version_of(label_studio.setup(backend))
     text = "\n".join(record.message for record in caplog.records)
     assert "Not learned from: task 3" in text
     assert "Not learned from task 5: /data/upload/1/gone.png" in text
-    assert "Not learned from task 6: the image has another size" in text
+    assert "Not learned from task 6: its image has another size" in text
+    assert "Not learned from task 7: its image: the image is truncated" in text
     assert "learned from 2 of cat" in text
 
 

@@ -28,7 +28,7 @@ class Control:
 
     kind: str
     name: str
-    class_names: frozenset[str] | None
+    class_names: tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def parse_config(xml: str) -> LabellingConfig:
         raise UsageError(f"Regions cannot be proposed for this project: {_ADVICE}.")
     target = found[0][-1]
     controls = tuple(
-        Control(tag.tag.lower(), tag.name, None if tag.dynamic_value else frozenset(tag.labels))
+        Control(tag.tag.lower(), tag.name, None if tag.dynamic_value else tuple(tag.labels))
         for *_, tag, other in found
         if other.name == target.name
     )

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from piclip.annotation.learning import choose_examples, learn
-from piclip.errors import MaskError, PiclipError
+from piclip.errors import ImageError, MaskError, PiclipError
 from piclip.formats.image_files import image_size
 from piclip.formats.labels import LabelledFile, Labels
-from piclip.images import MAX_PIXELS
+from piclip.images import MAX_PIXELS, read_image
 from piclip.label_studio.config import LabellingConfig
 from piclip.label_studio.encodings import KeepingEncoder, KeptEncodings
 from piclip.label_studio.images import TaskImages
@@ -163,8 +163,9 @@ class Project:
                 continue
             if file is not None:
                 number = task["id"] if isinstance(task.get("id"), int) else index
+                source = hashlib.sha256(str(file.source).encode()).hexdigest()[:16]
                 # Sorted by name they are in the order of the tasks; the image is copied later.
-                files.append(replace(file, path=f"{number:010d}", id=number))
+                files.append(replace(file, path=f"{number:010d}-{source}", id=number))
         names = dict.fromkeys(name for file in files for name in file.class_names)
         return Labels(tuple(sorted(names)), tuple(files))
 
@@ -195,19 +196,27 @@ class Project:
         logger.info("Project %s: learned from %s.", self.number, counts or "nothing yet")
 
     def _fetch_support(self, file: LabelledFile) -> bool:
-        """Have the image of a labelled task; if that fails, say why."""
+        """Have the intact image of a labelled task; if that fails, say why."""
         path = self._folder / file.path
         try:
             if not path.exists():
                 self._tools.images.copy(file.source or "", file.id, path)
+                self._check_intact(path)
             if image_size(path) != file.size:
-                path.unlink()
-                raise MaskError("the image has another size than its labels; label it anew.")
+                raise MaskError("its image has another size than its labels; label it anew.")
         except PiclipError as error:
             reason = str(error).replace(str(path), "its image")
             logger.warning("Not learned from task %s: %s", file.id, reason)
             return False
         return True
+
+    def _check_intact(self, path: Path) -> None:
+        """Refuse an image that cannot be learned from now, not in the midst of learning."""
+        try:
+            read_image(path, max_pixels=self._tools.max_pixels)
+        except ImageError:
+            path.unlink()
+            raise
 
     def _prediction(self, task: Task, version: str) -> dict[str, Any]:
         if not self._segmenter.memories:
@@ -224,6 +233,9 @@ class Project:
         except PiclipError as error:
             reason = str(error).replace(str(path), "its image")
             logger.warning("Nothing is proposed for task %s: %s", number, reason)
+            return empty_prediction(version)
+        except Exception:  # memory that does not suffice, for one; other tasks may be smaller
+            logger.exception("Nothing is proposed for task %s:", number)
             return empty_prediction(version)
         finally:
             path.unlink(missing_ok=True)
