@@ -224,6 +224,7 @@ def test_nothing_is_wider_than_a_phone(browser, served):
     page, _ = open_page(browser, served, width=390)
     page.get_by_role("button", name="Flowers and horses").click()
     wait_for_results(page, 6)
+    page.locator("#result").scroll_into_view_if_needed()  # pictures out of view do not load
     page.locator("#result img").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     for button in ("#add", "#run", "#get-zip", "#get-coco"):

@@ -103,7 +103,7 @@ def _label_step(pixels: int) -> dict[str, Any]:
                     parts["add_files"] = gr.Button("Add these labels", variant="primary")
             with gr.Column(scale=2, min_width=280):
                 parts["note"] = gr.HTML("Nothing is labelled yet.", elem_classes="quiet")
-                parts["gallery"] = _gallery("labelled", "Labelled images", columns=3, visible=False)
+                parts["gallery"] = _gallery("labelled", "Labelled images", visible=False)
                 parts["remove"] = _small_button("Remove the chosen label")
         parts["chosen"] = gr.State(None)
         with gr.Row(elem_classes="app-hidden"):
@@ -127,7 +127,7 @@ def _images_step(models: Models) -> dict[str, Any]:
                     height=150, elem_id="query-files",
                 )  # fmt: skip
                 parts["note"] = gr.HTML("No image yet.", elem_classes="quiet")
-                parts["gallery"] = _gallery("queries", "To segment", columns=4, visible=False)
+                parts["gallery"] = _gallery("queries", "To segment", visible=False)
                 parts["remove"] = _small_button("Remove the chosen image")
             with gr.Column(scale=2, min_width=280):
                 parts["model"] = gr.Dropdown(
@@ -153,7 +153,7 @@ def _results_step() -> dict[str, Any]:
         parts["empty"] = gr.HTML("<div class='empty'>Results appear here.</div>")
         with gr.Column(visible=False) as parts["panel"], gr.Row():
             with gr.Column(scale=2, min_width=280):
-                parts["gallery"] = _gallery("results", "Results", columns=3)
+                parts["gallery"] = _gallery("results", "Results")
                 with gr.Row():
                     parts["zip"] = gr.Button("Masks (ZIP)", elem_id="get-zip", min_width=120)
                     parts["coco"] = gr.Button("COCO JSON", elem_id="get-coco", min_width=120)

@@ -8,7 +8,7 @@ FONTS = ("ui-sans-serif", "system-ui", "sans-serif")
 MONO_FONTS = ("ui-monospace", "Consolas", "monospace")
 
 CSS = """
-.gradio-container {max-width: 1120px !important; margin: 0 auto !important;}
+.gradio-container {width: 100% !important; max-width: 1120px !important; margin: 0 auto !important;}
 .gradio-container .main {padding: 18px clamp(8px, 2vw, 20px) 28px !important;}
 #head h1 {font-size: 1.7rem; letter-spacing: -.02em; margin: .4rem 0 .1rem;}
 #head p {color: var(--body-text-color-subdued); margin: 0;}
@@ -25,7 +25,9 @@ CSS = """
 }
 /* or else canvas and captions widen the page on a phone */
 #editor, #labelled, #queries, #results {contain: inline-size;}
+.step .grid-container {grid-template-columns: repeat(auto-fill, minmax(94px, 1fr)) !important;}
 .step .gallery-item {min-width: 0;}
+.step .caption-label {max-width: 100%; font-size: .72rem; padding: 2px 6px;}
 /* until the canvas is there, what is dropped on it would be lost */
 #editor:not(:has(canvas)) > * {visibility: hidden;}
 .gradio-container .html-container {padding: 0 !important;}
