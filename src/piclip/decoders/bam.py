@@ -16,16 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from piclip.decoders.base import DecoderOutput, Features, FewShotDecoder, Prior
+from piclip.decoders.base import DecoderOutput, Features, Prior
 from piclip.decoders.ensemble import (
     Ensemble,
+    EnsembleDecoder,
     build_shot_weights,
     gram_distances,
     known_elsewhere,
 )
 from piclip.decoders.layers import mask_classifier, pointwise, two_convolutions
-from piclip.decoders.pretrained import load_strictly
-from piclip.decoders.pspnet import PyramidHead
 
 
 class ASPP(nn.Module):
@@ -52,7 +51,7 @@ class ASPP(nn.Module):
         return torch.cat([average, *(branch(maps) for branch in self.branches)], 1)
 
 
-class BAM(FewShotDecoder):
+class BAM(EnsembleDecoder):
     """BAM for any number of shots.
 
     Prototypes, ImageNet priors and distances are averaged over the supports with weights that come
@@ -78,7 +77,6 @@ class BAM(FewShotDecoder):
     """
 
     name = "bam"
-    knows_base_classes = True
 
     def __init__(
         self,
@@ -99,13 +97,11 @@ class BAM(FewShotDecoder):
             backbone=backbone,
             backbone_options=backbone_options,
             prior=prior,
+            base_classes=base_classes,
+            base_width=base_width,
             width=width,
             dropout=dropout,
         )
-        self.base_learner = PyramidHead(
-            self.backbone.channels[2], base_classes + 1, width=base_width
-        )
-        self.base_learner.requires_grad_(False).eval()
         self.merge = pointwise(2 * width + self.prior_channels, width)
         self.aspp = ASPP(width, dilations)
         self.fuse = pointwise(self.aspp.channels, width)
@@ -113,23 +109,6 @@ class BAM(FewShotDecoder):
         self.classifier = mask_classifier(width)
         self.shot_weights = build_shot_weights(published_shots, published_hidden)
         self.ensemble = Ensemble()
-
-    def frozen(self) -> tuple[nn.Module, ...]:
-        """The backbone and the base learner."""
-        return (self.backbone, self.base_learner)
-
-    def load_base_learner(self, learner: nn.Module) -> None:
-        """Takes over backbone and head of a trained :class:`piclip.decoders.pspnet.PSPNet`.
-
-        Raises:
-            ModelError: If they differ from this decoder's.
-        """
-        super().load_base_learner(learner)
-        load_strictly(
-            self.base_learner,
-            learner.get_submodule("head").state_dict(),
-            what="the base learner of this bam",
-        )
 
     def decode(
         self,
@@ -139,7 +118,7 @@ class BAM(FewShotDecoder):
         priors: Tensor | None = None,
         base_class: Tensor | None = None,
     ) -> DecoderOutput:
-        """See :meth:`FewShotDecoder.decode`; ``auxiliary`` holds the meta learner's scores."""
+        """See :meth:`EnsembleDecoder.decode`; ``auxiliary`` holds the meta learner's scores."""
         distances = gram_distances(query.low, supports.low)
         weights = self.shot_weights(distances)
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from piclip.decoders.base import FewShotDecoder, Prior
+from piclip.decoders.pretrained import load_strictly
+from piclip.decoders.pspnet import PyramidHead
 
 
 def gram(features: Tensor) -> Tensor:
@@ -158,3 +164,63 @@ class Ensemble(nn.Module):
         foreground = self.adjust(torch.cat([foreground, distances], 1))
         background = self.merge(torch.cat([background, elsewhere], 1))
         return torch.cat([background, foreground], 1)
+
+
+class EnsembleDecoder(FewShotDecoder):
+    """A decoder with a frozen base learner, which knows the classes that are not the object.
+
+    Args:
+        backbone: Name of the backbone.
+        backbone_options: Its options.
+        prior: Which prior enters: ``imagenet``, ``piclip`` or ``none``.
+        base_classes: Number of base classes of the base learner, without background.
+        base_width: Channels before the classifier of the base learner.
+        width: Channels of the reduced features.
+        dropout: Probability with which a channel of the reduced features is dropped.
+
+    Raises:
+        UsageError: If a name is unknown.
+    """
+
+    knows_base_classes = True
+
+    def __init__(
+        self,
+        *,
+        backbone: str,
+        backbone_options: dict[str, Any] | None,
+        prior: Prior,
+        base_classes: int,
+        base_width: int,
+        width: int,
+        dropout: float,
+    ) -> None:
+        """Builds backbone, reductions and base learner, in this order."""
+        super().__init__(
+            backbone=backbone,
+            backbone_options=backbone_options,
+            prior=prior,
+            width=width,
+            dropout=dropout,
+        )
+        self.base_learner = PyramidHead(
+            self.backbone.channels[2], base_classes + 1, width=base_width
+        )
+        self.base_learner.requires_grad_(False).eval()
+
+    def frozen(self) -> tuple[nn.Module, ...]:
+        """The backbone and the base learner."""
+        return (self.backbone, self.base_learner)
+
+    def load_base_learner(self, learner: nn.Module) -> None:
+        """Takes over backbone and head of a trained :class:`piclip.decoders.pspnet.PSPNet`.
+
+        Raises:
+            ModelError: If the backbones, or the number of base classes, differ.
+        """
+        super().load_base_learner(learner)
+        load_strictly(
+            self.base_learner,
+            learner.get_submodule("head").state_dict(),
+            what=f"the base learner of this {self.name}",
+        )

@@ -16,11 +16,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from piclip.decoders.backbones import resize
-from piclip.decoders.base import DecoderOutput, Features, FewShotDecoder, Prior
-from piclip.decoders.ensemble import Ensemble, build_shot_weights, gram_distances, known_elsewhere
+from piclip.decoders.base import DecoderOutput, Features, Prior
+from piclip.decoders.ensemble import (
+    Ensemble,
+    EnsembleDecoder,
+    build_shot_weights,
+    gram_distances,
+    known_elsewhere,
+)
 from piclip.decoders.hierarchical_matching import (
     HierarchicalMatching,
     Matching,
@@ -28,8 +34,6 @@ from piclip.decoders.hierarchical_matching import (
 )
 from piclip.decoders.layers import pointwise
 from piclip.decoders.matching import masked_average, object_masks
-from piclip.decoders.pretrained import load_strictly
-from piclip.decoders.pspnet import PyramidHead
 from piclip.errors import UsageError
 
 PRIOR_GAIN = 10.0
@@ -47,7 +51,7 @@ class HDMNetOutput(DecoderOutput):
     correlations: tuple[Tensor, ...] = ()
 
 
-class HDMNet(FewShotDecoder):
+class HDMNet(EnsembleDecoder):
     """HDMNet with its own or PI-CLIP's priors, for any number of shots.
 
     The prior maps are two channels: with ``imagenet`` the best cosine of each query position with
@@ -78,7 +82,6 @@ class HDMNet(FewShotDecoder):
     """
 
     name = "hdmnet"
-    knows_base_classes = True
 
     def __init__(
         self,
@@ -104,15 +107,13 @@ class HDMNet(FewShotDecoder):
             backbone=backbone,
             backbone_options=backbone_options,
             prior=prior,
+            base_classes=base_classes,
+            base_width=base_width,
             width=width,
             dropout=dropout,
         )
         self.published_shots = published_shots
         self.prior_channels = _prior_channels(prior, published_shots)
-        self.base_learner = PyramidHead(
-            self.backbone.channels[2], base_classes + 1, width=base_width
-        )
-        self.base_learner.requires_grad_(False).eval()
         self.merge_query = pointwise(2 * width + self.prior_channels, matching_width)
         self.merge_support = pointwise(2 * width, matching_width)
         self.matching = HierarchicalMatching(
@@ -128,27 +129,10 @@ class HDMNet(FewShotDecoder):
         self.shot_weights = build_shot_weights(published_shots)
         self.ensemble = Ensemble()
 
-    def frozen(self) -> tuple[nn.Module, ...]:
-        """The backbone and the base learner's head."""
-        return (self.backbone, self.base_learner)
-
-    def load_base_learner(self, learner: nn.Module) -> None:
-        """Takes over the backbone and the head of a trained PSPNet.
-
-        Raises:
-            ModelError: If the backbones, or the number of base classes, differ.
-        """
-        super().load_base_learner(learner)
-        load_strictly(
-            self.base_learner,
-            learner.get_submodule("head").state_dict(),
-            what=f"the base learner of this {self.name}",
-        )
-
     def check_episode(
         self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor | None
     ) -> None:
-        """See :meth:`FewShotDecoder.check_episode`; there may be several visual priors."""
+        """See :meth:`EnsembleDecoder.check_episode`; there may be several visual priors."""
         pair = None if priors is None else priors[:, :2]
         super().check_episode(query, supports, masks, pair)
 
@@ -254,7 +238,7 @@ class HDMNet(FewShotDecoder):
     def loss(
         self, output: DecoderOutput, target: Tensor, base_target: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Returns the terms of :meth:`FewShotDecoder.loss` and ``distillation``.
+        """Returns the terms of :meth:`EnsembleDecoder.loss` and ``distillation``.
 
         The frozen base learner's term has no gradient; it is there to be watched.
         """

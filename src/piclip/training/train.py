@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,7 +204,7 @@ def _build_decoder(recipe: Recipe, view: FewShotView) -> FewShotDecoder:
 
 
 def _has_base_learner(recipe: Recipe) -> bool:
-    return "base_classes" in inspect.signature(decoder_class(recipe.decoder.name)).parameters
+    return decoder_class(recipe.decoder.name).knows_base_classes
 
 
 def _prior_maker(recipe: Recipe, dataset: Dataset, device: torch.device) -> PriorMaker | None:
