@@ -93,6 +93,17 @@ def slow_matching(layer: MaskedMatching, query: Tensor, support: Tensor, objects
     return layer.output(joined), mean
 
 
+def test_a_support_given_twice_counts_twice_in_the_matching_and_once_in_the_correlation() -> None:
+    torch.manual_seed(2)
+    layer = MaskedMatching(8, 2, dropout=0.0)
+    query, support, objects = torch.randn(1, 5, 8), torch.randn(1, 7, 8), torch.rand(1, 7) > 0.4
+    with torch.no_grad():
+        once, correlation = layer(query, support, objects)
+        twice, same = layer(query, support.repeat(1, 2, 1), objects.repeat(1, 2))
+    torch.testing.assert_close(twice, 2 * once)
+    torch.testing.assert_close(same, correlation)
+
+
 def test_shots_are_columns_of_one_matching() -> None:
     torch.manual_seed(1)
     network = tiny().eval()

@@ -58,7 +58,9 @@ class HDMNet(EnsembleDecoder):
     the masked supports, in the features of the base learner and of stage 4, averaged over shots,
     as HDMNet publishes it; with ``piclip`` the refined text prior and the visual prior. With
     ``published_shots`` the network has the channels of the checkpoints published for that many
-    shots instead (see :attr:`prior_channels`); it still takes any number.
+    shots instead (see :attr:`prior_channels`); it still takes any number. As published, the
+    matching sums over the object's positions in all shots, so that a support given twice is not
+    quite like one given once (see :class:`piclip.decoders.matching_attention.MaskedMatching`).
 
     Args:
         backbone: Name of the backbone.

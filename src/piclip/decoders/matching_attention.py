@@ -136,6 +136,10 @@ class MaskedMatching(_Attention):
         matched_i = sum_{j in M} a_ij v_j
         correlation_i = mean over heads and j in M of q_i . k_j / t
 
+    As published, ``matched`` is a sum over the object's positions in all shots, not their mean: it
+    grows with the object's area and with the number of shots, so that a support that is given
+    twice counts twice. (The correlation, like prototypes and priors, is a mean.)
+
     The softmax runs over the query positions, so a column depends on no other support position and
     the columns outside the object, which the mask would zero, need not be computed.
     """
