@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from piclip.decoders import checkpoints
+from piclip.decoders.checkpoints import KEY_MAPS
 from piclip.decoders.checkpoints_hdmnet import (
     HDMNET,
     export_published,
@@ -82,6 +84,17 @@ def test_a_checkpoint_file_is_read_strictly_and_written_back(published, tmp_path
     written = export_published(network)
     assert written.keys() == published.keys()
     assert all(torch.equal(written[name], published[name]) for name in published)
+
+
+def test_the_table_of_key_maps_has_hdmnet_too(published) -> None:
+    with torch.device("meta"):
+        network = HDMNet(**published_options(published))
+    assert KEY_MAPS[network.name].to_own(published).keys() <= network.state_dict().keys()
+    assert checkpoints.export_published(network).keys() == published.keys()
+    one = read_published(published).state_dict()
+    two = HDMNet(**published_options(published))
+    checkpoints.load_published(two, published)
+    assert all(torch.equal(two.state_dict()[name], one[name]) for name in one)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Published weights of backbones, base learners, PFENet and BAM, and ours under their names.
+"""Published weights of backbones, base learners and decoders, and ours under their names.
 
 ====================================  ==========================================================
 Checkpoint                            Network it fits
@@ -12,11 +12,14 @@ BAM's PSPNet                          ``PSPNet(backbone, classes)``; the classes
 PFENet                                ``PFENet(backbone=...)``
 BAM, 1 shot                           ``BAM(..., published_shots=1)``
 BAM, 5 shots                          ``BAM(..., published_shots=5, published_hidden=2 or 0)``
+HDMNet, 1 or 5 shots                  ``HDMNet(prior="imagenet", published_shots=1 or 5)``
+PI-CLIP, 1 or 5 shots                 ``HDMNet(prior="piclip", published_shots=1 or 5)``
 ====================================  ==========================================================
 
 ImageNet's classifiers (``fc``, ``classifier``) are left out. A PSPNet's file names every tensor of
 the backbone twice (``layer0`` and ``encoder.0``, ...): the second is an alias, written again on
-export.
+export. :mod:`piclip.decoders.checkpoints_hdmnet` reads the options of an HDMNet or PI-CLIP off its
+file.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from pathlib import Path
 from torch import Tensor
 
 from piclip.decoders.backbones import VGG16BN, Backbone
+from piclip.decoders.checkpoints_hdmnet import HDMNET
 from piclip.decoders.key_map import KeyMap, read_checkpoint
 from piclip.decoders.pretrained import PretrainedModule, load_strictly
 from piclip.errors import ModelError, UsageError
@@ -110,7 +114,13 @@ BAM = KeyMap(
     )
 )
 
-KEY_MAPS: dict[str, KeyMap] = {"pspnet": PSPNET, "pfenet": PFENET, "bam": BAM}
+KEY_MAPS: dict[str, KeyMap] = {
+    "pspnet": PSPNET,
+    "pfenet": PFENET,
+    "bam": BAM,
+    "hdmnet": HDMNET,
+}
+"""By the network's name."""
 
 
 def backbone_key_map(backbone: Backbone) -> KeyMap:
@@ -144,7 +154,7 @@ def export_backbone(backbone: Backbone) -> dict[str, Tensor]:
 
 
 def load_published(network: PretrainedModule, weights: str | Path | Mapping[str, Tensor]) -> None:
-    """Copies a published checkpoint into a PSPNet, PFENet or BAM, strictly.
+    """Copies a published checkpoint into a PSPNet or a decoder, strictly.
 
     Args:
         network: The network, built with the checkpoint's options (see the table above).
@@ -157,7 +167,7 @@ def load_published(network: PretrainedModule, weights: str | Path | Mapping[str,
 
 
 def export_published(network: PretrainedModule) -> dict[str, Tensor]:
-    """Returns the weights of a PSPNet, PFENet or BAM under the published names.
+    """Returns the weights of a PSPNet or a decoder under the published names.
 
     Raises:
         ModelError: If the network has layers that the published one has not, such as BAM's
@@ -168,7 +178,7 @@ def export_published(network: PretrainedModule) -> dict[str, Tensor]:
     except ModelError as error:
         raise ModelError(
             f"This {network.name} has layers that the published one has not, so it cannot be "
-            "exported: BAM must be built with published_shots."
+            "exported: BAM and HDMNet must be built with published_shots."
         ) from error
 
 
