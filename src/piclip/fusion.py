@@ -35,6 +35,11 @@ def fuse(evidence: Tensor, weights: Tensor) -> Tensor:
     return torch.sigmoid(logits)
 
 
+def with_bias(inputs: Tensor) -> Tensor:
+    """Inputs (P, M) with a last column of ones, (P, M + 1)."""
+    return torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
+
+
 def calibrate(evidence: Tensor, coverage: Tensor, default: Tensor, strength: float) -> Tensor:
     """Adjusts the weights to images whose masks are known.
 
@@ -52,18 +57,46 @@ def calibrate(evidence: Tensor, coverage: Tensor, default: Tensor, strength: flo
         Weights and bias, (M + 1,).
     """
     inputs = evidence_logits(evidence).double().movedim(1, -1).flatten(0, -2)  # (P, M)
-    inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
+    inputs = with_bias(inputs)
     target = coverage.double().flatten()
     share = target.mean().clamp(1e-3, 1 - 1e-3)
     importance = target / share + (1 - target) / (1 - share)
     importance = importance / importance.sum() * len(coverage)
-    start = default.double()
-    weights = start.clone()
-    identity = torch.eye(len(weights), dtype=torch.float64, device=weights.device)
-    for _ in range(NEWTON_STEPS):
+    weights = logistic_regression(inputs, target, importance, default.double(), strength)
+    return weights.to(default.dtype)
+
+
+def logistic_regression(
+    inputs: Tensor,
+    target: Tensor,
+    importance: Tensor,
+    start: Tensor,
+    strength: float,
+    *,
+    steps: int = NEWTON_STEPS,
+) -> Tensor:
+    """Logistic regression by Newton's method, held near where it starts.
+
+    Minimises ``sum_p i_p BCE(sigmoid(x_p . w), y_p) + strength / 2 |w - start|^2``.
+
+    Args:
+        inputs: x, float64 (P, M).
+        target: y in [0, 1], (P,).
+        importance: i, (P,).
+        start: Weights to start from, (M,).
+        strength: How firmly to hold on to the start; 0 or more.
+        steps: Newton steps.
+
+    Returns:
+        Weights w, (M,).
+    """
+    weights = start
+    identity = torch.eye(len(weights), dtype=inputs.dtype, device=inputs.device)
+    for _ in range(steps):
         probability = torch.sigmoid(inputs @ weights)
         gradient = inputs.T @ (importance * (probability - target)) + strength * (weights - start)
         curvature = importance * probability * (1 - probability)
+        # The small constant lets inputs that depend on each other be solved for without a prior.
         hessian = (inputs * curvature[:, None]).T @ inputs + (strength + 1e-6) * identity
         weights = weights - torch.linalg.solve(hessian, gradient)
-    return weights.to(default.dtype)
+    return weights

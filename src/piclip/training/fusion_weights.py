@@ -26,7 +26,7 @@ from piclip.datasets.episodes import scene_episode
 from piclip.datasets.glyphs import CLASS_NAMES
 from piclip.evaluation.metrics import ClassIoU
 from piclip.evidence import gather_evidence
-from piclip.fusion import evidence_logits
+from piclip.fusion import evidence_logits, logistic_regression, with_bias
 from piclip.images import MAX_PIXELS, read_image
 from piclip.segmenter import FewShotSegmenter
 from piclip.supports import Support
@@ -45,16 +45,10 @@ def fit_logistic(logits: Tensor, coverage: Tensor) -> Tensor:
     Returns:
         Weights and bias, (M + 1,).
     """
-    inputs = torch.cat([logits, torch.ones_like(logits[:, :1])], dim=1)
-    weights = torch.zeros(inputs.shape[1], dtype=inputs.dtype)
-    penalty = torch.eye(len(weights), dtype=inputs.dtype)
-    for _ in range(NEWTON_STEPS):
-        probability = torch.sigmoid(inputs @ weights)
-        gradient = inputs.T @ (probability - coverage) + weights
-        curvature = probability * (1 - probability)
-        hessian = (inputs * curvature[:, None]).T @ inputs + penalty
-        weights = weights - torch.linalg.solve(hessian, gradient)
-    return weights
+    inputs = with_bias(logits)
+    start = inputs.new_zeros(inputs.shape[1])
+    equal = torch.ones_like(coverage)
+    return logistic_regression(inputs, coverage, equal, start, 1.0, steps=NEWTON_STEPS)
 
 
 def fit_weights(segmenter: FewShotSegmenter, shots: int, episodes: int) -> tuple[float, ...]:
