@@ -49,6 +49,26 @@ def open_drawn(file, **options):
     )
 
 
+@pytest.mark.parametrize(
+    "counts",
+    [[40, 39], [40, 41], [40], [], [90, -10], [40, 40.0], "X1W1", "X1X1X1", "X", "X1~", "é"],
+)
+def test_run_lengths_that_do_not_fill_the_image_are_refused(drawn, counts):
+    content, file = drawn
+    content["annotations"][2]["segmentation"]["counts"] = counts
+    file.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"annotation 3 .*run lengths"):
+        open_drawn(file).class_map("a.b")
+
+
+def test_compressed_run_lengths_are_those_of_the_list(drawn):
+    content, file = drawn
+    plain = open_drawn(file).class_map("a.b")
+    content["annotations"][2]["segmentation"]["counts"] = "X1X1"  # 40 is 8 + 32, then 1
+    file.write_text(json.dumps(content))
+    assert np.array_equal(open_drawn(file).class_map("a.b"), plain)
+
+
 def test_smaller_objects_lie_on_top_and_crowds_below(drawn):
     dataset = open_drawn(drawn[1])
     assert dataset.class_names == ("dog", "cat") and dataset.keys("val") == ("a.b",)

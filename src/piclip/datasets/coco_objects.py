@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from piclip.datasets.dataset import IGNORE
 from piclip.errors import PiclipError
 from piclip.extras import needs_extra
+from piclip.run_lengths import whole_runs
 
 
 def draw_objects(
@@ -62,14 +63,23 @@ def draw_objects(
 def object_mask(
     outline: Sequence[Any] | dict[str, Any], size: tuple[int, int]
 ) -> NDArray[np.bool_]:
-    """The pixels of polygons, or of run lengths as a list or compressed, bool (H, W)."""
+    """The pixels of polygons, or of run lengths as a list or compressed, bool (H, W).
+
+    Raises:
+        ValueError: Run lengths that are damaged or of another size.
+    """
     masks = coco_masks()
     height, width = size
     if isinstance(outline, dict):
         if tuple(outline["size"]) != size:
             raise ValueError(f"its mask is for {outline['size']}, the image has {list(size)}")
-        compressed = isinstance(outline["counts"], str | bytes)
-        runs = outline if compressed else masks.frPyObjects(outline, height, width)
+        numbers = whole_runs(outline["counts"], size)
+        if numbers is None:
+            raise ValueError(
+                f"its run lengths are damaged or do not fill {width} x {height} pixels (width x "
+                f"height)"
+            )
+        runs = masks.frPyObjects({"size": list(size), "counts": numbers}, height, width)
     else:
         # Fewer than three points enclose nothing, and pycocotools takes four numbers for a box.
         polygons = [polygon for polygon in outline if len(polygon) >= 6]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from piclip.errors import MaskError
 from piclip.formats.extras import library
+from piclip.run_lengths import whole_runs
 
 _MARGIN = 1.0
 """Tools let polygons reach a little over the frame; more means another image or another scale."""
@@ -69,13 +70,8 @@ class RunLengthMask:
             MaskError: The runs are damaged, do not fill the image, or hold no pixel.
         """
         height, width = size
-        numbers = _decompress(runs) if isinstance(runs, str) else list(runs)
-        # pycocotools itself reads past the end of runs that are too short.
-        if (
-            numbers is None
-            or not all(type(n) is int and n >= 0 for n in numbers)
-            or sum(numbers) != height * width
-        ):
+        numbers = whole_runs(runs, size)
+        if numbers is None:
             raise MaskError(
                 f"{where}: the run lengths are damaged or belong to an image of another size than "
                 f"{width} x {height} pixels (width x height); export the labels again."
@@ -133,23 +129,3 @@ def _check_polygon(corners: npt.NDArray[np.float64], size: tuple[int, int], wher
             f"{where}: the polygon's corner ({x:g}, {y:g}) lies outside the image of {size[1]} x "
             f"{size[0]} pixels (width x height); check that the label belongs to this image."
         )
-
-
-def _decompress(text: str) -> list[int] | None:
-    """The runs in COCO's compressed text, None where it is damaged (pycocotools does not check)."""
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            return None
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        # From the fourth on, runs are written as differences to the last but one.
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    return runs if shift == 0 else None
