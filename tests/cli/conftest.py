@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer
 from PIL import Image
 
-from piclip.cli import main
+from piclip.cli import app, main
 from piclip.clip.checkpoints import LoadedClip, ModelSettings, save_clip
 from piclip.datasets.scenes import make_scene
 from piclip.training.world_model import build_model, build_tokenizer
@@ -38,6 +39,20 @@ def piclip(capsys):
         return Ran(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def run(request, capsys):
+    """Call the command that the test's module names; its errors are raised, not printed."""
+    group = typer.main.get_command(app)
+
+    def call(*arguments):
+        capsys.readouterr()
+        command = [request.module.COMMAND, *(str(argument) for argument in arguments)]
+        group(command, standalone_mode=False)
+        return capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture(scope="session")

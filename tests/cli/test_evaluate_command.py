@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
-import typer
 
-from piclip.cli.evaluate import EXAMPLES, evaluate
 from piclip.decoders.registry import build_decoder
 from piclip.errors import UsageError
 from piclip.evaluation.results import read_result
+
+COMMAND = "evaluate"
 
 DECODER_RECIPE = """
 fold: 1
@@ -17,19 +17,6 @@ dataset: {name: scenes, root: null, options: {val_images: 60, train_images: 40}}
 clip: {model: builtin, dtype: float32}
 augmentation: {size: 49}
 """
-
-
-@pytest.fixture
-def run(capsys):
-    app = typer.Typer()
-    app.command("evaluate", epilog=EXAMPLES)(evaluate)
-
-    def call(*arguments):
-        capsys.readouterr()
-        app([str(argument) for argument in arguments], standalone_mode=False)
-        return capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -2,27 +2,13 @@
 
 import pytest
 import torch
-import typer
 from PIL import Image
 
-from piclip.cli.figure import EXAMPLES, figure
 from piclip.decoders.registry import build_decoder
 from piclip.errors import UsageError
 
+COMMAND = "figure"
 SMALL = ("--dataset", "scenes", "--option", "val_images=40", "--rows", 1, "--device", "cpu")
-
-
-@pytest.fixture
-def run(capsys):
-    app = typer.Typer()
-    app.command("figure", epilog=EXAMPLES)(figure)
-
-    def call(*arguments):
-        capsys.readouterr()
-        app([str(argument) for argument in arguments], standalone_mode=False)
-        return capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture(scope="module")

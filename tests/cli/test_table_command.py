@@ -1,23 +1,10 @@
 """``piclip table`` on files."""
 
 import pytest
-import typer
 
-from piclip.cli.table import EXAMPLES, table
 from piclip.evaluation.results import Evaluation, SeedResult, write_result
 
-
-@pytest.fixture
-def run(capsys):
-    app = typer.Typer()
-    app.command("table", epilog=EXAMPLES)(table)
-
-    def call(*arguments):
-        capsys.readouterr()
-        app([str(argument) for argument in arguments], standalone_mode=False)
-        return capsys.readouterr().out
-
-    return call
+COMMAND = "table"
 
 
 @pytest.fixture
@@ -37,15 +24,15 @@ def folder(tmp_path):
 
 
 def test_files_and_folders_make_the_same_table(run, folder):
-    text = run(folder)
-    assert text == run(*sorted(folder.glob("*.json")))
+    text = run(folder).out
+    assert text == run(*sorted(folder.glob("*.json"))).out
     ours = next(line for line in text.splitlines() if "PI-CLIP" in line)
     assert [cell.strip() for cell in ours.split("|")][3:-1] == ["50.0"] * 5 + ["65.0"]
 
 
 def test_styles_and_formats(run, folder):
-    assert "+10.0" in run(folder, "--style", "priors", "--format", "csv")
-    assert r"\begin{tabular}" in run(folder, "--style", "ablation", "--format", "latex")
+    assert "+10.0" in run(folder, "--style", "priors", "--format", "csv").out
+    assert r"\begin{tabular}" in run(folder, "--style", "ablation", "--format", "latex").out
 
 
 def test_wrong_requests_are_one_sentence(run, folder, tmp_path):
