@@ -3,15 +3,18 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help demo test test-slow lint benchmark builtin clean
+.PHONY: help demo test test-slow test-browser lint benchmark experiments experiments-quick builtin clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       segment a few generated scenes; pictures land in demo/"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the tests that take minutes too"
+	@echo "make test-browser  the tests of the web page in Chromium"
 	@echo "make lint       ruff and mypy --strict"
 	@echo "make benchmark  measure quality on the built-in world, then speed"
+	@echo "make experiments        train and compare all decoders on the built-in world (hours; resumes)"
+	@echo "make experiments-quick  the same path in minutes; its figures say little"
 	@echo "make builtin    train the built-in model (hours on a CPU; resumes)"
 	@echo "make clean      remove what make made, but not runs/"
 
@@ -33,6 +36,9 @@ test: $(INSTALLED)
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m "slow or not slow"
 
+test-browser: $(INSTALLED)
+	$(BIN)/python -m pytest tests/e2e -m slow -n 0
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,6 +47,23 @@ lint: $(INSTALLED)
 benchmark: $(INSTALLED)
 	$(BIN)/piclip benchmark scenes
 	$(BIN)/piclip benchmark speed
+
+# Result files, tables and figures; a run that was stopped goes on where it was.
+experiments: RESULTS := docs/results
+experiments: RUNS := runs/experiments
+experiments-quick: RESULTS := runs/quick/results
+experiments-quick: RUNS := runs/quick
+experiments-quick: QUICK := --quick
+
+experiments experiments-quick: $(INSTALLED)
+	$(BIN)/piclip benchmark experiments $(QUICK) --output $(RESULTS) --runs $(RUNS)
+	$(BIN)/piclip table $(RESULTS)/*.json > $(RESULTS)/main.md
+	$(BIN)/piclip table $(RESULTS)/*.json --style priors > $(RESULTS)/priors.md
+	$(BIN)/piclip table $(RESULTS)/*.json --style ablation > $(RESULTS)/ablation.md
+	$(BIN)/piclip figure fig1 --baseline $(RUNS)/fold0/pfenet-imagenet --output $(RESULTS)/fig1.png
+	$(BIN)/piclip figure fig3 --baseline $(RUNS)/fold0/hdmnet-imagenet \
+	  --ours $(RUNS)/fold0/hdmnet-piclip --output $(RESULTS)/fig3.png
+	$(BIN)/piclip figure fig4 --dataset scenes --output $(RESULTS)/fig4.png
 
 builtin: $(INSTALLED)
 	$(BIN)/python -m piclip.training.builtin runs/builtin

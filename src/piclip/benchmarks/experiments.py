@@ -1,37 +1,47 @@
 """The paper's comparison on the built-in world: every decoder, the previous prior against ours.
 
 Trains one base learner per fold, every decoder on it with every prior, and evaluates each on the
-novel classes of the fold; a run that is there already is not repeated.
+novel classes of the fold; a run that is there already is not repeated. Folds do not depend on each
+other, so they share out the cores.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
+from queue import Empty, Queue
+
+import torch
 
 from piclip.datasets.dataset import Split
 from piclip.datasets.few_shot import Classes, FewShotView
 from piclip.datasets.registry import open_dataset
 from piclip.evaluation.decoder_predictor import Checkpoint, DecoderPredictor
 from piclip.evaluation.evaluate import EpisodeProtocol, evaluate
-from piclip.evaluation.predictors import TrainingFree, choose_threshold
+from piclip.evaluation.memory_cache import MemoryCache
+from piclip.evaluation.predictors import TrainingFree
 from piclip.evaluation.results import read_result
 from piclip.segmenter import FewShotSegmenter
+from piclip.training.kept_dataset import KeptDataset
 from piclip.training.recipe import load_recipe
 from piclip.training.train import train, train_base_learner
 
 DECODERS = ("pfenet", "bam", "hdmnet")
 PRIORS = ("imagenet", "piclip")
 ABLATION = {
-    "vtp": ("clip.text=plain", "clip.visual=none"),
-    "vtp+pir": ("clip.text=refined", "clip.visual=none"),
-    "vvp": ("clip.text=none", "clip.visual=plain"),
-    "vtp+vvp": ("clip.text=plain", "clip.visual=plain"),
+    "none": ("prior=none",),
+    "vtp": ("prior=piclip", "clip.text=plain", "clip.visual=none"),
+    "vtp+pir": ("prior=piclip", "clip.text=refined", "clip.visual=none"),
+    "vvp": ("prior=piclip", "clip.text=none", "clip.visual=plain"),
+    "vtp+vvp": ("prior=piclip", "clip.text=plain", "clip.visual=plain"),
 }
 """The rows of the ablation that are no row of the main table, as changes to the recipe."""
-THRESHOLDED = ("vtp", "vtp+pir", "vvp", "vvp+pir", "piclip")
-"""The priors that are also measured by themselves, cut at one threshold."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,8 @@ class Plan:
         folds: Which folds are held out in turn.
         decoders: Which decoders, by the names of their recipes.
         ablated: The decoder that the ablation is made with; None leaves the ablation out.
-        shots: Numbers of supports in the evaluation; training is with one.
+        shots: Numbers of supports in the evaluation, of the ablation the first alone; training is
+            with one.
         seeds: Independent draws of the test episodes.
         episodes: Test episodes of each seed.
         overrides: Changes to every recipe.
@@ -50,11 +61,11 @@ class Plan:
 
     folds: tuple[int, ...] = (0, 1, 2, 3)
     decoders: tuple[str, ...] = DECODERS
-    ablated: str | None = "hdmnet"
+    ablated: str | None = "bam"
     shots: tuple[int, ...] = (1, 5)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    episodes: int = 200
-    overrides: tuple[str, ...] = ()
+    episodes: int = 60
+    overrides: tuple[str, ...] = ("workers=0",)
 
 
 QUICK = Plan(
@@ -62,7 +73,12 @@ QUICK = Plan(
     ablated=None,
     seeds=(0, 1),
     episodes=60,
-    overrides=("base.steps=150", "episodic.steps=100", "dataset.options.train_images=400"),
+    overrides=(
+        "workers=0",
+        "base.steps=150",
+        "episodic.steps=100",
+        "dataset.options.train_images=400",
+    ),
 )
 """The same path in minutes; its figures say little."""
 
@@ -83,6 +99,25 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Report:
+    """How far a fold is.
+
+    Attributes:
+        fold: Which one.
+        title: What it does.
+        done: Part of it that is done, of ``total``.
+        total: Its size; 0 before it is known.
+        finished: Whether the step has ended.
+    """
+
+    fold: int
+    title: str
+    done: int = 0
+    total: int = 0
+    finished: bool = False
+
+
+@dataclass(frozen=True)
 class Experiments:
     """All runs and results of a plan.
 
@@ -91,42 +126,73 @@ class Experiments:
         recipes: Folder of the recipes of the built-in world.
         runs: Folder of the trainings.
         results: Folder of the result files.
-        workers: Processes that share the test episodes.
     """
 
     plan: Plan
     recipes: Path
     runs: Path
     results: Path
-    workers: int = 1
-    _segmenter: list[FewShotSegmenter] = field(default_factory=list, repr=False)
 
-    def steps(self) -> Iterator[Step]:
-        """Everything in order: each fold's base learner, its decoders, their evaluation."""
+    def steps(self, fold: int) -> Iterator[Step]:
+        """The main table of one fold: its base learner, its decoders, their evaluation."""
+        yield self._base(fold)
+        for decoder in self.plan.decoders:
+            for prior in PRIORS:
+                yield from self._decoder(fold, decoder, prior, f"prior={prior}")
+        for shots in self.plan.shots:
+            yield self._training_free(fold, shots)
+
+    def ablation_steps(self, fold: int) -> Iterator[Step]:
+        """The further rows of the ablation, on the base learner of the main table."""
+        if self.plan.ablated is not None:
+            for prior, changes in ABLATION.items():
+                yield from self._decoder(fold, self.plan.ablated, prior, *changes)
+
+    def all_steps(self) -> Iterator[Step]:
+        """Everything, in no order that matters."""
         for fold in self.plan.folds:
-            yield self._base(fold)
-            for decoder, prior, changes in self._decoders():
-                run = self.runs / f"fold{fold}" / f"{decoder}-{prior}"
-                yield self._training(fold, decoder, run, changes)
-                for shots in self.plan.shots:
-                    yield self._evaluation(fold, run, shots)
-            for threshold_of in (*THRESHOLDED, None):
-                for shots in self.plan.shots:
-                    yield self._training_free(fold, threshold_of, shots)
+            yield from self.steps(fold)
+            yield from self.ablation_steps(fold)
+
+    def run(self, processes: int, report: Callable[[Report], None]) -> None:
+        """Does all that is not done yet.
+
+        Args:
+            processes: How many folds at a time, each in a process of its own with one thread; the
+                ablation waits until the main table of every fold has begun.
+            report: Told about every step; called in this process.
+
+        Raises:
+            PiclipError: A step failed; what is finished is kept.
+        """
+        context = get_context("spawn")
+        with (
+            context.Manager() as manager,
+            ProcessPoolExecutor(processes, context, initializer=_start_worker) as pool,
+        ):
+            reports = manager.Queue()
+            jobs = [
+                pool.submit(_run, self, part, fold, reports)
+                for part in (Experiments.steps, Experiments.ablation_steps)
+                for fold in self.plan.folds
+            ]
+            waiting = set(jobs)
+            while waiting or not reports.empty():
+                with suppress(Empty):
+                    report(reports.get(timeout=0.2))
+                waiting = {job for job in waiting if not job.done()}
+            for job in jobs:
+                job.result()
 
     def result_files(self) -> list[Path]:
         """The results that are there."""
         return sorted(self.results.glob("*.json"))
 
-    def _decoders(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-        """Decoder, name of its prior, and what that changes in the recipe."""
-        for decoder in self.plan.decoders:
-            for prior in PRIORS:
-                yield decoder, prior, (f"prior={prior}",)
-        if self.plan.ablated is not None:
-            yield self.plan.ablated, "none", ("prior=none",)
-            for prior, changes in ABLATION.items():
-                yield self.plan.ablated, prior, ("prior=piclip", *changes)
+    def _decoder(self, fold: int, decoder: str, prior: str, *changes: str) -> Iterator[Step]:
+        run = self.runs / f"fold{fold}" / f"{decoder}-{prior}"
+        yield self._training(fold, decoder, run, changes)
+        for shots in self.plan.shots if prior in PRIORS else self.plan.shots[:1]:
+            yield self._evaluation(fold, run, shots)
 
     def _base_folder(self, fold: int) -> Path:
         return self.runs / f"fold{fold}" / "base-learner"
@@ -155,46 +221,26 @@ class Experiments:
 
         def work(progress: Callable[[int, int], None]) -> None:
             view = self._view(fold, "novel", "val")
-            predictor = DecoderPredictor.load(Checkpoint.find(run), view.dataset.wordings)
-            evaluate(
-                predictor,
-                view,
-                self._protocol(shots),
-                workers=self.workers,
-                output=output,
-                progress=progress,
+            predictor = DecoderPredictor.load(
+                Checkpoint.find(run), view.dataset.wordings, cache=_features()
             )
+            evaluate(predictor, view, self._protocol(shots), output=output, progress=progress)
 
         return Step(f"fold {fold}: {run.name}, {shots}-shot", self._complete(output), work)
 
-    def _training_free(self, fold: int, prior: str | None, shots: int) -> Step:
-        output = self.results / f"{prior or 'training'}-free-fold{fold}-{shots}shot.json"
+    def _training_free(self, fold: int, shots: int) -> Step:
+        output = self.results / f"training-free-fold{fold}-{shots}shot.json"
 
         def work(progress: Callable[[int, int], None]) -> None:
-            predictor = TrainingFree(self._own_segmenter(), prior=prior)
-            if prior is not None:
-                base = self._view(fold, "base", "train")
-                predictor.threshold = choose_threshold(predictor, base, shots=shots)
-            evaluate(
-                predictor,
-                self._view(fold, "novel", "val"),
-                self._protocol(shots),
-                workers=self.workers,
-                output=output,
-                progress=progress,
-            )
+            predictor = TrainingFree(FewShotSegmenter.from_pretrained("builtin"))
+            view = self._view(fold, "novel", "val")
+            evaluate(predictor, view, self._protocol(shots), output=output, progress=progress)
 
-        title = f"fold {fold}: {prior or 'segmenter'} without training, {shots}-shot"
+        title = f"fold {fold}: segmenter without training, {shots}-shot"
         return Step(title, self._complete(output), work)
 
-    def _own_segmenter(self) -> FewShotSegmenter:
-        if not self._segmenter:
-            self._segmenter.append(FewShotSegmenter.from_pretrained("builtin"))
-        return self._segmenter[0]
-
     def _view(self, fold: int, classes: Classes, split: Split) -> FewShotView:
-        dataset = open_dataset("scenes", cache=self.runs / "presence")
-        return FewShotView(dataset, fold=fold, split=split, classes=classes)
+        return FewShotView(_scenes(self.runs), fold=fold, split=split, classes=classes)
 
     def _protocol(self, shots: int) -> EpisodeProtocol:
         return EpisodeProtocol(shots, self.plan.seeds, self.plan.episodes)
@@ -208,3 +254,37 @@ class Experiments:
             return there.episodes == self.plan.episodes and asked.complete
 
         return complete
+
+
+@cache
+def _features() -> MemoryCache:
+    """CLIP's features of the test images, for all evaluations in a process."""
+    return MemoryCache()
+
+
+@cache
+def _scenes(runs: Path) -> KeptDataset:
+    """The test images, drawn once in a process."""
+    return KeptDataset(open_dataset("scenes", cache=runs / "presence"))
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a traceback
+    torch.set_num_threads(1)
+
+
+def _run(
+    experiments: Experiments,
+    part: Callable[[Experiments, int], Iterator[Step]],
+    fold: int,
+    reports: Queue[Report],
+) -> None:
+    for step in part(experiments, fold):
+        if not step.done():
+            reports.put(Report(fold, step.title))
+
+            def show(done: int, total: int, title: str = step.title) -> None:
+                reports.put(Report(fold, title, done, total))
+
+            step.work(show)
+        reports.put(Report(fold, step.title, finished=True))

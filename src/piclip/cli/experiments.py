@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from piclip.cli.options import examples
 from piclip.extras import needs_extra
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
 
 EXAMPLES = examples(
     "piclip benchmark experiments --output docs/results",
@@ -35,7 +32,8 @@ def experiments(
         bool, typer.Option("--quick", help="One fold, short trainings: minutes, rough figures.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processes. [default: one per core]")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Folds at a time. [default: cores]"),
     ] = None,
 ) -> None:
     """Train and evaluate every decoder with the previous prior and with ours, on built-in scenes.
@@ -46,20 +44,22 @@ def experiments(
     from piclip.cli.console import people, progress_bar
 
     with needs_extra("train", "Running experiments"):
-        from piclip.benchmarks.experiments import QUICK, Experiments, Plan
-    plan = QUICK if quick else Plan()
-    job = Experiments(plan, recipes, runs, output, workers or os.cpu_count() or 1)
-    steps = list(job.steps())
+        from piclip.benchmarks.experiments import QUICK, Experiments, Plan, Report
+    job = Experiments(QUICK if quick else Plan(), recipes, runs, output)
+    folds = job.plan.folds
     with progress_bar() as bars:
-        whole = bars.add_task("Experiments", total=len(steps))
-        for step in steps:
-            if not step.done():
-                bar = bars.add_task(step.title, total=None)
+        whole = bars.add_task("Experiments", total=len(list(job.all_steps())))
+        current = {fold: bars.add_task(f"fold {fold}", total=None) for fold in folds}
 
-                def show(done: int, total: int, bar: TaskID = bar) -> None:
-                    bars.update(bar, completed=done, total=total)
+        def show(report: Report) -> None:
+            if report.finished:
+                bars.advance(whole)
+            bars.update(
+                current[report.fold],
+                description=report.title,
+                completed=report.done,
+                total=report.total or None,
+            )
 
-                step.work(show)
-                bars.remove_task(bar)
-            bars.advance(whole)
+        job.run(min(workers or os.cpu_count() or 1, len(folds)), show)
     people().print(f"{len(job.result_files())} results are in {output}")

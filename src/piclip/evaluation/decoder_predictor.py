@@ -21,7 +21,7 @@ from piclip.decoders.trained import SIZE, TrainedDecoder
 from piclip.decoders.views import laid_back
 from piclip.evaluation.memory_cache import MemoryCache
 from piclip.evaluation.predictors import Method, Predictor, prior_name, truth_of
-from piclip.feature_cache import weights_hash
+from piclip.feature_cache import FeatureCache, weights_hash
 
 __all__ = ["Checkpoint", "DecoderPredictor"]
 
@@ -73,6 +73,7 @@ class DecoderPredictor:
         clip: str | None = None,
         device: str = "auto",
         dtype: str | None = None,
+        cache: FeatureCache | None = None,
     ) -> DecoderPredictor:
         """Reads a checkpoint and the CLIP that its recipe names.
 
@@ -82,13 +83,19 @@ class DecoderPredictor:
             clip: Another CLIP than the recipe's; must be given where there is no recipe.
             device: "auto" (CUDA, else the CPU) or a torch device.
             dtype: Of the CLIP; by default the recipe's.
+            cache: Keeps CLIP's features; by default a new one in memory.
 
         Raises:
             ModelError: Decoder or CLIP cannot be read.
             UsageError: No CLIP is known, or the device cannot be used.
         """
         trained = TrainedDecoder.load(
-            checkpoint, wordings, clip=clip, device=device, dtype=dtype, cache=MemoryCache()
+            checkpoint,
+            wordings,
+            clip=clip,
+            device=device,
+            dtype=dtype,
+            cache=cache or MemoryCache(),
         )
         predictor = cls(
             trained.decoder,
