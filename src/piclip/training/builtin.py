@@ -12,6 +12,7 @@ import copy
 import json
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -120,7 +121,7 @@ def train(folder: Path, device: str, stop_after: float | None = None) -> Run:
     began = time.monotonic()
     with (folder / "log.jsonl").open("a") as log:
         for batch in loader:
-            moved = Batch(batch.images.to(device), batch.words.to(device), batch.window)
+            moved = replace(batch, images=batch.images.to(device), words=batch.words.to(device))
             parts = run.update(moved)
             elapsed = time.monotonic() - began
             stopping = stop_after is not None and elapsed > stop_after

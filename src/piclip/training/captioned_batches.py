@@ -13,6 +13,7 @@ from torch import Tensor
 
 from piclip.datasets.glyphs import CLASS_NAMES
 from piclip.datasets.scenes import WORLD, Layout, Scene, make_scene
+from piclip.training.world_model import PATCH
 
 TILE = 64
 REUSE = {"scene": 4, "tile": 8}
@@ -33,18 +34,23 @@ class Stage:
         batch: images in a step; half are single scenes, half mosaics of 2 x 2 scenes.
         scene: layout of the single scenes; its size is the images' size.
         tile: layout of a mosaic's cells; they are halved where the images are no larger.
+        affinity: weight of the affinity loss; 0 while the model's guess is not worth learning from.
     """
 
     steps: int
     batch: int
     scene: Layout
     tile: Layout
+    affinity: float
 
+
+_PART = Layout(64, (1, 2), (20, 58), 3)
 
 CURRICULUM = (
-    Stage(400, 128, Layout(64, (1, 1), (32, 58), 2), Layout(64, (1, 1), (32, 58), 2)),
-    Stage(700, 128, Layout(64, (1, 2), (20, 58), 3), Layout(64, (1, 2), (24, 58), 3)),
-    Stage(1500, 32, WORLD, Layout(64, (1, 2), (20, 58), 3)),
+    Stage(400, 128, Layout(64, (1, 1), (32, 58), 2), Layout(64, (1, 1), (32, 58), 2), 0.0),
+    Stage(800, 128, _PART, Layout(64, (1, 2), (24, 58), 3), 0.0),
+    Stage(450, 32, WORLD, _PART, 2.0),
+    Stage(750, 32, WORLD, _PART, 4.0),
 )
 
 
@@ -57,11 +63,16 @@ class Batch:
         words: bool (B, 4, 20): which classes the caption of each cell (top left, top right, bottom
             left, bottom right) names. A single scene has one caption, repeated.
         window: (row, column) of the patch grid's place within the full grid of positions.
+        roll: patches by which the mosaics are rolled down and right, around the edges: their cells
+            meet anywhere, so that no border in the middle of an image is learned.
+        affinity: the stage's weight of the affinity loss.
     """
 
     images: Tensor
     words: Tensor
     window: tuple[int, int]
+    roll: tuple[int, int]
+    affinity: float
 
 
 class Batches(torch.utils.data.IterableDataset[Batch]):
@@ -87,15 +98,21 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
         singles = self._draw(rng, number, "scene", stage.scene, step, half)
         tiles = self._draw(rng, number, "tile", stage.tile, step, 4 * half)
         size = stage.scene.size
+        down, right = (int(v) for v in rng.integers(0, size // PATCH, 2))
         images = [image for image, _ in singles]
         words = [np.repeat(named[None], 4, 0) for _, named in singles]
         for cell in range(0, len(tiles), 4):
-            images.append(_mosaic([image for image, _ in tiles[cell : cell + 4]], size))
+            mosaic = _mosaic([image for image, _ in tiles[cell : cell + 4]], size)
+            images.append(np.roll(mosaic, (down * PATCH, right * PATCH), axis=(0, 1)))
             words.append(np.stack([named for _, named in tiles[cell : cell + 4]]))
-        free = (WORLD.size - size) // 8
+        free = (WORLD.size - size) // PATCH
         row, column = (int(v) for v in rng.integers(0, free + 1, 2))
         return Batch(
-            torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(words)), (row, column)
+            torch.from_numpy(np.stack(images)),
+            torch.from_numpy(np.stack(words)),
+            (row, column),
+            (down, right),
+            stage.affinity,
         )
 
     def _draw(

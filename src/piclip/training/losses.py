@@ -11,6 +11,7 @@ from torch import Tensor
 
 from piclip.clip.settings import CLIP_MEAN, CLIP_STD
 from piclip.datasets.glyphs import CLASS_NAMES
+from piclip.training.affinity import affinity_loss, cells, guess_classes, patches
 from piclip.training.captioned_batches import Batch
 from piclip.training.world_model import ATTENTION_BLOCKS, CONTEXT, IMAGE_SIZE, PATCH
 
@@ -25,10 +26,11 @@ LOSS_WEIGHTS = {
     "whole": 0.3,
     "which": 0.3,
     "caption": 0.1,
-    "affinity": 2.0,
+    "silence": 0.3,
 }
 TOP_SHARE = 0.08
-SHARPEN = 2.0
+SILENT_SHARE = {"scene": 0.6, "cell": 0.3}
+"""Part of an image, or of a mosaic's cell, that no class of it fills: objects are smaller."""
 FOREGROUND = ("a photo of {}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "{}")
 BACKGROUND = ("a photo without {}", "a photo without a {}", "a picture with no {}")
 
@@ -50,8 +52,8 @@ def image_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Projected tokens of the last block, not normalised, (B, 1 + N, E), and PIR's attention.
 
-    The attention is that between patches, (B, N, N): mean over the heads of the blocks that
-    refinement will read, rows scaled to sum to one.
+    The attention is that between patches, (B, M, N, N): mean over the heads of each of the M
+    blocks that refinement will read, rows scaled to sum to one.
 
     Args:
         model: the CLIP.
@@ -74,10 +76,11 @@ def image_tokens(
     layers = vision.encoder.layers
     for layer in layers[:-ATTENTION_BLOCKS]:
         hidden = layer(hidden, None)
-    attention = torch.zeros((), device=images.device)
+    maps = []
     for layer in layers[-ATTENTION_BLOCKS:]:
         hidden, between_patches = _layer_with_attention(layer, hidden)
-        attention = attention + between_patches
+        maps.append(between_patches)
+    attention = torch.stack(maps, dim=1)
     projected: Tensor = model.visual_projection(vision.post_layernorm(hidden))
     return projected, attention / attention.sum(dim=-1, keepdim=True)
 
@@ -117,58 +120,63 @@ def caption_loss(
         logits: Tensor = scale * F.normalize(vectors, dim=-1) @ (present - absent).T
         return logits
 
-    cells = _cells(tokens[:, 1:])  # (B, 4, N / 4, E)
+    quarters = cells(tokens[:, 1:], batch.roll)  # (B, 4, N / 4, E)
     single = len(tokens) // 2
-    means = cells.mean(dim=2)  # (B, 4, E)
-    patch_logits = presence(cells)  # (B, 4, N / 4, 20)
+    means = quarters.mean(dim=2)  # (B, 4, E)
+    patch_logits = presence(quarters)  # (B, 4, N / 4, 20)
     regions = torch.cat([means[:single].mean(1), means[single:].flatten(0, 1)])
     labels = torch.cat([whole[:single], words[single:].flatten(0, 1)])
-    top_single = patch_logits[:single].flatten(1, 2)
-    top = torch.cat([_best(top_single), _best(patch_logits[single:].flatten(0, 1))])
+    in_scenes, in_cells = patch_logits[:single].flatten(1, 2), patch_logits[single:].flatten(0, 1)
     parts = {
         "mean": _presence_loss(presence(regions), labels),
-        "top": _presence_loss(top, labels),
+        "top": _presence_loss(torch.cat([_best(in_scenes), _best(in_cells)]), labels),
         "cls": _presence_loss(presence(tokens[:, 0]), whole),
         "whole": _presence_loss(presence(means[single:].mean(1)), whole[single:]),
         "which": _which_loss(scale * F.normalize(regions, dim=-1) @ present.T, labels),
         "caption": _contrastive_loss(model, tokenizer, tokens[:single, 0], whole[:single], scale),
-        "affinity": _affinity_loss(attention, patch_logits.detach(), words),
+        "silence": _silence_loss(in_scenes, whole[:single], SILENT_SHARE["scene"])
+        + _silence_loss(in_cells, words[single:].flatten(0, 1), SILENT_SHARE["cell"]),
     }
-    loss = torch.stack([LOSS_WEIGHTS[name] * part for name, part in parts.items()]).sum()
+    weights = dict(LOSS_WEIGHTS)
+    if batch.affinity:
+        parts["affinity"] = _affinity(batch, patch_logits.detach(), attention)
+        weights["affinity"] = batch.affinity
+    loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
     return loss, {name: float(part.detach()) for name, part in parts.items()}
 
 
-def _cells(patches: Tensor) -> Tensor:
-    """The patches of the four quarters of each image, (B, 4, N / 4, E)."""
-    count, number, width = patches.shape
-    half = int(number**0.5) // 2
-    grid = patches.reshape(count, 2, half, 2, half, width)
-    return grid.transpose(2, 3).reshape(count, 4, half * half, width)
+def _affinity(batch: Batch, patch_logits: Tensor, attention: Tensor) -> Tensor:
+    """The affinity loss against the model's own guess among the classes that captions name.
+
+    The last block is left out: the visual-text prior takes its gradient through that block's
+    attention and gets worse when this loss sharpens it.
+    """
+    named = batch.words[:, :, None].expand_as(patch_logits)
+    with torch.no_grad():
+        guess = guess_classes(
+            batch.images,
+            attention.mean(dim=1),
+            patches(patch_logits.sigmoid(), batch.roll),
+            patches(named, batch.roll),
+        )
+    return affinity_loss(attention[:, :-1], guess)
 
 
-def _affinity_loss(attention: Tensor, patch_logits: Tensor, words: Tensor) -> Tensor:
-    """Asks patches to attend to patches that the model itself gives the same class.
+def _silence_loss(logits: Tensor, named: Tensor, share: float) -> Tensor:
+    """Asks the patches that speak least for a class that is there to call it absent.
 
-    Without it the late blocks' attention collects in a few patches, and refinement, which spreads
-    a map along it, blurs instead of completing. The classes are the model's own guess among those
-    that the cell's caption names, so no mask is needed: ``-log sum_j A_ij p_i . p_j``, patches that
-    look like objects and patches that look like ground counting equally.
+    Without it the ground of an image learns to carry the image's classes too, because the mean of
+    all patches is asked for them, and a map of the patches no longer shows where the object is.
 
     Args:
-        attention: (B, N, N), rows sum to one.
-        patch_logits: presence of each class, patches in the order of ``_cells``, (B, 4, N / 4, C).
-        words: classes that each cell's caption names, bool (B, 4, C).
+        logits: presence of each class, (R, N, C).
+        named: classes that the region's caption names, bool (R, C).
+        share: part of the patches, in (0, 1).
     """
-    number = attention.shape[1]
-    order = _cells(torch.arange(number, device=attention.device).view(1, number, 1)).flatten()
-    attention = attention[:, order][:, :, order]
-    named = patch_logits.masked_fill(~words[:, :, None], -torch.inf)
-    ground = torch.zeros_like(named[..., :1])
-    guess = (SHARPEN * torch.cat([ground, named], dim=-1)).softmax(dim=-1).flatten(1, 2)
-    alike = (attention * (guess @ guess.transpose(1, 2))).sum(dim=-1)
-    loss = -torch.log(alike + 1e-4)
-    thing = 1 - guess[..., 0]
-    return ((loss * thing).sum() / thing.sum() + (loss * guess[..., 0]).mean()) / 2
+    keep = round(share * logits.shape[1])
+    lowest = logits.topk(keep, dim=1, largest=False).values  # (R, keep, C)
+    loss: Tensor = F.softplus(lowest).mean(dim=1)
+    return (loss * named).sum() / named.sum()
 
 
 def _best(logits: Tensor) -> Tensor:
