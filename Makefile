@@ -7,16 +7,16 @@ INSTALLED := .venv/installed
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo       segment a few generated scenes; pictures land in demo/"
-	@echo "make test       run the tests"
-	@echo "make test-slow  run the tests that take minutes too"
-	@echo "make test-browser  the tests of the web page in Chromium"
-	@echo "make lint       ruff and mypy --strict"
-	@echo "make benchmark  measure quality on the built-in world, then speed"
+	@echo "make demo               segment a few generated scenes; pictures land in demo/"
+	@echo "make test               run the tests"
+	@echo "make test-slow          run the tests that take minutes too"
+	@echo "make test-browser       the tests of the web page in Chromium"
+	@echo "make lint               ruff and mypy --strict"
+	@echo "make benchmark          measure quality on the built-in world, then speed"
 	@echo "make experiments        train and compare all decoders on the built-in world (hours; resumes)"
 	@echo "make experiments-quick  the same path in minutes; its figures say little"
-	@echo "make builtin    train the built-in model (hours on a CPU; resumes)"
-	@echo "make clean      remove what make made, but not runs/"
+	@echo "make builtin            train the built-in model (hours on a CPU; resumes)"
+	@echo "make clean              remove what make made, but not runs/"
 
 # The stamp is made anew when the pinned packages or the package's own settings change.
 $(INSTALLED): requirements.lock pyproject.toml
