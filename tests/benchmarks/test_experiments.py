@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("accelerate")
 
 from piclip.benchmarks import experiments
-from piclip.benchmarks.experiments import Experiments, Plan, Report, Step
+from piclip.benchmarks.experiments import Experiments, Part, Plan, Report, Step
 from piclip.evaluation.results import read_result
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "scenes"
@@ -14,34 +14,33 @@ RECIPES = Path(__file__).parents[2] / "recipes" / "scenes"
 
 def test_every_cell_of_the_paper_is_planned_once(tmp_path):
     job = Experiments(Plan(), RECIPES, tmp_path / "runs", tmp_path / "results")
-    titles = [step.title for step in job.all_steps()]
-    assert len(set(titles)) == len(titles)
+    first, second = ([step.title for p in ps for step in job.steps(p)] for ps in job.phases())
+    # All decoders of a fold are built on one base learner.
+    assert first == [f"fold {fold}: base learner" for fold in range(4)]
+    assert len(set(second)) == len(second)
     for fold in range(4):
-        for decoder in ("pfenet", "bam", "hdmnet"):
-            for prior in ("imagenet", "piclip"):
+        for prior in ("imagenet", "piclip"):
+            for decoder in ("pfenet", "bam", "hdmnet"):
                 for shots in (1, 5):
-                    assert f"fold {fold}: {decoder}-{prior}, {shots}-shot" in titles
-        rows = {f"fold {fold}: bam-{row}, 1-shot" for row in ("none", "vtp", "vtp+pir", "vvp")}
-        assert rows < set(titles)
-        # The main table comes first, on a base learner that all its decoders share.
-        main = [step.title for step in job.steps(fold)]
-        assert main[0] == f"fold {fold}: base learner"
-        assert not rows & set(main)
+                    assert f"fold {fold}: {decoder}-{prior}, {shots}-shot" in second
+        for row in ("none", "vtp", "vtp+pir", "vvp", "vtp+vvp"):
+            assert f"fold {fold}: bam-{row}, 1-shot" in second
 
 
 def test_what_is_done_is_not_done_again():
     worked = []
 
-    def steps(job: object, fold: int):
-        def work(progress):
-            progress(1, 2)
-            worked.append("second")
+    class Two:
+        def steps(self, part):
+            def work(progress):
+                progress(1, 2)
+                worked.append("second")
 
-        yield Step("first", lambda: True, lambda progress: worked.append("first"))
-        yield Step("second", lambda: False, work)
+            yield Step("first", lambda: True, lambda progress: worked.append("first"))
+            yield Step("second", lambda: False, work)
 
     reports: Queue[Report] = Queue()
-    experiments._run(None, steps, 3, reports)
+    experiments._run(Two(), Part(3), reports)
     assert worked == ["second"]
     assert [(r.title, r.done, r.total, r.finished) for r in reports.queue] == [
         ("first", 0, 0, True),
@@ -49,7 +48,7 @@ def test_what_is_done_is_not_done_again():
         ("second", 1, 2, False),
         ("second", 0, 0, True),
     ]
-    assert {r.fold for r in reports.queue} == {3}
+    assert {r.part for r in reports.queue} == {Part(3)}
 
 
 @pytest.mark.slow
@@ -72,7 +71,9 @@ def test_two_folds_at_once_leave_every_result_and_a_second_run_does_nothing(tmp_
     job = Experiments(plan, RECIPES, tmp_path / "runs", tmp_path / "results")
     finished: list[str] = []
     job.run(2, lambda report: finished.append(report.title) if report.finished else None)
-    assert sorted(finished) == sorted(step.title for step in job.all_steps())
+    assert sorted(finished) == sorted(
+        step.title for parts in job.phases() for part in parts for step in job.steps(part)
+    )
     files = job.result_files()
     assert len(files) == 2 * (2 + 5 + 1)
     assert all(read_result(file).complete for file in files)

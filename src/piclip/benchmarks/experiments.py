@@ -33,7 +33,8 @@ from piclip.training.recipe import load_recipe
 from piclip.training.train import train, train_base_learner
 
 DECODERS = ("pfenet", "bam", "hdmnet")
-PRIORS = ("imagenet", "piclip")
+MAIN = {prior: (f"prior={prior}",) for prior in ("imagenet", "piclip")}
+"""The priors of the main table, as changes to the recipe."""
 ABLATION = {
     "none": ("prior=none",),
     "vtp": ("prior=piclip", "clip.text=plain", "clip.visual=none"),
@@ -41,7 +42,7 @@ ABLATION = {
     "vvp": ("prior=piclip", "clip.text=none", "clip.visual=plain"),
     "vtp+vvp": ("prior=piclip", "clip.text=plain", "clip.visual=plain"),
 }
-"""The rows of the ablation that are no row of the main table, as changes to the recipe."""
+"""The rows of the ablation that are not in the main table."""
 
 
 @dataclass(frozen=True)
@@ -99,18 +100,34 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Report:
-    """How far a fold is.
+class Part:
+    """What one process does from start to end.
 
     Attributes:
-        fold: Which one.
+        fold: Whose classes are novel.
+        decoder: Which decoder is trained and tested; None tests the segmenter without training.
+        prior: The decoder's prior, a key of ``MAIN`` or ``ABLATION``; None trains the fold's base
+            learner, on which all its decoders are built.
+    """
+
+    fold: int
+    decoder: str | None = None
+    prior: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """How far a part is.
+
+    Attributes:
+        part: Which one.
         title: What it does.
         done: Part of it that is done, of ``total``.
         total: Its size; 0 before it is known.
         finished: Whether the step has ended.
     """
 
-    fold: int
+    part: Part
     title: str
     done: int = 0
     total: int = 0
@@ -133,33 +150,32 @@ class Experiments:
     runs: Path
     results: Path
 
-    def steps(self, fold: int) -> Iterator[Step]:
-        """The main table of one fold: its base learner, its decoders, their evaluation."""
-        yield self._base(fold)
-        for decoder in self.plan.decoders:
-            for prior in PRIORS:
-                yield from self._decoder(fold, decoder, prior, f"prior={prior}")
-        for shots in self.plan.shots:
-            yield self._training_free(fold, shots)
+    def phases(self) -> list[list[Part]]:
+        """What can be done side by side, phase after phase, the main table before the ablation."""
+        folds, ablated = self.plan.folds, self.plan.ablated
+        rows = [(decoder, prior) for decoder in self.plan.decoders for prior in MAIN]
+        main = [Part(fold, *row) for fold in folds for row in (*rows, (None, "free"))]
+        ablation = [Part(fold, ablated, row) for row in ABLATION for fold in folds if ablated]
+        return [[Part(fold) for fold in folds], main + ablation]
 
-    def ablation_steps(self, fold: int) -> Iterator[Step]:
-        """The further rows of the ablation, on the base learner of the main table."""
-        if self.plan.ablated is not None:
-            for prior, changes in ABLATION.items():
-                yield from self._decoder(fold, self.plan.ablated, prior, *changes)
-
-    def all_steps(self) -> Iterator[Step]:
-        """Everything, in no order that matters."""
-        for fold in self.plan.folds:
-            yield from self.steps(fold)
-            yield from self.ablation_steps(fold)
+    def steps(self, part: Part) -> Iterator[Step]:
+        """What a part consists of, in order."""
+        if part.prior is None:
+            yield self._base(part.fold)
+        elif part.decoder is None:
+            for shots in self.plan.shots:
+                yield self._training_free(part.fold, shots)
+        else:
+            run = self.runs / f"fold{part.fold}" / f"{part.decoder}-{part.prior}"
+            yield self._training(part.fold, part.decoder, run, (MAIN | ABLATION)[part.prior])
+            for shots in self.plan.shots if part.prior in MAIN else self.plan.shots[:1]:
+                yield self._evaluation(part.fold, run, shots)
 
     def run(self, processes: int, report: Callable[[Report], None]) -> None:
         """Does all that is not done yet.
 
         Args:
-            processes: How many folds at a time, each in a process of its own with one thread; the
-                ablation waits until the main table of every fold has begun.
+            processes: How many parts at a time, each in a process of its own with one thread.
             report: Told about every step; called in this process.
 
         Raises:
@@ -171,28 +187,19 @@ class Experiments:
             ProcessPoolExecutor(processes, context, initializer=_start_worker) as pool,
         ):
             reports = manager.Queue()
-            jobs = [
-                pool.submit(_run, self, part, fold, reports)
-                for part in (Experiments.steps, Experiments.ablation_steps)
-                for fold in self.plan.folds
-            ]
-            waiting = set(jobs)
-            while waiting or not reports.empty():
-                with suppress(Empty):
-                    report(reports.get(timeout=0.2))
-                waiting = {job for job in waiting if not job.done()}
-            for job in jobs:
-                job.result()
+            for parts in self.phases():
+                jobs = [pool.submit(_run, self, part, reports) for part in parts]
+                waiting = set(jobs)
+                while waiting or not reports.empty():
+                    with suppress(Empty):
+                        report(reports.get(timeout=0.2))
+                    waiting = {job for job in waiting if not job.done()}
+                for job in jobs:
+                    job.result()
 
     def result_files(self) -> list[Path]:
         """The results that are there."""
         return sorted(self.results.glob("*.json"))
-
-    def _decoder(self, fold: int, decoder: str, prior: str, *changes: str) -> Iterator[Step]:
-        run = self.runs / f"fold{fold}" / f"{decoder}-{prior}"
-        yield self._training(fold, decoder, run, changes)
-        for shots in self.plan.shots if prior in PRIORS else self.plan.shots[:1]:
-            yield self._evaluation(fold, run, shots)
 
     def _base_folder(self, fold: int) -> Path:
         return self.runs / f"fold{fold}" / "base-learner"
@@ -273,18 +280,13 @@ def _start_worker() -> None:
     torch.set_num_threads(1)
 
 
-def _run(
-    experiments: Experiments,
-    part: Callable[[Experiments, int], Iterator[Step]],
-    fold: int,
-    reports: Queue[Report],
-) -> None:
-    for step in part(experiments, fold):
+def _run(experiments: Experiments, part: Part, reports: Queue[Report]) -> None:
+    for step in experiments.steps(part):
         if not step.done():
-            reports.put(Report(fold, step.title))
+            reports.put(Report(part, step.title))
 
             def show(done: int, total: int, title: str = step.title) -> None:
-                reports.put(Report(fold, title, done, total))
+                reports.put(Report(part, title, done, total))
 
             step.work(show)
-        reports.put(Report(fold, step.title, finished=True))
+        reports.put(Report(part, step.title, finished=True))

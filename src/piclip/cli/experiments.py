@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from piclip.cli.options import examples
 from piclip.extras import needs_extra
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 EXAMPLES = examples(
     "piclip benchmark experiments --output docs/results",
@@ -33,7 +36,7 @@ def experiments(
     ] = False,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Folds at a time. [default: cores]"),
+        typer.Option(min=1, metavar="N", help="Trainings at once. [default: cores]"),
     ] = None,
 ) -> None:
     """Train and evaluate every decoder with the previous prior and with ours, on built-in scenes.
@@ -44,22 +47,22 @@ def experiments(
     from piclip.cli.console import people, progress_bar
 
     with needs_extra("train", "Running experiments"):
-        from piclip.benchmarks.experiments import QUICK, Experiments, Plan, Report
+        from piclip.benchmarks.experiments import QUICK, Experiments, Part, Plan, Report
     job = Experiments(QUICK if quick else Plan(), recipes, runs, output)
-    folds = job.plan.folds
+    parts = [part for phase in job.phases() for part in phase]
     with progress_bar() as bars:
-        whole = bars.add_task("Experiments", total=len(list(job.all_steps())))
-        current = {fold: bars.add_task(f"fold {fold}", total=None) for fold in folds}
+        steps = sum(len(list(job.steps(part))) for part in parts)
+        whole = bars.add_task("Experiments", total=steps)
+        current: dict[Part, TaskID] = {}
 
         def show(report: Report) -> None:
-            if report.finished:
-                bars.advance(whole)
-            bars.update(
-                current[report.fold],
-                description=report.title,
-                completed=report.done,
-                total=report.total or None,
-            )
+            if report.part not in current:
+                current[report.part] = bars.add_task("", total=None)
+            bar = current[report.part]
+            total = report.total or None
+            bars.update(bar, description=report.title, completed=report.done, total=total)
+            bars.update(bar, visible=not report.finished)
+            bars.advance(whole, int(report.finished))
 
-        job.run(min(workers or os.cpu_count() or 1, len(folds)), show)
+        job.run(min(workers or os.cpu_count() or 1, len(parts)), show)
     people().print(f"{len(job.result_files())} results are in {output}")
