@@ -154,9 +154,10 @@ class Experiments:
         """What can be done side by side, phase after phase, the main table before the ablation."""
         folds, ablated = self.plan.folds, self.plan.ablated
         rows = [(decoder, prior) for decoder in self.plan.decoders for prior in MAIN]
-        main = [Part(fold, *row) for fold in folds for row in (*rows, (None, "free"))]
+        main = [Part(fold, *row) for fold in folds for row in rows]
         ablation = [Part(fold, ablated, row) for row in ABLATION for fold in folds if ablated]
-        return [[Part(fold) for fold in folds], main + ablation]
+        untrained = [Part(fold, None, "own") for fold in folds]
+        return [[Part(fold) for fold in folds], main + ablation + untrained]
 
     def steps(self, part: Part) -> Iterator[Step]:
         """What a part consists of, in order."""
