@@ -18,6 +18,7 @@ from piclip.clip.preprocessing import fit_size, to_pixels
 from piclip.clip.prompts import Synonyms, text_prototypes
 from piclip.evidence import Evidence, fuse_classes, gather_evidence
 from piclip.learning import learn_class
+from piclip.priors import transition_matrix
 from piclip.results import Priors
 from piclip.scorer import Scored
 from piclip.supports import ClassMemory, Support, read_support
@@ -117,10 +118,15 @@ class ClipScorer:
         pixels = torch.stack([to_pixels(i, size, settings.mean, settings.std) for i in images])
         seen = torch.cat([pixels, pixels.flip(-1)]) if mirror else pixels
         encoding = encoder.encode(seen)
+        transition = transition_matrix(encoding.attention)
         evidence = gather_evidence(
-            encoding, memories, logit_scale=encoder.logit_scale, contrast=contrast
+            encoding,
+            memories,
+            logit_scale=encoder.logit_scale,
+            contrast=contrast,
+            transition=transition,
         )
-        fused = fuse_classes(evidence, memories, encoding.attention)
+        fused = fuse_classes(evidence, memories, transition)
         if mirror:
             direct, reflected = fused.chunk(2)
             fused = (direct + reflected.flip(-1)) / 2

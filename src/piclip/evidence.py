@@ -10,7 +10,14 @@ from torch import Tensor
 
 from piclip.clip.encoder import Encoding
 from piclip.fusion import fuse
-from piclip.priors import min_max, refine_prior, visual_text_prior, visual_visual_prior
+from piclip.priors import (
+    box_mask,
+    min_max,
+    spread,
+    transition_matrix,
+    visual_text_prior,
+    visual_visual_prior,
+)
 from piclip.supports import ClassMemory, patch_features
 
 EVIDENCE = ("text", "visual", "dense_text", "discriminant")
@@ -54,6 +61,7 @@ def gather_evidence(
     *,
     logit_scale: float,
     contrast: Tensor | None = None,
+    transition: Tensor | None = None,
 ) -> list[Evidence]:
     """Computes the maps of several classes in a batch of encoded queries.
 
@@ -62,6 +70,7 @@ def gather_evidence(
         memories: The classes.
         logit_scale: Factor on cosines before a softmax over texts.
         contrast: Further texts (X, E) that every class meets in its visual-text prior.
+        transition: PIR's matrix of the queries, (B, N, N), where it is there already.
 
     Returns:
         One ``Evidence`` per class.
@@ -78,7 +87,10 @@ def gather_evidence(
     )
     visual = torch.stack([_visual_visual(encoding, memory) for memory in memories], dim=1)
     # Squaring sharpens the flat map of cosines before it is spread along the attention.
-    refined = refine_prior(torch.cat([text, visual**2], dim=1), encoding.attention)
+    maps = torch.cat([text, visual**2], dim=1)
+    if transition is None:
+        transition = transition_matrix(encoding.attention)
+    refined = spread(maps * box_mask(maps), transition)
     text_refined, visual_refined = refined.split(len(memories), dim=1)
     dense = _dense_text(encoding, foreground - background, logit_scale)
     features = patch_features(encoding)
@@ -96,7 +108,7 @@ def gather_evidence(
 
 
 def fuse_classes(
-    evidence: list[Evidence], memories: list[ClassMemory], attention: Tensor
+    evidence: list[Evidence], memories: list[ClassMemory], transition: Tensor
 ) -> Tensor:
     """One score per class and patch.
 
@@ -106,7 +118,7 @@ def fuse_classes(
     Args:
         evidence: One per class.
         memories: The classes, with their weights.
-        attention: Mean attention between the patches, (B, N, N).
+        transition: PIR's matrix of the queries, (B, N, N).
 
     Returns:
         Scores in [0, 1], (B, C, h, w).
@@ -118,7 +130,7 @@ def fuse_classes(
         ],
         dim=1,
     )
-    return (fused * refine_prior(fused, attention, boxes=False)).sqrt()
+    return (fused * spread(fused, transition)).sqrt()
 
 
 def _visual_visual(encoding: Encoding, memory: ClassMemory) -> Tensor:

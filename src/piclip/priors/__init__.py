@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from piclip.priors.maps import min_max
-from piclip.priors.refinement import box_mask, refine_prior, transition_matrix
+from piclip.priors.refinement import box_mask, refine_prior, spread, transition_matrix
 from piclip.priors.visual_text import offset_gradient, visual_text_prior
 from piclip.priors.visual_visual import visual_visual_prior
 
@@ -12,6 +12,7 @@ __all__ = [
     "min_max",
     "offset_gradient",
     "refine_prior",
+    "spread",
     "transition_matrix",
     "visual_text_prior",
     "visual_visual_prior",

@@ -105,7 +105,21 @@ def refine_prior(
     sources = prior
     if boxes:
         sources = prior * box_mask(prior, threshold=threshold, box_clamp=box_clamp)
-    transition = transition_matrix(attention)
-    columns = sources.flatten(2).mT.to(transition.dtype)
+    return spread(sources, transition_matrix(attention))
+
+
+def spread(maps: Tensor, transition: Tensor) -> Tensor:
+    """Applies a transition matrix twice: ``R (R P)``, scaled to [0, 1].
+
+    What `refine_prior` does last; for whoever refines several stacks of maps of the same images.
+
+    Args:
+        maps: (B, C, h, w).
+        transition: R of the same images, see `transition_matrix`, (B, N, N) with N = h * w.
+
+    Returns:
+        Maps in [0, 1], (B, C, h, w).
+    """
+    columns = maps.flatten(2).mT.to(transition.dtype)
     refined = transition @ (transition @ columns)
-    return min_max(refined.mT.reshape(prior.shape))
+    return min_max(refined.mT.reshape(maps.shape))
