@@ -42,17 +42,18 @@ def test_a_documented_command_is_well_formed(line):
         assert recipe.dataset.name == "pascal-5i"
 
 
+def priors_of(file, changes):
+    recipe = load_recipe(ROOT / "recipes" / file, changes)
+    # The papers' HDMNet takes cosines for its visual prior, that of the built-in world does not.
+    return recipe.prior, recipe.clip.text, recipe.clip.visual.replace("raw", "plain")
+
+
 def test_the_rows_of_the_ablation_are_those_of_the_built_in_world():
     rows = {}
     for line in documented("ablate "):
         _, row, *changes = line.split()
-        recipe = load_recipe(ROOT / "recipes" / "pascal" / "hdmnet_resnet50.yaml", changes)
-        rows[row.replace("-", "+")] = (recipe.prior, recipe.clip.text, recipe.clip.visual)
-    assert rows.pop("none")[0] == "none"
-    assert rows == {
-        name: ("piclip", *(change.partition("=")[2] for change in changes))
-        for name, changes in ABLATION.items()
-    }
+        rows[row.replace("-", "+")] = priors_of("pascal/hdmnet_resnet50.yaml", changes)
+    assert rows == {n: priors_of("scenes/hdmnet.yaml", c) for n, c in ABLATION.items()}
 
 
 def test_every_kind_of_command_is_documented():
