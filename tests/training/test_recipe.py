@@ -202,6 +202,15 @@ def test_files_that_are_no_recipes(tmp_path):
         load_recipe(tmp_path / "c.yaml")
 
 
+def test_a_base_learner_that_is_trained_already_needs_no_length():
+    pfenet = RECIPES / "pascal" / "pfenet_resnet50.yaml"  # trains none of its own
+    recipe = load_recipe(pfenet, ["base.folder=runs/base-0/base"])
+    assert recipe.base.folder == Path("runs/base-0/base")
+    for wrong in ("base.batch=4", "base={folder: there, steps: 3, epochs: 4}"):
+        with pytest.raises(UsageError, match="either steps or epochs"):
+            load_recipe(pfenet, [wrong])
+
+
 def test_length_in_steps_or_epochs():
     assert PhaseRecipe(steps=0).steps_for(100) == 0
     assert PhaseRecipe(epochs=2, batch=8).steps_for(100) == 25

@@ -100,9 +100,13 @@ class PhaseRecipe(Section):
 
     @model_validator(mode="after")
     def _one_length(self) -> PhaseRecipe:
-        if (self.steps is None) == (self.epochs is None):
+        if (self.steps is None) == (self.epochs is None) and not self._is_done():
             raise ValueError("give either steps or epochs, and null for the other")
         return self
+
+    def _is_done(self) -> bool:
+        """Whether nothing is left to train, so that no length is asked for."""
+        return False
 
     def steps_for(self, images: int) -> int:
         """Optimizer steps over a set of this many images."""
@@ -119,6 +123,9 @@ class BaseLearnerRecipe(PhaseRecipe):
     options: dict[str, Any] = {}  # width, ... of the PSPNet
     head_factor: Factor = 10.0  # learning rate of the head over backbone's
     augmentation: AugmentationRecipe | None = None  # None: that of the episodes
+
+    def _is_done(self) -> bool:
+        return self.folder is not None and self.steps is None and self.epochs is None
 
 
 class EpisodicRecipe(PhaseRecipe):
