@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from piclip.clip.preprocessing import fit_size, mask_coverage, nearest_mask, to_pixels
+from piclip.clip.preprocessing import fit_size, mask_coverage, to_pixels
 from piclip.errors import UsageError
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -127,14 +127,3 @@ def test_no_pixel_is_lost(data, grid):
     mask = np.zeros(shape, bool)
     mask[data.draw(st.integers(0, shape[0] - 1)), data.draw(st.integers(0, shape[1] - 1))] = True
     assert mask_coverage(mask, grid).max() > 0
-
-
-@settings(deadline=None)
-@given(mask=masks, grid=grids)
-def test_nearest_takes_the_pixel_at_the_corner_of_each_cell(mask, grid):
-    sampled = nearest_mask(mask, grid)
-    assert sampled.dtype == torch.bool
-    rows = np.arange(grid[0]) * mask.shape[0] // grid[0]
-    columns = np.arange(grid[1]) * mask.shape[1] // grid[1]
-    np.testing.assert_array_equal(sampled.numpy(), mask[np.ix_(rows, columns)])
-    assert torch.equal(nearest_mask(torch.from_numpy(mask), grid), sampled)

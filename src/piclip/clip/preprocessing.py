@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -94,20 +92,6 @@ def mask_coverage(mask: npt.NDArray[np.bool_] | Tensor, grid: tuple[int, int]) -
     rows = _overlap(values.shape[0], grid[0])
     columns = _overlap(values.shape[1], grid[1])
     return (rows @ values @ columns.T).clamp(0.0, 1.0).to(torch.float32)
-
-
-def nearest_mask(mask: npt.NDArray[np.bool_] | Tensor, grid: tuple[int, int]) -> Tensor:
-    """Sample the mask on the patch grid by nearest neighbour, as the published code does.
-
-    Args:
-        mask: Bool mask (H, W).
-        grid: (h, w) of the patch grid.
-
-    Returns:
-        Bool tensor (h, w); small objects can vanish, unlike in `mask_coverage`.
-    """
-    values: Any = torch.as_tensor(mask).to(torch.float32)[None, None]
-    return F.interpolate(values, size=grid, mode="nearest")[0, 0] > 0.5
 
 
 def _overlap(pixels: int, cells: int) -> Tensor:
