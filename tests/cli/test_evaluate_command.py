@@ -58,6 +58,21 @@ def test_all_folds_have_a_file_each(run, tmp_path, monkeypatch):
     assert [record["fold"] for record in json.loads(out)] == [0, 1, 2, 3]
 
 
+def test_runs_of_all_folds_say_their_dataset_themselves(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("piclip.cli.evaluation_runs.evaluate", _nothing_but_output)
+    decoder = build_decoder("pfenet", backbone="tiny", prior="none", width=16)
+    for fold in range(4):
+        folder = tmp_path / f"run-{fold}"
+        decoder.save_pretrained(folder / "decoder")
+        recipe = DECODER_RECIPE.replace("fold: 1", f"fold: {fold}")
+        (folder / "recipe.yaml").write_text(recipe)
+    asked = (tmp_path / "run-{fold}", "--output", tmp_path / "result.json", "--device", "cpu")
+    out = run(*asked, "--fold", "all", "--json").out
+    assert [record["fold"] for record in json.loads(out)] == [0, 1, 2, 3]
+    with pytest.raises(UsageError, match="Say which fold"):
+        run(*asked)
+
+
 def _nothing_but_output(predictor, view, protocol, *, output, **_):
     from piclip.evaluation.results import Evaluation, SeedResult, write_result
 

@@ -51,13 +51,12 @@ class Request:
     output: Path | None = None
     command: str | None = None
 
-    def checkpoint_of(self, fold: int | None) -> Checkpoint | None:
+    def checkpoint_of(self, fold: int) -> Checkpoint | None:
         """The trained decoder for a fold; None without training."""
         if self.checkpoint == TRAINING_FREE:
             return None
         checkpoint_class = _decoders()[0]
-        number = "" if fold is None else str(fold)
-        found: Checkpoint = checkpoint_class.find(self.checkpoint.replace("{fold}", number))
+        found: Checkpoint = checkpoint_class.find(self.checkpoint.replace("{fold}", str(fold)))
         return found
 
     def output_of(self, fold: int, *, several: bool) -> Path | None:
@@ -78,11 +77,11 @@ def folds_of(request: Request, fold: str | None) -> Iterator[tuple[int, bool]]:
         UsageError: The fold is no number, or not given where no training tells.
     """
     if fold == "all":
-        for number in range(_open(request, None).folds()):
+        for number in range(_open(request, 0).folds()):  # every fold's run names the same dataset
             yield number, True
         return
     if fold is None:
-        checkpoint = request.checkpoint_of(None)
+        checkpoint = None if "{fold}" in request.checkpoint else request.checkpoint_of(0)
         fold = None if checkpoint is None else str(checkpoint.value("fold", default=""))
         if not fold:
             raise UsageError("Say which fold to evaluate, as in --fold 0, or --fold all.")
@@ -152,7 +151,7 @@ def _protocol(request: Request) -> EpisodeProtocol:
     return EpisodeProtocol.of_file(read_episodes(request.episodes_file), request.candidates)  # type: ignore[arg-type]
 
 
-def _open(request: Request, fold: int | None) -> Dataset:
+def _open(request: Request, fold: int) -> Dataset:
     """The dataset that was named, or that of the training."""
     name, root, options = request.dataset, request.root, dict[str, Any]()
     checkpoint = request.checkpoint_of(fold) if name is None else None
