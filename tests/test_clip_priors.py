@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 
 from piclip.clip.encoder import Encoder
 from piclip.clip.prompts import text_prototypes
@@ -33,14 +35,18 @@ def inputs(episodes):
     )
 
 
-def direct(encoder, episode):
-    """Plain VTP, refined VTP, VVP and the square of VVP refined, one image at a time."""
+def encoded(encoder, image):
     settings = encoder.settings
-    pixels = torch.from_numpy(episode.query.image).permute(2, 0, 1) / 255
+    pixels = torch.from_numpy(image).permute(2, 0, 1) / 255
     pixels = (pixels - torch.tensor(settings.mean).view(3, 1, 1)) / torch.tensor(settings.std).view(
         3, 1, 1
     )
-    encoding = encoder.encode(pixels[None])
+    return encoder.encode(pixels[None])
+
+
+def direct(encoder, episode):
+    """Plain VTP, refined VTP, VVP and the square of VVP refined, one image at a time."""
+    encoding = encoded(encoder, episode.query.image)
     foreground, background = text_prototypes(encoder.encode_text, [episode.name])
     text = visual_text_prior(
         encoding.last_block,
@@ -49,8 +55,6 @@ def direct(encoder, episode):
         logit_scale=encoder.logit_scale,
         grid=encoding.grid,
     )
-    from PIL import Image
-
     total = 0
     for scene in episode.supports:
         support = prepare_support(Image.fromarray(scene.image), scene.mask(episode.name), encoder)
@@ -80,6 +84,30 @@ def test_a_batch_has_the_maps_of_direct_calls(encoder, episodes):
     for index, (text, refined, visual, visual_refined) in enumerate(expected):
         close(ours[index], torch.cat([refined[0], visual[0]]))
         close(plain[index], torch.cat([text[0], visual_refined[0]]))
+
+
+def test_a_raw_visual_prior_is_the_mean_of_the_best_cosines(encoder, episodes):
+    queries, supports, masks, names = inputs(episodes)
+    supports[1], masks[1] = supports[1][:1], masks[1][:1]  # episodes may differ in their shots
+    raw = PriorMaker(encoder, visual="raw").episode_priors(queries, supports, masks, names)
+    plain = PriorMaker(encoder).episode_priors(queries, supports, masks, names)
+    for index, query in enumerate(queries):
+        seen = encoded(encoder, query)
+        shown = [
+            encode_objects(encoder, [prepare_support(Image.fromarray(image), mask, encoder)])
+            for image, mask in zip(supports[index], masks[index], strict=True)
+        ]
+        expected = np.zeros(seen.grid)
+        for number, place in enumerate(np.ndindex(seen.grid)):
+            best = [
+                float(F.cosine_similarity(block[0, number, None], tokens[0][valid[0]]).max())
+                for last, previous, valid in shown
+                for block, tokens in ((seen.last, last), (seen.previous, previous))
+            ]
+            expected[place] = sum(best) / len(best)
+        np.testing.assert_allclose(raw[index, 1].numpy(), expected, atol=1e-5)
+    assert torch.equal(raw[:, 0], plain[:, 0]) and raw[:, 1].max() < 0.99
+    close(min_max(raw[:, 1:]), plain[:, 1:])
 
 
 def test_a_channel_left_out_is_zero_and_the_other_stays(encoder, episodes):
@@ -154,5 +182,7 @@ def test_what_does_not_fit_together_is_refused(encoder, episodes):
         maker.support_features([queries[0]], [masks[0][0][:5]])
     with pytest.raises(UsageError, match="1 masks for 2"):
         maker.support_features(queries, [masks[0][0]])
-    with pytest.raises(UsageError, match="none, plain, refined"):
+    with pytest.raises(UsageError, match="text prior is one of none, plain, refined, not 'raw'"):
         PriorMaker(encoder, text="raw")
+    with pytest.raises(UsageError, match="visual prior is one of none, plain, refined, raw, not"):
+        PriorMaker(encoder, visual="cosine")

@@ -227,6 +227,15 @@ def test_a_decoder_of_unknown_training_asks_for_its_clip(tmp_path, run, episode,
     assert loaded.class_names == (episode.name,)
 
 
+@pytest.mark.parametrize(("shots", "visual"), [(None, "plain"), (1, "raw")])
+def test_hdmnet_in_the_published_form_takes_cosines(tmp_path, shots, visual):
+    options = {**OPTIONS["hdmnet"], "published_shots": shots}
+    decoder = build_decoder("hdmnet", backbone="tiny", prior="piclip", width=8, **options)
+    decoder.save_pretrained(tmp_path)
+    found = TrainedDecoder.load(Checkpoint.find(tmp_path), clip="builtin", device="cpu")
+    assert found.maker.visual == visual
+
+
 def test_the_recipe_beside_a_run_is_read_where_the_decoder_has_no_record(tmp_path):
     folder = saved(tmp_path)
     (folder / "decoder" / "training.json").unlink()

@@ -1,7 +1,8 @@
 """The two maps that decoders take from CLIP, for whole batches of episodes.
 
 For a query and its K supports of a class: the refined visual-text prior and the visual-visual
-prior, ``P_vv = min_max(mean over shots and over the last two blocks of max_j cos)``.
+prior, ``P_vv = min_max(mean over shots and over the last two blocks of max_j cos)``, or for HDMNet
+the mean alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from piclip.vit import LastBlock, record_block
 MapKind = Literal["none", "plain", "refined"]
 """A prior left out (zeros), as it is, or after PIR."""
 
+VisualKind = Literal["none", "plain", "refined", "raw"]
+"""The same of the visual prior, or "raw": its cosines, unscaled, as published HDMNet takes them."""
+
 
 class ClassTexts(NamedTuple):
     """The text vectors of a class and of its absence, (E,) each."""
@@ -43,11 +47,11 @@ class PriorMaker:
         templates: Foreground and background templates, each one sentence with ``{}`` or several.
         text: Which visual-text map fills the first channel.
         visual: Which visual-visual map fills the second channel; "refined" is its square after
-            PIR, as in `piclip.evidence`.
+            PIR, as in `piclip.evidence`; "raw" is the mean of the cosines, in [-1, 1].
         cache: Keeps the features of images on disk; for images that come back unchanged.
 
     Raises:
-        UsageError: An unknown kind of map.
+        UsageError: A kind of map that there is not, or not for this channel.
     """
 
     def __init__(
@@ -57,13 +61,14 @@ class PriorMaker:
         templates: tuple[str | Sequence[str], str | Sequence[str]] = (FOREGROUND, BACKGROUND),
         *,
         text: MapKind = "refined",
-        visual: MapKind = "plain",
+        visual: VisualKind = "plain",
         cache: FeatureCache | None = None,
     ) -> None:
         """Takes the arguments of the class."""
-        for kind in (text, visual):
-            if kind not in get_args(MapKind):
-                raise UsageError(f"A prior is one of {', '.join(get_args(MapKind))}, not {kind!r}.")
+        for channel, kind, kinds in (("text", text, MapKind), ("visual", visual, VisualKind)):
+            if kind not in get_args(kinds):
+                known = ", ".join(get_args(kinds))
+                raise UsageError(f"The {channel} prior is one of {known}, not {kind!r}.")
         self.encoder, self.wordings, self.templates = encoder, wordings or {}, templates
         self.text, self.visual = text, visual
         self._maker = FeatureMaker(encoder, cache)
@@ -114,7 +119,8 @@ class PriorMaker:
                 with published numbers). By default the target's own two prompts alone.
 
         Returns:
-            float32 (B, 2, h, w) in [0, 1] on the encoder's device: text, visual.
+            float32 (B, 2, h, w) on the encoder's device: text, visual; in [0, 1], but a raw
+            visual prior in [-1, 1].
 
         Raises:
             UsageError: Lists of different lengths, or queries of several grids.
@@ -141,7 +147,8 @@ class PriorMaker:
             rivals: Further classes that join each episode's softmax over texts.
 
         Returns:
-            float32 (B, 2, h, w) in [0, 1] on the encoder's device: text, visual.
+            float32 (B, 2, h, w) on the encoder's device: text, visual; in [0, 1], but a raw
+            visual prior in [-1, 1].
 
         Raises:
             UsageError: Lists of different lengths, or queries of several grids.
@@ -230,7 +237,10 @@ class PriorMaker:
                 )
             ]
             maps.append(torch.stack(cosines).mean(dim=0))
-        visual = min_max(torch.stack(maps)[:, None].unflatten(2, grid))
+        mean = torch.stack(maps)[:, None].unflatten(2, grid)
+        if self.visual == "raw":
+            return mean
+        visual = min_max(mean)
         # Squaring sharpens the flat map of cosines before it is spread along the attention.
         return refine_prior(visual**2, attention) if self.visual == "refined" else visual
 

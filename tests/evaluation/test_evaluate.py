@@ -285,6 +285,8 @@ def test_names_of_priors():
     assert prior_name("refined", "plain") == "piclip"
     assert prior_name("plain", "none") == "vtp"
     assert prior_name("none", "none") == "none"
+    assert prior_name("refined", "raw") == "piclip"
+    assert prior_name("none", "raw") == "vvp"
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,20 @@ def test_the_ablation_checks_what_was_used():
     assert checks == [["", "", ""], [CHECK, "", ""], [CHECK, CHECK, CHECK]]
 
 
+def test_raw_cosines_are_a_visual_prior_with_a_mark():
+    results = [_result(50), _result(55, prior="piclip"), _result(56, prior="piclip", visual="raw")]
+    (table,) = make_tables(_named(*results), "ablation")
+    assert [row["VVP"] for row in _cells(table)] == ["", CHECK, f"{CHECK}#"]
+    assert [note[0] for note in table.notes] == ["#"]
+    (main,) = make_tables(_named(*results))
+    assert [row["Prior"] for row in _cells(main)] == ["ImageNet", "PI-CLIP", "PI-CLIP#"]
+    folds = [_result(50 + gain, fold=fold, **more) for fold in range(4) for gain, more in (
+        (0, {}), (8, {"prior": "piclip", "visual": "raw"}),
+    )]  # fmt: skip
+    (gains,) = make_tables(_named(*folds), "priors")
+    assert _cells(gains)[1]["1-shot | gain"] == "+8.0 ± 0.0"
+
+
 def test_the_gain_is_over_the_imagenet_prior_of_the_same_decoder():
     results = []
     for fold in range(4):

@@ -57,6 +57,8 @@ def test_the_papers_recipes_have_the_published_settings(file):
     dataset, decoder = file.parent.name, recipe.decoder.name
     coco = dataset == "coco"
     phase, optimizer = recipe.episodic, recipe.episodic.optimizer
+    visual = "raw" if decoder == "hdmnet" else "plain"
+    assert (recipe.clip.text, recipe.clip.visual) == ("refined", visual)
     assert PUBLISHED[decoder, dataset] == (
         optimizer.name, optimizer.lr, optimizer.weight_decay, phase.batch, recipe.novel_pixels,
     )  # fmt: skip

@@ -108,11 +108,14 @@ class FewShotDecoder(PretrainedModule):
         loss_weights: Weight of each term in :meth:`loss`; 1 for a term that is not named.
         knows_base_classes: Whether there is a base learner, which reads stage 4 of the query.
         prior_channels: Number of channels of the prior.
+        published_visual: Which visual prior published weights take, in the words of
+            :class:`piclip.clip_priors.PriorMaker`; for weights whose training is unknown.
 
     Raises:
         UsageError: If a name is unknown.
     """
 
+    published_visual: str = "plain"
     loss_weights: ClassVar[Mapping[str, float]] = {}
     knows_base_classes: ClassVar[bool] = False
 

@@ -115,6 +115,8 @@ class HDMNet(EnsembleDecoder):
             dropout=dropout,
         )
         self.published_shots = published_shots
+        if published_shots is not None:
+            self.published_visual = "raw"
         self.prior_channels = _prior_channels(prior, published_shots)
         self.merge_query = pointwise(2 * width + self.prior_channels, matching_width)
         self.merge_support = pointwise(2 * width, matching_width)
@@ -152,7 +154,8 @@ class HDMNet(EnsembleDecoder):
             query: What :meth:`query_features` returned for B queries.
             supports: What :meth:`support_features` returned for their supports.
             masks: Masks of the supports, (B, K, H', W'): 1 is the object; 0 and 255 are not.
-            priors: For ``prior="piclip"``: refined text prior and visual prior, (B, 2, h, w). A
+            priors: For ``prior="piclip"``: refined text prior and visual prior, (B, 2, h, w);
+                published HDMNet was trained on the latter's raw cosines. A
                 network in published form takes 1, 2 (one per block, CLIP's last first) or all
                 visual priors (those of the last block for every shot, then the block before).
             base_class: Where the episode's class is a base class, its index, long (B,).

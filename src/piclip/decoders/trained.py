@@ -141,7 +141,7 @@ class TrainedDecoder:
                 Encoder.from_pretrained(name, device=place, dtype=kind),
                 wordings,
                 text=checkpoint.value("clip", "text", default="refined"),
-                visual=checkpoint.value("clip", "visual", default="plain"),
+                visual=checkpoint.value("clip", "visual", default=decoder.published_visual),
                 cache=cache,
             )
         return cls(

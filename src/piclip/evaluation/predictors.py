@@ -90,7 +90,8 @@ class Predictor(Protocol):
 
 
 def prior_name(text: str, visual: str) -> str:
-    """The name in `PRIORS` of a pair of maps, or "none"."""
+    """The name in `PRIORS` of a pair of maps, or "none"; raw is plain, in the scale of HDMNet."""
+    visual = "plain" if visual == "raw" else visual
     for name, kinds in PRIORS.items():
         if kinds == (text, visual):
             return name

@@ -16,7 +16,7 @@ from piclip.evaluation.results import Evaluation, SeedResult
 Style = Literal["main", "ablation", "priors"]
 
 MISSING, CHECK = "-", "✓"
-ORACLE, NOVEL = "*", "+"
+ORACLE, NOVEL, RAW = "*", "+", "#"
 BASELINE = "imagenet"
 
 TITLES = {
@@ -35,6 +35,7 @@ _PRIOR_ORDER = ("none", "imagenet", "vtp", "vvp", "vtp+pir", "vvp+pir", "vtp+vvp
 _NOTES = {
     ORACLE: "class names of the query's truth were given as prompts (candidates: oracle)",
     NOVEL: "weights were selected on novel classes (select: novel-val)",
+    RAW: "the visual prior is raw cosines, not scaled (clip.visual: raw)",
 }
 
 
@@ -111,7 +112,7 @@ def _table(dataset: str, results: Sequence[tuple[str, Evaluation]], style: Style
     shots = sorted({result.shots for _, result in results})
     build = {"main": _main, "ablation": _ablation, "priors": _priors}[style]
     columns, labels, body = build(rows, shots, folds)
-    marks = "".join(row.marks for row in rows)
+    marks = "".join(row.marks + _raw(row) for row in rows)
     notes = tuple(f"{mark} {text}" for mark, text in _NOTES.items() if mark in marks)
     unfinished = [name for name, result in results if not result.complete]
     if unfinished:
@@ -135,11 +136,11 @@ def _main(
 def _ablation(
     rows: Sequence[_Row], shots: Sequence[int], folds: int
 ) -> tuple[tuple[str, ...], int, tuple[tuple[str, ...], ...]]:
-    used = ("plain", "refined")
+    used = ("plain", "refined", "raw")
     labels: dict[str, Callable[[_Row], str]] = {
         "Method": _title,
         "VTP": lambda row: CHECK if row.text in used else "",
-        "VVP": lambda row: CHECK if row.visual in used else "",
+        "VVP": lambda row: CHECK + _raw(row) if row.visual in used else "",
         "PIR": lambda row: CHECK if "refined" in (row.text, row.visual) else "",
     }
     return _with_folds(labels, rows, shots, folds)
@@ -223,7 +224,11 @@ def _title(row: _Row) -> str:
 
 
 def _prior_title(row: _Row) -> str:
-    return TITLES.get(row.prior, row.prior.upper())
+    return TITLES.get(row.prior, row.prior.upper()) + _raw(row)
+
+
+def _raw(row: _Row) -> str:
+    return RAW if row.visual == "raw" else ""
 
 
 def _baseline(row: _Row, rows: Sequence[_Row]) -> _Row | None:

@@ -48,7 +48,7 @@ class ClipRecipe(Section):
 
     model: str = "openai/clip-vit-base-patch16"
     text: Literal["none", "plain", "refined"] = "refined"
-    visual: Literal["none", "plain", "refined"] = "plain"
+    visual: Literal["none", "plain", "refined", "raw"] = "plain"
     candidates: Literal["target", "oracle"] = "target"
     # "augmented": CLIP sees the crops that the decoder sees, as published. "plain": it sees the
     # images as they are, and its maps are moved along with them; only then a cache pays.
