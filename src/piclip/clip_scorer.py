@@ -58,11 +58,12 @@ class ClipScorer:
         memories: Sequence[ClassMemory],
         *,
         contrast: Sequence[str],
+        synonyms: Synonyms | None,
         mirror: bool,
         batch_size: int,
     ) -> list[Scored]:
         """Scores images; those of one input size are encoded together."""
-        texts = self._contrast_texts(contrast)
+        texts = self._contrast_texts(contrast, synonyms)
         results: dict[int, Scored] = {}
         for indices, size in self._batches(images, batch_size):
             batch = [images[i] for i in indices]
@@ -84,10 +85,10 @@ class ClipScorer:
         parts = {field: tensors[field].to(device) for field in _TENSOR_FIELDS}
         return ClassMemory(name=name, **parts)
 
-    def _contrast_texts(self, names: Sequence[str]) -> Tensor | None:
+    def _contrast_texts(self, names: Sequence[str], synonyms: Synonyms | None) -> Tensor | None:
         if not names:
             return None
-        texts = text_prototypes(self.encoder.encode_text, list(names))
+        texts = text_prototypes(self.encoder.encode_text, list(names), synonyms)
         return torch.cat(texts).to(self.encoder.device)
 
     def _batches(

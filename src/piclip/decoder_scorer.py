@@ -120,11 +120,12 @@ class DecoderScorer:
         memories: Sequence[DecoderMemory],
         *,
         contrast: Sequence[str],
+        synonyms: Synonyms | None,
         mirror: bool,
         batch_size: int,
     ) -> list[Scored]:
         """Scores images; each is looked at once for all classes."""
-        rivals = self._rivals(contrast)
+        rivals = self._rivals(contrast, synonyms)
         results = []
         for start in range(0, len(images), batch_size):
             arrays = [np.array(image) for image in images[start : start + batch_size]]
@@ -163,7 +164,7 @@ class DecoderScorer:
         supports = self.trained.recall(tensors["images"], tensors["masks"], objects)
         return DecoderMemory(name, supports, texts)
 
-    def _rivals(self, names: Sequence[str]) -> list[ClassTexts]:
+    def _rivals(self, names: Sequence[str], synonyms: Synonyms | None) -> list[ClassTexts]:
         if not names:
             return []
         maker = self.trained.maker
@@ -171,7 +172,7 @@ class DecoderScorer:
             raise UsageError(
                 "This decoder has no text prior that other names could change; leave contrast out."
             )
-        return [maker.texts(name) for name in names]
+        return [maker.texts(name, synonyms) for name in names]
 
     def _probabilities(
         self,

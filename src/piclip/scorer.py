@@ -66,6 +66,7 @@ class Scorer(Protocol[MemoryT]):
         memories: Sequence[MemoryT],
         *,
         contrast: Sequence[str],
+        synonyms: Synonyms | None,
         mirror: bool,
         batch_size: int,
     ) -> Sequence[Scored]:

@@ -161,6 +161,7 @@ class FewShotSegmenter:
         batch_size: int = 8,
         threshold: float | None = None,
         contrast: Sequence[str] = (),
+        synonyms: Synonyms | None = None,
         mirror: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> list[Segmentation]:
@@ -173,6 +174,8 @@ class FewShotSegmenter:
             contrast: Names of other things in the images that the text prior should tell the
                 classes from. By default each class meets only its own absence, as in the paper. A
                 decoder without text prior takes none.
+            synonyms: Other wordings of these names, as `fit` takes them; a class that was fitted
+                keeps those that it was fitted with.
             mirror: Also look at every image in a mirror and average, at twice the time.
             max_pixels: Larger images are refused.
 
@@ -195,6 +198,7 @@ class FewShotSegmenter:
             read,
             list(self.memories.values()),
             contrast=contrast,
+            synonyms=synonyms,
             mirror=mirror,
             batch_size=batch_size,
         )

@@ -183,6 +183,15 @@ def test_prior_rows_threshold_the_mean_of_their_maps(segmenter, view):
         TrainingFree(segmenter, prior="x")
 
 
+def test_rivals_are_called_what_the_dataset_calls_them(segmenter, view):
+    episode = view.load(view.episode(0, 0, 1))
+    reworded = TrainingFree(segmenter, prior="vtp", wordings={"pottedplant": ("umbrella",)})
+    told = reworded.score(episode, ["pottedplant"])
+    plain = TrainingFree(segmenter, prior="vtp")
+    assert np.array_equal(told, plain.score(episode, ["umbrella"]))
+    assert not np.array_equal(told, plain.score(episode))
+
+
 def test_the_threshold_is_the_best_of_base_episodes(segmenter, view):
     base = FewShotView(
         view.dataset,

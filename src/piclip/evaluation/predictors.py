@@ -181,7 +181,9 @@ class TrainingFree:
         """The segmenter's whole answer to an episode."""
         self.segmenter.memories = {episode.name: self._memory(episode)}
         images = [episode.query.image]
-        return self.segmenter.predict(images, threshold=self.threshold, contrast=others)[0]
+        return self.segmenter.predict(
+            images, threshold=self.threshold, contrast=others, synonyms=self.wordings
+        )[0]
 
     def _memory(self, episode: Episode) -> Memory:
         key = (episode.name, *(support.key for support in episode.supports))
