@@ -10,6 +10,7 @@ import piclip as library
 from piclip import cli
 from piclip.cli import options
 from piclip.clip.encoder import DEFAULT_MODEL
+from piclip.errors import UsageError
 from piclip.images import MAX_PIXELS
 
 COMMANDS = [
@@ -110,6 +111,14 @@ def test_wrong_options_of_segment_leave_with_2(piclip, world, more, word):
     assert word in ran.err
     assert "Traceback" not in ran.err
     assert not list(world.output.glob("*.png"))
+
+
+def test_a_login_has_both_parts():
+    assert options.login_of(None, "--auth") is None
+    assert options.login_of("anna:se:cret", "--auth") == ("anna", "se:cret")
+    for wrong in ("", "anna", "anna:", ":secret"):
+        with pytest.raises(UsageError, match="Write --auth as user:password"):
+            options.login_of(wrong, "--auth")
 
 
 def test_a_surprise_is_one_sentence_with_the_traceback_on_demand(piclip, world, monkeypatch):

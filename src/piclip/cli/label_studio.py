@@ -16,8 +16,8 @@ from piclip.cli.options import (
     ModelOption,
     ThresholdOption,
     examples,
+    login_of,
 )
-from piclip.errors import UsageError
 
 EXAMPLES = examples(
     "LABEL_STUDIO_API_KEY=... piclip label-studio --url http://localhost:8080",
@@ -104,7 +104,7 @@ def label_studio(
         labels=labels,
         host=host,
         port=port,
-        login=_login(basic_auth),
+        login=login_of(basic_auth, "--basic-auth"),
         local_files=local_files,
         allowed_hosts=tuple(allow_host or ()),
         threshold=threshold,
@@ -127,12 +127,3 @@ def label_studio(
             served.wait()
     except KeyboardInterrupt:
         people().print("Ended.")
-
-
-def _login(text: str | None) -> tuple[str, str] | None:
-    if text is None:
-        return None
-    user, colon, password = text.partition(":")
-    if not (user and colon and password):
-        raise UsageError("Write --basic-auth as user:password, neither of them empty.")
-    return user, password

@@ -82,6 +82,20 @@ MaxPixelsOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")]
 
 
+def login_of(text: str | None, option: str) -> tuple[str, str] | None:
+    """The user and password of an option such as --auth; None where it was not given.
+
+    Raises:
+        UsageError: One of them is missing.
+    """
+    if text is None:
+        return None
+    user, colon, password = text.partition(":")
+    if not (user and colon and password):
+        raise UsageError(f"Write {option} as user:password, neither of them empty.")
+    return user, password
+
+
 def paired(
     supports: list[Path], masks: list[Path], names: list[str]
 ) -> dict[str, list[tuple[Path, Path]]]:

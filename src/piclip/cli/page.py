@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from piclip.cli.options import examples
-from piclip.errors import UsageError
+from piclip.cli.options import examples, login_of
 
 EXAMPLES = examples(
     "piclip app",
@@ -66,7 +65,7 @@ def app(
         model=model,
         host=host,
         port=port,
-        login=_login(auth),
+        login=login_of(auth, "--auth"),
         upload_megabytes=max_upload_mb,
         limits=Limits(images=max_images),
     )
@@ -75,12 +74,3 @@ def app(
         if not settings.local and settings.login is None:
             people().print("Anybody who reaches this address can use it; --auth asks for a login.")
         served.page.block_thread()
-
-
-def _login(auth: str | None) -> tuple[str, str] | None:
-    if auth is None:
-        return None
-    user, colon, password = auth.partition(":")
-    if not (user and colon and password):
-        raise UsageError("Write --auth as user:password, neither of them empty.")
-    return user, password

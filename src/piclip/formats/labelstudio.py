@@ -73,7 +73,7 @@ def read(
     files = [
         file
         for index, task in enumerate(tasks)
-        if (file := _file(task, f"{path}: task {index}", root, class_names)) is not None
+        if (file := from_task(task, f"{path}: task {index}", root, class_names)) is not None
     ]
     found = dict.fromkeys(name for file in files for name in file.class_names)
     return Labels(tuple(class_names or found), tuple(files))
@@ -149,20 +149,24 @@ def to_prediction(file: LabelledFile, model_version: str = "piclip") -> dict[str
     return prediction | ({"score": fmean(scores)} if scores else {})
 
 
-def _task(file: LabelledFile, url: str, model_version: str) -> dict[str, Any]:
-    source = file.source or url + quote(file.path)
-    task: dict[str, Any] = {"data": {_DATA: source}}
-    if file.id is not None:
-        task["id"] = file.id
-    if file.regions:
-        task["predictions"] = [to_prediction(file, model_version)]
-    return task
-
-
-def _file(
-    task: dict[str, Any], where: str, root: Path | None, class_names: Sequence[str]
+def from_task(
+    task: dict[str, Any], where: str, root: Path | None = None, class_names: Sequence[str] = ()
 ) -> LabelledFile | None:
-    """One task; None if it is unlabelled and its image's size cannot be known."""
+    """Reads one task as it stands in an export.
+
+    Args:
+        task: Its data and annotations, of which the ground truth counts, or else the latest.
+        where: What messages call it.
+        root: Folder of the images, which tells the size of one without labels.
+        class_names: The classes that may occur; any, if there is none.
+
+    Returns:
+        The labelled image; None if it is unlabelled and its size cannot be known.
+
+    Raises:
+        UsageError: The task is malformed or has an unknown class.
+        MaskError: A region is empty or damaged.
+    """
     source = _image_url(field(task, "data", dict, where), where)
     path = _image_path(source, root)
     results = _results(task, where)
@@ -183,6 +187,16 @@ def _file(
     number = task.get("id")
     task_id = number if isinstance(number, int) else None
     return LabelledFile(path, *size, regions=tuple(regions), id=task_id, source=source)
+
+
+def _task(file: LabelledFile, url: str, model_version: str) -> dict[str, Any]:
+    source = file.source or url + quote(file.path)
+    task: dict[str, Any] = {"data": {_DATA: source}}
+    if file.id is not None:
+        task["id"] = file.id
+    if file.regions:
+        task["predictions"] = [to_prediction(file, model_version)]
+    return task
 
 
 def _image_url(data: dict[str, Any], where: str) -> str:

@@ -152,7 +152,7 @@ def read_labels(task: Task, config: LabellingConfig) -> LabelledFile | None:
         annotations = [_only(config.image, annotation) for annotation in annotations]
     # The format's reader knows the image under one name; its address is used as it is.
     plain = {"data": {"image": "image"}, "annotations": annotations}
-    file = labelstudio._file(plain, f"task {task.get('id')}", None, ())
+    file = labelstudio.from_task(plain, f"task {task.get('id')}")
     if file is None:
         return None
     known = tuple(r for r in file.regions if config.control_for(r.class_name) is not None)
