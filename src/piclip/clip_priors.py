@@ -237,7 +237,7 @@ class PriorMaker:
                 )
             ]
             maps.append(torch.stack(cosines).mean(dim=0))
-        mean = torch.stack(maps)[:, None].unflatten(2, grid)
+        mean: Tensor = torch.stack(maps)[:, None].unflatten(2, grid)
         if self.visual == "raw":
             return mean
         visual = min_max(mean)
