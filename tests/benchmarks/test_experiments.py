@@ -24,7 +24,7 @@ def test_every_cell_of_the_paper_is_planned_once(tmp_path):
                 for shots in (1, 5):
                     assert f"fold {fold}: {decoder}-{prior}, {shots}-shot" in second
         for row in ("none", "vtp", "vtp+pir", "vvp", "vtp+vvp"):
-            assert f"fold {fold}: bam-{row}, 1-shot" in second
+            assert f"fold {fold}: pfenet-{row}, 1-shot" in second
 
 
 def test_what_is_done_is_not_done_again():

@@ -36,11 +36,11 @@ DECODERS = ("pfenet", "bam", "hdmnet")
 MAIN = {prior: (f"prior={prior}",) for prior in ("imagenet", "piclip")}
 """The priors of the main table, as changes to the recipe."""
 ABLATION = {
-    "none": ("prior=none",),
     "vtp": ("prior=piclip", "clip.text=plain", "clip.visual=none"),
     "vtp+pir": ("prior=piclip", "clip.text=refined", "clip.visual=none"),
     "vvp": ("prior=piclip", "clip.text=none", "clip.visual=plain"),
     "vtp+vvp": ("prior=piclip", "clip.text=plain", "clip.visual=plain"),
+    "none": ("prior=none",),
 }
 """The rows of the ablation that are not in the main table."""
 
@@ -62,7 +62,7 @@ class Plan:
 
     folds: tuple[int, ...] = (0, 1, 2, 3)
     decoders: tuple[str, ...] = DECODERS
-    ablated: str | None = "bam"
+    ablated: str | None = "pfenet"
     shots: tuple[int, ...] = (1, 5)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     episodes: int = 60
