@@ -60,10 +60,10 @@ experiments experiments-quick: $(INSTALLED)
 	$(BIN)/piclip table $(RESULTS)/*.json > $(RESULTS)/main.md
 	$(BIN)/piclip table $(RESULTS)/*.json --style priors > $(RESULTS)/priors.md
 	$(BIN)/piclip table $(RESULTS)/*.json --style ablation > $(RESULTS)/ablation.md
-	$(BIN)/piclip figure fig1 --baseline $(RUNS)/fold0/pfenet-imagenet --output $(RESULTS)/fig1.png
+	$(BIN)/piclip figure fig1 --baseline $(RUNS)/fold0/pfenet-imagenet --output $(RESULTS)/fig1.jpg
 	$(BIN)/piclip figure fig3 --baseline $(RUNS)/fold0/hdmnet-imagenet \
-	  --ours $(RUNS)/fold0/hdmnet-piclip --output $(RESULTS)/fig3.png
-	$(BIN)/piclip figure fig4 --dataset scenes --output $(RESULTS)/fig4.png
+	  --ours $(RUNS)/fold0/hdmnet-piclip --output $(RESULTS)/fig3.jpg
+	$(BIN)/piclip figure fig4 --dataset scenes --output $(RESULTS)/fig4.jpg
 
 builtin: $(INSTALLED)
 	$(BIN)/python -m piclip.training.builtin runs/builtin
