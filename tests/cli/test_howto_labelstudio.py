@@ -132,8 +132,11 @@ def test_the_page_runs_against_a_label_studio(
 @contextmanager
 def running(*command):
     """The server as a process of its own; Ctrl-C must end it without a complaint."""
-    with subprocess.Popen(
-        [sys.executable, "-c", RUN, *command], stderr=subprocess.PIPE, text=True
+    with subprocess.Popen(  # a job in the background ignores Ctrl-C, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        args=[sys.executable, "-c", RUN, *command],
+        stderr=subprocess.PIPE,
+        text=True,
     ) as server:
         try:
             assert any(f"http://127.0.0.1:{command[-1]} " in line for line in server.stderr)
