@@ -133,7 +133,7 @@ def test_the_page_runs_against_a_label_studio(
 def running(*command):
     """The server as a process of its own; Ctrl-C must end it without a complaint."""
     with subprocess.Popen(  # a job in the background ignores Ctrl-C, and so would its children
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         args=[sys.executable, "-c", RUN, *command],
         stderr=subprocess.PIPE,
         text=True,
