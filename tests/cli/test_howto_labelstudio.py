@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -131,18 +130,14 @@ def test_the_page_runs_against_a_label_studio(
 
 @contextmanager
 def running(*command):
-    """The server as a process of its own; Ctrl-C must end it without a complaint."""
-    with subprocess.Popen(  # a job in the background ignores Ctrl-C, and so would its children
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-        args=[sys.executable, "-c", RUN, *command],
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as server:
+    """The server as a process of its own; it must end without a complaint."""
+    program = [sys.executable, "-c", RUN, *command]
+    with subprocess.Popen(program, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert any(f"http://127.0.0.1:{command[-1]} " in line for line in server.stderr)
             yield server
         finally:
-            server.send_signal(signal.SIGINT)
+            server.terminate()  # as Ctrl-C does, which a job in the background would ignore
         said = server.stderr.read()
     assert said.endswith("Ended.\n"), said
     assert "Traceback" not in said
