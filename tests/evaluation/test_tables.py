@@ -6,6 +6,7 @@ import pytest
 
 from piclip.errors import UsageError
 from piclip.evaluation.metrics import confidence_interval
+from piclip.evaluation.predictors import PRIORS
 from piclip.evaluation.results import Evaluation, SeedResult
 from piclip.evaluation.table_formats import render
 from piclip.evaluation.tables import CHECK, MISSING, make_tables
@@ -13,8 +14,7 @@ from piclip.evaluation.tables import CHECK, MISSING, make_tables
 
 def _result(miou, *, fold=0, shots=1, prior="imagenet", method="pfenet", seeds=(0, 1), **more):
     """A record of one class whose IoU is ``miou`` percent plus the seed's number."""
-    maps = {"imagenet": (None, None), "piclip": ("refined", "plain"), "vtp": ("plain", "none")}
-    text, visual = maps[prior]
+    text, visual = PRIORS.get(prior, (None, None))
     per_seed = tuple(
         SeedResult(seed, f"{fold}{shots}{seed}", {"cat": (900, 10 * (miou + seed), 1000, 1000)})
         for seed in seeds
@@ -63,6 +63,16 @@ def test_the_ablation_checks_what_was_used():
     (table,) = make_tables(_named(*results), "ablation")
     checks = [[row[name] for name in ("VTP", "VVP", "PIR")] for row in _cells(table)]
     assert checks == [["", "", ""], [CHECK, "", ""], [CHECK, CHECK, CHECK]]
+
+
+def test_the_ablation_tells_no_prior_from_the_previous_one():
+    results = [_result(50, prior="none"), _result(52), _result(55, prior="piclip")]
+    (table,) = make_tables(_named(*results), "ablation")
+    rows = _cells(table)
+    assert [row["1-shot | fold 0"][:2] for row in rows] == ["50", "52", "55"]
+    assert [row["ImageNet"] for row in rows] == ["", CHECK, ""]
+    for form in ("markdown", "latex", "csv"):
+        assert "ImageNet" in render(table, form)
 
 
 def test_raw_cosines_are_a_visual_prior_with_a_mark():
@@ -154,7 +164,7 @@ def test_markdown_lines_have_the_same_cells(table):
 def test_latex_rows_have_the_columns_of_the_tabular(table):
     text = render(table, "latex")
     lines = text.splitlines()
-    assert lines[1] == r"\begin{tabular}{llllcccccc}"
+    assert lines[1] == r"\begin{tabular}{lllllcccccc}"
     assert r"\multicolumn{6}{c}{1-shot}" in lines[3]
     spans = lines[3].count("&") + 5  # the multicolumn stands for six
     rows = [line for line in lines if line.endswith(r"\\")][1:]

@@ -79,7 +79,8 @@ def make_tables(results: Sequence[tuple[str, Evaluation]], style: Style = "main"
 
     - ``main``: decoder, prior and backbone; per number of shots the folds' mIoU, their mean and
       the FB-IoU.
-    - ``ablation``: the same, with check marks for VTP, VVP and PIR in place of the prior.
+    - ``ablation``: the same, with check marks for the ImageNet prior, VTP, VVP and PIR in place of
+      the prior; a row without any had no prior.
     - ``priors``: decoders by priors, mean mIoU and its gain over the ImageNet prior.
 
     Figures are in percent, with the 95 % interval over the seeds where there are two or more. A
@@ -139,6 +140,7 @@ def _ablation(
     used = ("plain", "refined", "raw")
     labels: dict[str, Callable[[_Row], str]] = {
         "Method": _title,
+        TITLES[BASELINE]: lambda row: CHECK if row.prior == BASELINE else "",
         "VTP": lambda row: CHECK if row.text in used else "",
         "VVP": lambda row: CHECK + _raw(row) if row.visual in used else "",
         "PIR": lambda row: CHECK if "refined" in (row.text, row.visual) else "",
