@@ -75,6 +75,17 @@ def test_the_ablation_tells_no_prior_from_the_previous_one():
         assert "ImageNet" in render(table, form)
 
 
+@pytest.mark.parametrize("style", ["main", "ablation", "priors"])
+def test_no_two_rows_are_called_the_same(style):
+    kinds = [{"prior": prior} for prior in ("none", "imagenet", *PRIORS)]
+    kinds += [{"prior": prior, "visual": "raw"} for prior in ("vvp", "vtp+vvp", "piclip")]
+    results = [
+        _result(50, backbone=backbone, **kind) for kind in kinds for backbone in ("vgg16bn", "tiny")
+    ]
+    (table,) = make_tables(_named(*results), style)
+    assert len({row[: table.labels] for row in table.rows}) == len(results)
+
+
 def test_raw_cosines_are_a_visual_prior_with_a_mark():
     results = [_result(50), _result(55, prior="piclip"), _result(56, prior="piclip", visual="raw")]
     (table,) = make_tables(_named(*results), "ablation")
@@ -164,7 +175,7 @@ def test_markdown_lines_have_the_same_cells(table):
 def test_latex_rows_have_the_columns_of_the_tabular(table):
     text = render(table, "latex")
     lines = text.splitlines()
-    assert lines[1] == r"\begin{tabular}{lllllcccccc}"
+    assert lines[1] == r"\begin{tabular}{llllllcccccc}"
     assert r"\multicolumn{6}{c}{1-shot}" in lines[3]
     spans = lines[3].count("&") + 5  # the multicolumn stands for six
     rows = [line for line in lines if line.endswith(r"\\")][1:]

@@ -32,6 +32,14 @@ TITLES = {
 """What methods and priors are called in print."""
 
 _PRIOR_ORDER = ("none", "imagenet", "vtp", "vvp", "vtp+pir", "vvp+pir", "vtp+vvp", "piclip")
+_REFINED = {
+    (False, False): "",
+    (True, False): CHECK,
+    (False, True): f"{CHECK} VVP",
+    (True, True): f"{CHECK} both",
+}
+"""What is refined, the visual-text and the visual-visual prior; the paper refines the first."""
+
 _NOTES = {
     ORACLE: "class names of the query's truth were given as prompts (candidates: oracle)",
     NOVEL: "weights were selected on novel classes (select: novel-val)",
@@ -74,14 +82,18 @@ class _Row:
     results: Mapping[tuple[int, int], Evaluation]
 
 
+_Labels: TypeAlias = Mapping[str, Callable[[_Row], str]]
+"""The columns that name a row: headings and what stands below them."""
+
+
 def make_tables(results: Sequence[tuple[str, Evaluation]], style: Style = "main") -> list[Table]:
     """Sorts results into the cells of tables, one table for each dataset.
 
     - ``main``: decoder, prior and backbone; per number of shots the folds' mIoU, their mean and
       the FB-IoU.
-    - ``ablation``: the same, with check marks for the ImageNet prior, VTP, VVP and PIR in place of
-      the prior; a row without any had no prior.
-    - ``priors``: decoders by priors, mean mIoU and its gain over the ImageNet prior.
+    - ``ablation``: the same, with check marks for the ImageNet prior, VTP, VVP and PIR (of VTP
+      unless it says another) in place of the prior; a row without any had no prior.
+    - ``priors``: the rows of ``main``; mean mIoU and its gain over the ImageNet prior.
 
     Figures are in percent, with the 95 % interval over the seeds where there are two or more. A
     mean over folds needs all folds of the dataset; what is missing is shown as "-".
@@ -128,9 +140,7 @@ def _table(dataset: str, results: Sequence[tuple[str, Evaluation]], style: Style
 def _main(
     rows: Sequence[_Row], shots: Sequence[int], folds: int
 ) -> tuple[tuple[str, ...], int, tuple[tuple[str, ...], ...]]:
-    labels: dict[str, Callable[[_Row], str]] = {"Method": _title, "Prior": _prior_title}
-    if any(row.backbone for row in rows):
-        labels["Backbone"] = lambda row: row.backbone or MISSING
+    labels = {"Method": _title, "Prior": _prior_title, **_backbone(rows)}
     return _with_folds(labels, rows, shots, folds)
 
 
@@ -138,18 +148,19 @@ def _ablation(
     rows: Sequence[_Row], shots: Sequence[int], folds: int
 ) -> tuple[tuple[str, ...], int, tuple[tuple[str, ...], ...]]:
     used = ("plain", "refined", "raw")
-    labels: dict[str, Callable[[_Row], str]] = {
+    labels: _Labels = {
         "Method": _title,
+        **_backbone(rows),
         TITLES[BASELINE]: lambda row: CHECK if row.prior == BASELINE else "",
         "VTP": lambda row: CHECK if row.text in used else "",
         "VVP": lambda row: CHECK + _raw(row) if row.visual in used else "",
-        "PIR": lambda row: CHECK if "refined" in (row.text, row.visual) else "",
+        "PIR": lambda row: _REFINED[row.text == "refined", row.visual == "refined"],
     }
     return _with_folds(labels, rows, shots, folds)
 
 
 def _with_folds(
-    labels: Mapping[str, Callable[[_Row], str]],
+    labels: _Labels,
     rows: Sequence[_Row],
     shots: Sequence[int],
     folds: int,
@@ -172,12 +183,13 @@ def _with_folds(
 def _priors(
     rows: Sequence[_Row], shots: Sequence[int], folds: int
 ) -> tuple[tuple[str, ...], int, tuple[tuple[str, ...], ...]]:
-    columns = ["Decoder", "Prior"]
+    labels = {"Decoder": _title, "Prior": _prior_title, **_backbone(rows)}
+    columns = list(labels)
     for shot in shots:
         columns += [f"{shot}-shot | mean", f"{shot}-shot | gain"]
     body = []
     for row in rows:
-        cells = [_title(row), _prior_title(row)]
+        cells = [label(row) for label in labels.values()]
         for shot in shots:
             own = [row.results.get((shot, fold)) for fold in range(folds)]
             base = _baseline(row, rows)
@@ -188,7 +200,7 @@ def _priors(
             theirs = [base.results.get((shot, fold)) for fold in range(folds)]
             cells.append(_shown(_gain(own, theirs), sign="+"))
         body.append(tuple(cells))
-    return tuple(columns), 2, tuple(body)
+    return tuple(columns), len(labels), tuple(body)
 
 
 def _rows(results: Sequence[tuple[str, Evaluation]]) -> list[_Row]:
@@ -219,6 +231,12 @@ def _rows(results: Sequence[tuple[str, Evaluation]]) -> list[_Row]:
 
 def _rank(prior: str) -> int:
     return _PRIOR_ORDER.index(prior) if prior in _PRIOR_ORDER else len(_PRIOR_ORDER)
+
+
+def _backbone(rows: Sequence[_Row]) -> _Labels:
+    """The column of backbones, where any row has one."""
+    named = any(row.backbone for row in rows)
+    return {"Backbone": lambda row: row.backbone or MISSING} if named else {}
 
 
 def _title(row: _Row) -> str:
