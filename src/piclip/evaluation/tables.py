@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-import numpy as np
-
 from piclip.errors import UsageError
-from piclip.evaluation.metrics import confidence_interval
-from piclip.evaluation.results import Evaluation, SeedResult
+from piclip.evaluation.results import Evaluation
+from piclip.evaluation.table_cells import MISSING, gain, over_folds, shown
 
 Style = Literal["main", "ablation", "priors"]
 
-MISSING, CHECK = "-", "✓"
+CHECK = "✓"
 ORACLE, NOVEL, RAW = "*", "+", "#"
 BASELINE = "imagenet"
 
@@ -174,8 +171,8 @@ def _with_folds(
         cells = [label(row) for label in labels.values()]
         for shot in shots:
             found = [row.results.get((shot, fold)) for fold in range(folds)]
-            cells += [MISSING if one is None else _shown(one.miou) for one in found]
-            cells += [_shown(_over_folds(found, kind)) for kind in ("miou", "fb_iou")]
+            cells += [MISSING if one is None else shown(one.miou) for one in found]
+            cells += [shown(over_folds(found, kind)) for kind in ("miou", "fb_iou")]
         body.append(tuple(cells))
     return tuple(columns), len(labels), tuple(body)
 
@@ -190,15 +187,15 @@ def _priors(
     body = []
     for row in rows:
         cells = [label(row) for label in labels.values()]
+        base = _baseline(row, rows)
         for shot in shots:
             own = [row.results.get((shot, fold)) for fold in range(folds)]
-            base = _baseline(row, rows)
-            cells.append(_shown(_over_folds(own, "miou")))
+            cells.append(shown(over_folds(own, "miou")))
             if base is None or base is row:
                 cells.append("" if base is row else MISSING)
                 continue
             theirs = [base.results.get((shot, fold)) for fold in range(folds)]
-            cells.append(_shown(_gain(own, theirs), sign="+"))
+            cells.append(shown(gain(own, theirs), sign="+"))
         body.append(tuple(cells))
     return tuple(columns), len(labels), tuple(body)
 
@@ -257,46 +254,3 @@ def _baseline(row: _Row, rows: Sequence[_Row]) -> _Row | None:
         return row
     same = [r for r in rows if r.prior == BASELINE and r.method == row.method]
     return next((r for r in same if (r.backbone, r.marks) == (row.backbone, row.marks)), None)
-
-
-def _by_seed(results: Sequence[Evaluation | None], kind: str) -> dict[int, float] | None:
-    """Mean over all folds for each seed that every fold has; None if a fold is missing."""
-    found = [result for result in results if result is not None]
-    if not found or len(found) < len(results):
-        return None
-    parts: list[dict[int, SeedResult]] = [{r.seed: r for r in one.per_seed} for one in found]
-    common = sorted(set.intersection(*(set(part) for part in parts)))
-    return {seed: float(np.mean([getattr(p[seed], kind) for p in parts])) for seed in common}
-
-
-def _over_folds(results: Sequence[Evaluation | None], kind: str) -> tuple[float, float] | None:
-    figures = _by_seed(results, kind)
-    return confidence_interval(list(figures.values())) if figures else None
-
-
-def _gain(
-    own: Sequence[Evaluation | None], base: Sequence[Evaluation | None]
-) -> tuple[float, float] | None:
-    """Mean gain; its interval is that of the seeds' differences, if both saw the same episodes."""
-    ours, theirs = _by_seed(own, "miou"), _by_seed(base, "miou")
-    if not ours or not theirs:
-        return None
-    if _asked(own) != _asked(base):
-        return float(np.mean([*ours.values()]) - np.mean([*theirs.values()])), math.nan
-    return confidence_interval([ours[seed] - theirs[seed] for seed in ours])
-
-
-def _asked(results: Sequence[Evaluation | None]) -> list[tuple[int, int, str]]:
-    return sorted(
-        (one.fold, result.seed, result.episodes_hash)
-        for one in results
-        if one is not None
-        for result in one.per_seed
-    )
-
-
-def _shown(figure: tuple[float, float] | None, sign: str = "") -> str:
-    if figure is None:
-        return MISSING
-    mean, half = figure
-    return f"{mean:{sign}.1f}" if math.isnan(half) else f"{mean:{sign}.1f} ± {half:.1f}"
