@@ -73,11 +73,11 @@ QUICK = Plan(
     folds=(0,),
     ablated=None,
     seeds=(0, 1),
-    episodes=60,
+    episodes=40,
     overrides=(
         "workers=0",
-        "base.steps=150",
-        "episodic.steps=100",
+        "base.steps=100",
+        "episodic.steps=75",
         "dataset.options.train_images=400",
     ),
 )
