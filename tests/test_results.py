@@ -12,6 +12,7 @@ from piclip.errors import OutputError, UsageError
 from piclip.images import read_mask
 from piclip.overlays import COLOURS, voc_palette
 from piclip.results import Priors, Segmentation
+from sentences import one_sentence
 
 
 def make_priors(classes=2, grid=(3, 4)):
@@ -95,8 +96,7 @@ def test_thresholds_outside_the_scores(threshold):
 def test_parts_that_do_not_belong_together(changes):
     with pytest.raises(UsageError) as error:
         make(**changes)
-    assert str(error.value).endswith(".")
-    assert "\n" not in str(error.value)
+    one_sentence(error)
 
 
 @pytest.mark.parametrize(

@@ -25,11 +25,6 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def golden(shared):
-    return np.load(shared / "golden" / "priors_upstream_small.npz")
-
-
-@pytest.fixture(scope="module")
 def published(shared):
     """The encoder of the published code's outputs, in float32."""
     model = clip_from_state_dict(load_file(shared / "golden" / "tiny_openai_clip.safetensors"))

@@ -13,6 +13,7 @@ from piclip.training.base_learner import BaseImages
 from piclip.training.episodic import TrainingEpisodes, parameter_groups
 from piclip.training.loop import build_optimizer
 from piclip.training.recipe import PhaseRecipe, Recipe, load_recipe
+from sentences import one_sentence
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 COMPLETE = sorted(f for f in RECIPES.rglob("*.yaml") if not f.name.startswith("_"))
@@ -171,8 +172,7 @@ def test_a_wrong_override_is_told_in_one_sentence(tmp_path, override, message):
     file = write(tmp_path / "recipe.yaml", MINIMAL)
     with pytest.raises(UsageError, match=message) as caught:
         load_recipe(file, [override])
-    text = str(caught.value)
-    assert "\n" not in text and text.endswith(".")
+    text = one_sentence(caught)
     assert text.startswith("the command line: ") or "YAML" in text or "no key=value" in text
 
 

@@ -1,0 +1,126 @@
+"""Models of the hub, without a network: names, questions, refusals and the cache."""
+
+import pytest
+from tiny_clip import assert_same_outputs, names_in, tiny_state
+
+from piclip.clip import checkpoints, hub
+from piclip.clip.checkpoints import clip_from_state_dict, load_clip
+from piclip.errors import ModelError
+from sentences import one_sentence
+
+
+@pytest.mark.parametrize(
+    "name", ["./none", "/none/here", "~/none-such", "none.pt", "none.safetensors"]
+)
+def test_a_missing_path_is_not_looked_for_on_the_hub(name, monkeypatch):
+    monkeypatch.setattr(checkpoints, "hub_folder", lambda _name: pytest.fail("asked the hub"))
+    with pytest.raises(ModelError, match="no file or folder") as error:
+        load_clip(name)
+    assert one_sentence(error)
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("name", ["openai/clip-vit-base-patch16", "nosuchmodel"])
+def test_without_a_network_the_way_out_is_said(name):
+    with pytest.raises(ModelError, match=r'"builtin", which works offline.*hf download') as error:
+        load_clip(name)
+    assert one_sentence(error) and "HF_HUB_OFFLINE is set" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["two words", "a/b/c", "x" * 200])
+def test_an_impossible_name_is_refused(name):
+    with pytest.raises(ModelError, match="no model") as error:
+        load_clip(name)
+    assert one_sentence(error)
+
+
+class Hub:
+    """A hub with one answer instead of the network; counts the questions."""
+
+    def __init__(self, monkeypatch, tmp_path, answer):
+        import huggingface_hub
+        from huggingface_hub import constants
+
+        self.questions, self.downloads = 0, []
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(huggingface_hub.HfApi, "model_info", self.model_info)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.snapshot_download)
+        self.answer = answer
+
+    def model_info(self, name, timeout):
+        self.questions += 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        files = [type("File", (), {"rfilename": file}) for file in names_in(self.answer)]
+        return type("Info", (), {"siblings": files})
+
+    def snapshot_download(self, name, allow_patterns):
+        self.downloads.append(allow_patterns)
+        return str(self.answer)
+
+
+def hub_error(kind, status):
+    from huggingface_hub import errors
+
+    response = errors.Response(status, request=None)
+    response._request = object()  # the errors look at it and need none
+    return getattr(errors, kind)(f"{status} Client Error\n\nlong explanation", response=response)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "words"),
+    [
+        ("RepositoryNotFoundError", 404, "knows no model 'some/clip'"),
+        ("RepositoryNotFoundError", 401, "knows no model 'some/clip'"),
+        ("GatedRepoError", 403, "accept its terms"),
+        ("HfHubHTTPError", 503, "HTTP 503"),
+    ],
+)
+def test_what_the_hub_refuses_is_explained(monkeypatch, tmp_path, kind, status, words):
+    asked = Hub(monkeypatch, tmp_path, hub_error(kind, status))
+    with pytest.raises(ModelError, match=words) as error:
+        load_clip("some/clip")
+    assert one_sentence(error) and asked.questions == 1
+
+
+def test_a_broken_connection_is_explained_at_once(monkeypatch, tmp_path):
+    from huggingface_hub.errors import HTTPError
+
+    asked = Hub(monkeypatch, tmp_path, HTTPError("[Errno -2] Name or service not known"))
+    with pytest.raises(ModelError, match="Name or service not known") as error:
+        load_clip("some/clip")
+    assert one_sentence(error) and asked.questions == 1
+
+
+def test_a_model_of_the_hub_loads_with_one_form_of_its_weights(monkeypatch, tmp_path, clip_folder):
+    (clip_folder / "pytorch_model.bin").write_bytes(b"not wanted")
+    asked = Hub(monkeypatch, tmp_path, clip_folder)
+    assert_same_outputs(load_clip("some/clip").model, clip_from_state_dict(tiny_state()), atol=0)
+    (patterns,) = asked.downloads
+    assert "model.safetensors" in patterns and "pytorch_model.bin" not in patterns
+
+
+def test_a_repository_without_transformers_weights_says_so(monkeypatch, tmp_path):
+    (tmp_path / "repository").mkdir()
+    (tmp_path / "repository" / "open_clip_model.safetensors").write_bytes(b"x")
+    Hub(monkeypatch, tmp_path, tmp_path / "repository")
+    with pytest.raises(ModelError, match="give that file's path") as error:
+        load_clip("some/clip")
+    assert one_sentence(error)
+
+
+def test_a_cached_model_loads_without_a_question(monkeypatch, tmp_path, clip_folder):
+    asked = Hub(monkeypatch, tmp_path, OSError("no network"))
+    snapshot = tmp_path / "cache" / "models--some--clip" / "snapshots" / ("0" * 40)
+    snapshot.parent.mkdir(parents=True)
+    clip_folder.rename(snapshot)
+    refs = tmp_path / "cache" / "models--some--clip" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    load_clip("some/clip")
+    assert asked.questions == 0
+    (snapshot / "model.safetensors").unlink()  # an interrupted download is taken up again
+    with pytest.raises(ModelError, match="no network"):
+        load_clip("some/clip")
+    assert asked.questions == 1
+    assert hub.hub_folder("some/clip", weights=False) == snapshot
