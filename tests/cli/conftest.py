@@ -1,15 +1,19 @@
 """A tiny untrained CLIP, labelled scenes, and the command line run in this process."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from PIL import Image
 
+from piclip import FewShotSegmenter
 from piclip.cli import app, main
 from piclip.clip.checkpoints import LoadedClip, ModelSettings, save_clip
 from piclip.datasets.scenes import make_scene
+from piclip.formats import LabelledFile, Labels, Region, RunLengthMask, read_labels, write_labels
 from piclip.training.world_model import build_model, build_tokenizer
 
 
@@ -53,6 +57,20 @@ def run(request, capsys):
         return capsys.readouterr()
 
     return call
+
+
+@pytest.fixture
+def predicted(monkeypatch):
+    """How many images each call of predict was given."""
+    counts = []
+    predict = FewShotSegmenter.predict
+
+    def counting(self, images, **options):
+        counts.append(len(images))
+        return predict(self, images, **options)
+
+    monkeypatch.setattr(FewShotSegmenter, "predict", counting)
+    return counts
 
 
 @pytest.fixture(scope="session")
@@ -105,3 +123,57 @@ def world(tmp_path, model):
     for number in range(1, 4):
         Image.fromarray(make_scene(7, number).image).save(world.photos / f"photo{number}.png")
     return world
+
+
+@dataclass(frozen=True)
+class Album:
+    """Six photos of cats; in the first two cats are labelled, in the second also its sky."""
+
+    folder: Path
+
+    @property
+    def photos(self):
+        return self.folder / "photos"
+
+    def json(self, name="out.json"):
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+
+    def labels(self, name="labels.json"):
+        return read_labels(self.folder / name, images=self.photos)
+
+    def by_path(self, name="out.json"):
+        return {file.path: file for file in self.labels(name).images}
+
+
+@pytest.fixture
+def album(tmp_path):
+    album = Album(tmp_path)
+    album.photos.mkdir()
+    files = []
+    for number in range(6):
+        scene = make_scene(32, number, include="cat")
+        Image.fromarray(scene.image).save(album.photos / f"photo{number}.png")
+        regions = [Region("cat", RunLengthMask.from_array(scene.mask("cat")))]
+        if number == 1:
+            sky = np.zeros((128, 128), dtype=np.bool_)
+            sky[:20] = ~scene.mask("cat")[:20]
+            regions.append(Region("sky", RunLengthMask.from_array(sky)))
+        shown = tuple(regions) if number < 2 else ()
+        files.append(LabelledFile(f"photo{number}.png", 128, 128, shown, id=100 + number))
+    labels = Labels(("sky", "cat"), tuple(files), (5, 3))
+    write_labels(labels, tmp_path / "labels.json", format="coco")
+    return album
+
+
+@pytest.fixture
+def annotate(piclip, album, model):
+    """Run the command on the album; options given again replace the usual ones."""
+
+    def run(*more, output="out.json", labels="labels.json"):
+        target = () if output is None else ("--output", album.folder / output)
+        return piclip(
+            *("annotate", "--images", album.photos, "--labels", album.folder / labels, *target),
+            *("--model", model, "--device", "cpu", "--dtype", "float32", *more),
+        )
+
+    return run

@@ -12,20 +12,6 @@ from piclip.datasets.scenes import make_scene
 from piclip.errors import UsageError
 
 
-@pytest.fixture
-def predicted(monkeypatch):
-    """How many images each call of predict was given."""
-    counts = []
-    predict = library.FewShotSegmenter.predict
-
-    def counting(self, images, **options):
-        counts.append(len(images))
-        return predict(self, images, **options)
-
-    monkeypatch.setattr(library.FewShotSegmenter, "predict", counting)
-    return counts
-
-
 def record(world):
     return json.loads((world.output / "results.json").read_text(encoding="utf-8"))
 
