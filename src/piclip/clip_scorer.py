@@ -17,6 +17,7 @@ from piclip.clip.encoder import Encoder
 from piclip.clip.preprocessing import fit_size, to_pixels
 from piclip.clip.prompts import Synonyms, text_prototypes
 from piclip.evidence import Evidence, fuse_classes, gather_evidence
+from piclip.feature_cache import weights_hash
 from piclip.learning import learn_class
 from piclip.priors import transition_matrix
 from piclip.results import Priors
@@ -74,6 +75,10 @@ class ClipScorer:
     def identity(self) -> dict[str, Any]:
         """The CLIP's name and the width of its vectors."""
         return {"model": self.encoder.source, "width": self.encoder.embed_dim}
+
+    def fingerprint(self) -> str:
+        """That of the CLIP's weights."""
+        return weights_hash(self.encoder.model)
 
     def tensors(self, memory: ClassMemory) -> dict[str, Tensor]:
         """The memory's fields."""

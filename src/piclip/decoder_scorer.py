@@ -25,7 +25,7 @@ from piclip.decoders.saved import Checkpoint
 from piclip.decoders.trained import SeenSupports, TrainedDecoder
 from piclip.decoders.views import laid_back
 from piclip.errors import UsageError
-from piclip.feature_cache import weights_hash
+from piclip.feature_cache import content_key, weights_hash
 from piclip.scorer import Scored
 from piclip.supports import Support, read_labelled
 
@@ -140,6 +140,15 @@ class DecoderScorer:
     def identity(self) -> dict[str, Any]:
         """The decoder's folder, weights and view, and another CLIP than its training's."""
         return dict(self._identity)
+
+    def fingerprint(self) -> str:
+        """That of the weights of decoder and CLIP, and of how they see an image."""
+        trained, maker = self.trained, self.trained.maker
+        parts = [weights_hash(trained.decoder), str(trained.size)]
+        if maker is not None:
+            clip = weights_hash(maker.encoder.model)
+            parts += [trained.sees, maker.text, maker.visual, clip]
+        return content_key(*parts)
 
     def tensors(self, memory: DecoderMemory) -> dict[str, Tensor]:
         """What the decoder saw of the supports; the backbone's maps are made again from that."""

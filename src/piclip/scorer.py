@@ -80,6 +80,10 @@ class Scorer(Protocol[MemoryT]):
         """
         ...
 
+    def fingerprint(self) -> str:
+        """A hash of all that decides about the scores but memories; the same in any folder."""
+        ...
+
     def tensors(self, memory: MemoryT) -> dict[str, Tensor]:
         """A memory without its name, to be written."""
         ...

@@ -108,7 +108,7 @@ def _without(
     max_pixels: int,
 ) -> FewShotSegmenter:
     """A segmenter that has not seen this image; other classes keep their memories."""
-    trial = FewShotSegmenter(segmenter.encoder)
+    trial = segmenter.unfitted()
     others = {
         name: [example for example in files if example.path != file.path]
         for name, files in examples.items()

@@ -118,7 +118,7 @@ def propose(
         OutputError: The journal cannot be written.
     """
     if threshold is None:
-        threshold = segmenter.encoder.settings.threshold
+        threshold = segmenter.threshold
     failures: list[Failure] = []
     finished = 0
     most_pixels = _VALUES_AT_ONCE // len(segmenter.class_names)

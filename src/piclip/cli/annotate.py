@@ -11,11 +11,12 @@ from piclip.cli.options import (
     DEFAULT_MODEL,
     MAX_PIXELS,
     BatchSizeOption,
+    ClipOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     MaxPixelsOption,
-    ModelOption,
+    ModelOrDecoderOption,
     ThresholdOption,
     examples,
 )
@@ -68,7 +69,8 @@ def annotate(
             "--output-format", metavar="NAME", help="Of the proposals. [default: as the labels]"
         ),
     ] = None,
-    model: ModelOption = DEFAULT_MODEL,
+    model: ModelOrDecoderOption = DEFAULT_MODEL,
+    clip: ClipOption = None,
     min_score: Annotated[
         float,
         typer.Option(
@@ -131,6 +133,7 @@ def annotate(
         output=output,
         output_format=output_format,
         model=model,
+        clip=clip,
         min_score=min_score,
         threshold=threshold,
         with_labels=with_labels,

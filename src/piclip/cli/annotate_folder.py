@@ -17,7 +17,6 @@ from piclip.annotation.proposals import Failure, Query, find_queries, propose
 from piclip.cli.annotate_report import Outcome, print_expectations, progress_with_rate
 from piclip.cli.console import people
 from piclip.errors import ImageError, PiclipError, UsageError
-from piclip.feature_cache import weights_hash
 from piclip.formats import LabelledFile, Labels, detect, get_format
 
 
@@ -32,6 +31,7 @@ class Request:
     output: Path | None
     output_format: str | None
     model: str
+    clip: str | None
     min_score: float
     threshold: float | None
     with_labels: bool
@@ -67,7 +67,7 @@ def annotate_folder(request: Request) -> Outcome:
         _check_output(request, request.output, target, labels, queries)
     with people().status("Loading the model"):
         segmenter = FewShotSegmenter.from_pretrained(
-            request.model, device=request.device, dtype=request.dtype
+            request.model, clip=request.clip, device=request.device, dtype=request.dtype
         )
     if request.output is None:
         _learn(request, segmenter, examples)
@@ -126,7 +126,7 @@ def _settings(request: Request, segmenter: FewShotSegmenter, examples: Examples)
     """What decides about the proposals, without what only decides about speed or form."""
     return {
         "piclip": __version__,
-        "model": weights_hash(segmenter.encoder.model),
+        "model": segmenter.scorer.fingerprint(),
         "labels": digest(examples, request.images),
         "threshold": request.threshold,
         "dtype": request.dtype,

@@ -53,6 +53,23 @@ ModelOption = Annotated[
         help="Hub name, folder or weights file of a CLIP, or 'builtin' (generated scenes only).",
     ),
 ]
+ModelOrDecoderOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Hub name, folder or weights file of a CLIP, 'builtin' (generated scenes only), or "
+        "the folder of a trained decoder.",
+    ),
+]
+ClipOption = Annotated[
+    str | None,
+    typer.Option(
+        "--clip",
+        metavar="NAME",
+        help="The CLIP of a decoder's priors. [default: that of its training]",
+    ),
+]
 BatchSizeOption = Annotated[
     int, typer.Option(min=1, metavar="N", help="Images that are encoded at once.")
 ]

@@ -11,11 +11,13 @@ from piclip.cli.options import (
     DEFAULT_MODEL,
     MAX_PIXELS,
     BatchSizeOption,
+    ClipOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     MaskOption,
     MaxPixelsOption,
+    ModelOrDecoderOption,
     SupportOption,
     ThresholdOption,
     examples,
@@ -52,23 +54,8 @@ def segment(
     output: Annotated[
         Path, typer.Option("--output", metavar="FOLDER", help="Where the results go.")
     ],
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            metavar="NAME",
-            help="Hub name, folder or weights file of a CLIP, 'builtin' (generated scenes only), "
-            "or the folder of a trained decoder.",
-        ),
-    ] = DEFAULT_MODEL,
-    clip: Annotated[
-        str | None,
-        typer.Option(
-            "--clip",
-            metavar="NAME",
-            help="The CLIP of a decoder's priors. [default: that of its training]",
-        ),
-    ] = None,
+    model: ModelOrDecoderOption = DEFAULT_MODEL,
+    clip: ClipOption = None,
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Draw the masks over the images, too.")
     ] = False,
