@@ -4,7 +4,6 @@ from torch.nn import functional as F
 
 from piclip.decoders.backbones import resize
 from piclip.decoders.bam import BAM
-from piclip.decoders.base import DecoderOutput
 from piclip.decoders.checkpoints import load_published
 from piclip.decoders.ensemble import (
     Ensemble,
@@ -14,6 +13,7 @@ from piclip.decoders.ensemble import (
     gram_distances,
     known_elsewhere,
 )
+from piclip.decoders.output import DecoderOutput
 from piclip.decoders.pspnet import PSPNet
 from piclip.errors import ModelError
 

@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from piclip.decoders.base import cross_entropy
 from piclip.decoders.checkpoints import load_published
+from piclip.decoders.features import EpisodeFeatures
 from piclip.decoders.matching import masked_average, max_cosine_prior, object_masks
+from piclip.decoders.output import cross_entropy
 from piclip.decoders.pfenet import PFENet, grid_size
 from piclip.errors import UsageError
 
@@ -40,7 +41,7 @@ def test_matches_the_published_network(  # noqa: PLR0915 - a line per map
         of_supports = decoder.support_features(supports, masks)
         prototypes = decoder.prototypes(of_supports, masks)
         weights = torch.full((2, shots), 1 / shots)
-        prior = decoder.prior_maps(of_query, of_supports, masks, None, weights)
+        prior = decoder.prior_maps(EpisodeFeatures(of_query, of_supports, masks), weights)
         output = decoder(query, supports, masks)
     size = of_query.middle.shape[-2:]
     expected.check("query_feat_2", of_query.low)

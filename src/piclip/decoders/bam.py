@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from piclip.decoders.base import DecoderOutput, Features, Prior
+from piclip.decoders.base import Prior
 from piclip.decoders.ensemble import (
     Ensemble,
     EnsembleDecoder,
@@ -24,7 +24,9 @@ from piclip.decoders.ensemble import (
     gram_distances,
     known_elsewhere,
 )
+from piclip.decoders.features import EpisodeFeatures
 from piclip.decoders.layers import mask_classifier, pointwise, two_convolutions
+from piclip.decoders.output import DecoderOutput
 
 
 class ASPP(nn.Module):
@@ -110,20 +112,14 @@ class BAM(EnsembleDecoder):
         self.shot_weights = build_shot_weights(published_shots, published_hidden)
         self.ensemble = Ensemble()
 
-    def decode(
-        self,
-        query: Features,
-        supports: Features,
-        masks: Tensor,
-        priors: Tensor | None = None,
-        base_class: Tensor | None = None,
-    ) -> DecoderOutput:
+    def decode(self, episodes: EpisodeFeatures) -> DecoderOutput:
         """See :meth:`EnsembleDecoder.decode`; ``auxiliary`` holds the meta learner's scores."""
+        query, supports = episodes.query, episodes.supports
         distances = gram_distances(query.low, supports.low)
         weights = self.shot_weights(distances)
 
-        prior = self.prior_maps(query, supports, masks, priors, weights)
-        prototypes = self.prototypes(supports, masks)
+        prior = self.prior_maps(episodes, weights)
+        prototypes = self.prototypes(supports, episodes.masks)
         prototype = (weights[:, :, None] * prototypes).sum(1)[:, :, None, None]
         reduced = self.reduce_query(query.joined())
         merged = self.merge(torch.cat([reduced, prototype.expand_as(reduced), prior], 1))
@@ -132,5 +128,5 @@ class BAM(EnsembleDecoder):
 
         base = self.base_learner(query.high)
         distance = (weights * distances).sum(1)
-        logits = self.ensemble(meta, distance, known_elsewhere(base, base_class))
+        logits = self.ensemble(meta, distance, known_elsewhere(base, episodes.base_class))
         return DecoderOutput(logits, (meta,), base)

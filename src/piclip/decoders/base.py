@@ -7,89 +7,22 @@ support's mask to a prototype; a *prior* says beforehand where the object may be
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from piclip.decoders.backbones import Backbone, build_backbone, resize
+from piclip.decoders.features import EpisodeFeatures, Features
 from piclip.decoders.layers import reduction
 from piclip.decoders.matching import masked_average, max_cosine_prior, object_masks
+from piclip.decoders.output import DecoderOutput, cross_entropy
 from piclip.decoders.pretrained import PretrainedModule, load_strictly
 from piclip.errors import UsageError
 
-__all__ = [
-    "DecoderOutput",
-    "Features",
-    "FewShotDecoder",
-    "Prior",
-    "cross_entropy",
-    "masked_average",
-    "max_cosine_prior",
-    "object_masks",
-]
-
 Prior = Literal["imagenet", "piclip", "none"]
 PRIOR_CHANNELS: dict[str, int] = {"imagenet": 1, "piclip": 2, "none": 0}
-IGNORE = 255
-
-
-@dataclass(frozen=True)
-class DecoderOutput:
-    """What a decoder says about a batch of queries.
-
-    Attributes:
-        logits: Scores of background and foreground, (B, 2, H, W).
-        auxiliary: Further scores (B, 2, H, W) that are trained towards the same mask.
-        base_logits: Scores of background and the base classes, (B, 1 + base, H, W), if the
-            decoder has a base learner.
-        extra: Further scalar terms of the loss, by name.
-    """
-
-    logits: Tensor
-    auxiliary: tuple[Tensor, ...] = ()
-    base_logits: Tensor | None = None
-    extra: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def resized(self, size: Sequence[int]) -> DecoderOutput:
-        """The same with all scores at (H, W), bilinearly."""
-        base = self.base_logits
-        return replace(
-            self,
-            logits=resize(self.logits, size),
-            auxiliary=tuple(resize(scores, size) for scores in self.auxiliary),
-            base_logits=None if base is None else resize(base, size),
-        )
-
-
-@dataclass(frozen=True)
-class Features:
-    """Maps of the backbone's stages 2, 3 and 4: (N, C, h, w) each.
-
-    ``low`` has the size of ``middle``; ``high`` is empty where nothing reads it.
-    """
-
-    low: Tensor
-    middle: Tensor
-    high: Tensor
-
-    def joined(self) -> Tensor:
-        """Returns what the reductions take: the channels of ``middle``, then those of ``low``."""
-        return torch.cat([self.middle, self.low], 1)
-
-
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean cross entropy over the pixels that are not 255; zero if there are none.
-
-    Args:
-        logits: Scores, (B, C, H, W).
-        target: Classes, long (B, H, W), 255 = ignore.
-    """
-    total = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
-    return total / (target != IGNORE).sum().clamp(min=1)
 
 
 class FewShotDecoder(PretrainedModule):
@@ -190,24 +123,15 @@ class FewShotDecoder(PretrainedModule):
         """
         self.check_episode(query, supports, masks, priors)
         seen, shown = self.query_features(query), self.support_features(supports, masks)
-        return self.decode(seen, shown, masks, priors, base_class).resized(query.shape[-2:])
+        episodes = EpisodeFeatures(seen, shown, masks, priors, base_class)
+        return self.decode(episodes).resized(query.shape[-2:])
 
-    def decode(
-        self,
-        query: Features,
-        supports: Features,
-        masks: Tensor,
-        priors: Tensor | None = None,
-        base_class: Tensor | None = None,
-    ) -> DecoderOutput:
+    def decode(self, episodes: EpisodeFeatures) -> DecoderOutput:
         """Segments queries whose maps, like those of the supports, are there already.
 
         Args:
-            query: What :meth:`query_features` returned for B queries.
-            supports: What :meth:`support_features` returned for their supports.
-            masks: As in :meth:`forward`, like the rest.
-            priors: The CLIP priors.
-            base_class: The episode's class among the base classes, in training.
+            episodes: What :meth:`query_features` and :meth:`support_features` returned, with the
+                rest as in :meth:`forward`.
 
         Returns:
             Scores at sizes of the decoder's own.
@@ -316,30 +240,21 @@ class FewShotDecoder(PretrainedModule):
         maps = [max_cosine_prior(query.high, shot) for shot in high.unbind(1)]
         return resize(torch.cat(maps, 1), query.middle.shape[-2:])
 
-    def prior_maps(
-        self,
-        query: Features,
-        supports: Features,
-        masks: Tensor,
-        priors: Tensor | None,
-        weights: Tensor,
-    ) -> Tensor:
+    def prior_maps(self, episodes: EpisodeFeatures, weights: Tensor) -> Tensor:
         """Returns the prior of each query at the size of its middle features.
 
         Args:
-            query: Features of the queries.
-            supports: Features of the supports.
-            masks: Masks of the supports, (B, K, H, W).
-            priors: The CLIP priors, (B, 2, h, w), for ``prior="piclip"``.
+            episodes: B episodes of K supports.
             weights: Weight of each support, (B, K), summing to one.
 
         Returns:
             Prior, (B, prior_channels, h, w).
         """
+        middle, priors = episodes.query.middle, episodes.priors
         if self.prior == "imagenet":
-            maps = self.imagenet_priors(query, supports, masks)
+            maps = self.imagenet_priors(episodes.query, episodes.supports, episodes.masks)
             mean: Tensor = (weights[:, :, None, None] * maps).sum(1, keepdim=True)
             return mean
         if self.prior == "piclip" and priors is not None:
-            return resize(priors.to(query.middle.dtype), query.middle.shape[-2:])
-        return query.middle[:, :0]
+            return resize(priors.to(middle.dtype), middle.shape[-2:])
+        return middle[:, :0]

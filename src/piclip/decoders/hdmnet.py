@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from piclip.decoders.backbones import resize
-from piclip.decoders.base import DecoderOutput, Features, Prior
+from piclip.decoders.base import Prior
 from piclip.decoders.ensemble import (
     Ensemble,
     EnsembleDecoder,
@@ -27,6 +27,7 @@ from piclip.decoders.ensemble import (
     gram_distances,
     known_elsewhere,
 )
+from piclip.decoders.features import EpisodeFeatures, Features
 from piclip.decoders.hierarchical_matching import (
     HierarchicalMatching,
     Matching,
@@ -34,6 +35,7 @@ from piclip.decoders.hierarchical_matching import (
 )
 from piclip.decoders.layers import pointwise
 from piclip.decoders.matching import masked_average, object_masks
+from piclip.decoders.output import DecoderOutput
 from piclip.errors import UsageError
 
 PRIOR_GAIN = 10.0
@@ -140,38 +142,23 @@ class HDMNet(EnsembleDecoder):
         pair = None if priors is None else priors[:, :2]
         super().check_episode(query, supports, masks, pair)
 
-    def decode(
-        self,
-        query: Features,
-        supports: Features,
-        masks: Tensor,
-        priors: Tensor | None = None,
-        base_class: Tensor | None = None,
-    ) -> HDMNetOutput:
-        """Segments queries whose maps, like those of the supports, are there already.
+    def decode(self, episodes: EpisodeFeatures) -> HDMNetOutput:
+        """See :meth:`EnsembleDecoder.decode`; ``auxiliary`` holds the scores of the matching alone.
 
-        Args:
-            query: What :meth:`query_features` returned for B queries.
-            supports: What :meth:`support_features` returned for their supports.
-            masks: Masks of the supports, (B, K, H', W'): 1 is the object; 0 and 255 are not.
-            priors: For ``prior="piclip"``: refined text prior and visual prior, (B, 2, h, w);
-                published HDMNet was trained on the latter's raw cosines. A
-                network in published form takes 1, 2 (one per block, CLIP's last first) or all
-                visual priors (those of the last block for every shot, then the block before).
-            base_class: Where the episode's class is a base class, its index, long (B,).
-
-        Returns:
-            Scores; the one auxiliary map is the matching without the base learner.
+        Published HDMNet was trained on the visual prior's raw cosines. A network in published form
+        takes 1, 2 (one per block, CLIP's last first) or all visual priors (those of the last block
+        for every shot, then the block before).
 
         Raises:
             UsageError: Another number of visual priors.
         """
+        query, supports = episodes.query, episodes.supports
         with torch.no_grad():
             known = self._known(query.high)
             base_logits = self.base_learner.classifier(self.base_learner.fuse[2:](known))
-            elsewhere = known_elsewhere(base_logits, base_class)
-            prior = self._prior(query, known, supports, masks, priors)
-        matching = self._match(query, supports, masks, prior)
+            elsewhere = known_elsewhere(base_logits, episodes.base_class)
+            prior = self._prior(episodes, known)
+        matching = self._match(query, supports, episodes.masks, prior)
         distances = gram_distances(query.low, supports.low)
         distance = (self.shot_weights(distances) * distances).sum(1)
         elsewhere = resize(elsewhere, matching.logits.shape[-2:])
@@ -201,8 +188,8 @@ class HDMNet(EnsembleDecoder):
         self, seen: Features, shown: Features, masks: Tensor, prior: Tensor | None
     ) -> Matching:
         """Reduces, adds prototypes and prior, and matches."""
-        query = self.reduce_query(torch.cat([seen.middle, seen.low], 1))
-        support = self.reduce_support(torch.cat([shown.middle, shown.low], 1))
+        query = self.reduce_query(seen.joined())
+        support = self.reduce_support(shown.joined())
         size = support.shape[-2:]
         prototypes = masked_average(support, object_masks(masks, size))  # (B K, C)
         support = self.merge_support(torch.cat([support, _spread(prototypes, size)], 1))
@@ -216,10 +203,10 @@ class HDMNet(EnsembleDecoder):
         found: Matching = self.matching(merged, support, masks, prior)
         return found
 
-    def _prior(
-        self, seen: Features, known: Tensor, shown: Features, masks: Tensor, priors: Tensor | None
-    ) -> Tensor | None:
+    def _prior(self, episodes: EpisodeFeatures, known: Tensor) -> Tensor | None:
         """Returns the prior's channels, (B, prior_channels, h, w), or None for no prior."""
+        seen, shown, masks = episodes.query, episodes.supports, episodes.masks
+        priors = episodes.priors
         if self.prior == "imagenet":
             pairs = ((known, self._known(shown.high)), (seen.high, shown.high))
             maps = [

@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from piclip.decoders.backbones import resize
-from piclip.decoders.base import DecoderOutput, Features, FewShotDecoder, Prior
+from piclip.decoders.base import FewShotDecoder, Prior
+from piclip.decoders.features import EpisodeFeatures
 from piclip.decoders.layers import mask_classifier, pointwise, two_convolutions
+from piclip.decoders.output import DecoderOutput
 from piclip.errors import UsageError
 
 
@@ -74,21 +76,15 @@ class PFENet(FewShotDecoder):
         self.refine_fused = two_convolutions(width)
         self.classifier = mask_classifier(width)
 
-    def decode(
-        self,
-        query: Features,
-        supports: Features,
-        masks: Tensor,
-        priors: Tensor | None = None,
-        base_class: Tensor | None = None,
-    ) -> DecoderOutput:
+    def decode(self, episodes: EpisodeFeatures) -> DecoderOutput:
         """See :meth:`FewShotDecoder.decode`; ``auxiliary`` holds the inner scores, one per scale.
 
-        ``base_class`` is not used, for there is no base learner.
+        The base class is not used, for there is no base learner.
         """
+        query, masks = episodes.query, episodes.masks
         weights = query.middle.new_full(masks.shape[:2], 1 / masks.shape[1])
-        prior = self.prior_maps(query, supports, masks, priors, weights)
-        prototype = self.prototypes(supports, masks).mean(1)[:, :, None, None]
+        prior = self.prior_maps(episodes, weights)
+        prototype = self.prototypes(episodes.supports, masks).mean(1)[:, :, None, None]
         reduced = self.reduce_query(query.joined())
 
         pyramid, inner = self.enrich(reduced, prototype, prior)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from piclip.decoders.backbones import build_backbone, resize
-from piclip.decoders.base import cross_entropy
+from piclip.decoders.output import cross_entropy
 from piclip.decoders.pretrained import PretrainedModule
 
 

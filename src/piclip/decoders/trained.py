@@ -17,7 +17,8 @@ from piclip.clip.prompts import Synonyms
 from piclip.clip_features import Picture, QueryFeatures, SupportFeatures
 from piclip.clip_priors import ClassTexts, PriorMaker
 from piclip.decoders.backbones import resize
-from piclip.decoders.base import Features, FewShotDecoder
+from piclip.decoders.base import FewShotDecoder
+from piclip.decoders.features import EpisodeFeatures, Features
 from piclip.decoders.registry import load_decoder
 from piclip.decoders.saved import Checkpoint
 from piclip.decoders.views import View, normalise, whole_view
@@ -230,12 +231,13 @@ class TrainedDecoder:
         priors = None
         if self.maker is not None:
             priors = self._priors(self.maker, queries, supports, texts, rivals)
-        output = self.decoder.decode(
+        episodes = EpisodeFeatures(
             _joined([query.maps for query in queries]),
             _joined([shown.maps for shown in supports]),
             torch.stack([shown.masks for shown in supports]).to(self.device),
             priors,
         )
+        output = self.decoder.decode(episodes)
         return resize(output.logits, (self.size, self.size)).float().cpu()
 
     def _priors(
