@@ -4,10 +4,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from piclip import FewShotSegmenter
-from piclip.datasets.few_shot import FewShotView
-from piclip.datasets.registry import open_dataset
-from piclip.decoders.registry import build_decoder
+from piclip.decoders.trained import TrainedDecoder
 from piclip.errors import UsageError
 from piclip.evaluation.decoder_predictor import DecoderPredictor
 from piclip.evaluation.figures import (
@@ -16,29 +13,14 @@ from piclip.evaluation.figures import (
     pick_episodes,
     previous_and_ours,
 )
-from piclip.evaluation.predictors import TrainingFree
 from piclip.panels import Panel, grid_figure
 
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def view():
-    dataset = open_dataset("scenes", train_images=10, val_images=60)
-    return FewShotView(dataset, fold=1, split="val", classes="novel")
-
-
-@pytest.fixture(scope="module")
-def ours():
-    return TrainingFree(FewShotSegmenter.from_pretrained("builtin", device="cpu", dtype="float32"))
-
-
-@pytest.fixture(scope="module")
-def decoder():
-    torch.manual_seed(0)
-    return DecoderPredictor(
-        build_decoder("pfenet", backbone="tiny", prior="imagenet", width=16), size=65
-    )
+def decoder(small_pfenet):
+    return DecoderPredictor(TrainedDecoder(small_pfenet("imagenet"), size=65))
 
 
 def _texts_inside(figure):
@@ -65,16 +47,16 @@ def test_every_row_is_another_class_and_the_same_every_time(view):
         pick_episodes(view, seed=0, shots=1, rows=0)
 
 
-def test_the_three_figures_have_their_panels_and_nothing_is_cut_off(view, ours, decoder):
+def test_the_three_figures_have_their_panels_and_nothing_is_cut_off(view, training_free, decoder):
     keys = pick_episodes(view, seed=0, shots=1, rows=2)
     figures = {
-        6: previous_and_ours(view, keys, decoder.imagenet_prior, ours),
-        4: baseline_and_ours(view, keys, decoder, ours),
+        6: previous_and_ours(view, keys, decoder.imagenet_prior, training_free),
+        4: baseline_and_ours(view, keys, decoder, training_free),
     }
     for columns, figure in figures.items():
         assert len(figure.axes) == 2 * columns + (columns == 6)
         assert _texts_inside(figure)
-    refined = before_and_after(view, keys, ours)
+    refined = before_and_after(view, keys, training_free)
     assert len(refined.axes) == 2 * 6 + 1
     assert _texts_inside(refined)
     captions = [t.get_text() for a in figures[4].axes for t in a.texts]

@@ -11,13 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from piclip.clip_priors import ClassTexts, PriorMaker
+from piclip.clip_priors import ClassTexts
 from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode
 from piclip.decoders.backbones import resize
-from piclip.decoders.base import FewShotDecoder
 from piclip.decoders.saved import Checkpoint
-from piclip.decoders.trained import SIZE, TrainedDecoder
+from piclip.decoders.trained import TrainedDecoder
 from piclip.decoders.views import laid_back
 from piclip.evaluation.memory_cache import MemoryCache
 from piclip.evaluation.predictors import Method, Predictor, prior_name, truth_of
@@ -27,42 +26,25 @@ __all__ = ["Checkpoint", "DecoderPredictor"]
 
 
 class DecoderPredictor:
-    """Segments queries with a decoder; images are shown whole, the longer side at its size.
+    """Segments queries with a trained decoder.
 
     The logits are laid back over the query's own pixels bilinearly before the larger one wins.
 
     Args:
-        decoder: The decoder; it is set to evaluation mode.
-        maker: The CLIP priors; needed exactly where the decoder takes them.
-        size: Side in pixels of what the decoder sees.
-        sees: Whether CLIP looks at the padded view ("augmented") or at the plain image.
+        trained: The decoder with what belongs to it.
         recipe: Of the training, for the record.
-        device: Where the decoder runs.
-
-    Raises:
-        UsageError: The decoder needs priors and there is no maker.
+        reload: Makes the same predictor in another process; None where that cannot be done.
     """
-
-    reload: Callable[[], Predictor] | None = None
 
     def __init__(
         self,
-        decoder: FewShotDecoder,
-        maker: PriorMaker | None = None,
+        trained: TrainedDecoder,
         *,
-        size: int = SIZE,
-        sees: str = "augmented",
         recipe: Mapping[str, Any] | None = None,
-        device: str | torch.device = "cpu",
+        reload: Callable[[], Predictor] | None = None,
     ) -> None:
         """Takes the arguments of the class."""
-        self.trained = TrainedDecoder(decoder, maker, size=size, sees=sees, device=device)
-        self.recipe = recipe
-
-    @property
-    def maker(self) -> PriorMaker | None:
-        """The CLIP priors; None for a decoder without them."""
-        return self.trained.maker
+        self.trained, self.recipe, self.reload = trained, recipe, reload
 
     @classmethod
     def load(
@@ -97,17 +79,8 @@ class DecoderPredictor:
             dtype=dtype,
             cache=cache or MemoryCache(),
         )
-        predictor = cls(
-            trained.decoder,
-            trained.maker,
-            size=trained.size,
-            sees=trained.sees,
-            recipe=checkpoint.recipe,
-            device=trained.device,
-        )
         again = partial(cls.load, checkpoint, dict(wordings), clip=clip, device=device, dtype=dtype)
-        predictor.reload = again
-        return predictor
+        return cls(trained, recipe=checkpoint.recipe, reload=again)
 
     @property
     def method(self) -> Method:
@@ -158,7 +131,7 @@ class DecoderPredictor:
 
     def logits(self, episodes: Sequence[Episode], others: Sequence[Sequence[str]]) -> Tensor:
         """Scores of the views, float32 (B, 2, S, S) on the CPU."""
-        trained, maker = self.trained, self.maker
+        trained, maker = self.trained, self.trained.maker
         texts: list[ClassTexts] = []
         rivals: list[list[ClassTexts]] = []
         if maker is not None:
