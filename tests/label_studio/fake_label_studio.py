@@ -47,6 +47,18 @@ def png(image):
     return buffer.getvalue()
 
 
+def version_of(response):
+    """The model version that a backend answered."""
+    assert response.status_code == 200, response.text
+    return response.json()["model_version"]
+
+
+def results_of(response):
+    """The predictions that a backend answered."""
+    assert response.status_code == 200, response.text
+    return response.json()["results"]
+
+
 class FakeLabelStudio:
     """Holds tasks of project 1, serves them, and talks to a backend as Label Studio does.
 

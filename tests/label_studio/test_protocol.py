@@ -2,31 +2,17 @@
 
 import logging
 import re
-import threading
 
 import httpx
 import numpy as np
 import pytest
-from fake_label_studio import CONFIG, PROJECT, TOKEN, brush_result
+from fake_label_studio import CONFIG, PROJECT, TOKEN, brush_result, results_of, version_of
 from label_studio_sdk.converter import brush
 from label_studio_sdk.label_interface import LabelInterface
 
 from piclip import FewShotSegmenter, Support
-from piclip.clip.encoder import Encoder
-from piclip.label_studio.project import UNLEARNED
-from piclip.label_studio.protocol import LEARNING
 
 POLYGONS = CONFIG.replace("BrushLabels", "PolygonLabels")
-
-
-def version_of(response):
-    assert response.status_code == 200, response.text
-    return response.json()["model_version"]
-
-
-def results_of(response):
-    assert response.status_code == 200, response.text
-    return response.json()["results"]
 
 
 def brushed(result):
@@ -76,90 +62,6 @@ def test_only_label_studio_is_asked_and_the_token_is_shown(backend, label_studio
     assert sorted(images) == [f"/data/upload/1/0a1b2c3d-scene{n}.png" for n in (1, 2, 3)]
 
 
-def test_a_new_annotation_is_learned_and_known_images_are_not_encoded_again(
-    backend, label_studio, scenes, monkeypatch
-):
-    first = version_of(label_studio.setup(backend))
-    counts = {"encode": 0, "encode_tokens": 0}
-    for method in counts:
-        original = getattr(Encoder, method)
-
-        def count(self, pixels, method=method, original=original):
-            counts[method] += 1
-            return original(self, pixels)
-
-        monkeypatch.setattr(Encoder, method, count)
-
-    drawn = label_studio.annotate(3, brush_result("cat", scenes[3].mask("cat")))
-    answer = label_studio.send_event(backend, "ANNOTATION_CREATED", drawn)
-    assert (answer.status_code, answer.json()) == (201, {"status": "ok"})
-    second = version_of(label_studio.setup(backend))
-    assert second != first
-    # The new image, whole and masked; the other two are recalled.
-    assert counts == {"encode": 1, "encode_tokens": 1}
-
-    drawn = label_studio.annotate(3, brush_result("star", scenes[3].mask("cat")))
-    label_studio.send_event(backend, "ANNOTATION_UPDATED", drawn)
-    third = version_of(label_studio.setup(backend))
-    label_studio.annotate(3, brush_result("cat", scenes[3].mask("cat")))
-    label_studio.send_event(backend, "ANNOTATIONS_DELETED")
-    assert third not in {first, second}
-    assert version_of(label_studio.setup(backend)) == second
-
-
-def test_a_task_whose_image_is_replaced_is_learned_anew(backend, label_studio, scenes):
-    first = version_of(label_studio.setup(backend))
-    address = "/data/upload/1/other.png"
-    label_studio.files[address] = label_studio.files[label_studio.tasks[3]["data"]["picture"]]
-    label_studio.tasks[2]["data"] = {"picture": address}
-    label_studio.annotate(2, brush_result("cat", scenes[3].mask("cat")))
-    label_studio.send_event(backend, "ANNOTATION_UPDATED")
-    assert version_of(label_studio.setup(backend)) != first
-    assert label_studio.asked[-1][0] == address
-
-
-def test_the_version_is_the_same_after_a_restart(label_studio, serving):
-    versions = set()
-    for _ in range(2):
-        with serving(label_studio) as served:
-            versions.add(version_of(label_studio.setup(served.url)))
-    assert len(versions) == 1
-
-
-def test_setup_reads_the_labels_again_when_that_was_long_ago(label_studio, serving, scenes):
-    with serving(label_studio, recheck_seconds=0.0) as served:
-        first = version_of(label_studio.setup(served.url))
-        assert version_of(label_studio.setup(served.url)) == first
-        label_studio.annotate(3, brush_result("cat", scenes[3].mask("cat")))
-        assert version_of(label_studio.setup(served.url)) != first
-    with serving(label_studio) as served:
-        first = version_of(label_studio.setup(served.url))
-        label_studio.tasks[3]["annotations"] = []
-        assert version_of(label_studio.setup(served.url)) == first
-
-
-def test_setup_does_not_wait_for_long_learning(label_studio, serving, monkeypatch):
-    go_on = threading.Event()
-    with serving(label_studio, setup_seconds=0.05) as served:
-        answer = label_studio.answer
-        monkeypatch.setattr(
-            label_studio, "answer", lambda *asked: go_on.wait(10) and answer(*asked)
-        )
-        assert version_of(label_studio.setup(served.url)) == LEARNING
-        go_on.set()
-        [prediction] = results_of(label_studio.predict(served.url, 3))
-        assert prediction["model_version"] not in {LEARNING, UNLEARNED}
-        assert version_of(label_studio.setup(served.url)) == prediction["model_version"]
-
-
-def test_without_labels_predictions_are_empty(backend, label_studio):
-    for task in label_studio.tasks.values():
-        task["annotations"] = []
-    assert version_of(label_studio.setup(backend)) == UNLEARNED
-    empty = {"model_version": UNLEARNED, "score": 0.0, "result": []}
-    assert results_of(label_studio.predict(backend, 1, 3)) == [empty, empty]
-
-
 def test_interactive_requests_are_answered_too(backend, label_studio):
     click = {"type": "keypointlabels", "value": {"x": 50, "y": 50, "keypointlabels": ["cat"]}}
     context = {"result": [click], "project_credentials_login": None}
@@ -201,36 +103,6 @@ def test_tasks_that_fail_are_empty_and_the_log_says_why(backend, label_studio, c
     assert len(lines) == len(reasons)
     for line, reason in zip(lines, reasons, strict=True):
         assert re.search(reason, line), line
-
-
-def test_a_damaged_label_is_left_out_and_the_log_says_why(backend, label_studio, scenes, caplog):
-    damaged = brush_result("cat", scenes[3].mask("cat"))
-    damaged["value"]["rle"] = [1, 2, 3]
-    label_studio.annotate(3, damaged)
-    label_studio.add_task(5, "/data/upload/1/gone.png", brush_result("cat", scenes[3].mask("cat")))
-    small = brush_result("cat", scenes[3].mask("cat")[:64])
-    address = label_studio.tasks[4]["data"]["picture"]
-    label_studio.add_task(6, address, small)
-    label_studio.files["/half.png"] = label_studio.files[address][:2000]
-    label_studio.add_task(7, "/half.png", brush_result("cat", scenes[3].mask("cat")))
-    with caplog.at_level(logging.INFO):
-        version_of(label_studio.setup(backend))
-    text = "\n".join(record.message for record in caplog.records)
-    assert "Not learned from: task 3" in text
-    assert "Not learned from task 5: /data/upload/1/gone.png" in text
-    assert "Not learned from task 6: its image has another size" in text
-    assert "Not learned from task 7: its image: the image is truncated" in text
-    assert "learned from 2 of cat" in text
-
-
-def test_regions_of_other_images_and_unknown_classes_do_not_count(backend, label_studio, scenes):
-    first = version_of(label_studio.setup(backend))
-    mask = scenes[3].mask("cat")
-    other = brush_result("cat", mask, to_name="second")
-    unknown = brush_result("horse", mask)
-    label_studio.annotate(3, other, unknown, {"type": "relation", "from_id": "a", "to_id": "b"})
-    label_studio.send_event(backend, "ANNOTATION_CREATED")
-    assert version_of(label_studio.setup(backend)) == first
 
 
 def test_label_studio_that_cannot_be_asked_is_told(backend, label_studio):
