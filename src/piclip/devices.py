@@ -1,10 +1,16 @@
-"""Where tensors live: the devices that people name, checked before anything is computed."""
+"""Where tensors live and in which type: what people name, checked before anything is computed."""
 
 from __future__ import annotations
 
 import torch
 
 from piclip.errors import UsageError
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 def usable_device(name: str | torch.device) -> torch.device:
@@ -24,3 +30,29 @@ def usable_device(name: str | torch.device) -> torch.device:
             f"The device {str(name)!r} cannot be used here; choose auto or cpu."
         ) from error
     return device
+
+
+def resolve_device(name: str | torch.device) -> torch.device:
+    """The device of this name; "auto" is CUDA, else MPS, else the CPU.
+
+    Raises:
+        UsageError: There is no such device here.
+    """
+    if str(name) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return usable_device(name)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The floating-point type of this name; "auto" is float16 on CUDA, else float32.
+
+    Raises:
+        UsageError: The name is not "float32", "bfloat16", "float16" or "auto".
+    """
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if name not in _DTYPES:
+        raise UsageError(f"Unknown dtype {name!r}; choose auto, {', '.join(_DTYPES)}.")
+    return _DTYPES[name]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from piclip.clip.checkpoints import ModelSettings, load_clip
-from piclip.devices import usable_device
+from piclip.devices import resolve_device, resolve_dtype
 from piclip.errors import ModelError, UsageError
 from piclip.vit import (
     ACTIVATIONS,
@@ -27,12 +27,6 @@ if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModel
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
-
-_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +82,8 @@ class Encoder:
         dtype: str = "auto",
     ) -> None:
         """Takes the model over; the arguments are those of the class."""
-        self.device = _resolve_device(device)
-        self.dtype = _resolve_dtype(dtype, self.device)
+        self.device = resolve_device(device)
+        self.dtype = resolve_dtype(dtype, self.device)
         self.model: Any = (
             model.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
         )
@@ -299,19 +293,3 @@ def _block_weights(vision_model: CLIPVisionModel) -> list[BlockWeights]:
 def _head_weights(model: CLIPModel) -> HeadWeights:
     norm = model.vision_model.post_layernorm
     return HeadWeights(norm.weight, norm.bias, model.visual_projection.weight, norm.eps)
-
-
-def _resolve_device(device: str | torch.device) -> torch.device:
-    if str(device) == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    return usable_device(device)
-
-
-def _resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    if dtype == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    if dtype not in _DTYPES:
-        raise UsageError(f"Unknown dtype {dtype!r}; choose auto, {', '.join(_DTYPES)}.")
-    return _DTYPES[dtype]
