@@ -1,4 +1,6 @@
-"""Reference weights and arrays of the published networks, rebuilt as their README says."""
+"""What the tests of decoders share: reference weights and arrays of the published networks, rebuilt
+as their README says; an episode; and the folder of a training.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from decoder_runs import saved
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from piclip.datasets.few_shot import FewShotView
+from piclip.datasets.registry import open_dataset
+from piclip.evaluation.predictors import blind
 
 CLASSIFIER_OUTPUTS = (2, 16)
 
@@ -142,3 +149,20 @@ class Recorder:
 @pytest.fixture
 def recorder() -> Recorder:
     return Recorder()
+
+
+@pytest.fixture(scope="session")
+def view():
+    dataset = open_dataset("scenes", train_images=60, val_images=60)
+    return FewShotView(dataset, fold=0, split="val", classes="novel")
+
+
+@pytest.fixture(scope="session")
+def episode(view):
+    return blind(view.load(view.episode(0, 0, 3)))
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """The folder of a PFENet with the priors of PI-CLIP; to be read only."""
+    return saved(tmp_path_factory.mktemp("runs") / "piclip")

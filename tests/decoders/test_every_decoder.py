@@ -7,26 +7,15 @@ import json
 import huggingface_hub.hub_mixin
 import pytest
 import torch
+from small_decoders import OPTIONS, small_decoder
 from torch import Tensor
 
-from piclip.decoders import DecoderOutput, FewShotDecoder, build_decoder, load_decoder
+from piclip.decoders import DecoderOutput, build_decoder, load_decoder
 from piclip.decoders.pspnet import PSPNet
 from piclip.errors import ModelError, UsageError
 
-SMALL = {"backbone": "tiny", "backbone_options": {"width": 4}, "width": 8}
-OPTIONS = {
-    "pfenet": {"scales": [9, 5, 3]},
-    "bam": {"base_classes": 3, "base_width": 8},
-    "hdmnet": {"base_classes": 3, "base_width": 8, "matching_width": 16},
-}
-
 every_decoder = pytest.mark.parametrize("name", OPTIONS)
 every_prior = pytest.mark.parametrize("prior", ["imagenet", "piclip", "none"])
-
-
-def small(name: str, **options) -> FewShotDecoder:
-    torch.manual_seed(0)
-    return build_decoder(name, **SMALL, **OPTIONS[name], **options).eval()
 
 
 def episode(
@@ -55,7 +44,7 @@ def tensors_of(output: DecoderOutput) -> list[Tensor]:
 @every_prior
 @torch.no_grad()
 def test_takes_any_number_of_shots(name, prior):
-    decoder = small(name, prior=prior)
+    decoder = small_decoder(name, prior=prior)
     for shots in (1, 2, 3, 4, 5):
         output = decoder(**episode(shots, priors=prior == "piclip"))
         assert output.logits.shape == (2, 2, 41, 41)
@@ -66,7 +55,7 @@ def test_takes_any_number_of_shots(name, prior):
 @every_prior
 @torch.no_grad()
 def test_items_of_a_batch_do_not_touch_each_other(name, prior):
-    decoder = small(name, prior=prior)
+    decoder = small_decoder(name, prior=prior)
     both = episode(2, priors=prior == "piclip")
     together = tensors_of(decoder(**both))
     for item in range(2):
@@ -78,7 +67,7 @@ def test_items_of_a_batch_do_not_touch_each_other(name, prior):
 @every_decoder
 @torch.no_grad()
 def test_the_order_of_the_supports_does_not_matter(name):
-    decoder = small(name)
+    decoder = small_decoder(name)
     given = episode(3)
     given["masks"][:, 1, 8:20] = 0
     expected = decoder(**given).logits
@@ -90,7 +79,7 @@ def test_the_order_of_the_supports_does_not_matter(name):
 @pytest.mark.parametrize("name", ["pfenet", "bam"])
 @torch.no_grad()
 def test_where_supports_are_averaged_the_same_one_twice_is_like_once(name):
-    decoder = small(name)
+    decoder = small_decoder(name)
     once = episode(1)
     twice = {**once, "supports": once["supports"].expand(-1, 2, -1, -1, -1)}
     twice["masks"] = once["masks"].expand(-1, 2, -1, -1)
@@ -103,7 +92,7 @@ def test_where_supports_are_averaged_the_same_one_twice_is_like_once(name):
 @every_prior
 @torch.no_grad()
 def test_images_need_not_be_square_or_of_the_supports_size(name, prior):
-    decoder = small(name, prior=prior)
+    decoder = small_decoder(name, prior=prior)
     given = episode(2, height=33, width=58, priors=prior == "piclip")
     other = episode(2, height=50, width=40)
     output = decoder(**{**given, "supports": other["supports"], "masks": other["masks"]})
@@ -115,7 +104,7 @@ def test_images_need_not_be_square_or_of_the_supports_size(name, prior):
 @every_decoder
 @torch.no_grad()
 def test_ignored_pixels_of_a_support_are_not_the_object(name):
-    decoder = small(name)
+    decoder = small_decoder(name)
     given = episode(1)
     expected = decoder(**given).logits
     given["masks"][given["masks"] == 255] = 0
@@ -124,7 +113,7 @@ def test_ignored_pixels_of_a_support_are_not_the_object(name):
 
 @every_decoder
 def test_an_empty_mask_gives_finite_scores_and_gradients(name):
-    decoder = small(name).train()
+    decoder = small_decoder(name).train()
     given = episode(2)
     given["masks"] = torch.zeros_like(given["masks"])
     output = decoder(**given)
@@ -138,7 +127,7 @@ def test_an_empty_mask_gives_finite_scores_and_gradients(name):
 @every_decoder
 @torch.no_grad()
 def test_the_clip_priors_decide_something(name):
-    decoder = small(name, prior="piclip")
+    decoder = small_decoder(name, prior="piclip")
     given = episode(1, priors=True)
     before = decoder(**given).logits
     given["priors"] = 1 - given["priors"]
@@ -147,7 +136,7 @@ def test_the_clip_priors_decide_something(name):
 
 @every_decoder
 def test_the_frozen_parts_are_not_trained_and_stay_in_evaluation(name):
-    decoder = small(name).train()
+    decoder = small_decoder(name).train()
     frozen = {id(p) for module in decoder.frozen() for p in module.parameters()}
     before = {k: v.clone() for k, v in decoder.backbone.state_dict().items()}
     target = torch.randint(0, 2, (2, 41, 41))
@@ -165,7 +154,7 @@ def test_the_frozen_parts_are_not_trained_and_stay_in_evaluation(name):
 
 @every_decoder
 def test_the_loss_is_the_weighted_sum_of_its_terms(name):
-    decoder = small(name).train()
+    decoder = small_decoder(name).train()
     target = torch.randint(0, 2, (2, 41, 41))
     target[:, :3] = 255
     output = decoder(**episode(1))
@@ -182,7 +171,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(name):
 @every_decoder
 @every_prior
 def test_saves_and_loads(name, prior, tmp_path):
-    decoder = small(name, prior=prior)
+    decoder = small_decoder(name, prior=prior)
     decoder.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["decoder"] == name
@@ -208,13 +197,13 @@ def test_pushes_the_same_folder_to_the_hub(name, tmp_path, monkeypatch):
             return sorted(path.name for path in folder_path.iterdir())
 
     monkeypatch.setattr(huggingface_hub.hub_mixin, "HfApi", Api)
-    pushed = small(name).push_to_hub("someone/decoder")
+    pushed = small_decoder(name).push_to_hub("someone/decoder")
     assert pushed == ["README.md", "config.json", "model.safetensors"]
 
 
 @every_decoder
 def test_takes_over_the_backbone_of_a_base_learner(name):
-    decoder = small(name)
+    decoder = small_decoder(name)
     learner = PSPNet("tiny", 3, backbone_options={"width": 4}, width=8)
     decoder.load_base_learner(learner)
     own = decoder.backbone.state_dict()
@@ -235,7 +224,7 @@ def test_takes_over_the_backbone_of_a_base_learner(name):
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(name, change, message):
-    decoder = small(name, prior="piclip")
+    decoder = small_decoder(name, prior="piclip")
     with pytest.raises(UsageError, match=message):
         decoder(**{**episode(1, priors=True), **change})
 
@@ -260,7 +249,7 @@ def test_folders_without_a_decoder_are_refused(tmp_path):
 
 
 def test_damaged_or_foreign_weights_are_refused(tmp_path):
-    small("pfenet").save_pretrained(tmp_path)
+    small_decoder("pfenet").save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2])

@@ -8,7 +8,6 @@ from itertools import accumulate
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,19 +18,16 @@ from piclip.clip_priors import ClassTexts, PriorMaker
 from piclip.decoders.backbones import resize
 from piclip.decoders.base import FewShotDecoder
 from piclip.decoders.features import EpisodeFeatures, Features
+from piclip.decoders.plain_images import shrunk, shrunk_mask
 from piclip.decoders.registry import load_decoder
 from piclip.decoders.saved import Checkpoint
 from piclip.decoders.views import View, normalise, whole_view
 from piclip.devices import usable_device
 from piclip.errors import UsageError
 from piclip.feature_cache import FeatureCache
-from piclip.supports import object_patches
 
 SIZE = 473
 """Side in pixels of what a decoder sees, where no recipe says otherwise: the benchmarks'."""
-
-LONGEST = 640
-"""Longest side of a plain image for CLIP, that of COCO; attention grows with its fourth power."""
 
 _AT_ONCE = 16  # supports that go through the backbone together
 
@@ -161,10 +157,10 @@ class TrainedDecoder:
         maps = self.decoder.query_features(normalise(torch.stack(seen).to(self.device)))
         clip: Sequence[QueryFeatures | None] = [None] * len(images)
         if self.maker is not None:
-            plain = [_shrunk(image) for image in images] if self.sees == "plain" else seen
+            plain = [shrunk(image) for image in images] if self.sees == "plain" else seen
             clip = self.maker.features(plain)
         return [
-            SeenQuery(view, _rows(maps, slice(index, index + 1)), clip[index])
+            SeenQuery(view, maps.rows(slice(index, index + 1)), clip[index])
             for index, view in enumerate(views)
         ]
 
@@ -192,13 +188,13 @@ class TrainedDecoder:
             pictures: list[Picture] = list(images)
             inside = [(mask == 1).numpy() for mask in masks]
             if self.sees == "plain":
-                pictures = [_shrunk(image) for image, _ in pairs]
-                inside = [_shrunk_mask(labels == 1) for _, labels in pairs]
+                pictures = [shrunk(image) for image, _ in pairs]
+                inside = [shrunk_mask(labels == 1) for _, labels in pairs]
             objects = self.maker.support_features(pictures, inside)
         shown, start = [], 0
         for end in accumulate(len(supports) for supports in classes):
             part = slice(start, end)
-            own = SeenSupports(images[part], masks[part], _rows(maps, part), tuple(objects[part]))
+            own = SeenSupports(images[part], masks[part], maps.rows(part), tuple(objects[part]))
             shown.append(own)
             start = end
         return shown
@@ -232,8 +228,8 @@ class TrainedDecoder:
         if self.maker is not None:
             priors = self._priors(self.maker, queries, supports, texts, rivals)
         episodes = EpisodeFeatures(
-            _joined([query.maps for query in queries]),
-            _joined([shown.maps for shown in supports]),
+            Features.stacked([query.maps for query in queries]),
+            Features.stacked([shown.maps for shown in supports]),
             torch.stack([shown.masks for shown in supports]).to(self.device),
             priors,
         )
@@ -273,7 +269,7 @@ class TrainedDecoder:
             )
             for some, inside in zip(images.split(_AT_ONCE), masks.split(_AT_ONCE), strict=True)
         ]
-        return _joined(parts)
+        return Features.stacked(parts)
 
 
 def _size(image: NDArray[np.uint8]) -> tuple[int, int]:
@@ -281,44 +277,8 @@ def _size(image: NDArray[np.uint8]) -> tuple[int, int]:
     return height, width
 
 
-def _rows(maps: Features, rows: slice) -> Features:
-    return Features(maps.low[rows], maps.middle[rows], maps.high[rows])
-
-
-def _joined(parts: Sequence[Features]) -> Features:
-    return Features(
-        torch.cat([maps.low for maps in parts]),
-        torch.cat([maps.middle for maps in parts]),
-        torch.cat([maps.high for maps in parts]),
-    )
-
-
 def _labels(view: View, labels: NDArray[np.uint8]) -> Tensor:
     seen = view.labels(labels)
     if not bool((seen == 1).any()):
         seen[view.touched(labels == 1)] = 1
     return seen
-
-
-def _shrunk_size(height: int, width: int) -> tuple[int, int]:
-    scale = min(1.0, LONGEST / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def _shrunk(image: NDArray[np.uint8]) -> Picture:
-    """The image, or float32 (3, h, w) in [0, 1] where it is too large for CLIP."""
-    size = _shrunk_size(*_size(image))
-    if size == _size(image):
-        return image
-    values = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] / 255.0
-    return F.interpolate(values, size=size, mode="bicubic", antialias=True)[0].clamp(0, 1)
-
-
-def _shrunk_mask(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Of the size of `_shrunk`; no object is lost."""
-    height, width = inside.shape
-    size = _shrunk_size(height, width)
-    if size == (height, width):
-        return inside
-    share = F.interpolate(torch.from_numpy(inside)[None, None].float(), size=size, mode="area")
-    return np.asarray((object_patches(share[0, 0]) & (share[0, 0] > 0)).numpy())

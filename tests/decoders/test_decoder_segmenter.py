@@ -1,55 +1,22 @@
 """A trained decoder behind the segmenter's ``fit`` and ``predict``."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
+from decoder_runs import SIZE, load, probabilities, saved, supports
 from PIL import Image
+from small_decoders import small_decoder
 
 from piclip import FewShotSegmenter, Support
 from piclip.clip_priors import PriorMaker
-from piclip.datasets.few_shot import FewShotView
-from piclip.datasets.registry import open_dataset
-from piclip.decoders.registry import build_decoder
+from piclip.decoders.saved import Checkpoint
 from piclip.decoders.trained import TrainedDecoder
-from piclip.decoders.views import laid_back, whole_view
 from piclip.errors import ImageError, MaskError, ModelError, UsageError
-from piclip.evaluation.decoder_predictor import Checkpoint, DecoderPredictor
+from piclip.evaluation.decoder_predictor import DecoderPredictor
 from piclip.evaluation.predictors import blind
 from piclip.results import priors_of
 
 torch.set_num_threads(1)
-
-SIZE = 49
-OPTIONS = {
-    "pfenet": {"scales": [9, 5, 3]},
-    "bam": {"base_classes": 3, "base_width": 8},
-    "hdmnet": {"base_classes": 3, "base_width": 8, "matching_width": 16},
-}
-
-
-def saved(folder, name="pfenet", prior="piclip", sees="augmented", **clip):
-    """The folder of a training that ended with random weights."""
-    torch.manual_seed(0)
-    decoder = build_decoder(name, backbone="tiny", prior=prior, width=8, **OPTIONS[name])
-    decoder.save_pretrained(folder / "decoder")
-    recipe = {
-        "clip": {"model": "builtin", "dtype": "float32", "sees": sees, **clip},
-        "augmentation": {"size": SIZE},
-    }
-    record = {"format": 1, "recipe": recipe}
-    (folder / "decoder" / "training.json").write_text(json.dumps(record))
-    return folder
-
-
-def load(folder, **options):
-    return FewShotSegmenter.from_pretrained(folder, device="cpu", **options)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return saved(tmp_path_factory.mktemp("runs") / "piclip")
 
 
 @pytest.fixture(scope="module")
@@ -58,31 +25,9 @@ def segmenter(run):
 
 
 @pytest.fixture(scope="module")
-def view():
-    dataset = open_dataset("scenes", train_images=60, val_images=60)
-    return FewShotView(dataset, fold=0, split="val", classes="novel")
-
-
-@pytest.fixture(scope="module")
-def episode(view):
-    return blind(view.load(view.episode(0, 0, 3)))
-
-
-@pytest.fixture(scope="module")
 def other(view, episode):
     episodes = (blind(view.load(view.episode(0, index, 2))) for index in range(1, 20))
     return next(found for found in episodes if found.name != episode.name)
-
-
-def supports(episode, count=None):
-    return [Support(s.image, s.mask(episode.class_index)) for s in episode.supports[:count]]
-
-
-def probabilities(predictor, episode, others=()):
-    """What the evaluation makes of an episode, before it takes the larger score."""
-    logits = predictor.logits([episode], [others])[0]
-    own = laid_back(logits, episode.query.image.shape[:2])
-    return torch.sigmoid(own[1] - own[0]).numpy()
 
 
 @pytest.mark.parametrize(
@@ -172,7 +117,7 @@ def test_names_and_other_wordings_reach_the_text_prior(run, segmenter, episode, 
     called = fitted.predict([episode.query.image])[0].scores[0]
     encoder = segmenter.scorer.trained.maker.encoder
     decoder = segmenter.scorer.trained.decoder
-    other_words = DecoderPredictor(decoder, PriorMaker(encoder, worded), size=SIZE)
+    other_words = DecoderPredictor(TrainedDecoder(decoder, PriorMaker(encoder, worded), size=SIZE))
     np.testing.assert_allclose(called, probabilities(other_words, episode), atol=1e-6)
     assert np.abs(told - plain).max() > 1e-5 < np.abs(called - plain).max()
 
@@ -188,59 +133,10 @@ def test_saved_and_loaded_it_answers_the_same(tmp_path, episode, other, prior, s
     one, two = (model.predict([episode.query.image])[0] for model in (fitted, loaded))
     np.testing.assert_allclose(one.scores, two.scores, atol=1e-6)
 
-    torch.manual_seed(1)
-    again = build_decoder("pfenet", backbone="tiny", prior=prior, width=8, **OPTIONS["pfenet"])
+    again = small_decoder("pfenet", seed=1, prior=prior)
     again.save_pretrained(tmp_path / "run" / "decoder")
     with pytest.raises(ModelError, match="for another model"):
         FewShotSegmenter.load(folder, device="cpu")
-
-
-@pytest.mark.parametrize("prior", ["imagenet", "none"])
-def test_a_decoder_without_clip_needs_none(tmp_path, episode, monkeypatch, prior):
-    monkeypatch.setattr("piclip.clip.encoder.load_clip", None)
-    monkeypatch.setattr("piclip.decoders.trained.SIZE", 41)  # 473 takes long
-    folder = saved(tmp_path, prior=prior) / "decoder"
-    (folder / "training.json").unlink()
-    fitted = load(folder).fit(supports(episode), name="thing")
-    result = fitted.predict([episode.query.image])[0]
-    assert result.size == episode.query.image.shape[:2]
-    assert fitted.scorer.trained.size == 41
-    with pytest.raises(UsageError, match="leave contrast out"):
-        fitted.predict([episode.query.image], contrast=["cup"])
-    with pytest.raises(UsageError, match="leave clip out"):
-        load(folder, clip="builtin")
-
-
-def test_a_decoder_of_unknown_training_asks_for_its_clip(tmp_path, run, episode, monkeypatch):
-    monkeypatch.setattr("piclip.decoders.trained.SIZE", 41)  # 473 takes long
-    folder = saved(tmp_path) / "decoder"
-    (folder / "training.json").unlink()
-    with pytest.raises(UsageError, match="clip="):
-        load(folder)
-    given = load(folder, clip="builtin", dtype="float32")
-    fitted = given.fit(supports(episode), name=episode.name)
-    trained = TrainedDecoder.load(Checkpoint.find(run), device="cpu")
-    predictor = DecoderPredictor(trained.decoder, trained.maker, size=41)
-    score = fitted.predict([episode.query.image])[0].scores[0]
-    np.testing.assert_allclose(score, probabilities(predictor, episode), atol=1e-6)
-    loaded = FewShotSegmenter.load(fitted.save(tmp_path / "kept"), device="cpu")
-    assert loaded.class_names == (episode.name,)
-
-
-@pytest.mark.parametrize(("shots", "visual"), [(None, "plain"), (1, "raw")])
-def test_hdmnet_in_the_published_form_takes_cosines(tmp_path, shots, visual):
-    options = {**OPTIONS["hdmnet"], "published_shots": shots}
-    decoder = build_decoder("hdmnet", backbone="tiny", prior="piclip", width=8, **options)
-    decoder.save_pretrained(tmp_path)
-    found = TrainedDecoder.load(Checkpoint.find(tmp_path), clip="builtin", device="cpu")
-    assert found.maker.visual == visual
-
-
-def test_the_recipe_beside_a_run_is_read_where_the_decoder_has_no_record(tmp_path):
-    folder = saved(tmp_path)
-    (folder / "decoder" / "training.json").unlink()
-    (folder / "recipe.yaml").write_text("clip: {model: builtin}\naugmentation: {size: 33}\n")
-    assert load(folder).scorer.trained.size == load(folder / "decoder").scorer.trained.size == 33
 
 
 def test_an_object_between_the_pixels_is_not_lost(segmenter, episode):
@@ -257,7 +153,7 @@ def test_an_object_between_the_pixels_is_not_lost(segmenter, episode):
 
 
 def test_large_plain_images_are_made_smaller_for_clip_only(tmp_path, episode, monkeypatch):
-    monkeypatch.setattr("piclip.decoders.trained.LONGEST", 160)
+    monkeypatch.setattr("piclip.decoders.plain_images.LONGEST", 160)
     fitted = load(saved(tmp_path, sees="plain"))
     image = Image.fromarray(episode.supports[0].image).resize((320, 112))
     mask = Image.fromarray(episode.supports[0].mask(episode.class_index)).resize(image.size)
@@ -286,30 +182,3 @@ def test_wrong_requests_say_what_to_do(tmp_path, segmenter, episode):
         priors_of(result)
     with pytest.raises(UsageError, match="leave clip out"):
         FewShotSegmenter.from_pretrained("builtin", clip="builtin")
-
-
-def test_folders_that_are_not_finished_or_damaged_are_refused(tmp_path):
-    (tmp_path / "half").mkdir()
-    (tmp_path / "half" / "recipe.yaml").write_text("fold: 0\n")
-    with pytest.raises(ModelError, match="run piclip train again"):
-        load(tmp_path / "half")
-    folder = saved(tmp_path / "damaged")
-    (folder / "decoder" / "training.json").write_text("{}")
-    with pytest.raises(ModelError, match="record of a training"):
-        load(folder)
-    (folder / "decoder" / "training.json").unlink()
-    (folder / "decoder" / "model.safetensors").write_bytes(b"no")
-    with pytest.raises(ModelError, match="absent or damaged"):
-        load(folder)
-
-
-def test_touched_pixels_are_those_of_the_object():
-    view = whole_view(20, 40, 16)
-    labels = np.zeros((20, 40), bool)
-    labels[5:9, 30:33] = True
-    found = view.touched(labels).numpy()
-    expected = np.zeros((16, 16), bool)
-    for row in range(5, 9):
-        for column in range(30, 33):
-            expected[int((row + 0.5 - 10) / 40 * 16 + 8), int((column + 0.5) / 40 * 16)] = True
-    assert np.array_equal(found, expected)
