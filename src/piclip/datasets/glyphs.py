@@ -67,7 +67,7 @@ def _font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(path), 160)
 
 
-def _draw(character: str) -> NDArray[np.bool_]:
+def _draw(character: str) -> NDArray[np.float32]:
     """The ink of one character, cropped and scaled to ``GLYPH_SIDE``; (h, w) in [0, 1]."""
     font = _font()
     left, top, right, bottom = (int(v) for v in font.getbbox(character))
