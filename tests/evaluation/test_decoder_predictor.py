@@ -52,3 +52,9 @@ def test_folders_without_a_decoder_are_refused(tmp_path):
         Checkpoint.find(tmp_path / "nothing")
     with pytest.raises(ModelError, match=r"config\.json"):
         Checkpoint.find(tmp_path)
+
+
+def test_the_previous_prior_is_that_of_a_decoder_trained_with_it(view, small_pfenet):
+    predictor = DecoderPredictor(TrainedDecoder(small_pfenet("none"), size=65))
+    with pytest.raises(UsageError, match="prior=imagenet"):
+        predictor.imagenet_prior(view.load(view.episode(0, 0, 1)))

@@ -18,6 +18,7 @@ from piclip.decoders.backbones import resize
 from piclip.decoders.saved import Checkpoint
 from piclip.decoders.trained import TrainedDecoder
 from piclip.decoders.views import laid_back
+from piclip.errors import UsageError
 from piclip.evaluation.memory_cache import MemoryCache
 from piclip.evaluation.predictors import Method, Predictor, prior_name, truth_of
 from piclip.feature_cache import FeatureCache, weights_hash
@@ -120,8 +121,17 @@ class DecoderPredictor:
 
     @torch.inference_mode()
     def imagenet_prior(self, episode: Episode) -> npt.NDArray[np.float32]:
-        """The previous approach's prior of this backbone, mean over shots, (H, W) in [0, 1]."""
+        """The previous approach's prior of this backbone, mean over shots, (H, W) in [0, 1].
+
+        Raises:
+            UsageError: The decoder was trained with another prior.
+        """
         trained = self.trained
+        if trained.decoder.prior != "imagenet":
+            raise UsageError(
+                f"The previous prior is that of a decoder trained with prior=imagenet, but the "
+                f"prior of this one is '{trained.decoder.prior}'; name another run."
+            )
         (query,), (shown,) = trained.see([episode.query.image]), trained.show([_labelled(episode)])
         masks = shown.masks[None].to(trained.device)
         prior = trained.decoder.imagenet_priors(query.maps, shown.maps, masks)
