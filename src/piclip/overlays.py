@@ -53,6 +53,13 @@ def voc_palette() -> list[int]:
     return [int(v) for v in palette.ravel()]
 
 
+def class_map_image(class_map: npt.NDArray[np.uint8]) -> Image.Image:
+    """A class map, uint8 (H, W), as an image with PASCAL VOC's palette."""
+    image = Image.fromarray(class_map)
+    image.putpalette(voc_palette())
+    return image
+
+
 def draw_overlay(
     image: Image.Image, class_map: npt.NDArray[np.uint8], alpha: float = 0.5
 ) -> Image.Image:

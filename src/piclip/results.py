@@ -13,7 +13,7 @@ from PIL import Image
 
 from piclip.errors import UsageError
 from piclip.outputs import write_png
-from piclip.overlays import draw_overlay, voc_palette
+from piclip.overlays import class_map_image, draw_overlay
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -212,7 +212,8 @@ class Segmentation:
             UsageError: An overlay is asked for without an image.
         """
         folder = Path(folder)
-        paths = {"mask": write_png(self._mask_image(), folder / f"{self.name}.png")}
+        mask = self.mask if len(self.class_names) == 1 else class_map_image(self.class_map)
+        paths = {"mask": write_png(mask, folder / f"{self.name}.png")}
         if overlay:
             paths["overlay"] = write_png(self.overlay(), folder / "overlays" / f"{self.name}.png")
         return paths
@@ -253,13 +254,6 @@ class Segmentation:
         from piclip.formats.segmentations import to_detections  # noqa: PLC0415  (needs an extra)
 
         return to_detections(self, instances=instances)
-
-    def _mask_image(self) -> Image.Image:
-        if len(self.class_names) == 1:
-            return Image.fromarray(self.mask * np.uint8(255))
-        image = Image.fromarray(self.class_map)
-        image.putpalette(voc_palette())
-        return image
 
     def _repr_png_(self) -> bytes:
         """Show the overlay in a notebook, at most 800 pixels wide or high."""

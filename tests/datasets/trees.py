@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
-from piclip.overlays import voc_palette
+from piclip.overlays import class_map_image
 
 SIZE = (12, 16)  # height, width
 
@@ -28,9 +28,7 @@ def write_photo(path, size=SIZE):
 
 def write_voc_mask(path, class_map):
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(class_map)
-    image.putpalette(voc_palette())
-    image.save(path)
+    class_map_image(class_map).save(path)
 
 
 def write_class_mat(path, class_map):

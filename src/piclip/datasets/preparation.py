@@ -17,13 +17,12 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from piclip.decoding import decode
 from piclip.errors import DatasetError, ImageError, MaskError, PiclipError, UsageError
 from piclip.images import MAX_PIXELS
 from piclip.outputs import atomic_path, ensure_folder, write_json, write_png
-from piclip.overlays import voc_palette
+from piclip.overlays import class_map_image
 
 FORMAT = 1
 IGNORE = 255
@@ -188,9 +187,7 @@ def check_values(class_map: ClassMap, classes: int, name: str) -> None:
 
 def write_class_map(class_map: ClassMap, path: Path) -> Path:
     """Write a class map uint8 (H, W) as a PNG with VOC's palette, in full or not at all."""
-    image = Image.fromarray(class_map)
-    image.putpalette(voc_palette())
-    return write_png(image, path)
+    return write_png(class_map_image(class_map), path)
 
 
 def names_in(folder: Path, suffix: str) -> set[str]:
