@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from piclip.decoders.checkpoints_hdmnet import MATCHING
 from piclip.decoders.hierarchical_matching import (
     AffineNorm,
     HierarchicalMatching,
     correlation_distillation,
 )
 from piclip.decoders.matching_attention import MaskedMatching, SelfAttention
+from piclip.decoders.published_names import MATCHING
 from piclip.errors import UsageError
 
 

@@ -11,9 +11,6 @@ import torch
 from piclip.decoders.backbones import build_backbone
 from piclip.decoders.bam import BAM
 from piclip.decoders.checkpoints import (
-    SEMSEG_RESNET,
-    TORCHVISION_RESNET,
-    TORCHVISION_VGG,
     export_backbone,
     export_published,
     key_map_of,
@@ -23,6 +20,7 @@ from piclip.decoders.checkpoints import (
 from piclip.decoders.key_map import KeyMap, read_checkpoint
 from piclip.decoders.pfenet import PFENet
 from piclip.decoders.pspnet import PSPNet
+from piclip.decoders.published_names import SEMSEG_RESNET, TORCHVISION_RESNET, TORCHVISION_VGG
 from piclip.errors import ModelError
 
 BLOCKS = {"50": (3, 4, 6, 3), "101": (3, 4, 23, 3)}

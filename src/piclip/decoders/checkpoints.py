@@ -30,97 +30,15 @@ from pathlib import Path
 from torch import Tensor
 
 from piclip.decoders.backbones import VGG16BN, Backbone
-from piclip.decoders.checkpoints_hdmnet import HDMNET
-from piclip.decoders.key_map import KeyMap, read_checkpoint
+from piclip.decoders.key_map import KeyMap, state_dict_of
 from piclip.decoders.pretrained import PretrainedModule, load_strictly
+from piclip.decoders.published_names import (
+    KEY_MAPS,
+    SEMSEG_RESNET,
+    TORCHVISION_RESNET,
+    TORCHVISION_VGG,
+)
 from piclip.errors import ModelError, UsageError
-
-STAGES = tuple((f"layer{stage}", f"backbone.stages.{stage}") for stage in range(5))
-"""The backbone in every published few-shot network."""
-
-_BLOCKS = tuple((f"layer{stage}", f"stages.{stage}") for stage in range(1, 5))
-
-SEMSEG_RESNET = KeyMap(
-    pairs=(
-        ("conv1", "stages.0.0"),
-        ("bn1", "stages.0.1"),
-        ("conv2", "stages.0.3"),
-        ("bn2", "stages.0.4"),
-        ("conv3", "stages.0.6"),
-        ("bn3", "stages.0.7"),
-        *_BLOCKS,
-    ),
-    dropped=("fc",),
-)
-
-TORCHVISION_RESNET = KeyMap(
-    pairs=(("conv1", "stages.0.0"), ("bn1", "stages.0.1"), *_BLOCKS), dropped=("fc",)
-)
-
-_VGG_STARTS = (0, 7, 14, 24, 34, 44)
-TORCHVISION_VGG = KeyMap(
-    pairs=tuple(
-        (f"features.{layer}", f"stages.{stage}.{layer - _VGG_STARTS[stage]}")
-        for stage in range(5)
-        for layer in range(_VGG_STARTS[stage], _VGG_STARTS[stage + 1])
-    ),
-    dropped=("classifier",),
-)
-
-PSPNET = KeyMap(
-    pairs=(
-        *STAGES,
-        ("ppm.features", "head.pooling.branches"),
-        ("cls.0", "head.fuse.0"),
-        ("cls.1", "head.fuse.1"),
-        ("cls.4", "head.classifier"),
-    ),
-    aliases=tuple((f"layer{stage}", f"encoder.{stage}") for stage in range(5)),
-)
-
-PFENET = KeyMap(
-    pairs=(
-        *STAGES,
-        ("down_query", "reduce_query"),
-        ("down_supp", "reduce_support"),
-        ("init_merge", "merge"),
-        ("alpha_conv", "interscale"),
-        ("beta_conv", "refine"),
-        ("inner_cls", "inner_classifiers"),
-        ("res1", "fuse"),
-        ("res2", "refine_fused"),
-        ("cls", "classifier"),
-    )
-)
-
-BAM = KeyMap(
-    pairs=(
-        *STAGES,
-        ("learner_base.0.features", "base_learner.pooling.branches"),
-        ("learner_base.1.0", "base_learner.fuse.0"),
-        ("learner_base.1.1", "base_learner.fuse.1"),
-        ("learner_base.1.4", "base_learner.classifier"),
-        ("down_query", "reduce_query"),
-        ("down_supp", "reduce_support"),
-        ("init_merge", "merge"),
-        ("ASPP_meta.layer6_0", "aspp.average"),
-        *((f"ASPP_meta.layer6_{branch + 1}", f"aspp.branches.{branch}") for branch in range(4)),
-        ("res1_meta", "fuse"),
-        ("res2_meta", "refine"),
-        ("cls_meta", "classifier"),
-        ("kshot_rw", "shot_weights.layers"),
-        ("gram_merge", "ensemble.adjust"),
-        ("cls_merge", "ensemble.merge"),
-    )
-)
-
-KEY_MAPS: dict[str, KeyMap] = {
-    "pspnet": PSPNET,
-    "pfenet": PFENET,
-    "bam": BAM,
-    "hdmnet": HDMNET,
-}
-"""By the network's name."""
 
 
 def backbone_key_map(backbone: Backbone) -> KeyMap:
@@ -143,7 +61,7 @@ def load_backbone(backbone: Backbone, weights: str | Path | Mapping[str, Tensor]
     """
     load_strictly(
         backbone,
-        backbone_key_map(backbone).to_own(_state_dict(weights)),
+        backbone_key_map(backbone).to_own(state_dict_of(weights)),
         what="this backbone",
     )
 
@@ -163,7 +81,7 @@ def load_published(network: PretrainedModule, weights: str | Path | Mapping[str,
     Raises:
         ModelError: If the file cannot be read, or its names or shapes are another network's.
     """
-    network.load_weights(key_map_of(network).to_own(_state_dict(weights)))
+    network.load_weights(key_map_of(network).to_own(state_dict_of(weights)))
 
 
 def export_published(network: PretrainedModule) -> dict[str, Tensor]:
@@ -178,7 +96,8 @@ def export_published(network: PretrainedModule) -> dict[str, Tensor]:
     except ModelError as error:
         raise ModelError(
             f"This {network.name} has layers that the published one has not, so it cannot be "
-            "exported: BAM and HDMNet must be built with published_shots."
+            "exported: BAM and HDMNet must be built with published_shots, HDMNet with three levels "
+            "and two blocks too."
         ) from error
 
 
@@ -193,9 +112,3 @@ def key_map_of(network: PretrainedModule) -> KeyMap:
             f"There is no key map for {network.name!r} here: choose one of {', '.join(KEY_MAPS)}."
         )
     return KEY_MAPS[network.name]
-
-
-def _state_dict(weights: str | Path | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    if isinstance(weights, Mapping):
-        return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    return read_checkpoint(weights)

@@ -1,6 +1,6 @@
-"""Published HDMNet and PI-CLIP checkpoints, read and written: the map of names, both ways.
+"""Networks that fit published HDMNet and PI-CLIP checkpoints.
 
-Both networks share their names; shapes tell them apart (:func:`published_options` reads them):
+Both share their names; shapes tell them apart (:func:`published_options` reads them):
 
 ==============================  ================================================================
 Channels of ``query_merge``     Network it fits
@@ -13,76 +13,22 @@ Channels of ``query_merge``     Network it fits
 Knowingly dropped on reading, as they are no part of the decoder: every ``clip_model.*`` tensor that
 PI-CLIP checkpoints carry along, that is the frozen CLIP itself and its leaked
 ``clip_model.visual.positional_embedding_new``, a resized copy that depends on the image seen last.
-Every other name must be known, and none may be missing. What is written has no ``clip_model.*``.
+Every other name must be known, and none may be missing. What
+:func:`piclip.decoders.checkpoints.export_published` writes has no ``clip_model.*``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from piclip.decoders.checkpoints import load_published
 from piclip.decoders.hdmnet import HDMNet
-from piclip.decoders.key_map import KeyMap, read_checkpoint
+from piclip.decoders.key_map import state_dict_of
 from piclip.errors import ModelError
-
-_BLOCK = (
-    ("norm1", "attention_norm"),
-    ("attn.attn.linear_q", "attention.query"),
-    ("attn.attn.linear_k", "attention.key"),
-    ("attn.attn.linear_v", "attention.value"),
-    ("attn.attn.linear_o", "attention.output"),
-    ("attn.sr", "attention.reduction"),
-    ("attn.norm", "attention.reduction_norm"),
-    ("norm2", "feedforward_norm"),
-    ("ffn.layers.0", "feedforward.expand"),
-    ("ffn.layers.1", "feedforward.position"),
-    ("ffn.layers.4", "feedforward.contract"),
-)
-
-
-def _matching_pairs(levels: int = 3, blocks: int = 2) -> Iterator[tuple[str, str]]:
-    for level in range(levels):
-        down, match = f"down_sample_layers.{level}", f"match_layers.{level}"
-        own = f"levels.{level}"
-        yield f"{down}.0", f"{own}.embedding"
-        yield f"{down}.{blocks + 1}", f"{own}.norm"
-        yield f"{match}.1.conv", f"{own}.fusion.conv"
-        yield f"{match}.1.bn", f"{own}.fusion.norm"
-        yield f"parse_layers.{level}", f"{own}.refinement"
-        for theirs, ours in _BLOCK:
-            yield f"{match}.0.{theirs}", f"{own}.matching.{ours}"
-            for block in range(blocks):
-                yield f"{down}.{block + 1}.{theirs}", f"{own}.blocks.{block}.{ours}"
-    yield "cls", "classifier"
-
-
-MATCHING = KeyMap(
-    pairs=tuple((f"mix_transformer.{theirs}", ours) for theirs, ours in _matching_pairs())
-)
-"""The matching alone: names behind ``transformer.`` and those of ``HierarchicalMatching``."""
-
-HDMNET = KeyMap(
-    pairs=(
-        *((f"layer{stage}", f"backbone.stages.{stage}") for stage in range(5)),
-        ("ppm.features", "base_learner.pooling.branches"),
-        ("cls.0", "base_learner.fuse.0"),
-        ("cls.1", "base_learner.fuse.1"),
-        ("base_learnear.2", "base_learner.classifier"),  # published with this spelling
-        ("down_query", "reduce_query"),
-        ("down_supp", "reduce_support"),
-        ("query_merge", "merge_query"),
-        ("supp_merge", "merge_support"),
-        *((f"transformer.{theirs}", f"matching.{ours}") for theirs, ours in MATCHING.pairs),
-        ("kshot_rw", "shot_weights.layers"),
-        ("gram_merge", "ensemble.adjust"),
-        ("cls_merge", "ensemble.merge"),
-    ),
-    dropped=("clip_model",),
-)
-"""The whole network."""
 
 
 def published_options(weights: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -127,25 +73,8 @@ def read_published(weights: str | Path | Mapping[str, Tensor]) -> HDMNet:
     Raises:
         ModelError: If the file cannot be read, or a name or shape is another network's.
     """
-    if not isinstance(weights, Mapping):
-        weights = read_checkpoint(weights)
-    weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    network = HDMNet(**published_options(weights))
-    network.load_weights(HDMNET.to_own(weights))
+    tensors = state_dict_of(weights)
+    network = HDMNet(**published_options(tensors))
+    load_published(network, tensors)
     network.eval()
     return network
-
-
-def export_published(network: HDMNet) -> dict[str, Tensor]:
-    """Returns a network's weights under the published names.
-
-    Raises:
-        ModelError: If it is not of the published form.
-    """
-    try:
-        return HDMNET.to_published(network.state_dict())
-    except ModelError as error:
-        raise ModelError(
-            "This HDMNet has layers that the published one has not, so it cannot be exported: it "
-            "must be built with published_shots, three levels and two blocks."
-        ) from error

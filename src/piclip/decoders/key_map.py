@@ -73,11 +73,23 @@ def _rename(tensors: Mapping[str, Tensor], beginnings: Mapping[str, str]) -> dic
     return renamed
 
 
+def state_dict_of(weights: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns a state dict without the prefix ``module.`` of parallel training.
+
+    Args:
+        weights: A checkpoint's file or its state dict.
+
+    Raises:
+        ModelError: If the file cannot be read, or does not hold tensors only.
+    """
+    tensors = weights if isinstance(weights, Mapping) else read_checkpoint(weights)
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Reads the tensors of a checkpoint; no code in it is run.
 
-    A ``.pth`` or ``.pt`` file may hold the state dict under ``"state_dict"``; the prefix
-    ``"module."`` of parallel training is taken off.
+    A ``.pth`` or ``.pt`` file may hold the state dict under ``"state_dict"``.
 
     Args:
         path: File of ``torch.save`` or safetensors.
@@ -103,4 +115,4 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         isinstance(tensor, Tensor) for tensor in content.values()
     ):
         raise ModelError(f"{path} does not hold a state dict: give a checkpoint of weights.")
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    return {str(name): tensor for name, tensor in content.items()}
