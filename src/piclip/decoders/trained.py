@@ -130,8 +130,8 @@ class TrainedDecoder:
             if name is None:
                 raise UsageError(
                     f"No recipe with {checkpoint.folder} names the CLIP whose priors its decoder "
-                    f"takes; say which (clip= in Python, --clip for piclip segment, --model for "
-                    f"piclip evaluate)."
+                    f"takes; say which (clip= in Python, --clip for piclip segment and annotate, "
+                    f"--model for piclip evaluate)."
                 )
             kind = dtype or checkpoint.value("clip", "dtype", default="auto")
             maker = PriorMaker(
