@@ -48,7 +48,7 @@ class PriorMaker:
         text: Which visual-text map fills the first channel.
         visual: Which visual-visual map fills the second channel; "refined" is its square after
             PIR, as in `piclip.evidence`; "raw" is the mean of the cosines, in [-1, 1].
-        cache: Keeps the features of images on disk; for images that come back unchanged.
+        cache: Keeps the features of images that come back unchanged.
 
     Raises:
         UsageError: A kind of map that there is not, or not for this channel.
@@ -101,36 +101,6 @@ class PriorMaker:
             self._texts[name] = self._encoded(name, self.wordings)
         return self._texts[name]
 
-    def priors(
-        self,
-        queries: Sequence[QueryFeatures],
-        supports: Sequence[Sequence[SupportFeatures]],
-        names: Sequence[str],
-        others: Sequence[Sequence[str]] | None = None,
-    ) -> Tensor:
-        """The priors of B episodes whose classes are given by name.
-
-        Args:
-            queries: B queries of one grid (h, w).
-            supports: The K supports of each, of any grids; K may differ between episodes.
-            names: The class of each.
-            others: Names of further classes whose prompts join each episode's softmax over texts
-                (candidates "oracle": what else the truth of the query shows; only to compare
-                with published numbers). By default the target's own two prompts alone.
-
-        Returns:
-            float32 (B, 2, h, w) on the encoder's device: text, visual; in [0, 1], but a raw
-            visual prior in [-1, 1].
-
-        Raises:
-            UsageError: Lists of different lengths, or queries of several grids.
-        """
-        rivals = [
-            [self.texts(other) for other in others_of if other != name]
-            for name, others_of in zip(names, others or [()] * len(names), strict=True)
-        ]
-        return self.maps(queries, supports, [self.texts(name) for name in names], rivals)
-
     def maps(
         self,
         queries: Sequence[QueryFeatures],
@@ -138,11 +108,11 @@ class PriorMaker:
         texts: Sequence[ClassTexts],
         rivals: Sequence[Sequence[ClassTexts]],
     ) -> Tensor:
-        """The priors of B episodes whose classes are given by their texts.
+        """The priors of B episodes that are encoded already.
 
         Args:
-            queries: As in `priors`, like the supports.
-            supports: The K supports of each query.
+            queries: B queries of one grid (h, w).
+            supports: The K supports of each, of any grids; K may differ between episodes.
             texts: The class of each.
             rivals: Further classes that join each episode's softmax over texts.
 
@@ -182,14 +152,35 @@ class PriorMaker:
         names: Sequence[str],
         others: Sequence[Sequence[str]] | None = None,
     ) -> Tensor:
-        """`features`, `support_features` and `priors` in one call, (B, 2, h, w)."""
+        """The priors of B episodes whose classes are given by name.
+
+        Args:
+            queries: B queries of one size.
+            supports: The K supports of each, of any sizes; K may differ between episodes.
+            masks: Masks of the supports.
+            names: The class of each.
+            others: Names of further classes whose prompts join each episode's softmax over texts
+                (candidates "oracle": what else the truth of the query shows; only to compare
+                with published numbers). By default the target's own two prompts alone.
+
+        Returns:
+            As `maps`.
+
+        Raises:
+            UsageError: Lists of different lengths, or queries of several grids.
+        """
         flat = self.support_features(
             [image for shots in supports for image in shots],
             [mask for shots in masks for mask in shots],
         )
         ends = np.cumsum([len(shots) for shots in supports])
         grouped = [flat[end - len(s) : end] for end, s in zip(ends, supports, strict=True)]
-        return self.priors(self.features(queries), grouped, names, others)
+        texts = [self.texts(name) for name in names]
+        rivals = [
+            [self.texts(other) for other in others_of if other != name]
+            for name, others_of in zip(names, others or [()] * len(names), strict=True)
+        ]
+        return self.maps(self.features(queries), grouped, texts, rivals)
 
     def _text_map(
         self,
