@@ -21,6 +21,9 @@ Prior = Callable[[Episode], npt.NDArray[np.float32]]
 """Gives a prior of an episode's query, (H, W) in [0, 1], at its own size."""
 
 
+_SHOWN_TITLES = ("Support\nwith its mask", "Query\nwith the truth")
+
+
 def pick_episodes(view: FewShotView, *, seed: int, shots: int, rows: int) -> list[EpisodeKeys]:
     """The first episodes of a seed, a new class in each row as long as there is one.
 
@@ -61,15 +64,11 @@ def previous_and_ours(
     """
     rows = []
     for episode in map(view.load, keys):
-        asked = blind(episode)
-        result = ours.segment(asked)
-        priors, size = priors_of(result), result.size
-        maps = [previous(asked)]
-        maps += [combined_map(priors, name, size) for name in ("vtp+pir", "vvp", "piclip")]
-        rows.append((episode.name, [*_shown(episode), *(_heat(episode.query, m) for m in maps)]))
+        theirs = _heat(episode.query, previous(blind(episode)))
+        maps = _priors(episode, ours, ("vtp+pir", "vvp", "piclip"))
+        rows.append((episode.name, [*_shown(episode), theirs, *maps]))
     titles = (
-        "Support\nwith its mask",
-        "Query\nwith the truth",
+        *_SHOWN_TITLES,
         "Previous prior\n(trained backbone)",
         "Ours: text\n(VTP, refined)",
         "Ours: image\n(VVP)",
@@ -99,7 +98,7 @@ def baseline_and_ours(
         masks = [method.predict([blind(episode)], [()])[0] for method in (baseline, ours)]
         panels = [Panel(_masked(episode.query, mask), _iou(episode, mask)) for mask in masks]
         rows.append((episode.name, [*_shown(episode), *panels]))
-    return grid_figure(rows, ("Support\nwith its mask", "Query\nwith the truth", *names))
+    return grid_figure(rows, (*_SHOWN_TITLES, *names))
 
 
 def before_and_after(
@@ -114,13 +113,10 @@ def before_and_after(
     """
     rows = []
     for episode in map(view.load, keys):
-        result = segmenter.segment(blind(episode))
-        priors, size = priors_of(result), result.size
-        maps = [combined_map(priors, n, size) for n in ("vtp", "vtp+pir", "vvp", "vvp+pir")]
-        rows.append((episode.name, [*_shown(episode), *(_heat(episode.query, m) for m in maps)]))
+        maps = _priors(episode, segmenter, ("vtp", "vtp+pir", "vvp", "vvp+pir"))
+        rows.append((episode.name, [*_shown(episode), *maps]))
     titles = (
-        "Support\nwith its mask",
-        "Query\nwith the truth",
+        *_SHOWN_TITLES,
         "Text prior\n(VTP)",
         "Text prior,\nrefined",
         "Image prior\n(VVP)",
@@ -137,6 +133,13 @@ def _shown(episode: Episode) -> list[Panel]:
         Panel(_masked(support, support.mask(episode.class_index)), _count(shots)),
         Panel(_masked(query, query.mask(episode.class_index))),
     ]
+
+
+def _priors(episode: Episode, segmenter: TrainingFree, names: Sequence[str]) -> list[Panel]:
+    """The maps that names of `piclip.evaluation.predictors.PRIORS` stand for."""
+    result = segmenter.segment(blind(episode))
+    priors = priors_of(result)
+    return [_heat(episode.query, combined_map(priors, name, result.size)) for name in names]
 
 
 def _count(shots: int) -> str:
