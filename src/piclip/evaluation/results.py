@@ -88,7 +88,7 @@ class Evaluation:
         per_seed: What came out, in the order of ``seeds``.
         backbone: The decoder's backbone.
         text: Visual-text map used: "none", "plain", "refined"; None where no CLIP is used.
-        visual: The same of the visual-visual map.
+        visual: The same of the visual-visual map, or "raw" for its cosines.
         settings: Whatever else decides the figures, such as the threshold or the input size.
         recipe: The resolved recipe of the training; None without training.
         clip: "name" and "sha256" of the CLIP; None without CLIP.
