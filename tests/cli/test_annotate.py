@@ -134,6 +134,7 @@ def test_everything_labelled_and_nothing_labelled(annotate, album):
         ((), None, "give --output, --holdout or both"),
         (("--holdout", "--review", "x.csv"), None, "A --review needs an --output"),
         ((), "labels.json", "must be different files"),
+        (("--review", "{album}/out.json.journal"), "out.json", "must be different files"),
         ((), "theirs.json", "no run of piclip annotate has made it"),
         (("--output-format", "tiff"), "out.json", "There is no label format 'tiff'"),
         (("--format", "yolo"), "out", "labels.json: there is no such folder"),
@@ -142,7 +143,7 @@ def test_everything_labelled_and_nothing_labelled(annotate, album):
 )
 def test_what_cannot_be_done_is_refused(annotate, album, options, output, sentence):
     (album.folder / "theirs.json").write_text("{}", encoding="utf-8")
-    ran = annotate(*options, output=output)
+    ran = annotate(*(text.format(album=album.folder) for text in options), output=output)
     assert ran.code == 2
     assert sentence in ran.sentence
     assert (album.folder / "theirs.json").read_text(encoding="utf-8") == "{}"

@@ -104,9 +104,9 @@ def _check_output(
             "Every image is labelled, so that there is nothing to propose; add images to "
             f"{request.images}, or leave --output out to measure with --holdout."
         )
-    files = [journal_path(output), *([request.review] if request.review else [])]
-    taken = {path.resolve() for path in (request.labels, output)}
-    if len(taken) < 2 or any(file.resolve() in taken for file in files):
+    files = [request.labels, output, journal_path(output)]
+    files += [request.review] if request.review else []
+    if len({file.resolve() for file in files}) < len(files):
         raise UsageError(
             "The --labels, the --output and the --review must be different files; choose another "
             "--output."
