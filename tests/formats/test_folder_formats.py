@@ -225,6 +225,16 @@ def test_labelme_shapes(tmp_path):
         np.testing.assert_array_equal(file.mask_of("cat"), mask)
 
 
+@pytest.mark.parametrize("elsewhere", ["/home/x/a.png", "C:\\x\\a.png", "../photos/a.png"])
+def test_labelme_files_of_subfolders_keep_them_wherever_their_images_lay(tmp_path, elsewhere):
+    (tmp_path / "train").mkdir()
+    path = labelme_file(tmp_path / "train", points=[[0, 0], [4, 0], [4, 4]])
+    content = json.loads(path.read_text()) | {"imagePath": elsewhere}
+    path.write_text(json.dumps(content))
+    [file] = labelme.read(tmp_path).images
+    assert file.path == "train/a.png"
+
+
 @pytest.mark.parametrize(
     ("shape", "error", "message"),
     [

@@ -96,7 +96,7 @@ def write(labels: Labels, destination: str | Path) -> list[Path]:
 def _read_file(path: Path, folder: str, class_names: Sequence[str]) -> LabelledFile:
     content = load_json(path)
     size = image_size_field(content, str(path), height="imageHeight", width="imageWidth")
-    image = relative_path(f"{folder}/{field(content, 'imagePath', str, str(path))}")
+    image = PurePosixPath(folder, relative_path(field(content, "imagePath", str, str(path))))
     parts: dict[tuple[str, object], list[RunLengthMask]] = {}
     for index, shape in enumerate(field(content, "shapes", list, str(path))):
         where = f"{path}: shape {index}"
@@ -107,7 +107,7 @@ def _read_file(path: Path, folder: str, class_names: Sequence[str]) -> LabelledF
         key = (name, ("alone", index) if group is None else ("group", str(group)))
         parts.setdefault(key, []).append(_mask(shape, size, where))
     regions = [Region(name, RunLengthMask.union(masks)) for (name, _), masks in parts.items()]
-    return LabelledFile(image, *size, regions=tuple(regions))
+    return LabelledFile(str(image), *size, regions=tuple(regions))
 
 
 def _mask(shape: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthMask:
