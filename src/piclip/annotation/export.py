@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
-from urllib.parse import quote
 
 from piclip.errors import UsageError
 from piclip.formats import coco, labelstudio
@@ -108,7 +107,7 @@ def write_files(files: Files, labels: Labels, destination: Path, format: str) ->
         _write_coco(files, labels, destination)
     elif format == "labelstudio":
         with _text(destination) as out:
-            _write_list(out, (_task(file) for file in files()))
+            _write_list(out, (labelstudio.to_task(file) for file in files()))
             out.write("\n")
     else:
         _write_folder(files(), labels, destination, format)
@@ -165,17 +164,6 @@ def _write_list(out: TextIO, items: Iterable[dict[str, Any]]) -> None:
     for number, item in enumerate(items):
         out.write((",\n" if number else "\n") + json.dumps(item, ensure_ascii=False))
     out.write("\n]")
-
-
-def _task(file: LabelledFile) -> dict[str, Any]:
-    """One task of Label Studio."""
-    source = file.source or labelstudio.LOCAL_FILES + quote(file.path)
-    task: dict[str, Any] = {"data": {"image": source}}
-    if file.id is not None:
-        task["id"] = file.id
-    if file.regions:
-        task["predictions"] = [labelstudio.to_prediction(file)]
-    return task
 
 
 def _write_folder(files: Iterator[LabelledFile], labels: Labels, folder: Path, format: str) -> None:

@@ -1,8 +1,9 @@
 """Labels of other tools in, proposals for them out.
 
-Six formats, each a module with the same two functions: ``read(source, images=...)`` gives `Labels`,
-``write(labels, destination)`` writes them. What each loses is said in its module: `coco`,
-`labelstudio`, `labelme`, `yolo`, `voc` and `masks`; `overlay_images` draws labels to look at.
+Six formats, each a module with the same three functions: ``recognise(source)`` tells whether it is
+the one, ``read(source, images=...)`` gives `Labels`, ``write(labels, destination)`` writes them.
+What each loses is said in its module: `coco`, `labelstudio`, `labelme`, `yolo`, `voc` and `masks`;
+`overlay_images` draws labels to look at.
 
 >>> from piclip.formats import read_labels, write_labels, from_segmentation, Labels
 >>> labels = read_labels("labels.json", images="photos")                   # doctest: +SKIP

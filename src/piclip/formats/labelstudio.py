@@ -100,7 +100,7 @@ def write(
     Raises:
         OutputError: The file cannot be written.
     """
-    tasks = [_task(file, url, model_version) for file in labels.images]
+    tasks = [to_task(file, url, model_version) for file in labels.images]
     return [dump_json(tasks, Path(destination))]
 
 
@@ -121,6 +121,19 @@ def labelling_interface(class_names: Sequence[str]) -> str:
             "</View>",
         ]
     )
+
+
+def to_task(
+    file: LabelledFile, url: str = LOCAL_FILES, model_version: str = "piclip"
+) -> dict[str, Any]:
+    """One image as a task, with its regions as a prediction; arguments as of `write`."""
+    source = file.source or url + quote(file.path)
+    task: dict[str, Any] = {"data": {_DATA: source}}
+    if file.id is not None:
+        task["id"] = file.id
+    if file.regions:
+        task["predictions"] = [to_prediction(file, model_version)]
+    return task
 
 
 def to_prediction(file: LabelledFile, model_version: str = "piclip") -> dict[str, Any]:
@@ -187,16 +200,6 @@ def from_task(
     number = task.get("id")
     task_id = number if isinstance(number, int) else None
     return LabelledFile(path, *size, regions=tuple(regions), id=task_id, source=source)
-
-
-def _task(file: LabelledFile, url: str, model_version: str) -> dict[str, Any]:
-    source = file.source or url + quote(file.path)
-    task: dict[str, Any] = {"data": {_DATA: source}}
-    if file.id is not None:
-        task["id"] = file.id
-    if file.regions:
-        task["predictions"] = [to_prediction(file, model_version)]
-    return task
 
 
 def _image_url(data: dict[str, Any], where: str) -> str:
