@@ -40,6 +40,7 @@ class FewShotDecoder(PretrainedModule):
     Attributes:
         loss_weights: Weight of each term in :meth:`loss`; 1 for a term that is not named.
         knows_base_classes: Whether there is a base learner, which reads stage 4 of the query.
+        backbone_name: Name of the backbone.
         prior_channels: Number of channels of the prior.
         published_visual: Which visual prior published weights take, in the words of
             :class:`piclip.clip_priors.PriorMaker`; for weights whose training is unknown.
@@ -68,6 +69,7 @@ class FewShotDecoder(PretrainedModule):
         self.prior = prior
         self.prior_channels = PRIOR_CHANNELS[prior]
         self.width = width
+        self.backbone_name = backbone
         self.backbone: Backbone = build_backbone(backbone, **(backbone_options or {}))
         self.backbone.requires_grad_(False).eval()
         both = self.backbone.channels[0] + self.backbone.channels[1]

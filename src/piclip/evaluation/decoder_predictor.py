@@ -99,7 +99,7 @@ class DecoderPredictor:
         return Method(
             method=trained.decoder.name,
             prior=prior,
-            backbone=self._backbone(),
+            backbone=trained.decoder.backbone_name,
             text=text,
             visual=visual,
             settings=settings,
@@ -153,10 +153,6 @@ class DecoderPredictor:
         queries = trained.see([episode.query.image for episode in episodes])
         supports = trained.show([_labelled(episode) for episode in episodes])
         return trained.logits(queries, supports, texts, rivals)
-
-    def _backbone(self) -> str:
-        config: Mapping[str, Any] = self.trained.decoder._hub_mixin_config or {}
-        return str(config.get("backbone", "resnet50"))
 
 
 def _labelled(episode: Episode) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]:
