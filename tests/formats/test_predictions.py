@@ -147,7 +147,8 @@ def test_labels_are_drawn_over_their_images(tmp_path):
 
 def test_a_missing_library_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
-    with pytest.raises(UsageError, match=r"pycocotools\.mask, .* pip install 'piclip\[formats\]'"):
+    advice = r"\(pycocotools\.mask is not installed\): pip install 'piclip\[formats\]'"
+    with pytest.raises(UsageError, match=advice):
         segmentation().to_coco()
     with pytest.raises(UsageError, match="no_such_library"):
         library("no_such_library")

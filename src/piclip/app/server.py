@@ -14,6 +14,7 @@ from piclip.app.content import Limits
 from piclip.app.models import BUILTIN, Models
 from piclip.app.sessions import Sessions
 from piclip.errors import UsageError
+from piclip.extras import needs_extra
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -35,7 +36,7 @@ class Settings:
     model: str = BUILTIN
     host: str = "127.0.0.1"
     port: int | None = None
-    login: tuple[str, str] | None = None
+    login: tuple[str, str] | None = field(default=None, repr=False)
     upload_megabytes: int = 50
     limits: Limits = field(default_factory=Limits)
 
@@ -66,12 +67,13 @@ def serve(settings: Settings) -> Iterator[Served]:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     with tempfile.TemporaryDirectory(prefix="piclip-app-") as name, _gradio_files(Path(name)):
-        page_module = _page_module()
-        from piclip.app.style import CSS, theme  # noqa: PLC0415
+        with needs_extra("app", "The page"):
+            from piclip.app.page import build_page  # noqa: PLC0415
+            from piclip.app.style import CSS, theme  # noqa: PLC0415
 
         sessions = Sessions(Path(name) / "sessions", settings.limits)
         models = Models(settings.model, any_model=settings.local)
-        page = page_module.build_page(sessions, models)
+        page = build_page(sessions, models)
         try:
             _, url, _ = page.launch(
                 server_name=settings.host,
@@ -116,13 +118,3 @@ def _gradio_files(folder: Path) -> Iterator[None]:
             del os.environ["GRADIO_TEMP_DIR"]
         else:
             os.environ["GRADIO_TEMP_DIR"] = before
-
-
-def _page_module() -> Any:  # noqa: ANN401
-    try:
-        from piclip.app import page  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        if error.name != "gradio":
-            raise
-        raise UsageError("The page needs the extra [app]: pip install 'piclip[app]'.") from error
-    return page

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from piclip.errors import UsageError
+from piclip.extras import needs_extra
 
 
 def library(module: str) -> Any:  # noqa: ANN401  (none of these libraries has types)
@@ -20,10 +20,5 @@ def library(module: str) -> Any:  # noqa: ANN401  (none of these libraries has t
     Raises:
         UsageError: It is not installed.
     """
-    try:
+    with needs_extra("formats", "Reading and writing labels"):
         return import_module(module)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"Reading and writing labels needs {module}, which belongs to the extra [formats]: "
-            f"pip install 'piclip[formats]'."
-        ) from error
