@@ -7,18 +7,14 @@ other, so they share out the cores.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from queue import Empty, Queue
 
-import torch
-
+from piclip.benchmarks.workers import worker_pool
 from piclip.datasets.dataset import Split
 from piclip.datasets.few_shot import Classes, FewShotView
 from piclip.datasets.registry import open_dataset
@@ -176,18 +172,13 @@ class Experiments:
         """Does all that is not done yet.
 
         Args:
-            processes: How many parts at a time, each in a process of its own with one thread.
+            processes: How many parts at a time, each in a process with one thread.
             report: Told about every step; called in this process.
 
         Raises:
             PiclipError: A step failed; what is finished is kept.
         """
-        context = get_context("spawn")
-        with (
-            context.Manager() as manager,
-            ProcessPoolExecutor(processes, context, initializer=_start_worker) as pool,
-        ):
-            reports = manager.Queue()
+        with worker_pool(processes) as (pool, reports):
             for parts in self.phases():
                 jobs = [pool.submit(_run, self, part, reports) for part in parts]
                 waiting = set(jobs)
@@ -274,11 +265,6 @@ def _features() -> MemoryCache:
 def _scenes(runs: Path) -> KeptDataset:
     """The test images, drawn once in a process."""
     return KeptDataset(open_dataset("scenes", cache=runs / "presence"))
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a traceback
-    torch.set_num_threads(1)
 
 
 def _run(experiments: Experiments, part: Part, reports: Queue[Report]) -> None:
