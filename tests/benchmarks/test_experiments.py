@@ -65,7 +65,7 @@ def test_two_folds_at_once_leave_every_result_and_a_second_run_does_nothing(tmp_
             "workers=0",
             "base.steps=1",
             "episodic.steps=1",
-            "dataset.options.train_images=60",
+            "dataset.options.train_images=120",
         ),
     )
     job = Experiments(plan, RECIPES, tmp_path / "runs", tmp_path / "results")
