@@ -8,22 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
 from piclip.annotation.holdout import Expectation
 from piclip.annotation.proposals import Failure
-from piclip.cli.console import people, print_table
-
-_LISTED = 20
+from piclip.cli.console import people, print_some, print_table, progress_bar
 
 
 @dataclass(frozen=True)
@@ -52,10 +42,7 @@ def report(outcome: Outcome, output: Path | None) -> None:
     total = outcome.annotated + len(outcome.failures)
     if outcome.failures:
         people().print(f"{len(outcome.failures)} of {total} images failed:")
-        for failure in outcome.failures[:_LISTED]:
-            people().print(f"  {failure.reason}")
-        if len(outcome.failures) > _LISTED:
-            people().print(f"  ... and {len(outcome.failures) - _LISTED} more, see --json")
+        print_some([failure.reason for failure in outcome.failures], "see --json")
     earlier = f" ({outcome.earlier} from an earlier run)" if outcome.earlier else ""
     people().print(
         f"{outcome.annotated} of {total} images annotated{earlier}, "
@@ -116,13 +103,6 @@ class _Rate(ProgressColumn):
 @contextmanager
 def progress_with_rate(what: str, total: int, earlier: int = 0) -> Iterator[Callable[[int], None]]:
     """A progress bar with images per second and the time that is left; yields how to move it."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=people()) as bar:
+    with progress_bar(_Rate()) as bar:
         task = bar.add_task(what, total=total, completed=earlier)
         yield lambda tried: bar.update(task, completed=earlier + tried)

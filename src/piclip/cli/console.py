@@ -7,10 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
-__all__ = ["Progress", "people", "print_json", "print_table", "progress_bar"]
+_LISTED = 20
 
 
 def people() -> Console:
@@ -33,13 +40,22 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     people().print(table)
 
 
+def print_some(lines: Sequence[str], where: str) -> None:
+    """Print the first lines of a list for people, and ``where`` the others are."""
+    for line in lines[:_LISTED]:
+        people().print(f"  {line}")
+    if len(lines) > _LISTED:
+        people().print(f"  ... and {len(lines) - _LISTED} more, {where}")
+
+
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A progress bar on stderr with the time that is left."""
+def progress_bar(*more: ProgressColumn) -> Iterator[Progress]:
+    """A progress bar on stderr with the time that is left, and further columns before that."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
+        *more,
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=people()) as progress:

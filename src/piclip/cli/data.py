@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from piclip.datasets.check import Report
     from piclip.datasets.preparation import Prepared
 
-_LISTED = 20
 _MIB = 1 << 20
 
 app = typer.Typer(
@@ -212,7 +211,7 @@ def _report_prepared(prepared: Prepared, json: bool) -> None:
 
 
 def _report_check(report: Report) -> None:
-    from piclip.cli.console import people, print_table
+    from piclip.cli.console import people, print_some, print_table
 
     splits = [
         heading
@@ -229,7 +228,4 @@ def _report_check(report: Report) -> None:
         people().print("Nothing is missing.")
         return
     people().print(f"{len(report.problems)} things are missing or wrong:")
-    for problem in report.problems[:_LISTED]:
-        people().print(f"  {problem.text}")
-    if len(report.problems) > _LISTED:
-        people().print(f"  ... and {len(report.problems) - _LISTED} more, all of them in --json")
+    print_some([problem.text for problem in report.problems], "all of them in --json")

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from piclip import FewShotSegmenter, Segmentation, __version__
-from piclip.cli.console import people, progress_bar
+from piclip.cli.console import people, print_some, progress_bar
 from piclip.cli.fitting import Examples, check_examples, fitted_segmenter
 from piclip.cli.run_record import FILE_NAME, OVERLAYS, RunRecord
 from piclip.clip.checkpoints import BUILTIN_FOLDER
@@ -22,7 +22,6 @@ from piclip.images import list_images, read_image
 from piclip.outputs import ensure_folder
 
 _PIXELS_AT_ONCE = 50_000_000  # bounds the memory of a batch of large photographs
-_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -110,10 +109,7 @@ def report(outcome: Outcome, output: Path) -> None:
     earlier = f" ({outcome.earlier} from an earlier run)" if outcome.earlier else ""
     if outcome.failed:
         people().print(f"{len(outcome.failed)} of {total} images failed:")
-        for entry in outcome.failed[:_LISTED]:
-            people().print(f"  {_with_name(entry)}")
-        if len(outcome.failed) > _LISTED:
-            people().print(f"  ... and {len(outcome.failed) - _LISTED} more, see {FILE_NAME}")
+        print_some([_with_name(entry) for entry in outcome.failed], f"see {FILE_NAME}")
     people().print(f"{len(outcome.done)} of {total} images segmented{earlier}; see {output}")
 
 
