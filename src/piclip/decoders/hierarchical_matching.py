@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from piclip.decoders.backbones import resize
 from piclip.decoders.matching_attention import (
     NORM_EPS,
     EncoderBlock,
@@ -187,9 +188,7 @@ class Level(nn.Module):
         )
         joined = [as_maps(tokens, (height, width))]
         if priors is not None:
-            joined.append(
-                F.interpolate(priors, (height, width), mode="bilinear", align_corners=True)
-            )
+            joined.append(resize(priors, (height, width)))
         return self.fusion(torch.cat(joined, dim=1)), correlation.unflatten(1, (height, width))
 
     def merge(self, matched: Tensor, coarser: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is evaluated without training: the segmenter's own mask, or its priors with a threshold."""
+"""What is evaluated: any predictor, and those that need no training."""
 
 from __future__ import annotations
 
