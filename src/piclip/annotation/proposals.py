@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from piclip.annotation.certainty import certainty_of
 from piclip.annotation.journal import Journal, Proposal, Stamp, stamp_of
+from piclip.batches import batches, predict_each
 from piclip.errors import MaskError, PiclipError
 from piclip.formats.image_files import find_image
 from piclip.formats.labels import LabelledFile, Labels
 from piclip.formats.segmentations import from_segmentation
 from piclip.images import MAX_PIXELS, read_image
-
-if TYPE_CHECKING:
-    from piclip.results import Segmentation
-    from piclip.segmenter import FewShotSegmenter
+from piclip.results import Segmentation
+from piclip.segmenter import FewShotSegmenter
 
 _VALUES_AT_ONCE = 100_000_000
 """Most scores (pixels times classes) in memory at once, 400 MB; a single image may exceed it."""
@@ -122,34 +120,24 @@ def propose(
     failures: list[Failure] = []
     finished = 0
     most_pixels = _VALUES_AT_ONCE // len(segmenter.class_names)
-    for batch in _batches(queries, failures, batch_size, most_pixels, max_pixels):
-        for item, outcome in _segmented(segmenter, batch, threshold, max_pixels):
-            if isinstance(outcome, Failure):
-                failures.append(outcome)
+    read = _read(queries, failures, max_pixels)
+    for batch in batches(read, batch_size, most_pixels):
+        images = [image for _, image in batch]
+        found = predict_each(segmenter, images, threshold=threshold, max_pixels=max_pixels)
+        for ((query, stamp), _), outcome in zip(batch, found, strict=True):
+            if isinstance(outcome, PiclipError):
+                failures.append(Failure(query.path, str(outcome)))
                 continue
-            journal.append(_proposal(item.query, outcome, threshold), item.stamp)
+            journal.append(_proposal(query, outcome, threshold), stamp)
             finished += 1
         on_progress(finished + len(failures))
     return failures
 
 
-@dataclass(frozen=True)
-class _Read:
-    query: Query
-    stamp: Stamp
-    image: Image.Image
-
-
-def _batches(
-    queries: Sequence[Query],
-    failures: list[Failure],
-    batch_size: int,
-    most_pixels: int,
-    max_pixels: int,
-) -> Iterator[list[_Read]]:
-    """Read the images and group them; those that cannot be read go to the failures."""
-    batch: list[_Read] = []
-    pixels = 0
+def _read(
+    queries: Sequence[Query], failures: list[Failure], max_pixels: int
+) -> Iterator[tuple[tuple[Query, Stamp], Image.Image]]:
+    """Read the images one by one; those that cannot be read go to the failures."""
     for query in queries:
         try:
             stamp = stamp_of(query.file)
@@ -157,38 +145,8 @@ def _batches(
             _check_size(query, image)
         except PiclipError as error:
             failures.append(Failure(query.path, str(error)))
-            continue
-        area = image.width * image.height
-        if batch and (len(batch) == batch_size or pixels + area > most_pixels):
-            yield batch
-            batch, pixels = [], 0
-        batch.append(_Read(query, stamp, image))
-        pixels += area
-    # Also where the last images all failed, so that this is told.
-    yield batch
-
-
-def _segmented(
-    segmenter: FewShotSegmenter, batch: Sequence[_Read], threshold: float, max_pixels: int
-) -> Iterator[tuple[_Read, Segmentation | Failure]]:
-    """Segment a batch; where it fails, image by image, so that one does not spoil the others."""
-    if not batch:
-        return
-    try:
-        found = segmenter.predict(
-            [item.image for item in batch],
-            batch_size=len(batch),
-            threshold=threshold,
-            max_pixels=max_pixels,
-        )
-    except PiclipError as error:
-        if len(batch) == 1:
-            yield batch[0], Failure(batch[0].query.path, str(error))
-            return
-        for item in batch:
-            yield from _segmented(segmenter, [item], threshold, max_pixels)
-    else:
-        yield from zip(batch, found, strict=True)
+        else:
+            yield (query, stamp), image
 
 
 def _proposal(query: Query, segmentation: Segmentation, threshold: float) -> Proposal:

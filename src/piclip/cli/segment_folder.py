@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from piclip import FewShotSegmenter, Segmentation, __version__
+from piclip.batches import batches, predict_each
 from piclip.cli.console import people, print_some, progress_bar
 from piclip.cli.fitting import Examples, check_examples, fitted_segmenter
 from piclip.cli.run_record import FILE_NAME, OVERLAYS, RunRecord
@@ -173,10 +174,18 @@ def _work_off(
 ) -> None:
     with progress_bar() as progress:
         task = progress.add_task("Segmenting", total=len(names))
-        for batch in _batches(request, record, list(names)):
+        read = _read(request, record, names)
+        for batch in batches(read, request.batch_size, _PIXELS_AT_ONCE):
+            images = [image for _, image in batch]
+            found = predict_each(
+                segmenter, images, threshold=request.threshold, max_pixels=request.max_pixels
+            )
             try:
-                for query, result in _predictions(request, segmenter, record, batch):
-                    _save(request, record, query, replace(result, name=names[query]))
+                for (query, _), outcome in zip(batch, found, strict=True):
+                    if isinstance(outcome, PiclipError):
+                        record.add_failed(query, str(outcome))
+                    else:
+                        _save(request, record, query, replace(outcome, name=names[query]))
             finally:
                 record.write()
             progress.update(task, completed=_tried(record, names))
@@ -187,52 +196,17 @@ def _tried(record: RunRecord, names: dict[Path, str]) -> int:
     return len(record.entries(queries, "done")) + len(record.entries(queries, "failed"))
 
 
-def _batches(
-    request: Request, record: RunRecord, queries: Sequence[Path]
-) -> Iterator[list[tuple[Path, Image.Image]]]:
-    """Read the files and group them; unreadable ones are noted as failed."""
-    batch: list[tuple[Path, Image.Image]] = []
-    pixels = 0
+def _read(
+    request: Request, record: RunRecord, queries: Iterable[Path]
+) -> Iterator[tuple[Path, Image.Image]]:
+    """Read the files one by one; unreadable ones are noted as failed."""
     for query in queries:
         try:
             image = read_image(query, max_pixels=request.max_pixels)
         except ImageError as error:
             record.add_failed(query, str(error))
-            continue
-        area = image.width * image.height
-        if batch and (len(batch) == request.batch_size or pixels + area > _PIXELS_AT_ONCE):
-            yield batch
-            batch, pixels = [], 0
-        batch.append((query, image))
-        pixels += area
-    # Also where the last files all failed, so that this is written down.
-    yield batch
-
-
-def _predictions(
-    request: Request,
-    segmenter: FewShotSegmenter,
-    record: RunRecord,
-    batch: Sequence[tuple[Path, Image.Image]],
-) -> Iterator[tuple[Path, Segmentation]]:
-    """Segment a batch; where it fails, image by image, so that one does not spoil the others."""
-    if not batch:
-        return
-    try:
-        results = segmenter.predict(
-            [image for _, image in batch],
-            batch_size=request.batch_size,
-            threshold=request.threshold,
-            max_pixels=request.max_pixels,
-        )
-    except PiclipError as error:
-        if len(batch) == 1:
-            record.add_failed(batch[0][0], str(error))
-            return
-        for item in batch:
-            yield from _predictions(request, segmenter, record, [item])
-    else:
-        yield from ((query, result) for (query, _), result in zip(batch, results, strict=True))
+        else:
+            yield query, image
 
 
 def _save(request: Request, record: RunRecord, query: Path, result: Segmentation) -> None:
