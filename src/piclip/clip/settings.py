@@ -60,7 +60,8 @@ class ModelSettings:
 
 def read_settings(folder: Path | None, model: CLIPModel) -> ModelSettings:
     """The folder's own settings, completed with the defaults for a model of photographs."""
-    patch = model.config.vision_config.patch_size
+    vision = model.config.vision_config
+    patch, depth = vision.patch_size, vision.num_hidden_layers
     values: dict[str, Any] = {"image_size": PHOTO_SIZE // patch * patch}
     if folder is not None:
         for file in ("processor_config.json", "preprocessor_config.json"):
@@ -72,20 +73,9 @@ def read_settings(folder: Path | None, model: CLIPModel) -> ModelSettings:
     try:
         values |= {key: tuple(map(float, values[key])) for key in _TUPLES if key in values}
         settings = ModelSettings(**values)
+        valid = _are_valid(settings, patch, depth)
     except (TypeError, ValueError) as error:
         raise ModelError(f"{where} are not valid ({first_line(error)}): correct them.") from error
-    blocks, depth = settings.attention_blocks, model.config.vision_config.num_hidden_layers
-    valid = (
-        isinstance(settings.image_size, int)
-        and settings.image_size > 0
-        and settings.image_size % patch == 0
-        and (blocks is None or (isinstance(blocks, int) and 1 <= blocks <= depth))
-        and len(settings.mean) == len(settings.std) == 3
-        and min(settings.std) > 0
-        and len(settings.fusion) == len(settings.fusion_many) == 5
-        and min(settings.calibration, settings.ridge) >= 0
-        and 0 <= settings.threshold <= 1
-    )
     if not valid:
         raise ModelError(
             f"{where} are not valid: image_size must be a multiple of the patch ({patch}), "
@@ -94,6 +84,25 @@ def read_settings(folder: Path | None, model: CLIPModel) -> ModelSettings:
             f"threshold 0 to 1."
         )
     return settings
+
+
+def _are_valid(settings: ModelSettings, patch: int, depth: int) -> bool:
+    """Whether all values are in range; TypeError where one is no number."""
+    blocks, colours = settings.attention_blocks, (*settings.mean, *settings.std)
+    weights = (*settings.fusion, *settings.fusion_many)
+    return (
+        isinstance(settings.image_size, int)
+        and settings.image_size > 0
+        and settings.image_size % patch == 0
+        and (blocks is None or (isinstance(blocks, int) and 1 <= blocks <= depth))
+        and len(settings.mean) == len(settings.std) == 3
+        and min(settings.std) > 0
+        and len(settings.fusion) == len(settings.fusion_many) == 5
+        and all(map(math.isfinite, (*colours, *weights)))
+        and 0 <= settings.calibration < math.inf
+        and 0 <= settings.ridge < math.inf
+        and 0 <= settings.threshold <= 1
+    )
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
