@@ -74,6 +74,8 @@ def test_folds_split_the_classes():
 def test_wrong_requests_are_refused():
     with pytest.raises(UsageError, match="no class"):
         make_scene(0, 0).mask("zebra")
+    with pytest.raises(UsageError, match="no class"):
+        make_scene(0, 0, include="zebra")
     with pytest.raises(UsageError, match="fewer or smaller"):
         make_scene(0, 0, Layout(32, (60, 60), (31, 32), 0))
     with pytest.raises(UsageError, match="1 to 50"):

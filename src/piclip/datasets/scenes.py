@@ -89,16 +89,18 @@ class Scene:
         return tuple(CLASS_NAMES[k - 1] for k in np.unique(self.class_map) if k > 0)
 
     def mask(self, name: str) -> NDArray[np.bool_]:
-        """Where the class is visible, bool (H, W)."""
-        if name not in CLASS_NAMES:
-            raise UsageError(f"'{name}' is no class of the scenes; choose from {list(CLASS_NAMES)}")
-        return np.asarray(self.class_map == CLASS_NAMES.index(name) + 1)
+        """Where the class is visible, bool (H, W).
+
+        Raises:
+            UsageError: There is no such class in the built-in world.
+        """
+        return np.asarray(self.class_map == _class_index(name) + 1)
 
 
 def fold_classes(fold: int) -> tuple[str, ...]:
-    """The five novel classes of a fold, 0 to 3."""
+    """The five novel classes of a fold, 0 to 3 (UsageError for another)."""
     if not 0 <= fold < FOLDS:
-        raise UsageError(f"there is no fold {fold} of the scenes; choose 0 to {FOLDS - 1}")
+        raise UsageError(f"There is no fold {fold} of the scenes; choose 0 to {FOLDS - 1}.")
     return CLASS_NAMES[5 * fold : 5 * fold + 5]
 
 
@@ -112,22 +114,35 @@ def make_scene(seed: int, index: int, layout: Layout = WORLD, include: str | Non
         include: name of a class that must be among the objects.
 
     Returns:
-        The scene; every object that its caption names covers at least 30 % of its own silhouette.
+        The scene; of every object at least 30 % is visible.
+
+    Raises:
+        UsageError: There is no class ``include``, or no scene of this layout.
     """
+    wanted = None if include is None else _class_index(include)
     for attempt in range(20):
         rng = np.random.default_rng([seed, index, attempt])
-        scene = _draw_scene(rng, layout, include)
+        scene = _draw_scene(rng, layout, wanted)
         if scene is not None:
             return scene
-    raise UsageError(f"no scene with {layout} could be drawn; allow fewer or smaller objects")
+    raise UsageError(f"No scene with {layout} could be drawn; allow fewer or smaller objects.")
 
 
-def _draw_scene(rng: np.random.Generator, layout: Layout, include: str | None) -> Scene | None:
+def _class_index(name: str) -> int:
+    if name not in CLASS_NAMES:
+        raise UsageError(
+            f"{name!r} is no class of the scenes; choose from {', '.join(CLASS_NAMES)}."
+        )
+    return CLASS_NAMES.index(name)
+
+
+def _draw_scene(rng: np.random.Generator, layout: Layout, include: int | None) -> Scene | None:
+    """Draws one scene, None where an object is hidden too much; ``include`` is a class index."""
     count = int(rng.integers(layout.objects[0], layout.objects[1] + 1))
     again = rng.random() < 0.2 or count > len(CLASS_NAMES)
     classes = [int(k) for k in rng.choice(len(CLASS_NAMES), count, replace=again)]
-    if include is not None and CLASS_NAMES.index(include) not in classes:
-        classes[int(rng.integers(count))] = CLASS_NAMES.index(include)
+    if include is not None and include not in classes:
+        classes[int(rng.integers(count))] = include
 
     canvas = ground(rng, layout.size, layout.clutter)
     owner = np.zeros((layout.size, layout.size), dtype=np.uint8)
