@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from piclip.cli.options import JsonOption, examples
+from piclip.cli.options import DeviceOption, JsonOption, RootOption, ShotOption, examples
 
 if TYPE_CHECKING:
     from piclip.evaluation.results import Evaluation
@@ -39,9 +39,7 @@ def evaluate(
             "the training]",
         ),
     ] = None,
-    root: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the dataset lies.")
-    ] = None,
+    root: RootOption = None,
     option: Annotated[
         list[str] | None,
         typer.Option(
@@ -52,7 +50,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="N", help="Number of the fold, or 'all'. [default: the training's]"),
     ] = None,
-    shot: Annotated[int, typer.Option(min=1, metavar="K", help="Labelled images.")] = 1,
+    shot: ShotOption = 1,
     seeds: Annotated[int, typer.Option(min=1, metavar="S", help="Independent repetitions.")] = 5,
     episodes: Annotated[int, typer.Option(min=1, metavar="N", help="Episodes per seed.")] = 1000,
     episodes_file: Annotated[
@@ -91,7 +89,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="NAME", help="The CLIP. [default: the training's; builtin on scenes]"),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, ...")] = "auto",
+    device: DeviceOption = "auto",
     dtype: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of the CLIP. [default: the training's]")
     ] = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from piclip.cli.options import DeviceOption, examples
+from piclip.cli.options import DeviceOption, RootOption, ShotOption, examples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,14 +46,12 @@ def figure(
         str | None,
         typer.Option(metavar="NAME", help="As for 'piclip evaluate'. [default: the baseline's]"),
     ] = None,
-    root: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the dataset lies.")
-    ] = None,
+    root: RootOption = None,
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the dataset.")
     ] = None,
     fold: Annotated[int, typer.Option(min=0, metavar="N", help="Whose classes are novel.")] = 0,
-    shot: Annotated[int, typer.Option(min=1, metavar="K", help="Labelled images.")] = 1,
+    shot: ShotOption = 1,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Which episodes.")] = 0,
     rows: Annotated[int, typer.Option(min=1, metavar="N", help="How many episodes.")] = 5,
     model: Annotated[

@@ -96,6 +96,12 @@ MaxPixelsOption = Annotated[
         "--max-pixels", metavar="N", min=1, help="Refuse images with more pixels than this."
     ),
 ]
+RootOption = Annotated[
+    Path | None, typer.Option("--root", metavar="DIR", help="Where the dataset lies.")
+]
+ShotOption = Annotated[
+    int, typer.Option("--shot", min=1, metavar="K", help="Labelled images per episode.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")]
 
 
