@@ -16,6 +16,7 @@ from piclip.datasets.episodes import Episode, scene_episode
 from piclip.datasets.glyphs import CLASS_NAMES
 from piclip.errors import UsageError
 from piclip.evaluation.metrics import ClassIoU, confidence_interval
+from piclip.processes import end_with_parent
 from piclip.results import priors_of
 from piclip.segmenter import FewShotSegmenter
 from piclip.supports import Support
@@ -94,11 +95,14 @@ def run_scene_benchmark(
         seeds: How many seeds, 0 to ``seeds - 1``.
         shots: Numbers of supports.
         calibration_episodes: Episodes for the thresholds.
-        workers: Processes that share the work; the result does not depend on it.
+        workers: Processes that share the work; a model in memory is measured in this one alone.
         progress: Called with (episodes done, episodes in all).
 
     Returns:
         The rows in the order of ``shots`` and ``MAPS``.
+
+    Raises:
+        UsageError: A number is below 1.
     """
     if min(episodes, seeds, calibration_episodes, workers, *shots) < 1:
         raise UsageError("Episodes, seeds, shots and workers must be 1 or more.")
@@ -178,6 +182,7 @@ _worker: dict[str, FewShotSegmenter] = {}
 
 
 def _start_worker(source: str, device: str, dtype: str, threads: int) -> None:
+    end_with_parent()
     torch.set_num_threads(threads)
     _worker["segmenter"] = FewShotSegmenter.from_pretrained(source, device=device, dtype=dtype)
 

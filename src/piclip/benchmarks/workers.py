@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.managers import SyncManager
 from queue import Queue
-from threading import Thread
 from typing import Any
+
+from piclip.processes import end_with_parent
 
 
 @contextmanager
@@ -26,25 +26,13 @@ def worker_pool(processes: int) -> Iterator[tuple[ProcessPoolExecutor, Queue[Any
     """
     context = get_context("spawn")
     manager = SyncManager(ctx=context)
-    manager.start(_end_with_parent)
+    manager.start(end_with_parent)
     with manager, ProcessPoolExecutor(processes, context, initializer=_start_worker) as pool:
         yield pool, manager.Queue()
 
 
-def _end_with_parent() -> None:
-    """Ends this process when its parent is gone; one that is killed cannot stop its children."""
-
-    def watch() -> None:
-        parent = parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
-
-
 def _start_worker() -> None:
-    _end_with_parent()
+    end_with_parent()
     import torch  # noqa: PLC0415  (the process of the queue does without)
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a traceback
