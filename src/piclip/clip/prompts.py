@@ -118,26 +118,6 @@ def build_prompts(
     return tuple(sets)
 
 
-def class_embeddings(
-    encode_text: TextEncoder, wordings: str | Sequence[str], templates: str | Sequence[str]
-) -> Tensor:
-    """One unit vector for a class: the mean direction of all wordings in all templates.
-
-    Args:
-        encode_text: The text encoder.
-        wordings: What the class is called, at least one wording.
-        templates: Sentences with exactly one ``{}``, at least one.
-
-    Returns:
-        The vector (E,), of length 1.
-
-    Raises:
-        UsageError: If a template does not hold exactly one ``{}``, or a wording is blank.
-    """
-    texts = _filled(_checked_templates(templates), _checked_wordings(wordings))
-    return _mean_direction(encode_text(texts))
-
-
 def text_prototypes(
     encode_text: TextEncoder,
     names: Sequence[str],
