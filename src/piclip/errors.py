@@ -24,7 +24,7 @@ class ImageError(PiclipError):
 
 
 class MaskError(PiclipError):
-    """A mask is empty, of the wrong size, or loses its object on the patch grid."""
+    """A mask is empty, damaged, of the wrong size or kind, or holds unknown values."""
 
 
 class DatasetError(PiclipError):

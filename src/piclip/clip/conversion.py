@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from piclip.clip.quiet import quiet_transformers
+from piclip.clip.settings import first_line
 from piclip.errors import ModelError, UsageError
+from piclip.vit import ACTIVATIONS
 
 if TYPE_CHECKING:
     from transformers import CLIPConfig, CLIPModel
-
-ACTIVATIONS = ("quick_gelu", "gelu")
 
 # Heads are 64 wide, but for open_clip's larger image towers; no shape tells, and each of these
 # widths belongs to one published design (ViT-H, ViT-g, ViT-bigG, ViT-e).
@@ -116,10 +116,9 @@ def clip_from_state_dict(
                 None, config=config, state_dict=_renamed(state), dtype=torch.float32
             ).eval()
     except (KeyError, ValueError, RuntimeError, IndexError) as error:
-        reason = str(error).splitlines()[0]
         raise ModelError(
-            f"The weights do not fit together as one CLIP model ({reason}): {_SUPPORTED}; check "
-            "that the file is complete."
+            f"The weights do not fit together as one CLIP model ({first_line(error)}): "
+            f"{_SUPPORTED}; check that the file is complete."
         ) from error
 
 

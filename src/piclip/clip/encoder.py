@@ -248,11 +248,13 @@ class Encoder:
 
     def _resolve_attention_blocks(self, asked: int | None) -> int:
         depth = len(self._blocks)
-        blocks = asked or self.settings.attention_blocks or max(1, round(depth * 2 / 3))
-        if asked == 0 or not 1 <= blocks <= depth:
+        blocks = self.settings.attention_blocks if asked is None else asked
+        if blocks is None:
+            blocks = max(1, round(depth * 2 / 3))
+        if not 1 <= blocks <= depth:
             raise UsageError(
                 f"The attention can be averaged over 1 to {depth} blocks of this model, not over "
-                f"{asked if asked == 0 else blocks}."
+                f"{blocks}."
             )
         return blocks
 
