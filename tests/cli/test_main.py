@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
 import piclip as library
 from piclip import cli
@@ -13,15 +14,13 @@ from piclip.clip.encoder import DEFAULT_MODEL
 from piclip.errors import UsageError
 from piclip.images import MAX_PIXELS
 
-COMMANDS = [
-    ["demo"],
-    ["segment"],
-    ["priors"],
-    ["convert"],
-    ["benchmark"],
-    ["benchmark", "scenes"],
-    ["benchmark", "speed"],
-]
+
+def commands(command, path=()):
+    """The words of a command and of all under it."""
+    yield path
+    for name, below in getattr(command, "commands", {}).items():
+        yield from commands(below, (*path, name))
+
 
 MAIN = "import sys; from piclip.cli import main; sys.exit(main())"
 
@@ -37,7 +36,7 @@ def run(*arguments, **more):
     )
 
 
-@pytest.mark.parametrize("command", [[], *COMMANDS], ids=" ".join)
+@pytest.mark.parametrize("command", list(commands(typer.main.get_command(cli.app))), ids=" ".join)
 def test_every_help_has_examples_that_fit_the_screen(piclip, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     ran = piclip(*command, "--help")

@@ -27,7 +27,12 @@ app = typer.Typer(
     ),
 )
 _prepare = typer.Typer(
-    no_args_is_help=True, help="Make class masks and lists of the original annotations."
+    no_args_is_help=True,
+    help="Make class masks and lists of the original annotations.",
+    epilog=examples(
+        "piclip data prepare pascal --voc voc --sbd voc --out pascal",
+        "piclip data prepare coco --help",
+    ),
 )
 app.add_typer(_prepare, name="prepare")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -15,14 +16,14 @@ MAX_PIXELS = 50_000_000
 
 
 def examples(*commands: str) -> str:
-    """Text for the end of a command's help; long commands are broken before an option."""
+    """Text for the end of a command's help; long ones are broken before --option or KEY=VALUE."""
     lines = [line for command in commands for line in _broken(command)]
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def _broken(command: str, width: int = 74) -> list[str]:
     lines = [""]
-    for piece in command.replace(" --", "\n--").split("\n"):
+    for piece in re.split(r" (?=--|\S+=)", command):
         if lines[-1] and len(lines[-1]) + 1 + len(piece) > width:
             lines[-1] += " \\"
             lines.append("   " + piece)

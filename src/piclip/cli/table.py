@@ -25,7 +25,9 @@ def table(
     *,
     style: Annotated[
         str,
-        typer.Option(metavar="NAME", help="main, ablation (ImageNet, VTP, VVP, PIR) or priors (their gain)."),
+        typer.Option(
+            metavar="NAME", help="main, ablation (ImageNet, VTP, VVP, PIR) or priors (their gain)."
+        ),
     ] = "main",
     form: Annotated[
         str, typer.Option("--format", metavar="NAME", help="markdown, latex or csv.")
