@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 from piclip.datasets.dataset import IGNORE, Split
 from piclip.datasets.image_files import Files
 from piclip.datasets.preparation import SPLITS, read_class_map, read_description
-from piclip.datasets.prepared import Prepared, open_coco, open_pascal
+from piclip.datasets.prepared import PreparedDataset, open_coco, open_pascal
 from piclip.errors import ImageError, MaskError, UsageError
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -158,7 +158,7 @@ class _LookedAt:
     problems: list[Problem]
 
 
-def _look_at(key: str, dataset: Prepared) -> _LookedAt:
+def _look_at(key: str, dataset: PreparedDataset) -> _LookedAt:
     files, problems = dataset.files(key), []
     classes = len(dataset.class_names)
     pixels: NDArray[np.int64] = np.zeros(classes, dtype=np.int64)
@@ -200,7 +200,9 @@ def _has_list(root: Path, split: Split) -> bool:
     return (root / "lists" / f"{split}.txt").is_file()
 
 
-def _count(report: Report, dataset: Prepared, pixels: dict[Split, NDArray[np.int64]]) -> None:
+def _count(
+    report: Report, dataset: PreparedDataset, pixels: dict[Split, NDArray[np.int64]]
+) -> None:
     """Fill in the counts per class and fold; ``pixels`` are (N, C) for each split."""
     for fold in range(dataset.folds()):
         novel = dataset.novel_classes(fold)

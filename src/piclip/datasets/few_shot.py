@@ -108,11 +108,10 @@ class FewShotView:
                 f"Fold {fold} of {dataset.name} has no base class, since every class is novel; "
                 f"open the dataset with two folds or more."
             )
-        counts_for = self._counts_for(wanted)
         self.images_of = {
             index: images
-            for index, images in counts_for.items()
-            if len(images) >= max(minimum_images, 0)
+            for index, images in self._counts_for(wanted).items()
+            if len(images) >= minimum_images
         }
         self.classes = tuple(self.images_of)
         counting = {key for images in self.images_of.values() for key in images}

@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from piclip.datasets.dataset import IGNORE, Split
 from piclip.decoding import decode
 from piclip.errors import DatasetError, ImageError, MaskError, PiclipError, UsageError
 from piclip.images import MAX_PIXELS
@@ -25,8 +26,6 @@ from piclip.outputs import atomic_path, ensure_folder, write_json, write_png
 from piclip.overlays import class_map_image
 
 FORMAT = 1
-IGNORE = 255
-Split: TypeAlias = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 ClassMap: TypeAlias = npt.NDArray[np.uint8]
 Progress: TypeAlias = Callable[[int, int], None]

@@ -14,6 +14,7 @@ from typing import Any
 
 from piclip.clip.prompts import class_names
 from piclip.datasets.coco_objects import coco_masks, draw_objects
+from piclip.datasets.dataset import Split
 from piclip.datasets.preparation import (
     SPLITS,
     ClassMap,
@@ -21,7 +22,6 @@ from piclip.datasets.preparation import (
     Plan,
     Prepared,
     Progress,
-    Split,
     carry_out,
 )
 from piclip.errors import ImageError, MaskError, UsageError

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from piclip.clip.prompts import class_names
+from piclip.datasets.dataset import Split
 from piclip.datasets.preparation import (
     ClassMap,
     Listed,
     Plan,
     Prepared,
     Progress,
-    Split,
     carry_out,
     names_in,
     read_class_map,

@@ -21,7 +21,7 @@ FOLDS = 4
 _TABLES = {"pascal-5i": "voc", "coco-20i": "coco"}
 
 
-class Prepared(ImageFiles):
+class PreparedDataset(ImageFiles):
     """A prepared folder: ``dataset.json``, ``masks/`` and ``lists/train.txt``, ``val.txt``.
 
     Args:
@@ -81,9 +81,9 @@ def open_pascal(
     minimum_pixels: int = MINIMUM_PIXELS,
     images: Path | None = None,
     cache: Path | None = None,
-) -> Prepared:
-    """Opens PASCAL-5i; the options are those of `Prepared`."""
-    return Prepared(
+) -> PreparedDataset:
+    """Opens PASCAL-5i; the options are those of `PreparedDataset`."""
+    return PreparedDataset(
         "pascal-5i",
         root,
         fold_convention=fold_convention,
@@ -100,9 +100,9 @@ def open_coco(
     minimum_pixels: int = MINIMUM_PIXELS,
     images: Path | None = None,
     cache: Path | None = None,
-) -> Prepared:
-    """Opens COCO-20i; the options are those of `Prepared`."""
-    return Prepared(
+) -> PreparedDataset:
+    """Opens COCO-20i; the options are those of `PreparedDataset`."""
+    return PreparedDataset(
         "coco-20i",
         root,
         fold_convention=fold_convention,

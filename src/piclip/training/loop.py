@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from piclip.datasets.dataset import IGNORE
 from piclip.errors import UsageError
 from piclip.training.recipe import OptimizerRecipe, PhaseRecipe, Recipe
 from piclip.training.run_folder import RunFolder
 
-IGNORE = 255
 BASE_WEIGHTS, DECODER_WEIGHTS, _STEPS = 1, 2, 3  # what random numbers are for
 
 
