@@ -11,7 +11,7 @@ from torch import multiprocessing
 
 from piclip.decoders.pspnet import PSPNet
 from piclip.decoders.registry import load_decoder
-from piclip.errors import ModelError, UsageError
+from piclip.errors import DatasetError, ModelError, UsageError
 from piclip.training import train as training
 from piclip.training.loop import build_optimizer, set_rate
 from piclip.training.recipe import OptimizerRecipe
@@ -146,6 +146,20 @@ def test_what_does_not_fit_is_told_before_it_starts(recipe, tmp_path):
     with pytest.raises(UsageError, match="no option 'depth'"):
         bad = {"name": "pfenet", "backbone": "tiny", "options": {"depth": 3}}
         train(recipe(base=None, decoder=bad), tmp_path / "option")
+
+
+def test_scarce_classes_can_be_left_out(recipe, tmp_path):
+    few = {
+        "name": "scenes",
+        "options": {"train_images": 12, "val_images": 12, "size": 32},
+        "keep": True,
+    }
+    with pytest.raises(DatasetError, match="leave such classes out with minimum_images=2"):
+        train(recipe(dataset=few), tmp_path / "all")
+    train(recipe(dataset=few, minimum_images=2), tmp_path / "run")
+    # The base learner has every base class all the same: those left out make no episodes.
+    learner = PSPNet.from_pretrained(tmp_path / "run" / "base")
+    assert learner.head.classifier.out_channels == 1 + 15
 
 
 def _one_of_two(rank, port, folder):

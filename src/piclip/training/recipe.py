@@ -155,6 +155,7 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     novel_pixels: Literal["drop", "background"] = "drop"
     minimum_pixels: Positive | None = None  # None: the dataset's own rule
+    minimum_images: Annotated[int, Field(ge=0)] = 0  # classes with fewer make no episodes
 
     decoder: DecoderRecipe
     prior: Literal["imagenet", "piclip", "none"] = "piclip"

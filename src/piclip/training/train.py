@@ -136,6 +136,7 @@ def _train_view(recipe: Recipe, dataset: Dataset) -> FewShotView:
         classes="base",
         novel_pixels=recipe.novel_pixels,
         minimum_pixels=recipe.minimum_pixels,
+        minimum_images=recipe.minimum_images,
     )
 
 
@@ -147,6 +148,7 @@ def _validation_view(recipe: Recipe, dataset: Dataset) -> FewShotView:
         classes="novel" if recipe.select == "novel-val" else "base",
         novel_pixels=recipe.novel_pixels,
         minimum_pixels=recipe.minimum_pixels,
+        minimum_images=recipe.minimum_images,
     )
 
 
