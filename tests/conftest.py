@@ -1,4 +1,4 @@
-"""What the tests share: where the reference data lies."""
+"""What the tests share: where the reference data lies, and a tiny untrained CLIP."""
 
 from pathlib import Path
 
@@ -13,3 +13,15 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the folder ../shared with the reference data is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> Path:
+    """The folder of a tiny CLIP with random weights; many other tests need none of its imports."""
+    from piclip.clip.checkpoints import LoadedClip, ModelSettings, save_clip
+    from piclip.training.world_model import build_model, build_tokenizer
+
+    folder = tmp_path_factory.mktemp("models") / "untrained"
+    tokenizer = build_tokenizer()
+    save_clip(LoadedClip(build_model(tokenizer, 0), tokenizer, ModelSettings(64)), folder)
+    return folder

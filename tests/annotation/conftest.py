@@ -7,18 +7,8 @@ import pytest
 from PIL import Image
 
 from piclip import FewShotSegmenter
-from piclip.clip.checkpoints import LoadedClip, ModelSettings, save_clip
 from piclip.datasets.scenes import make_scene
 from piclip.formats import LabelledFile, Labels, Region, RunLengthMask
-from piclip.training.world_model import build_model, build_tokenizer
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "untrained"
-    tokenizer = build_tokenizer()
-    save_clip(LoadedClip(build_model(tokenizer, 0), tokenizer, ModelSettings(64)), folder)
-    return folder
 
 
 @pytest.fixture

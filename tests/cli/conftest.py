@@ -1,4 +1,4 @@
-"""A tiny untrained CLIP, labelled scenes, and the command line run in this process."""
+"""Labelled scenes, and the command line run in this process."""
 
 import json
 from dataclasses import dataclass
@@ -11,10 +11,8 @@ from PIL import Image
 
 from piclip import FewShotSegmenter
 from piclip.cli import app, main
-from piclip.clip.checkpoints import LoadedClip, ModelSettings, save_clip
 from piclip.datasets.scenes import make_scene
 from piclip.formats import LabelledFile, Labels, Region, RunLengthMask, read_labels, write_labels
-from piclip.training.world_model import build_model, build_tokenizer
 
 
 @dataclass(frozen=True)
@@ -71,14 +69,6 @@ def predicted(monkeypatch):
 
     monkeypatch.setattr(FewShotSegmenter, "predict", counting)
     return counts
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "untrained"
-    tokenizer = build_tokenizer()
-    save_clip(LoadedClip(build_model(tokenizer, 0), tokenizer, ModelSettings(64)), folder)
-    return folder
 
 
 @dataclass(frozen=True)
