@@ -16,7 +16,7 @@ from piclip.clip.encoder import Encoder
 from piclip.clip.preprocessing import mask_coverage
 from piclip.errors import UsageError
 from piclip.feature_cache import FeatureCache, content_key, weights_hash
-from piclip.supports import LEAST_COVERAGE, object_patches
+from piclip.supports import object_patches, object_pixels
 
 Picture = npt.NDArray[np.uint8] | Tensor
 """RGB, either uint8 (H, W, 3) or a float tensor (3, H, W) in [0, 1]."""
@@ -170,10 +170,7 @@ class FeatureMaker:
         share = object_mask[None, None].float()
         if share.shape[-2:] != pixels.shape[-2:]:
             share = F.interpolate(share, size=pixels.shape[-2:], mode="bilinear")
-        inside = share[0, 0] >= LEAST_COVERAGE
-        if not inside.any():
-            inside = share[0, 0] > 0
-        return pixels * inside.to(pixels.device), chosen.flatten()
+        return pixels * object_pixels(share[0, 0]).to(pixels.device), chosen.flatten()
 
     def _pixels(self, image: Picture) -> Tensor:
         """Normalised, (3, H, W), with sides that are multiples of the patch."""

@@ -18,7 +18,7 @@ from piclip.errors import MaskError
 from piclip.images import MAX_PIXELS, read_image, read_mask
 
 LEAST_COVERAGE = 0.5
-"""A patch is object when the mask covers at least this share of it."""
+"""A patch or pixel is object when the mask covers at least this share of it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,19 @@ def object_patches(coverage: Tensor) -> Tensor:
         Bool, of the same shape.
     """
     return coverage >= min(LEAST_COVERAGE, float(coverage.max()))
+
+
+def object_pixels(share: Tensor) -> Tensor:
+    """Which pixels of a support are kept: those that are half object, or else any that are.
+
+    Args:
+        share: Share of each pixel of the encoder's input that is object, of any shape.
+
+    Returns:
+        Bool, of the same shape.
+    """
+    inside = share >= LEAST_COVERAGE
+    return inside if inside.any() else share > 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,10 +174,8 @@ def encode_objects(
     """
     last, previous = [], []
     for support in supports:
-        masked = (support.pixels * (support.mask >= LEAST_COVERAGE))[None]
-        if not (support.mask >= LEAST_COVERAGE).any():
-            masked = (support.pixels * (support.mask > 0))[None]
-        before, after = encoder.encode_tokens(masked)
+        masked = support.pixels * object_pixels(support.mask)
+        before, after = encoder.encode_tokens(masked[None])
         chosen = support.object_patches.flatten().to(after.device)
         last.append(after[0, chosen].float())
         previous.append(before[0, chosen].float())
