@@ -12,8 +12,8 @@ from torch import nn
 
 import piclip
 from piclip.clip_priors import PriorMaker
-from piclip.datasets.dataset import Dataset
-from piclip.datasets.few_shot import FewShotView
+from piclip.datasets.dataset import Dataset, Split
+from piclip.datasets.few_shot import Classes, FewShotView
 from piclip.datasets.registry import open_dataset
 from piclip.decoders.base import FewShotDecoder
 from piclip.decoders.pspnet import PSPNet
@@ -39,7 +39,7 @@ from piclip.training.loop import (
     run_phase,
     seed_everything,
 )
-from piclip.training.recipe import Recipe
+from piclip.training.recipe import BaseLearnerRecipe, Recipe
 from piclip.training.run_folder import RunFolder, whole_folder
 from piclip.training.validation import validate
 
@@ -71,12 +71,13 @@ def train(recipe: Recipe, folder: str | Path, report: Report | None = None) -> P
     if run.decoder.is_dir():
         return run.decoder
     dataset = _open_dataset(recipe)
-    view = _train_view(recipe, dataset)
+    view = _view(recipe, dataset, "train", "base")
     decoder = _build_decoder(recipe, view)
     if recipe.base is not None:
         if recipe.base.folder is None:  # sizes that do not fit are told before hours are spent
             decoder.load_base_learner(build_learner(recipe, view))
-        decoder.load_base_learner(_base_learner(recipe, view, run, accelerator, report))
+        learner = _base_learner(recipe, recipe.base, view, run, accelerator, report)
+        decoder.load_base_learner(learner)
     maker = _prior_maker(recipe, dataset, accelerator.device)
     phase = _episodic_phase(recipe, dataset, view, decoder, maker)
     run_phase(phase, recipe, run, accelerator, report)
@@ -98,7 +99,8 @@ def train_base_learner(recipe: Recipe, folder: str | Path, report: Report | None
     if recipe.base is None:
         raise UsageError("The recipe has no base learner; add the key 'base'.")
     accelerator, run = _start(recipe, folder)
-    _base_learner(recipe, _train_view(recipe, _open_dataset(recipe)), run, accelerator, report)
+    view = _view(recipe, _open_dataset(recipe), "train", "base")
+    _base_learner(recipe, recipe.base, view, run, accelerator, report)
     return run.base
 
 
@@ -128,24 +130,12 @@ def _open_dataset(recipe: Recipe) -> Dataset:
     return KeptDataset(dataset) if settings.keep else dataset
 
 
-def _train_view(recipe: Recipe, dataset: Dataset) -> FewShotView:
+def _view(recipe: Recipe, dataset: Dataset, split: Split, classes: Classes) -> FewShotView:
     return FewShotView(
         dataset,
         fold=recipe.fold,
-        split="train",
-        classes="base",
-        novel_pixels=recipe.novel_pixels,
-        minimum_pixels=recipe.minimum_pixels,
-        minimum_images=recipe.minimum_images,
-    )
-
-
-def _validation_view(recipe: Recipe, dataset: Dataset) -> FewShotView:
-    return FewShotView(
-        dataset,
-        fold=recipe.fold,
-        split="val",
-        classes="novel" if recipe.select == "novel-val" else "base",
+        split=split,
+        classes=classes,
         novel_pixels=recipe.novel_pixels,
         minimum_pixels=recipe.minimum_pixels,
         minimum_images=recipe.minimum_images,
@@ -154,15 +144,13 @@ def _validation_view(recipe: Recipe, dataset: Dataset) -> FewShotView:
 
 def _base_learner(
     recipe: Recipe,
+    settings: BaseLearnerRecipe,
     view: FewShotView,
     run: RunFolder,
     accelerator: Any,  # noqa: ANN401
     report: Report | None,
 ) -> PSPNet:
     """The trained base learner: read where there is one, or else trained now."""
-    settings = recipe.base
-    if settings is None:
-        raise UsageError("The recipe has no base learner; add the key 'base'.")
     ready = settings.folder or run.base
     if settings.folder is None and not run.base.is_dir():
         learner = build_learner(recipe, view)
@@ -243,7 +231,10 @@ def _episodic_phase(
     def score() -> float:
         return validate(decoder, judged, recipe, maker)
 
-    judged = view if recipe.select == "last" else _validation_view(recipe, dataset)
+    judged = view
+    if recipe.select != "last":
+        classes: Classes = "novel" if recipe.select == "novel-val" else "base"
+        judged = _view(recipe, dataset, "val", classes)
     return Phase(
         name="episodic",
         network=decoder,
