@@ -18,6 +18,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from piclip.clip.settings import SETTINGS_FILE
+from piclip.outputs import atomic_path, write_json
 from piclip.training.captioned_batches import CURRICULUM, Batch, Batches
 from piclip.training.losses import caption_loss
 from piclip.training.muon import Muon
@@ -81,16 +83,15 @@ class Run:
             optimizer.load_state_dict(saved)
 
     def save(self) -> None:
-        """Writes the checkpoint to a temporary name, then renames it."""
+        """Writes the checkpoint, whole or not at all."""
         state = {
             "step": self.step,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.checkpoint)
+        with atomic_path(self.checkpoint) as path:
+            torch.save(state, path)
 
     def update(self, batch: Batch) -> dict[str, float]:
         """One optimizer step."""
@@ -142,7 +143,7 @@ def export(run: Run, folder: Path) -> None:
     copy.deepcopy(run.average).half().save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)  # one that carries no padding of the last batch
     settings = {"image_size": IMAGE_SIZE, "attention_blocks": ATTENTION_BLOCKS}
-    (folder / "piclip.json").write_text(json.dumps(settings, indent=2) + "\n")
+    write_json(settings, folder / SETTINGS_FILE)
 
 
 def main() -> None:

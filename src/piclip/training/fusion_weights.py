@@ -28,6 +28,7 @@ from piclip.evaluation.metrics import ClassIoU
 from piclip.evidence import gather_evidence
 from piclip.fusion import evidence_logits, logistic_regression, with_bias
 from piclip.images import MAX_PIXELS, read_image
+from piclip.outputs import write_json
 from piclip.segmenter import FewShotSegmenter
 from piclip.supports import Support
 
@@ -106,10 +107,7 @@ def main() -> None:
     encoder.settings = replace(encoder.settings, **found)
     found["threshold"] = choose_threshold(segmenter, options.episodes)
     file = options.model / SETTINGS_FILE
-    settings = (read_json(file) or {}) | found
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(settings, indent=2) + "\n")
-    partial.replace(file)
+    write_json((read_json(file) or {}) | found, file)
     print(json.dumps(found))
 
 
