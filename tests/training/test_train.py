@@ -155,7 +155,8 @@ def test_scarce_classes_can_be_left_out(recipe, tmp_path):
         "keep": True,
     }
     with pytest.raises(DatasetError, match="leave such classes out with minimum_images=2"):
-        train(recipe(dataset=few), tmp_path / "all")
+        train(recipe(dataset=few), tmp_path / "run")
+    # In the same folder: it holds a recipe, but no training yet.
     train(recipe(dataset=few, minimum_images=2), tmp_path / "run")
     # The base learner has every base class all the same: those left out make no episodes.
     learner = PSPNet.from_pretrained(tmp_path / "run" / "base")

@@ -126,6 +126,22 @@ class FewShotView:
         self._classes_of = _inverted(self.images_of)
         self._last_order: tuple[tuple[int, int], NDArray[np.int64]] | None = None
 
+    def check_shots(self, shots: int) -> None:
+        """Sees to it that every class has a query and its supports, however late it is drawn.
+
+        Raises:
+            DatasetError: A class of the view has fewer than K + 1 images.
+        """
+        found = len(self.images_of[self._scarcest])
+        if found <= shots:
+            raise DatasetError(
+                f"The class {self.dataset.class_names[self._scarcest]!r} has {found} images of "
+                f"{self.minimum_pixels} pixels or more in the {self.split} split of "
+                f"{self.dataset.name}, but {shots}-shot episodes need {shots + 1}; label more "
+                f"images, ask for fewer shots, or leave such classes out with "
+                f"minimum_images={shots + 1}."
+            )
+
     def episode(self, seed: int, index: int, shots: int) -> EpisodeKeys:
         """The episode number ``index`` of a seed: a pure function, the same on every machine.
 
@@ -148,7 +164,7 @@ class FewShotView:
                 f"An episode needs a seed and an index of 0 or more and 1 shot or more, not seed "
                 f"{seed}, index {index} and {shots} shots."
             )
-        self._check_shots(shots)
+        self.check_shots(shots)
         turn, place = divmod(index, len(self.keys))
         query = self.keys[int(self._order(seed, turn)[place])]
         # Only the raw stream of a bit generator is promised to stay the same in later versions.
@@ -208,18 +224,6 @@ class FewShotView:
             raw = np.random.PCG64([seed, turn, _ORDER]).random_raw(len(self.keys))
             self._last_order = ((seed, turn), np.argsort(raw, kind="stable"))
         return self._last_order[1]
-
-    def _check_shots(self, shots: int) -> None:
-        """Refuses to draw when a class has too few images, however late it would be drawn."""
-        found = len(self.images_of[self._scarcest])
-        if found <= shots:
-            raise DatasetError(
-                f"The class {self.dataset.class_names[self._scarcest]!r} has {found} images of "
-                f"{self.minimum_pixels} pixels or more in the {self.split} split of "
-                f"{self.dataset.name}, but {shots}-shot episodes need {shots + 1}; label more "
-                f"images, ask for fewer shots, or leave such classes out with "
-                f"minimum_images={shots + 1}."
-            )
 
 
 def base_class_map(view: FewShotView, class_map: NDArray[np.uint8]) -> NDArray[np.uint8]:

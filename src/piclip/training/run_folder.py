@@ -50,7 +50,7 @@ class RunFolder:
             UsageError: The folder holds a training with another recipe.
             OutputError: The folder cannot be written.
         """
-        if self.recipe.exists():
+        if self.recipe.exists() and self._started():
             there, here = _flat(load_recipe(self.recipe).to_json()), _flat(recipe.to_json())
             changed = [
                 key
@@ -67,6 +67,11 @@ class RunFolder:
         ensure_folder(self.folder)
         with atomic_path(self.recipe) as path:
             path.write_text(recipe.to_yaml(), encoding="utf-8")
+
+    def _started(self) -> bool:
+        """Whether anything has been trained; a recipe that failed before may be changed."""
+        kept = (self.checkpoint, self.previous, self.base, self.decoder)
+        return any(path.exists() for path in kept)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Writes a checkpoint; the one before it stays until this one is complete, and after.

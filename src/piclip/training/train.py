@@ -72,6 +72,7 @@ def train(recipe: Recipe, folder: str | Path, report: Report | None = None) -> P
         return run.decoder
     dataset = _open_dataset(recipe)
     view = _view(recipe, dataset, "train", "base")
+    view.check_shots(recipe.shot)  # before a base learner is trained for hours
     decoder = _build_decoder(recipe, view)
     if recipe.base is not None:
         if recipe.base.folder is None:  # sizes that do not fit are told before hours are spent
