@@ -23,6 +23,7 @@ from piclip.evaluation.results import (
     read_result,
     write_result,
 )
+from piclip.processes import end_with_parent
 
 Candidates = Literal["target", "oracle"]
 Progress = Callable[[int, int], None]
@@ -208,6 +209,7 @@ _worker: dict[str, tuple[Predictor, _Job, bool]] = {}
 
 
 def _start_worker(reload: Callable[[], Predictor], job: _Job, threads: int, method: Method) -> None:
+    end_with_parent()
     torch.set_num_threads(threads)
     predictor = reload()
     _worker["state"] = (predictor, job, predictor.method == method)

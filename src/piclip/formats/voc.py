@@ -24,7 +24,7 @@ from piclip.formats.run_length import RunLengthMask
 from piclip.formats.text_files import read_lines, write_text
 from piclip.images import MAX_PIXELS
 from piclip.outputs import write_png
-from piclip.overlays import voc_palette
+from piclip.overlays import class_map_image
 
 _IGNORE = 255
 _NAMES = "class_names.txt"
@@ -106,8 +106,7 @@ def write(labels: Labels, destination: str | Path) -> list[Path]:
     targets = png_paths(labels)
     written = [write_text("\n".join(["_background_", *labels.class_names]), folder / _NAMES)]
     for file, target in zip(labels.images, targets, strict=True):
-        image = Image.fromarray(file.class_map(labels.class_names))
-        image.putpalette(voc_palette())
+        image = class_map_image(file.class_map(labels.class_names))
         written.append(write_png(image, folder / target))
     return written
 
