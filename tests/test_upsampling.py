@@ -42,7 +42,7 @@ def test_equals_the_plain_formula():
     assert torch.allclose(fast, slow(maps, images, (1, 3), 2, 0.3), atol=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 100))
 def test_any_size_stays_within_the_range_of_the_maps(height, width, seed):
     torch.manual_seed(seed)

@@ -15,6 +15,7 @@ def segmenter():
     return FewShotSegmenter.from_pretrained("builtin", device="cpu")
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_the_number_of_workers(segmenter):
     sizes = {"episodes": 3, "seeds": 2, "shots": (1,), "calibration_episodes": 2}
     alone = run_scene_benchmark(segmenter, **sizes)

@@ -142,6 +142,7 @@ def test_benchmark_scenes_prints_its_rows(piclip, model, few_calibration_episode
         assert f"± {row['ci95']:.1f}" in ran.err
 
 
+@pytest.mark.slow
 def test_one_seed_has_no_interval(piclip, model, few_calibration_episodes):
     command = ("benchmark", "scenes", "--model", model, "--device", "cpu", "--episodes", 2)
     ran = piclip(*command, "--seeds", 1, "--json")

@@ -113,7 +113,7 @@ def test_texts_are_the_published_ones(golden, published):
     )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     hidden_act=st.sampled_from(["quick_gelu", "gelu"]),
     images=st.integers(1, 3),

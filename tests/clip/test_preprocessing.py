@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
@@ -109,7 +109,6 @@ def test_coverage_is_the_overlap_of_rectangles(shape, grid):
     torch.testing.assert_close(mask_coverage(torch.from_numpy(mask), grid), coverage)
 
 
-@settings(deadline=None)
 @given(mask=masks, grid=grids)
 def test_coverage_sums_to_the_area_of_the_object(mask, grid):
     coverage = mask_coverage(mask, grid)
@@ -120,7 +119,6 @@ def test_coverage_sums_to_the_area_of_the_object(mask, grid):
     torch.testing.assert_close(coverage + inverse, torch.ones(grid))
 
 
-@settings(deadline=None)
 @given(data=st.data(), grid=grids)
 def test_no_pixel_is_lost(data, grid):
     shape = data.draw(st.tuples(st.integers(1, 900), st.integers(1, 900)))

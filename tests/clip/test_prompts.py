@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -132,7 +132,6 @@ def mean_direction(encoder, wordings, templates):
     wordings=st.lists(st.sampled_from(["cat", "dog", "couch", "żubr", "two words"]), min_size=1),
     templates=st.lists(st.sampled_from([FOREGROUND, BACKGROUND, "{}", "a {}."]), min_size=1),
 )
-@settings(deadline=None)
 def test_a_prototype_is_the_plain_formula(wordings, templates):
     encoder = Encoder()
     found = text_prototypes(

@@ -20,7 +20,7 @@ def slowly_counts(class_map, index):
     return sum(int(value) == index + 1 for row in class_map for value in row)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=SEEDS,
     index=INDICES,
@@ -66,7 +66,6 @@ def test_the_same_episode_on_every_machine(toy):
     assert [view.episode(3, index, 2) for index in (0, 1, 1000)] == EXPECTED
 
 
-@settings(deadline=None)
 @given(classes=st.integers(1, 90), data=st.data())
 def test_folds_part_the_classes(classes, data):
     folds = data.draw(st.integers(1, classes))
@@ -107,7 +106,7 @@ def test_novel_pixels_are_dropped_with_their_images_or_become_background(toy):
     assert any((dataset.class_map(key) == 1).any() for key in kept.keys)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(world=st.integers(0, 50), fold=st.integers(0, 3))
 def test_labels_of_the_base_learner_have_no_gaps(toy, world, fold):
     dataset = toy(world, convention="interleaved")

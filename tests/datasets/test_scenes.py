@@ -16,7 +16,7 @@ from piclip.datasets.scenes import (
 from piclip.errors import UsageError
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**31), index=st.integers(0, 10**6))
 def test_a_scene_is_a_pure_function_of_seed_and_index(seed, index):
     first, second = make_scene(seed, index), make_scene(seed, index)
@@ -25,7 +25,7 @@ def test_a_scene_is_a_pure_function_of_seed_and_index(seed, index):
     assert not np.array_equal(first.image, make_scene(seed, index + 1).image)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 1000), name=st.sampled_from(CLASS_NAMES))
 def test_the_caption_names_exactly_the_visible_classes(seed, name):
     scene = make_scene(seed, 0, include=name)

@@ -49,6 +49,7 @@ def test_order_and_batch_do_not_change_a_count(name, view, request):
     assert expected.union[:, 1].sum() > 0
 
 
+@pytest.mark.slow
 def test_processes_count_the_same(training_free, view):
     protocol = EpisodeProtocol(shots=1, seeds=(0,), episodes=5)
     alone = evaluate(training_free, view, protocol, batch_size=2)

@@ -9,7 +9,6 @@ from piclip.formats import LabelledFile, Labels, Region, RunLengthMask
 
 # A busy machine is no failure, and files of the same name may be written over each other.
 unhurried = settings(
-    deadline=None,
     max_examples=50,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

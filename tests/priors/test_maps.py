@@ -1,13 +1,12 @@
 """Scaling of maps."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from piclip.priors import min_max
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 10**6), shift=st.floats(-5, 5), scale=st.floats(0.1, 100))
 def test_each_map_spans_zero_to_one_whatever_its_scale(seed, shift, scale):
     maps = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(seed))

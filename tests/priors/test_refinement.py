@@ -82,7 +82,7 @@ def test_cover_keeps_what_the_published_clamp_loses():
     assert box_mask(last_column)[0, 0, :, -1].any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), height=st.integers(2, 9), width=st.integers(2, 9))
 def test_cover_holds_every_strong_patch_and_all_of_the_published_mask(seed, height, width):
     scores = torch.rand(1, 2, height, width, generator=torch.Generator().manual_seed(seed))
@@ -95,7 +95,7 @@ def test_cover_holds_every_strong_patch_and_all_of_the_published_mask(seed, heig
     assert not lost[..., :-1, :-1].any()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 10**6),
     height=st.integers(2, 6),

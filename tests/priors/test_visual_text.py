@@ -61,7 +61,7 @@ def random_texts(seed: int, count: int, dim: int = 10) -> torch.Tensor:
     return F.normalize(torch.randn(count, dim, generator=generator, dtype=torch.float64), dim=-1)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 10**6),
     hidden_act=st.sampled_from(["quick_gelu", "gelu"]),

@@ -28,7 +28,7 @@ def test_similarity_is_the_published_one(case, row, layer):
     torch.testing.assert_close(ours[0, 0, 0].view(6, 6), golden("sim")[row], atol=1e-5, rtol=0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 10**6),
     images=st.integers(1, 3),

@@ -52,7 +52,7 @@ def test_a_crop_is_a_part_of_the_image_and_a_small_image_is_padded():
     torch.testing.assert_close(seen[:, 10:50, 10:50], as_tensor(image), atol=1e-5, rtol=0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), height=st.integers(30, 60), width=st.integers(30, 60))
 def test_image_labels_and_maps_move_together(seed, height, width):
     # A disc, as image, as labels, and as a map on a coarser grid: all three end in one place.

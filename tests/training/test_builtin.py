@@ -37,6 +37,7 @@ def test_every_word_of_the_world_is_one_token_and_any_text_is_encoded():
     assert tokenizer.unk_token_id not in tokenizer.encode(strange, add_special_tokens=False)
 
 
+@pytest.mark.slow
 def test_the_vocabulary_is_the_same_in_every_process():
     # A resumed run builds it anew: a token with another number would find another embedding.
     code = (

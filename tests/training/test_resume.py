@@ -141,6 +141,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, undisturbed):
     assert_same(final(train(tiny_recipe(), tmp_path)), undisturbed)
 
 
+@pytest.mark.slow
 def test_a_selection_survives_a_stop(tmp_path):
     def asked():
         return tiny_recipe(select="base-val", checkpoint_every=2)
