@@ -34,7 +34,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "slow or not slow" --hypothesis-profile search
 
 test-browser: $(INSTALLED)
 	$(BIN)/python -m pytest tests/e2e -m slow -n 0

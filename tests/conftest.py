@@ -6,8 +6,11 @@ import pytest
 from hypothesis import settings
 
 # How long an example takes depends on what else the machine does, and no test is about that.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+# The same examples each time, so that a change is judged by what it changes; make test-slow looks
+# at new ones.
+settings.register_profile("fixed", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None)
+settings.load_profile("fixed")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
@@ -61,6 +61,7 @@ def random_texts(seed: int, count: int, dim: int = 10) -> torch.Tensor:
     return F.normalize(torch.randn(count, dim, generator=generator, dtype=torch.float64), dim=-1)
 
 
+@example(seed=165, hidden_act="quick_gelu", images=1, classes=8, contrasts=None, grid=(5, 2))
 @settings(max_examples=12)
 @given(
     seed=st.integers(0, 10**6),
@@ -97,8 +98,10 @@ def test_the_gradient_is_autograds(seed, hidden_act, images, classes, contrasts,
         torch.testing.assert_close(
             ours[:, c], expected, atol=1e-9 * float(expected.abs().max()), rtol=1e-7
         )
-        raw = torch.relu(torch.einsum("bd,bnd->bn", expected, y[:, 1:])).unflatten(1, (height, -1))
-        assert ((cams[:, c] - min_max(raw, eps=1e-300)).abs() < 1e-4).all()
+        # Of unit size, as ours: cancellation may leave a map that eps is not small beside.
+        weights = F.normalize(expected, dim=-1, eps=1e-300)
+        raw = torch.relu(torch.einsum("bd,bnd->bn", weights, y[:, 1:])).unflatten(1, (height, -1))
+        assert ((cams[:, c] - min_max(raw)).abs() < 1e-4).all()
 
 
 def test_many_patches_are_taken_in_pieces():
