@@ -1,5 +1,6 @@
 """What the tests share: where the reference data lies, and a tiny untrained CLIP."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,13 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the folder ../shared with the reference data is not here")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Random tensors and weights do not depend on which tests a process ran before."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

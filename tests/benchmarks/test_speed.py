@@ -80,6 +80,7 @@ def test_peak_memory_sees_what_a_pass_holds():
     assert 56 * 56 * 4 * 64 * 4 <= peak < 200 * 2**20
 
 
+@pytest.mark.slow
 def test_a_measuring_process_that_fails_is_told():
     if not memory._RESET.exists():
         assert memory.peak_memory("plain", TINY, 1) is None

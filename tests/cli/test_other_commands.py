@@ -130,7 +130,7 @@ def few_calibration_episodes(monkeypatch):
 
 def test_benchmark_scenes_prints_its_rows(piclip, model, few_calibration_episodes):
     command = ("benchmark", "scenes", "--model", model, "--device", "cpu", "--episodes", 3)
-    ran = piclip(*command, "--seeds", 2, "--json")
+    ran = piclip(*command, "--seeds", 2, "--workers", 1, "--json")
     assert ran.code == 0
     rows = json.loads(ran.out)["rows"]
     maps = ("VTP", "VTP+PIR", "VVP", "VVP+PIR", "fused", "final")

@@ -21,10 +21,10 @@ from piclip.errors import ModelError
 @pytest.mark.parametrize(
     ("model", "size", "hidden"),
     [
-        ("bam_resnet50_1shot", "97", 2),
+        pytest.param("bam_resnet50_1shot", "97", 2, marks=pytest.mark.slow),
         ("bam_resnet50_5shot", "97", 2),
-        ("bam_resnet50_5shot_ktd0", "97", 0),
-        ("bam_vgg16bn_1shot", "97", 2),
+        pytest.param("bam_resnet50_5shot_ktd0", "97", 0, marks=pytest.mark.slow),
+        pytest.param("bam_vgg16bn_1shot", "97", 2, marks=pytest.mark.slow),
         ("bam_vgg16bn_1shot", "105", 2),
         ("bam_vgg16bn_5shot", "97", 2),
     ],
