@@ -13,7 +13,7 @@ from PIL import Image
 from piclip.app.content import Limits
 from piclip.app.server import Settings, serve
 from piclip.datasets.scenes import make_scene
-from piclip.errors import UsageError
+from piclip.errors import ModelError, UsageError
 
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra [app]")
 pytest.importorskip("gradio", reason="needs the extra [app]")
@@ -175,5 +175,13 @@ def test_a_taken_port_is_said(served):
     with (
         pytest.raises(UsageError, match="choose another --host or --port"),
         serve(Settings(port=port)),
+    ):
+        pass
+
+
+def test_a_wrong_model_is_told_before_anything_is_served(tmp_path):
+    with (
+        pytest.raises(ModelError, match="nowhere"),
+        serve(Settings(model=str(tmp_path / "nowhere"))),
     ):
         pass

@@ -182,6 +182,7 @@ def write(name, text):
     [
         (drop("config.json"), "no config.json"),
         (write("config.json", '{"model_type": "bert"}'), "not a CLIP"),
+        (write("config.json", '{"decoder": "BAM"}'), "trained decoder"),
         (write("config.json", '{"model_'), "cannot be read as JSON"),
         (write("config.json", "[]"), "no JSON object"),
         (drop("model.safetensors"), "no complete weights"),

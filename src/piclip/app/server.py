@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from piclip.app.content import Limits
 from piclip.app.models import BUILTIN, Models
 from piclip.app.sessions import Sessions
 from piclip.errors import UsageError
 from piclip.extras import needs_extra
+
+if TYPE_CHECKING:
+    from gradio import Blocks
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -53,7 +56,7 @@ class Served:
     url: str
     sessions: Sessions
     folder: Path
-    page: Any
+    page: Blocks
 
 
 @contextmanager
@@ -62,6 +65,7 @@ def serve(settings: Settings) -> Iterator[Served]:
 
     Raises:
         UsageError: gradio is missing, or the address or port cannot be had.
+        ModelError: The model it starts with cannot be had.
     """
     # Gradio reads these when it is imported or builds components; nothing may call home.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -69,41 +73,49 @@ def serve(settings: Settings) -> Iterator[Served]:
     with tempfile.TemporaryDirectory(prefix="piclip-app-") as name, _gradio_files(Path(name)):
         with needs_extra("app", "The page"):
             from piclip.app.page import build_page  # noqa: PLC0415
-            from piclip.app.style import CSS, theme  # noqa: PLC0415
 
         sessions = Sessions(Path(name) / "sessions", settings.limits)
         models = Models(settings.model, any_model=settings.local)
+        models.load(settings.model)  # a wrong name is told here, and the first click does not wait
         page = build_page(sessions, models)
         try:
-            _, url, _ = page.launch(
-                server_name=settings.host,
-                server_port=settings.port,
-                auth=settings.login,
-                max_file_size=settings.upload_megabytes * 1_000_000,
-                prevent_thread_lock=True,
-                quiet=True,
-                share=False,
-                inbrowser=False,
-                show_error=False,
-                run_history=False,
-                enable_monitoring=False,
-                ssr_mode=False,
-                mcp_server=False,
-                pwa=False,
-                footer_links=["api"],
-                state_session_capacity=200,
-                theme=theme(),
-                css=CSS,
-            )
-            yield Served(url, sessions, Path(name), page)
-        except OSError as error:
-            raise UsageError(
-                f"The page cannot listen at {settings.host}:{settings.port or 'any port'} "
-                f"({error}); choose another --host or --port."
-            ) from error
+            yield Served(_launched(page, settings), sessions, Path(name), page)
         finally:
             page.close(verbose=False)
             sessions.close_all()
+
+
+def _launched(page: Blocks, settings: Settings) -> str:
+    """Start serving the page; its address."""
+    from piclip.app.style import CSS, theme  # noqa: PLC0415 - needs gradio
+
+    try:
+        _, url, _ = page.launch(
+            server_name=settings.host,
+            server_port=settings.port,
+            auth=settings.login,
+            max_file_size=settings.upload_megabytes * 1_000_000,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            inbrowser=False,
+            show_error=False,
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            mcp_server=False,
+            pwa=False,
+            footer_links=["api"],
+            state_session_capacity=200,
+            theme=theme(),
+            css=CSS,
+        )
+    except OSError as error:
+        raise UsageError(
+            f"The page cannot listen at {settings.host}:{settings.port or 'any port'} "
+            f"({error}); choose another --host or --port."
+        ) from error
+    return str(url)
 
 
 @contextmanager

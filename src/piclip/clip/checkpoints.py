@@ -189,6 +189,11 @@ def _load_model(folder: Path) -> CLIPModel:
             f"{folder} has no config.json, so it is no transformers folder: give a weights file in "
             "it, or make a folder with `piclip convert`."
         )
+    if "decoder" in config:
+        raise ModelError(
+            f"{folder} holds a trained decoder ({config['decoder']}), not a CLIP: give the folder "
+            "of a CLIP; `piclip segment`, `annotate` and `evaluate` take decoders."
+        )
     if config.get("model_type") != "clip":
         raise ModelError(
             f"{folder} holds a model of type {config.get('model_type')!r}, not a CLIP: use a CLIP "
