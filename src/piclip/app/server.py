@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from piclip.addresses import is_loopback
 from piclip.app.content import Limits
 from piclip.app.models import BUILTIN, Models
 from piclip.app.sessions import Sessions
@@ -18,8 +19,6 @@ from piclip.extras import needs_extra
 
 if TYPE_CHECKING:
     from gradio import Blocks
-
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Settings:
     @property
     def local(self) -> bool:
         """Whether only this computer can reach the page."""
-        return self.host in _LOOPBACK
+        return is_loopback(self.host)
 
 
 @dataclass(frozen=True)

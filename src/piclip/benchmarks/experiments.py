@@ -18,7 +18,8 @@ from piclip.benchmarks.workers import worker_pool
 from piclip.datasets.dataset import Split
 from piclip.datasets.few_shot import Classes, FewShotView
 from piclip.datasets.registry import open_dataset
-from piclip.evaluation.decoder_predictor import Checkpoint, DecoderPredictor
+from piclip.decoders.saved import Checkpoint
+from piclip.evaluation.decoder_predictor import DecoderPredictor
 from piclip.evaluation.evaluate import EpisodeProtocol, evaluate
 from piclip.evaluation.memory_cache import MemoryCache
 from piclip.evaluation.predictors import TrainingFree

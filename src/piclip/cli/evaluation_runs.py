@@ -21,7 +21,7 @@ from piclip.evaluation.results import Evaluation
 from piclip.extras import needs_extra
 
 if TYPE_CHECKING:
-    from piclip.evaluation.decoder_predictor import Checkpoint
+    from piclip.decoders.saved import Checkpoint
 
 TRAINING_FREE = "training-free"
 
@@ -217,5 +217,6 @@ def _refuse_a_leak(checkpoint: Checkpoint, view: FewShotView) -> None:
 def _decoders() -> tuple[Any, Any]:
     """The classes for trained decoders, which need an extra."""
     with needs_extra("train", "Evaluating a trained decoder"):
-        from piclip.evaluation.decoder_predictor import Checkpoint, DecoderPredictor
+        from piclip.decoders.saved import Checkpoint
+        from piclip.evaluation.decoder_predictor import DecoderPredictor
     return Checkpoint, DecoderPredictor

@@ -23,8 +23,6 @@ from piclip.evaluation.memory_cache import MemoryCache
 from piclip.evaluation.predictors import Method, Predictor, prior_name, truth_of
 from piclip.feature_cache import FeatureCache, weights_hash
 
-__all__ = ["Checkpoint", "DecoderPredictor"]
-
 
 class DecoderPredictor:
     """Segments queries with a trained decoder.

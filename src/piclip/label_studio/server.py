@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from piclip.addresses import is_loopback
 from piclip.decoding import reason
 from piclip.errors import PiclipError, UsageError
 from piclip.extras import needs_extra
@@ -31,8 +32,6 @@ with needs_extra("labelstudio", "The backend of Label Studio"):
 
 DEFAULT_PORT = 9090
 """Where Label Studio's own examples listen."""
-
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Settings:
     @property
     def local(self) -> bool:
         """Whether only this computer can reach the server."""
-        return self.host in _LOOPBACK
+        return is_loopback(self.host)
 
 
 @dataclass(frozen=True)
