@@ -1,12 +1,14 @@
 """``piclip segment`` and ``piclip annotate`` with a trained decoder as the model."""
 
 import json
+import shutil
 from itertools import permutations
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from piclip import FewShotSegmenter, Support
 from piclip.decoders.registry import build_decoder
@@ -47,6 +49,17 @@ def test_a_training_segments_and_is_known_again(piclip, world, training):
     save(training, 1)
     again = piclip(*segment(world, training))
     assert again.code == 2 and "other settings (weights)" in again.sentence
+
+
+def test_another_clip_under_the_same_name_is_noticed(piclip, world, training, tmp_path):
+    clip = tmp_path / "clip"
+    shutil.copytree(world.model, clip)
+    asked = segment(world, training, "--clip", clip)
+    assert piclip(*asked).code == 0
+    weights = load_file(clip / "model.safetensors")
+    save_file({key: 2 * tensor for key, tensor in weights.items()}, clip / "model.safetensors")
+    again = piclip(*asked)
+    assert again.code == 2 and "other settings (clip weights)" in again.sentence
 
 
 def test_the_clip_is_asked_for_where_no_training_names_it(piclip, world, training):

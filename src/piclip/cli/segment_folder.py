@@ -140,6 +140,7 @@ def _settings(request: Request) -> dict[str, Any]:
         "model": request.model,
         "weights": _weights_digest(request.model),
         "clip": request.clip,
+        "clip weights": None if request.clip is None else _weights_digest(request.clip),
         "classes": {
             name: [{"image": _digest(image), "mask": _digest(mask)} for image, mask in pairs]
             for name, pairs in request.examples.items()
