@@ -114,6 +114,17 @@ def test_the_gain_is_over_the_imagenet_prior_of_the_same_decoder():
     assert (bam["Decoder"], bam["1-shot | gain"]) == ("BAM", MISSING)
 
 
+def test_a_gain_over_some_folds_says_which():
+    results = [_result(50, fold=fold) for fold in (0, 2)]
+    results += [_result(58, fold=fold, prior="piclip") for fold in (0, 2)]
+    results.append(_result(40, fold=2, method="bam"))
+    (table,) = make_tables(_named(*results), "priors")
+    base, ours, bam = _cells(table)
+    assert base["1-shot | fold 0, 2"].startswith("50.5")
+    assert ours["1-shot | gain"] == "+8.0 ± 0.0"
+    assert bam["1-shot | fold 0, 2"] == MISSING
+
+
 def test_a_gain_on_other_episodes_has_no_interval():
     results = []
     for fold in range(4):

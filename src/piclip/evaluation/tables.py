@@ -90,10 +90,11 @@ def make_tables(results: Sequence[tuple[str, Evaluation]], style: Style = "main"
       the FB-IoU.
     - ``ablation``: the same, with check marks for the ImageNet prior, VTP, VVP and PIR (of VTP
       unless it says another) in place of the prior; a row without any had no prior.
-    - ``priors``: the rows of ``main``; mean mIoU and its gain over the ImageNet prior.
+    - ``priors``: the rows of ``main``; mean mIoU and its gain over the ImageNet prior. Where some
+      folds have no result in any row, the mean is over the others, and its heading names them.
 
     Figures are in percent, with the 95 % interval over the seeds where there are two or more. A
-    mean over folds needs all folds of the dataset; what is missing is shown as "-".
+    mean over folds needs all folds of its heading; what is missing is shown as "-".
 
     Args:
         results: Names (for messages) and records.
@@ -182,19 +183,21 @@ def _priors(
 ) -> tuple[tuple[str, ...], int, tuple[tuple[str, ...], ...]]:
     labels = {"Decoder": _title, "Prior": _prior_title, **_backbone(rows)}
     columns = list(labels)
+    asked = sorted({fold for row in rows for _, fold in row.results})
+    mean = "mean" if len(asked) == folds else f"fold {', '.join(map(str, asked))}"
     for shot in shots:
-        columns += [f"{shot}-shot | mean", f"{shot}-shot | gain"]
+        columns += [f"{shot}-shot | {mean}", f"{shot}-shot | gain"]
     body = []
     for row in rows:
         cells = [label(row) for label in labels.values()]
         base = _baseline(row, rows)
         for shot in shots:
-            own = [row.results.get((shot, fold)) for fold in range(folds)]
+            own = [row.results.get((shot, fold)) for fold in asked]
             cells.append(shown(over_folds(own, "miou")))
             if base is None or base is row:
                 cells.append("" if base is row else MISSING)
                 continue
-            theirs = [base.results.get((shot, fold)) for fold in range(folds)]
+            theirs = [base.results.get((shot, fold)) for fold in asked]
             cells.append(shown(gain(own, theirs), sign="+"))
         body.append(tuple(cells))
     return tuple(columns), len(labels), tuple(body)
