@@ -164,6 +164,7 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path):
         ("augmentation.scale=[2, 1]", "scale is .smallest, largest."),
         ("episodic.epochs=3", "either steps or epochs"),
         ("clip.cache=here", "sees: plain"),
+        ("clip={text: none, visual: none}", "set prior: none"),
         ("fold", "'fold' is no key=value"),
         ("fold=[", "no valid YAML"),
     ],

@@ -62,6 +62,12 @@ class ClipRecipe(Section):
             raise ValueError("a cache needs sees: plain, since no augmented image comes back")
         return self
 
+    @model_validator(mode="after")
+    def _some_prior(self) -> ClipRecipe:
+        if self.text == self.visual == "none":
+            raise ValueError("text and visual are both none; for no prior at all set prior: none")
+        return self
+
 
 class AugmentationRecipe(Section):
     """See `piclip.training.augment`; the defaults are those of PASCAL-5i."""
