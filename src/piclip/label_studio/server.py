@@ -19,7 +19,6 @@ from piclip.extras import needs_extra
 from piclip.feature_cache import weights_hash
 from piclip.images import MAX_PIXELS
 from piclip.label_studio.encodings import KeepingEncoder
-from piclip.label_studio.project import Tools
 from piclip.label_studio.source import ExportFile, LabelStudioApi, TaskSource
 
 with needs_extra("labelstudio", "The backend of Label Studio"):
@@ -28,6 +27,7 @@ with needs_extra("labelstudio", "The backend of Label Studio"):
 
     from piclip.label_studio.backend import Backend
     from piclip.label_studio.images import TaskImages
+    from piclip.label_studio.project import Tools
     from piclip.label_studio.protocol import build_app
 
 DEFAULT_PORT = 9090
