@@ -73,6 +73,7 @@ def test_the_plain_pass_and_the_priors_see_the_same_tokens():
 
 
 @pytest.mark.skipif(not memory._RESET.exists(), reason="only Linux tells the peak")
+@pytest.mark.slow
 def test_peak_memory_sees_what_a_pass_holds():
     # The plain pass holds at least the MLP's activations of every token.
     workload = Workload(image_size=448, patch_size=8, width=64, depth=1, heads=2, embed_dim=16)

@@ -57,7 +57,13 @@ def stopping_after(phase, step):
 
 @pytest.mark.parametrize(
     ("phase", "step", "every"),
-    [("base", 2, 1), ("base", 3, 2), ("episodic", 1, 1), ("episodic", 3, 2), ("episodic", 4, 500)],
+    [
+        ("base", 3, 2),
+        ("episodic", 3, 2),
+        pytest.param("base", 2, 1, marks=pytest.mark.slow),
+        pytest.param("episodic", 1, 1, marks=pytest.mark.slow),
+        pytest.param("episodic", 4, 500, marks=pytest.mark.slow),
+    ],
 )
 def test_stopped_between_steps(tmp_path, undisturbed, phase, step, every):
     with pytest.raises(StoppedError):
