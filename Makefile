@@ -13,7 +13,7 @@ help:
 	@echo "make test-browser       the tests of the web page in Chromium"
 	@echo "make lint               ruff and mypy --strict"
 	@echo "make benchmark          measure quality on the built-in world, then speed"
-	@echo "make experiments        train and compare all decoders on the built-in world (hours; resumes)"
+	@echo "make experiments        train and compare all decoders on the built-in world (1.5 hours; resumes)"
 	@echo "make experiments-quick  the same path in minutes; its figures say little"
 	@echo "make builtin            train the built-in model (hours on a CPU; resumes)"
 	@echo "make clean              remove what make made, but not runs/"
