@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from piclip import FewShotSegmenter
 from piclip.cli.options import DEFAULT_MODEL
@@ -14,14 +14,12 @@ from piclip.datasets.dataset import Dataset
 from piclip.datasets.episode_files import read_episodes
 from piclip.datasets.few_shot import FewShotView
 from piclip.datasets.registry import open_dataset
+from piclip.decoders.saved import Checkpoint
 from piclip.errors import UsageError
+from piclip.evaluation.decoder_predictor import DecoderPredictor
 from piclip.evaluation.evaluate import EpisodeProtocol, evaluate
 from piclip.evaluation.predictors import Predictor, TrainingFree, choose_threshold
 from piclip.evaluation.results import Evaluation
-from piclip.extras import needs_extra
-
-if TYPE_CHECKING:
-    from piclip.decoders.saved import Checkpoint
 
 TRAINING_FREE = "training-free"
 
@@ -55,9 +53,7 @@ class Request:
         """The trained decoder for a fold; None without training."""
         if self.checkpoint == TRAINING_FREE:
             return None
-        checkpoint_class = _decoders()[0]
-        found: Checkpoint = checkpoint_class.find(self.checkpoint.replace("{fold}", str(fold)))
-        return found
+        return Checkpoint.find(self.checkpoint.replace("{fold}", str(fold)))
 
     def output_of(self, fold: int, *, several: bool) -> Path | None:
         """The file for a fold's result."""
@@ -134,14 +130,13 @@ def load_predictor(request: Request, view: FewShotView) -> Predictor:
     if request.prior is not None or request.threshold is not None:
         raise UsageError("A trained decoder has its own prior; leave out --prior and --threshold.")
     _refuse_a_leak(checkpoint, view)
-    predictor: Predictor = _decoders()[1].load(
+    return DecoderPredictor.load(
         checkpoint,
         view.dataset.wordings,
         clip=request.model,
         device=request.device,
         dtype=request.dtype,
     )
-    return predictor
 
 
 def _protocol(request: Request) -> EpisodeProtocol:
@@ -212,11 +207,3 @@ def _refuse_a_leak(checkpoint: Checkpoint, view: FewShotView) -> None:
             f"of fold {view.fold}; evaluate fold {fold}, or name the runs of all folds with "
             f"{{fold}} in the path."
         )
-
-
-def _decoders() -> tuple[Any, Any]:
-    """The classes for trained decoders, which need an extra."""
-    with needs_extra("train", "Evaluating a trained decoder"):
-        from piclip.decoders.saved import Checkpoint
-        from piclip.evaluation.decoder_predictor import DecoderPredictor
-    return Checkpoint, DecoderPredictor
