@@ -51,10 +51,14 @@ def test_a_training_segments_and_is_known_again(piclip, world, training):
     assert again.code == 2 and "other settings (weights)" in again.sentence
 
 
-def test_another_clip_under_the_same_name_is_noticed(piclip, world, training, tmp_path):
+@pytest.mark.parametrize("named_by", ["the command", "the training"])
+def test_another_clip_under_the_same_name_is_noticed(piclip, world, training, tmp_path, named_by):
     clip = tmp_path / "clip"
     shutil.copytree(world.model, clip)
     asked = segment(world, training, "--clip", clip)
+    if named_by == "the training":
+        save(training, 0, {"clip": {"model": str(clip)}, "augmentation": {"size": 41}})
+        asked = segment(world, training)
     assert piclip(*asked).code == 0
     weights = load_file(clip / "model.safetensors")
     save_file({key: 2 * tensor for key, tensor in weights.items()}, clip / "model.safetensors")

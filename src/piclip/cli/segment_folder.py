@@ -138,9 +138,8 @@ def _settings(request: Request) -> dict[str, Any]:
     return {
         "piclip": __version__,
         "model": request.model,
-        "weights": _weights_digest(request.model),
         "clip": request.clip,
-        "clip weights": None if request.clip is None else _weights_digest(request.clip),
+        **_weights(request),
         "classes": {
             name: [{"image": _digest(image), "mask": _digest(mask)} for image, mask in pairs]
             for name, pairs in request.examples.items()
@@ -150,11 +149,22 @@ def _settings(request: Request) -> dict[str, Any]:
     }
 
 
-def _weights_digest(model: str) -> str | None:
+def _weights(request: Request) -> dict[str, str | None]:
+    """The content of the weights of the model and, if that is a decoder, of its CLIP."""
+    model, clip = request.model, request.clip
+    if model == "builtin" or not holds_decoder(model):
+        return {"weights": _weights_digest(model)}
+    checkpoint = Checkpoint.find(model)
+    clip = clip or checkpoint.value("clip", "model")
+    return {
+        "weights": _weights_digest(checkpoint.folder),
+        "clip weights": None if clip is None else _weights_digest(clip),
+    }
+
+
+def _weights_digest(model: str | Path) -> str | None:
     """The content of local weights, which may change under the same name; None for the hub."""
     path = BUILTIN_FOLDER if model == "builtin" else Path(model).expanduser()
-    if model != "builtin" and holds_decoder(path):
-        path = Checkpoint.find(path).folder
     weights = path / "model.safetensors" if path.is_dir() else path
     return _digest(weights) if weights.is_file() else None
 
