@@ -7,6 +7,7 @@ support's mask to a prototype; a *prior* says beforehand where the object may be
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -25,7 +26,7 @@ Prior = Literal["imagenet", "piclip", "none"]
 PRIOR_CHANNELS: dict[str, int] = {"imagenet": 1, "piclip": 2, "none": 0}
 
 
-class FewShotDecoder(PretrainedModule):
+class FewShotDecoder(PretrainedModule, ABC):
     """A decoder on a frozen backbone, for any number of supports.
 
     Args:
@@ -128,6 +129,7 @@ class FewShotDecoder(PretrainedModule):
         episodes = EpisodeFeatures(seen, shown, masks, priors, base_class)
         return self.decode(episodes).resized(query.shape[-2:])
 
+    @abstractmethod
     def decode(self, episodes: EpisodeFeatures) -> DecoderOutput:
         """Segments queries whose maps, like those of the supports, are there already.
 
@@ -138,7 +140,6 @@ class FewShotDecoder(PretrainedModule):
         Returns:
             Scores at sizes of the decoder's own.
         """
-        raise NotImplementedError
 
     def loss(
         self, output: DecoderOutput, target: Tensor, base_target: Tensor | None = None
