@@ -60,6 +60,7 @@ def read_mask(
     size: tuple[int, int] | None = None,
     max_pixels: int = MAX_PIXELS,
     value: int | None = None,
+    least: int = 1,
 ) -> npt.NDArray[np.bool_]:
     """Read the mask of one object class.
 
@@ -70,7 +71,7 @@ def read_mask(
       is VOC's "ignore" and does not count if another index marks an object;
     - JPEG and WebP: values of at least 128, since compression smears small ones over the
       background;
-    - anything else, arrays included: every value but zero.
+    - anything else, arrays included: every value but zero, or from ``least`` on.
 
     With ``value`` the file is a class map (one channel, or palette indices) and the pixels of
     that class are the object.
@@ -80,6 +81,8 @@ def read_mask(
         size: Required (height, width); None accepts any.
         max_pixels: As in `read_image`.
         value: Class index to pick out of a class map: 1 or more, and not 255 (ignore).
+        least: Least value of an object pixel in a gray or colour file of 8 bits; 128 where the
+            borders are anti-aliased.
 
     Returns:
         Bool array (H, W) with at least one object pixel.
@@ -101,7 +104,7 @@ def read_mask(
     else:
         image = decode(source, max_pixels)
         values = np.asarray(image)
-        mask = _object_pixels(image) if value is None else _class_pixels(image, value, name)
+        mask = _object_pixels(image, least) if value is None else _class_pixels(image, value, name)
     if size is not None and mask.shape != tuple(size):
         raise MaskError(
             f"{name}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels (width x height) but "
@@ -209,7 +212,7 @@ def _mask_array(array: npt.NDArray[Any], max_pixels: int) -> npt.NDArray[Any]:
     return array
 
 
-def _object_pixels(image: Image.Image) -> npt.NDArray[np.bool_]:
+def _object_pixels(image: Image.Image, least: int) -> npt.NDArray[np.bool_]:
     """Decide what a binary mask file marks; the rules are those of `read_mask`."""
     if image.mode.startswith(("I", "F")):
         return np.asarray(np.nan_to_num(np.asarray(image)) != 0)
@@ -220,7 +223,7 @@ def _object_pixels(image: Image.Image) -> npt.NDArray[np.bool_]:
     if image.mode == "P":
         return _palette_object(image)
     colours = np.asarray(image.convert("RGB")).max(axis=2)
-    return np.asarray(colours >= (128 if image.format in _LOSSY_FORMATS else 1))
+    return np.asarray(colours >= (128 if image.format in _LOSSY_FORMATS else least))
 
 
 def _palette_object(image: Image.Image) -> npt.NDArray[np.bool_]:

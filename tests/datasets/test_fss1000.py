@@ -38,6 +38,21 @@ def test_the_split_files_decide(tmp_path):
     assert open_dataset("fss-1000", tmp_path, evaluate_on="val").class_names[3:] == ("class_2",)
 
 
+def test_an_anti_aliased_border_is_cut_at_half(tmp_path):
+    make(tmp_path, 6)
+    for part, names in {"trn": "501", "val": "2", "test": "43"}.items():
+        (tmp_path / f"{part}.txt").write_text("".join(f"class_{name}\n" for name in names))
+    mask = np.zeros((8, 9, 3), dtype=np.uint8)
+    mask[0, :4] = np.array([1, 127, 128, 255])[:, None]
+    Image.fromarray(mask).save(tmp_path / "class_0" / "1.png")
+    dataset = open_dataset("fss-1000", tmp_path)
+    index = dataset.class_names.index("class_0")
+    expected = np.zeros((8, 9), dtype=bool)
+    expected[0, 2:4] = True
+    np.testing.assert_array_equal(dataset.sample("class_0/1").mask(index), expected)
+    assert dataset.presence("train")["class_0/1"][index] == 2
+
+
 def test_without_files_the_split_follows_from_the_names_alone(tmp_path):
     make(tmp_path, 25, images=2)
     test = open_dataset("fss-1000", tmp_path)

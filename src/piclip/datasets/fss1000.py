@@ -18,6 +18,7 @@ Part: TypeAlias = Literal["trn", "val", "test"]
 
 # The published split has 520, 240 and 240 of the 1000 classes.
 _TRN_SHARE, _VAL_SHARE = 0.52, 0.24
+_LEAST = 128
 
 
 class FSS1000(ImageFiles):
@@ -30,7 +31,7 @@ class FSS1000(ImageFiles):
     and the rest test. That is the same everywhere, but not the published split: its figures are
     not to be compared with published ones.
 
-    A mask marks its object with any value but 0 (see `piclip.images.read_mask`). Every image
+    A mask is anti-aliased: its object is where it is 128 or more, as published. Every image
     counts for its class, since the published protocol has no smallest size.
 
     Args:
@@ -82,7 +83,8 @@ class FSS1000(ImageFiles):
         """
         own = self._classes_of(key) is not None
         value = 1 if own else self._class_of(key) + 1
-        return read_mask(self.files(key).mask).astype(np.uint8) * np.uint8(value)
+        mask = read_mask(self.files(key).mask, least=_LEAST)
+        return mask.astype(np.uint8) * np.uint8(value)
 
     def _class_of(self, key: str) -> int:
         return self._index[self.files(key).mask.parent.name]
