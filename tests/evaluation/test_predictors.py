@@ -1,5 +1,7 @@
 """Predictors without training: their priors, prompts and thresholds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch.nn.functional as F
 
 from piclip.datasets.few_shot import FewShotView
 from piclip.errors import UsageError
-from piclip.evaluation.metrics import ClassIoU
+from piclip.evaluation.metrics import IGNORE, ClassIoU
 from piclip.evaluation.predictors import (
     TrainingFree,
     blind,
@@ -63,6 +65,38 @@ def test_the_threshold_is_the_best_of_base_episodes(segmenter, view):
         truth = episode.query.mask(episode.class_index)
         meter.add(episode.name, predictor.score(blind(episode)), truth)
     assert meter.miou()[thresholds.index(chosen)] == meter.miou().max()
+
+
+def test_ignored_pixels_do_not_choose_the_threshold(segmenter, view, monkeypatch):
+    """As background, the 255s beside the object would ask for the higher threshold."""
+    base = FewShotView(
+        view.dataset,
+        fold=0,
+        split="train",
+        classes="base",
+        novel_pixels="background",
+        minimum_images=2,
+    )
+    load = base.load
+
+    def with_a_border(keys):
+        episode = load(keys)
+        class_map = np.full_like(episode.query.class_map, IGNORE)
+        class_map[:8, :8] = episode.class_index + 1
+        class_map[-8:] = 0
+        return replace(episode, query=replace(episode.query, class_map=class_map))
+
+    def score(episode, others=()):
+        values = np.full(episode.query.class_map.shape, 0.4, np.float32)
+        values[:8, :8] = np.repeat([[0.3], [0.6]], 4, axis=0)
+        values[-8:] = 0.1
+        return values
+
+    predictor = TrainingFree(segmenter, prior="vvp")
+    monkeypatch.setattr(base, "load", with_a_border)
+    monkeypatch.setattr(predictor, "score", score)
+    chosen = choose_threshold(predictor, base, shots=1, episodes=1)
+    assert 0.1 < chosen <= 0.3
 
 
 def test_names_of_priors():

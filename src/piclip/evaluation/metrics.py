@@ -34,8 +34,8 @@ class ClassIoU:
 
         Args:
             name: The class.
-            score: (H, W).
-            truth: Where the class is, bool (H, W).
+            score: Of any shape; leave pixels out that are to be ignored.
+            truth: Where the class is, bool, of the same shape.
         """
         if score.shape != truth.shape:
             raise UsageError(

@@ -223,8 +223,9 @@ def choose_threshold(
     meter = ClassIoU(names, THRESHOLDS)
     for number in range(episodes):
         episode = view.load(view.episode(seed, number, shots))
-        truth = episode.query.mask(episode.class_index)
-        meter.add(episode.name, predictor.score(blind(episode)), truth)
+        truth = truth_of(episode.query, episode.class_index)
+        counts = truth != IGNORE
+        meter.add(episode.name, predictor.score(blind(episode))[counts], truth[counts] == 1)
     return THRESHOLDS[int(meter.miou().argmax())]
 
 
