@@ -11,11 +11,15 @@ from torch import multiprocessing
 
 from piclip.decoders.pspnet import PSPNet
 from piclip.decoders.registry import load_decoder
+from piclip.datasets.few_shot import FewShotView
+from piclip.datasets.registry import open_dataset
 from piclip.errors import DatasetError, ModelError, UsageError
 from piclip.training import train as training
+from piclip.training.episodic import TrainingEpisodes
 from piclip.training.loop import build_optimizer, set_rate
 from piclip.training.recipe import OptimizerRecipe
 from piclip.training.train import train
+from piclip.training.validation import SEED, validate
 
 
 def same(one, other):
@@ -49,6 +53,31 @@ def test_the_trained_parts_move_and_another_seed_moves_them_elsewhere(recipe, tm
     moved = [k for k in weights["start"] if not torch.equal(weights["start"][k], weights["end"][k])]
     assert moved and not any(key.startswith("backbone") for key in moved)
     assert not same(weights["end"], weights["other"])
+
+
+@pytest.mark.parametrize("kind", ["base", "novel"])
+def test_validation_tells_the_decoder_which_base_class_is_asked_for(recipe, tmp_path, kind):
+    asked = recipe()
+    decoder = load_decoder(train(asked, tmp_path))
+    data = open_dataset("scenes", None, **asked.dataset.options)
+    view = FewShotView(data, fold=0, split="val", classes=kind, minimum_pixels=4)
+    seen = []
+    forward = decoder.forward
+
+    def watched(*args, base_class=None):
+        seen.append(base_class)
+        return forward(*args, base_class=base_class)
+
+    decoder.forward = watched
+    validate(decoder, view, asked, None)
+    classes = [
+        TrainingEpisodes(view, asked, SEED, augment=False)[number].source.class_index
+        for number in range(3)
+    ]
+    if kind == "novel":
+        assert seen == [None, None]
+    else:
+        assert torch.cat(seen).tolist() == [view.base_classes.index(index) for index in classes]
 
 
 PFENET = {

@@ -35,11 +35,13 @@ def validate(
     for first in range(0, total, size):
         batch = collate([episodes[i] for i in range(first, min(first + size, total))])
         priors = None if maker is None else prior_maps(maker, batch, recipe.clip.sees).to(device)
+        base_class = batch.base_class.to(device) if view.kind == "base" else None
         output = decoder(
             normalise(batch.query.to(device)),
             normalise(batch.supports.to(device)),
             batch.masks.to(device),
             priors,
+            base_class=base_class,
         )
         found = output.logits.argmax(1).bool().cpu().numpy()
         for episode, mask, truth in zip(batch.episodes, found, batch.target.numpy(), strict=True):
