@@ -97,9 +97,11 @@ def test_support_pass_gives_the_published_tokens(golden, published, case, side):
     if side == "s":
         pixels = pixels * torch.from_numpy(golden[f"{case}/vvp/supp_mask_resized"] == 1)
     previous, last = published.encode_tokens(pixels[None])
-    # The published float32 tokens are themselves up to 2.2e-4 from the same network in float64.
-    close(previous[0], golden[f"{case}/vvp/{side}_hidden_prev"][1:], atol=2e-4)
-    close(last[0], golden[f"{case}/vvp/{side}_hidden_last"][1:], atol=2e-4)
+    # The published tokens of masked supports are float32 with an error of their own, 2.2e-4 from
+    # the same network in float64; how much of it shows depends on the processor's kernels.
+    atol = 1e-4 if side == "q" else 2e-4
+    close(previous[0], golden[f"{case}/vvp/{side}_hidden_prev"][1:], atol)
+    close(last[0], golden[f"{case}/vvp/{side}_hidden_last"][1:], atol)
 
 
 def test_texts_are_the_published_ones(golden, published):
