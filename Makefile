@@ -49,14 +49,14 @@ benchmark: $(INSTALLED)
 	$(BIN)/piclip benchmark speed
 
 # Result files, tables and figures; a run that was stopped goes on where it was.
-experiments: RESULTS := docs/results
+experiments: RESULTS := benchmarks/results
 experiments: RUNS := runs/experiments
 experiments-quick: RESULTS := runs/quick/results
 experiments-quick: RUNS := runs/quick
 experiments-quick: QUICK := --quick
 
 experiments experiments-quick: $(INSTALLED)
-	$(BIN)/piclip benchmark experiments $(QUICK) --output $(RESULTS) --runs $(RUNS)
+	$(BIN)/python -m world.run_experiments $(QUICK) --output $(RESULTS) --runs $(RUNS)
 	$(BIN)/piclip table $(RESULTS)/*.json > $(RESULTS)/main.md
 	$(BIN)/piclip table $(RESULTS)/*.json --style priors > $(RESULTS)/priors.md
 	$(BIN)/piclip table $(RESULTS)/*.json --style ablation > $(RESULTS)/ablation.md
@@ -66,7 +66,7 @@ experiments experiments-quick: $(INSTALLED)
 	$(BIN)/piclip figure fig4 --dataset scenes --output $(RESULTS)/fig4.jpg
 
 builtin: $(INSTALLED)
-	$(BIN)/python -m piclip.training.builtin runs/builtin
+	$(BIN)/python -m world.builtin runs/builtin
 
 clean:
 	rm -rf .venv demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info

@@ -35,7 +35,7 @@ def _seeded() -> None:
 def model(tmp_path_factory) -> Path:
     """The folder of a tiny CLIP with random weights; many other tests need none of its imports."""
     from piclip.clip.checkpoints import LoadedClip, ModelSettings, save_clip
-    from piclip.training.world_model import build_model, build_tokenizer
+    from world.world_model import build_model, build_tokenizer
 
     folder = tmp_path_factory.mktemp("models") / "untrained"
     tokenizer = build_tokenizer()

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from piclip.errors import OutputError, UsageError
-from piclip.images import read_mask
-from piclip.overlays import COLOURS, voc_palette
+from piclip.io.images import read_mask
+from piclip.io.overlays import COLOURS, voc_palette
 from piclip.results import Priors, Segmentation
 from sentences import one_sentence
 

@@ -9,7 +9,7 @@ from piclip import FewShotSegmenter, Support
 from piclip.clip.preprocessing import mask_coverage
 from piclip.datasets.episodes import scene_episode
 from piclip.errors import MaskError, ModelError, UsageError
-from piclip.supports import fit_discriminant, prepare_support
+from piclip.io.supports import fit_discriminant, prepare_support
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from piclip.errors import PiclipError
+    from piclip.io.supports import Support
     from piclip.results import Priors, Segmentation
     from piclip.segmenter import FewShotSegmenter
-    from piclip.supports import Support
 
 __version__ = "0.1.0"
 __all__ = ["FewShotSegmenter", "PiclipError", "Priors", "Segmentation", "Support"]
@@ -22,7 +22,7 @@ _HOMES = {
     "PiclipError": "piclip.errors",
     "Priors": "piclip.results",
     "Segmentation": "piclip.results",
-    "Support": "piclip.supports",
+    "Support": "piclip.io.supports",
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from piclip.errors import ModelError
-from piclip.outputs import atomic_path, ensure_folder, write_json
+from piclip.io.outputs import atomic_path, ensure_folder, write_json
 from piclip.segmenter import FewShotSegmenter
 
 FORMAT = 1

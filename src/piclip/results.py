@@ -12,8 +12,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from piclip.errors import UsageError
-from piclip.outputs import write_png
-from piclip.overlays import class_map_image, draw_overlay
+from piclip.io.outputs import write_png
+from piclip.io.overlays import class_map_image, draw_overlay
 
 if TYPE_CHECKING:
     from supervision import Detections

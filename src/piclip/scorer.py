@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from piclip.clip.prompts import Synonyms
+from piclip.io.supports import Support
 from piclip.results import Priors
-from piclip.supports import Support
 
 
 class Memory(Protocol):

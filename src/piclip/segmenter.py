@@ -11,13 +11,13 @@ import torch
 
 from piclip.clip.encoder import DEFAULT_MODEL, Encoder
 from piclip.clip.prompts import Synonyms
-from piclip.clip_scorer import ClipScorer
-from piclip.decoding import ImageSource
 from piclip.errors import UsageError
-from piclip.images import MAX_PIXELS, read_image
+from piclip.io.decoding import ImageSource
+from piclip.io.images import MAX_PIXELS, read_image
+from piclip.io.supports import Support
 from piclip.results import Segmentation
 from piclip.scorer import Memory, Scorer
-from piclip.supports import Support
+from piclip.training_free.scorer import ClipScorer
 
 _MOST_SHOTS = 50
 
@@ -76,7 +76,7 @@ class FewShotSegmenter:
         from piclip.decoders.saved import holds_decoder  # noqa: PLC0415
 
         if str(name_or_folder) != "builtin" and holds_decoder(name_or_folder):
-            from piclip.decoder_scorer import DecoderScorer  # noqa: PLC0415
+            from piclip.decoders.scorer import DecoderScorer  # noqa: PLC0415
 
             return cls(DecoderScorer.load(name_or_folder, clip=clip, device=device, dtype=dtype))
         if clip is not None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from piclip import FewShotSegmenter, Support
+from piclip.annotation.fitted import choose_examples, learn
 from piclip.annotation.holdout import held_out_images, hold_out
-from piclip.annotation.learning import choose_examples, learn
 from piclip.formats import LabelledFile, Labels, Region, RunLengthMask, from_segmentation
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from piclip import FewShotSegmenter, Support
-from piclip.annotation.learning import MOST_SUPPORTS, choose_examples, digest, learn, spread
+from piclip.annotation.fitted import MOST_SUPPORTS, choose_examples, digest, learn, spread
 from piclip.errors import ImageError, UsageError
 from piclip.formats import LabelledFile, Labels, Region, RunLengthMask
 

@@ -18,7 +18,7 @@ from piclip.app.session import AppSession
 from piclip.app.sessions import Sessions
 from piclip.datasets.scenes import make_scene
 from piclip.errors import ImageError, MaskError, ModelError, UsageError
-from piclip.panels import heat
+from piclip.figures.panels import heat
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from piclip import FewShotSegmenter, Support
-from piclip.decoders.registry import build_decoder
+from piclip.decoders.networks import build_decoder
 from piclip.formats import Labels
 
 

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from piclip.decoders.registry import build_decoder
+from piclip.decoders.networks import build_decoder
 from piclip.errors import UsageError
-from piclip.evaluation.results import read_result
+from piclip.evaluation.records import read_result
 
 COMMAND = "evaluate"
 
@@ -74,7 +74,7 @@ def test_runs_of_all_folds_say_their_dataset_themselves(run, tmp_path, monkeypat
 
 
 def _nothing_but_output(predictor, view, protocol, *, output, **_):
-    from piclip.evaluation.results import Evaluation, SeedResult, write_result
+    from piclip.evaluation.records import Evaluation, SeedResult, write_result
 
     result = Evaluation(
         *("training-free", "piclip", "scenes", view.fold, 1, "target", 2),

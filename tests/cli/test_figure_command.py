@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from piclip.decoders.registry import build_decoder
+from piclip.decoders.networks import build_decoder
 from piclip.errors import UsageError
 
 COMMAND = "figure"

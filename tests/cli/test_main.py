@@ -12,7 +12,7 @@ from piclip import cli
 from piclip.cli import options
 from piclip.clip.encoder import DEFAULT_MODEL
 from piclip.errors import UsageError
-from piclip.images import MAX_PIXELS
+from piclip.io.images import MAX_PIXELS
 
 
 def commands(command, path=()):

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 import piclip as library
-from piclip.benchmarks import scenes, speed
-from piclip.benchmarks.workload import Workload
 from piclip.cli import main
 from piclip.cli.demo_scenes import CLASS_NAME
+from piclip.evaluation.benchmarks import scenes, speed
+from piclip.evaluation.benchmarks.workload import Workload
 
 
 def use_untrained(patch, model):

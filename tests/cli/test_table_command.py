@@ -2,7 +2,7 @@
 
 import pytest
 
-from piclip.evaluation.results import Evaluation, SeedResult, write_result
+from piclip.evaluation.records import Evaluation, SeedResult, write_result
 
 COMMAND = "table"
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
-from piclip import vit
+from piclip.clip import vit
 from piclip.clip.checkpoints import clip_from_state_dict
 from piclip.clip.encoder import Encoder
 from piclip.errors import ModelError, UsageError

@@ -4,8 +4,8 @@ import shutil
 import numpy as np
 import pytest
 
+from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.few_shot import FewShotView
-from piclip.datasets.registry import open_dataset
 from piclip.errors import DatasetError
 
 

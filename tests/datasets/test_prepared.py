@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.few_shot import FewShotView
-from piclip.datasets.registry import open_dataset
 from piclip.errors import DatasetError, ImageError, MaskError, UsageError
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
-from piclip.overlays import class_map_image
+from piclip.io.overlays import class_map_image
 
 SIZE = (12, 16)  # height, width
 

@@ -17,8 +17,8 @@ from decoder_runs import saved
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.few_shot import FewShotView
-from piclip.datasets.registry import open_dataset
 from piclip.evaluation.predictors import blind
 
 CLASSIFIER_OUTPUTS = (2, 16)

@@ -8,7 +8,7 @@ from PIL import Image
 from small_decoders import small_decoder
 
 from piclip import FewShotSegmenter, Support
-from piclip.clip_priors import PriorMaker
+from piclip.decoders.clip_priors import PriorMaker
 from piclip.decoders.saved import Checkpoint
 from piclip.decoders.trained import TrainedDecoder
 from piclip.errors import ImageError, MaskError, ModelError, UsageError

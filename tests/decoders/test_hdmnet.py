@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from piclip.decoders.hdmnet import HDMNet, mean_best_cosine
+from piclip.decoders.networks import build_decoder, load_decoder
 from piclip.decoders.pspnet import PSPNet
-from piclip.decoders.registry import build_decoder, load_decoder
 from piclip.errors import ModelError, UsageError
 
 PRIORS = ["imagenet", "piclip", "none"]

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from piclip import FewShotSegmenter
+from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.few_shot import FewShotView
-from piclip.datasets.registry import open_dataset
-from piclip.decoders.registry import build_decoder
+from piclip.decoders.networks import build_decoder
 from piclip.evaluation.predictors import TrainingFree
 
 

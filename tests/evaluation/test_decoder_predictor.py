@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from piclip.clip_priors import PriorMaker
+from piclip.clip.memory_cache import MemoryCache
+from piclip.decoders.clip_priors import PriorMaker
 from piclip.decoders.saved import Checkpoint
 from piclip.decoders.trained import TrainedDecoder
 from piclip.errors import ModelError, UsageError
 from piclip.evaluation.decoder_predictor import DecoderPredictor
 from piclip.evaluation.evaluate import count_episodes
-from piclip.evaluation.memory_cache import MemoryCache
 from piclip.evaluation.predictors import blind
 
 torch.set_num_threads(1)

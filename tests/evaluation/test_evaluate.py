@@ -5,17 +5,17 @@ import pytest
 import torch
 
 from piclip import FewShotSegmenter, Support
-from piclip.clip_priors import PriorMaker
+from piclip.clip.memory_cache import MemoryCache
+from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.episode_files import episodes_hash, read_episodes, write_episodes
 from piclip.datasets.few_shot import FewShotView
-from piclip.datasets.registry import open_dataset
+from piclip.decoders.clip_priors import PriorMaker
 from piclip.decoders.trained import TrainedDecoder
 from piclip.errors import ModelError, UsageError
 from piclip.evaluation import evaluate as evaluation
 from piclip.evaluation.decoder_predictor import DecoderPredictor
 from piclip.evaluation.evaluate import EpisodeProtocol, count_episodes, evaluate
-from piclip.evaluation.memory_cache import MemoryCache
-from piclip.evaluation.results import read_result
+from piclip.evaluation.records import read_result
 
 torch.set_num_threads(1)
 

@@ -5,7 +5,7 @@ import pytest
 
 from piclip.errors import UsageError
 from piclip.evaluation.metrics import FewShotIoU, confidence_interval
-from piclip.evaluation.results import (
+from piclip.evaluation.records import (
     Evaluation,
     SeedResult,
     library_versions,

@@ -7,13 +7,13 @@ from PIL import Image
 from piclip.decoders.trained import TrainedDecoder
 from piclip.errors import UsageError
 from piclip.evaluation.decoder_predictor import DecoderPredictor
-from piclip.evaluation.figures import (
+from piclip.figures.episodes import (
     baseline_and_ours,
     before_and_after,
     pick_episodes,
     previous_and_ours,
 )
-from piclip.panels import Panel, grid_figure
+from piclip.figures.panels import Panel, grid_figure
 
 torch.set_num_threads(1)
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats import LabelledFile, Labels, Region, labelme, masks, voc, yolo
-from piclip.overlays import voc_palette
+from piclip.io.overlays import voc_palette
 
 
 def round_trip(module, given_labels):

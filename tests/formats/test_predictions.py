@@ -22,7 +22,7 @@ from piclip.formats import (
     write_labels,
 )
 from piclip.formats.extras import library
-from piclip.overlays import draw_overlay
+from piclip.io.overlays import draw_overlay
 from piclip.results import Priors, Segmentation
 
 MAP = np.array([[1, 0, 0, 2, 2], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1], [255, 0, 0, 0, 1]], np.uint8)

@@ -2,8 +2,8 @@
 
 import torch
 
+from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.few_shot import FewShotView, base_class_map
-from piclip.datasets.registry import open_dataset
 from piclip.decoders.pspnet import PSPNet
 from piclip.training.base_learner import BaseImages, BaseObjective, base_phase
 from piclip.training.train import train_base_learner

@@ -6,8 +6,8 @@ import math
 import pytest
 
 from piclip.cli import main
-from piclip.datasets.prepare_coco import prepare_coco
-from piclip.evaluation.results import read_result
+from piclip.datasets.prepare.coco import prepare_coco
+from piclip.evaluation.records import read_result
 
 STEPS = 2
 # Instead of what cannot be had here: ImageNet weights, CLIP for photographs, images of all classes.

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.few_shot import FewShotView
-from piclip.datasets.registry import open_dataset
-from piclip.decoders.registry import build_decoder
+from piclip.decoders.networks import build_decoder
 from piclip.errors import UsageError
 from piclip.training.base_learner import BaseImages
 from piclip.training.episodic import TrainingEpisodes, parameter_groups

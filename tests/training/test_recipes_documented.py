@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from piclip.benchmarks.experiments import ABLATION
 from piclip.cli import app
 from piclip.training.recipe import load_recipe
+from world.experiments import ABLATION
 
 ROOT = Path(__file__).parents[2]
 VALUES = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_training import tiny_recipe
 
-from piclip.decoders.registry import load_decoder
+from piclip.decoders.networks import load_decoder
 from piclip.errors import ModelError, OutputError
 from piclip.training.run_folder import RunFolder
 from piclip.training.train import train

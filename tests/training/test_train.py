@@ -9,10 +9,10 @@ import torch
 from tiny_training import tiny_recipe
 from torch import multiprocessing
 
+from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.few_shot import FewShotView
-from piclip.datasets.registry import open_dataset
+from piclip.decoders.networks import load_decoder
 from piclip.decoders.pspnet import PSPNet
-from piclip.decoders.registry import load_decoder
 from piclip.errors import DatasetError, ModelError, UsageError
 from piclip.training import train as training
 from piclip.training.episodic import TrainingEpisodes

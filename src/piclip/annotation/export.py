@@ -20,7 +20,7 @@ from piclip.errors import UsageError
 from piclip.formats import coco, labelstudio
 from piclip.formats.labels import LabelledFile, Labels
 from piclip.formats.registry import get_format
-from piclip.outputs import atomic_path
+from piclip.io.outputs import atomic_path
 
 ONE_FILE = frozenset({"coco", "labelstudio"})
 """Formats of one JSON file; the others are folders with files per image."""

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from piclip.annotation.learning import Examples, learn, spread
+from piclip.annotation.fitted import Examples, learn, spread
 from piclip.formats.image_files import find_image
 from piclip.formats.labels import LabelledFile
 from piclip.formats.run_length import RunLengthMask
 from piclip.formats.segmentations import from_segmentation
-from piclip.images import MAX_PIXELS
+from piclip.io.images import MAX_PIXELS
 from piclip.segmenter import FewShotSegmenter
 
 MOST_HELD_OUT = 10

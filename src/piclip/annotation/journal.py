@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from piclip.decoding import reason
 from piclip.errors import ImageError, OutputError, UsageError
 from piclip.formats.labels import LabelledFile, Region
 from piclip.formats.run_length import RunLengthMask
-from piclip.outputs import atomic_path
+from piclip.io.decoding import reason
+from piclip.io.outputs import atomic_path
 
 _FORMAT = 1
 _ADVICE = "choose another --output, or add --overwrite to start over"

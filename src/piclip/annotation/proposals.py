@@ -15,7 +15,7 @@ from piclip.errors import MaskError, PiclipError
 from piclip.formats.image_files import find_image
 from piclip.formats.labels import LabelledFile, Labels
 from piclip.formats.segmentations import from_segmentation
-from piclip.images import MAX_PIXELS, read_image
+from piclip.io.images import MAX_PIXELS, read_image
 from piclip.results import Segmentation
 from piclip.segmenter import FewShotSegmenter
 

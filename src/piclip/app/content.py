@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from piclip.images import MAX_PIXELS
+from piclip.io.images import MAX_PIXELS
 from piclip.results import Segmentation
 
 

@@ -11,7 +11,7 @@ from piclip.app.session import AppSession
 from piclip.errors import UsageError
 from piclip.formats import Labels, from_segmentation
 from piclip.formats.coco import to_dict
-from piclip.outputs import atomic_path, write_json
+from piclip.io.outputs import atomic_path, write_json
 
 
 def masks_zip(session: AppSession, threshold: float) -> Path:

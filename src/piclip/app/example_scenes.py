@@ -10,7 +10,7 @@ from piclip.app.pictures import fit_picture
 from piclip.app.session import AppSession
 from piclip.datasets.scenes import IMAGE_SIZE, Layout, make_scene
 from piclip.errors import UsageError
-from piclip.outputs import write_png
+from piclip.io.outputs import write_png
 
 _SEED = 2406  # used nowhere else; scenes are taken as they come
 _QUERIES = 6

@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from piclip.decoding import decode
 from piclip.errors import ImageError, UsageError
+from piclip.io.decoding import decode
 
 _PAINT = ("#d55e00", 0.6)
 _MOST_LAYERS = 1  # the page offers no others

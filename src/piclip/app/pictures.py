@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from piclip.errors import MaskError
-from piclip.overlays import draw_overlay
+from piclip.io.overlays import draw_overlay
 from piclip.results import Segmentation
 
 PREVIEW_PIXELS = 720

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from piclip.addresses import is_loopback
 from piclip.app.content import Limits
 from piclip.app.models import BUILTIN, Models
 from piclip.app.sessions import Sessions
 from piclip.errors import UsageError
-from piclip.extras import needs_extra
+from piclip.io.addresses import is_loopback
+from piclip.io.extras import needs_extra
 
 if TYPE_CHECKING:
     from gradio import Blocks

@@ -13,12 +13,12 @@ import numpy as np
 from piclip.app.content import Answer, Example, Limits, Progress, Query
 from piclip.app.pictures import PREVIEW_PIXELS, THUMBNAIL_PIXELS, fit_maps, fit_picture
 from piclip.clip.encoder import Encoder
-from piclip.decoding import ImageSource
 from piclip.errors import ImageError, PiclipError, UsageError
-from piclip.images import read_image, read_mask
+from piclip.io.decoding import ImageSource
+from piclip.io.images import read_image, read_mask
+from piclip.io.supports import Support
 from piclip.results import Segmentation
 from piclip.segmenter import FewShotSegmenter
-from piclip.supports import Support
 
 _LONGEST_NAME = 60
 _PATIENCE = 60.0  # seconds that a stopped run has to finish the image it is at

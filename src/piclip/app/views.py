@@ -13,7 +13,7 @@ from piclip.app.content import Progress
 from piclip.app.models import BUILTIN
 from piclip.app.pictures import labelled_thumbnail, result_thumbnail
 from piclip.app.session import AppSession
-from piclip.panels import heat
+from piclip.figures.panels import heat
 
 PRIORS: tuple[tuple[str, str, str], ...] = (
     ("visual_text", "VTP", "Text prior: where the image agrees with the class's name."),

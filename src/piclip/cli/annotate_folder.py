@@ -10,9 +10,9 @@ from typing import Any
 
 from piclip import FewShotSegmenter, __version__
 from piclip.annotation.export import Review, check_destination, write_files, write_review
+from piclip.annotation.fitted import Examples, choose_examples, digest, learn
 from piclip.annotation.holdout import Expectation, held_out_images, hold_out
 from piclip.annotation.journal import Journal, stamp_of
-from piclip.annotation.learning import Examples, choose_examples, digest, learn
 from piclip.annotation.proposals import Failure, Query, find_queries, propose
 from piclip.cli.annotate_report import Outcome, print_expectations, progress_with_rate
 from piclip.cli.console import people

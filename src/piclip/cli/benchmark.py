@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from piclip.cli import experiments
 from piclip.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption, examples
 
 app = typer.Typer(
@@ -43,8 +42,8 @@ def scenes(
     the seeds, for one and for five labelled images.
     """
     from piclip import FewShotSegmenter
-    from piclip.benchmarks.scenes import run_scene_benchmark
     from piclip.cli.console import print_json, print_table, progress_bar
+    from piclip.evaluation.benchmarks.scenes import run_scene_benchmark
 
     segmenter = FewShotSegmenter.from_pretrained(model, device=device, dtype=dtype)
     with progress_bar() as progress:
@@ -72,8 +71,8 @@ def speed(json: JsonOption = False) -> None:
     ViT-B/16 with random weights, one image of 480 x 480, supports cached, two threads; medians of
     interleaved repetitions.
     """
-    from piclip.benchmarks.speed import run_speed_benchmark
     from piclip.cli.console import print_json, print_table, progress_bar
+    from piclip.evaluation.benchmarks.speed import run_speed_benchmark
 
     with progress_bar() as progress:
         task = progress.add_task("Rounds", total=None)
@@ -88,9 +87,6 @@ def speed(json: JsonOption = False) -> None:
     )
     if json:
         print_json(report.as_dict())
-
-
-app.command("experiments", epilog=experiments.EXAMPLES)(experiments.experiments)
 
 
 def _interval(half: float) -> str:

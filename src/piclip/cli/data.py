@@ -12,8 +12,8 @@ from piclip.cli.options import JsonOption, examples
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from piclip.datasets.check import Report
-    from piclip.datasets.preparation import Prepared
+    from piclip.datasets.prepare.check import Report
+    from piclip.datasets.prepare.preparation import Prepared
 
 _MIB = 1 << 20
 
@@ -83,7 +83,7 @@ def pascal(
     Stopped and run again, it goes on where it was.
     """
     from piclip.cli.console import progress_bar
-    from piclip.datasets.prepare_pascal import prepare_pascal
+    from piclip.datasets.prepare.pascal import prepare_pascal
 
     with progress_bar() as progress:
         task = progress.add_task("Masks", total=None)
@@ -125,7 +125,7 @@ def coco(
     where it was.
     """
     from piclip.cli.console import progress_bar
-    from piclip.datasets.prepare_coco import prepare_coco
+    from piclip.datasets.prepare.coco import prepare_coco
 
     with progress_bar() as progress:
         task = progress.add_task("Masks", total=None)
@@ -150,7 +150,7 @@ def download(
     checked and used. Stopped and run again, it goes on where it was.
     """
     from piclip.cli.console import people, progress_bar
-    from piclip.datasets import download as downloads
+    from piclip.datasets.prepare import download as downloads
 
     with progress_bar() as progress:
         tasks: dict[str, TaskID] = {}
@@ -178,7 +178,7 @@ def check(
     Exit code: 0 when all is there, 1 when something is missing or wrong.
     """
     from piclip.cli.console import print_json, progress_bar
-    from piclip.datasets.check import check_folder
+    from piclip.datasets.prepare.check import check_folder
 
     with progress_bar() as progress:
         task = progress.add_task("Images", total=None)

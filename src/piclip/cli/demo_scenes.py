@@ -11,8 +11,8 @@ from PIL import Image
 
 from piclip import FewShotSegmenter, Support
 from piclip.datasets.scenes import make_scene
-from piclip.outputs import write_png
-from piclip.plots import EpisodeRow, episodes_figure, save_figure
+from piclip.figures.plots import EpisodeRow, episodes_figure, save_figure
+from piclip.io.outputs import write_png
 
 CLASS_NAME = "cat"
 _SEED = 2405  # used nowhere else; the first scenes are taken as they come

@@ -12,7 +12,7 @@ import typer
 from piclip.cli.options import DeviceOption, JsonOption, RootOption, ShotOption, examples
 
 if TYPE_CHECKING:
-    from piclip.evaluation.results import Evaluation
+    from piclip.evaluation.records import Evaluation
 
 EXAMPLES = examples(
     "piclip evaluate training-free --dataset scenes --fold all --output results/free.json",

@@ -10,16 +10,16 @@ from typing import Any
 
 from piclip import FewShotSegmenter
 from piclip.cli.options import DEFAULT_MODEL
+from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.dataset import Dataset
 from piclip.datasets.episode_files import read_episodes
 from piclip.datasets.few_shot import FewShotView
-from piclip.datasets.registry import open_dataset
 from piclip.decoders.saved import Checkpoint
 from piclip.errors import UsageError
 from piclip.evaluation.decoder_predictor import DecoderPredictor
 from piclip.evaluation.evaluate import EpisodeProtocol, evaluate
 from piclip.evaluation.predictors import Predictor, TrainingFree, choose_threshold
-from piclip.evaluation.results import Evaluation
+from piclip.evaluation.records import Evaluation
 
 TRAINING_FREE = "training-free"
 

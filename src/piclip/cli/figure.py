@@ -68,8 +68,8 @@ def figure(
     from piclip.cli.console import people
     from piclip.cli.evaluation_runs import Request, open_view
     from piclip.errors import UsageError
-    from piclip.evaluation.figures import pick_episodes
-    from piclip.plots import save_figure
+    from piclip.figures.episodes import pick_episodes
+    from piclip.figures.plots import save_figure
 
     if name not in NAMES:
         raise UsageError(f"There is no figure {name!r}; choose from {', '.join(NAMES)}.")
@@ -102,7 +102,7 @@ def _draw(
 ) -> Figure:
     from piclip.cli.evaluation_runs import load_predictor, load_training_free
     from piclip.errors import UsageError
-    from piclip.evaluation import figures
+    from piclip.figures import episodes as figures
 
     if name == "fig4":
         return figures.before_and_after(view, keys, load_training_free(ours, view))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from piclip import FewShotSegmenter, Support
 from piclip.cli.console import people
-from piclip.images import read_image, read_mask
+from piclip.io.images import read_image, read_mask
 
 Examples = Mapping[str, Sequence[tuple[Path, Path]]]
 """Class name to (image, mask) files."""

@@ -57,9 +57,9 @@ def priors(
     """
     from piclip.cli.console import people, print_json
     from piclip.cli.fitting import check_examples, fitted_segmenter
-    from piclip.images import read_image, read_mask
-    from piclip.outputs import ensure_folder
-    from piclip.plots import priors_figure, save_figure
+    from piclip.figures.plots import priors_figure, save_figure
+    from piclip.io.images import read_image, read_mask
+    from piclip.io.outputs import ensure_folder
 
     classes = paired(support, mask, [name])
     image = read_image(query, max_pixels=max_pixels)
@@ -86,7 +86,7 @@ def priors(
 def _save_arrays(result: Segmentation, path: Path) -> Path:
     import numpy as np
 
-    from piclip.outputs import atomic_path
+    from piclip.io.outputs import atomic_path
     from piclip.results import priors_of
 
     # Floating point maps hardly shrink, so that compressing them would only take time.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from piclip.errors import UsageError
-from piclip.outputs import write_json
+from piclip.io.outputs import write_json
 
 FILE_NAME = "results.json"
 OVERLAYS = "overlays"

@@ -19,8 +19,8 @@ from piclip.cli.run_record import FILE_NAME, OVERLAYS, RunRecord
 from piclip.clip.checkpoints import BUILTIN_FOLDER
 from piclip.decoders.saved import Checkpoint, holds_decoder
 from piclip.errors import ImageError, OutputError, PiclipError, UsageError
-from piclip.images import list_images, read_image
-from piclip.outputs import ensure_folder
+from piclip.io.images import list_images, read_image
+from piclip.io.outputs import ensure_folder
 
 _PIXELS_AT_ONCE = 50_000_000  # bounds the memory of a batch of large photographs
 

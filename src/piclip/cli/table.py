@@ -38,7 +38,7 @@ def table(
     Rows are methods and priors; columns are folds, their mean and the FB-IoU for each number of
     shots, in percent with the 95 % interval over the seeds. What is missing is shown as "-".
     """
-    from piclip.evaluation.results import read_result
+    from piclip.evaluation.records import read_result
     from piclip.evaluation.table_formats import render
     from piclip.evaluation.tables import make_tables
 

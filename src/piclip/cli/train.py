@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from piclip.cli.options import examples
-from piclip.extras import needs_extra
+from piclip.io.extras import needs_extra
 
 EXAMPLES = examples(
     "piclip train -c recipes/scenes/hdmnet.yaml --output runs/hdmnet",

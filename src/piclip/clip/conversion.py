@@ -10,8 +10,8 @@ from torch import Tensor
 
 from piclip.clip.quiet import quiet_transformers
 from piclip.clip.settings import first_line
+from piclip.clip.vit import ACTIVATIONS
 from piclip.errors import ModelError, UsageError
-from piclip.vit import ACTIVATIONS
 
 if TYPE_CHECKING:
     from transformers import CLIPConfig, CLIPModel

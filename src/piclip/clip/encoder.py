@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from piclip.clip.checkpoints import ModelSettings, load_clip
-from piclip.devices import resolve_device, resolve_dtype
-from piclip.errors import ModelError, UsageError
-from piclip.vit import (
+from piclip.clip.devices import resolve_device, resolve_dtype
+from piclip.clip.vit import (
     ACTIVATIONS,
     BlockWeights,
     HeadWeights,
@@ -22,6 +21,7 @@ from piclip.vit import (
     forward_block,
     record_block,
 )
+from piclip.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModel

@@ -32,8 +32,8 @@ class ModelSettings:
         mean: Mean of red, green and blue in [0, 1] that preprocessing subtracts.
         std: Standard deviation of the same that preprocessing divides by.
         fusion: Weights of the segmenter's four evidence maps, in the order of
-            ``piclip.evidence.EVIDENCE``, and last their bias, for a single support; the
-            supports adjust them.
+            ``piclip.training_free.evidence.EVIDENCE``, and last their bias, for a single support;
+            the supports adjust them.
         fusion_many: The same for five supports or more, which say more about the class; in
             between, the weights go from one to the other with the logarithm of the number.
         calibration: How firmly the supports' adjustment holds on to ``fusion``; 0 or more.

@@ -26,7 +26,7 @@ from piclip.datasets.dataset import (
 from piclip.datasets.image_files import check_class_count
 from piclip.datasets.presence import file_state
 from piclip.errors import DatasetError
-from piclip.images import read_image
+from piclip.io.images import read_image
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from piclip.datasets.dataset import IGNORE
 from piclip.errors import PiclipError
-from piclip.extras import needs_extra
-from piclip.run_lengths import whole_runs
+from piclip.formats.run_lengths import whole_runs
+from piclip.io.extras import needs_extra
 
 
 def draw_objects(

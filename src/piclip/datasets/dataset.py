@@ -56,7 +56,7 @@ class Dataset(Protocol):
     """Labelled images of named classes in two splits, with folds of novel classes.
 
     Attributes:
-        name: What `piclip.datasets.registry.open_dataset` calls it.
+        name: What `piclip.datasets.catalogue.open_dataset` calls it.
         class_names: C names; the place of a name is its class index.
         wordings: What a prompt calls each class, at least one wording by class name.
         minimum_pixels: How many pixels of a class make an image count for it, by default.

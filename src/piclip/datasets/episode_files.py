@@ -12,7 +12,7 @@ from typing import Any
 from piclip.datasets.dataset import Dataset
 from piclip.datasets.few_shot import EpisodeKeys, FewShotView
 from piclip.errors import DatasetError, UsageError
-from piclip.outputs import write_json
+from piclip.io.outputs import write_json
 
 FORMAT = 1
 

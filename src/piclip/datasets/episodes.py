@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from piclip.datasets.glyphs import CLASS_NAMES
 from piclip.datasets.scenes import Scene, make_scene
+from piclip.datasets.scenes.glyphs import CLASS_NAMES
 from piclip.errors import UsageError
 
 # Far from the seeds that training draws from; a figure for calibration is never one for testing.

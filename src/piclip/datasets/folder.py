@@ -14,7 +14,7 @@ from piclip.datasets.image_files import (
     read_lines,
 )
 from piclip.errors import DatasetError
-from piclip.images import list_images
+from piclip.io.images import list_images
 
 
 class FolderDataset(ImageFiles):

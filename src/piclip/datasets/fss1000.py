@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from piclip.datasets.dataset import MOST_CLASSES
 from piclip.datasets.image_files import Files, ImageFiles, by_key, read_lines
 from piclip.errors import DatasetError, UsageError
-from piclip.images import list_images, read_mask
+from piclip.io.images import list_images, read_mask
 
 Part: TypeAlias = Literal["trn", "val", "test"]
 

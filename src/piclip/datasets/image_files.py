@@ -16,10 +16,10 @@ from piclip.datasets.dataset import (
     Split,
     check_split,
 )
-from piclip.datasets.preparation import read_class_map
+from piclip.datasets.prepare.preparation import read_class_map
 from piclip.datasets.presence import file_state
 from piclip.errors import DatasetError
-from piclip.images import read_image
+from piclip.io.images import read_image
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from piclip.datasets.image_files import (
     check_class_count,
     read_lines,
 )
-from piclip.datasets.preparation import read_description
+from piclip.datasets.prepare.preparation import read_description
 from piclip.errors import DatasetError, UsageError
 
 FOLDS = 4

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from piclip.errors import OutputError
-from piclip.outputs import atomic_path
+from piclip.io.outputs import atomic_path
 
 _FORMAT = "presence 1"
 

@@ -1,7 +1,7 @@
 """Trained few-shot decoders: PFENet, BAM and HDMNet on frozen backbones, in plain PyTorch."""
 
 from piclip.decoders.base import FewShotDecoder
+from piclip.decoders.networks import build_decoder, load_decoder
 from piclip.decoders.output import DecoderOutput
-from piclip.decoders.registry import build_decoder, load_decoder
 
 __all__ = ["DecoderOutput", "FewShotDecoder", "build_decoder", "load_decoder"]

@@ -44,7 +44,7 @@ class FewShotDecoder(PretrainedModule, ABC):
         backbone_name: Name of the backbone.
         prior_channels: Number of channels of the prior.
         published_visual: Which visual prior published weights take, in the words of
-            :class:`piclip.clip_priors.PriorMaker`; for weights whose training is unknown.
+            :class:`piclip.decoders.clip_priors.PriorMaker`; for weights whose training is unknown.
 
     Raises:
         UsageError: If a name is unknown.

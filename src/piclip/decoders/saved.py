@@ -10,7 +10,7 @@ from typing import Any
 
 from piclip.decoders.pretrained import CONFIG, read_config
 from piclip.errors import ModelError
-from piclip.extras import needs_extra
+from piclip.io.extras import needs_extra
 
 RECIPE, RECORD = "recipe.yaml", "training.json"
 _DECODER = "decoder"

@@ -11,20 +11,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from piclip.clip.cache import FeatureCache
+from piclip.clip.devices import usable_device
 from piclip.clip.encoder import Encoder
+from piclip.clip.features import Picture, QueryFeatures, SupportFeatures
 from piclip.clip.prompts import Synonyms
-from piclip.clip_features import Picture, QueryFeatures, SupportFeatures
-from piclip.clip_priors import ClassTexts, PriorMaker
 from piclip.decoders.backbones import resize
 from piclip.decoders.base import FewShotDecoder
+from piclip.decoders.clip_priors import ClassTexts, PriorMaker
 from piclip.decoders.features import EpisodeFeatures, Features
+from piclip.decoders.networks import load_decoder
 from piclip.decoders.plain_images import shrunk, shrunk_mask
-from piclip.decoders.registry import load_decoder
 from piclip.decoders.saved import Checkpoint
 from piclip.decoders.views import View, normalise, whole_view
-from piclip.devices import usable_device
 from piclip.errors import UsageError
-from piclip.feature_cache import FeatureCache
 
 SIZE = 473
 """Side in pixels of what a decoder sees, where no recipe says otherwise: the benchmarks'."""

@@ -11,17 +11,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from piclip.clip_priors import ClassTexts
+from piclip.clip.cache import FeatureCache, weights_hash
+from piclip.clip.memory_cache import MemoryCache
 from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode
 from piclip.decoders.backbones import resize
+from piclip.decoders.clip_priors import ClassTexts
 from piclip.decoders.saved import Checkpoint
 from piclip.decoders.trained import TrainedDecoder
 from piclip.decoders.views import laid_back
 from piclip.errors import UsageError
-from piclip.evaluation.memory_cache import MemoryCache
 from piclip.evaluation.predictors import Method, Predictor, prior_name, truth_of
-from piclip.feature_cache import FeatureCache, weights_hash
 
 
 class DecoderPredictor:

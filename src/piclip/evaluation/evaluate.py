@@ -16,14 +16,14 @@ from piclip.datasets.few_shot import Episode, EpisodeKeys, FewShotView
 from piclip.errors import ModelError, UsageError
 from piclip.evaluation.metrics import FewShotIoU
 from piclip.evaluation.predictors import Method, Predictor, blind, truth_of
-from piclip.evaluation.results import (
+from piclip.evaluation.processes import end_with_parent
+from piclip.evaluation.records import (
     Evaluation,
     SeedResult,
     library_versions,
     read_result,
     write_result,
 )
-from piclip.processes import end_with_parent
 
 Candidates = Literal["target", "oracle"]
 Progress = Callable[[int, int], None]

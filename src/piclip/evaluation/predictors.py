@@ -13,15 +13,15 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from piclip.clip.cache import weights_hash
 from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode, FewShotView
 from piclip.errors import UsageError
 from piclip.evaluation.metrics import IGNORE, ClassIoU
-from piclip.feature_cache import weights_hash
+from piclip.io.supports import Support
 from piclip.results import Priors, Segmentation, priors_of
 from piclip.scorer import Memory
 from piclip.segmenter import FewShotSegmenter
-from piclip.supports import Support
 
 PRIORS: dict[str, tuple[str, str]] = {
     "vtp": ("plain", "none"),
@@ -46,7 +46,7 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class Method:
-    """What a predictor is, in the words of `piclip.evaluation.results.Evaluation`."""
+    """What a predictor is, in the words of `piclip.evaluation.records.Evaluation`."""
 
     method: str
     prior: str

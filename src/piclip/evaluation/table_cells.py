@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from piclip.evaluation.metrics import confidence_interval
-from piclip.evaluation.results import Evaluation, SeedResult
+from piclip.evaluation.records import Evaluation, SeedResult
 
 MISSING = "-"
 """What is shown where a result is missing."""

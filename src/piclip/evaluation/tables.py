@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from piclip.errors import UsageError
-from piclip.evaluation.results import Evaluation
+from piclip.evaluation.records import Evaluation
 from piclip.evaluation.table_cells import MISSING, gain, over_folds, shown
 
 Style = Literal["main", "ablation", "priors"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from piclip.extras import needs_extra
+from piclip.io.extras import needs_extra
 
 
 def library(module: str) -> Any:  # noqa: ANN401  (none of these libraries has types)

@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 
 from PIL import ExifTags, Image
 
-from piclip.decoding import check_pixels, reason
 from piclip.errors import ImageError, UsageError
-from piclip.images import MAX_PIXELS, list_images
+from piclip.io.decoding import check_pixels, reason
+from piclip.io.images import MAX_PIXELS, list_images
 
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 """EXIF orientations that swap height and width."""

@@ -7,10 +7,10 @@ import math
 from pathlib import Path
 from typing import Any, TypeVar
 
-from piclip.decoding import check_pixels, reason
 from piclip.errors import UsageError
 from piclip.formats.text_files import write_text
-from piclip.images import MAX_PIXELS
+from piclip.io.decoding import check_pixels, reason
+from piclip.io.images import MAX_PIXELS
 
 T = TypeVar("T")
 _WORDS = {

@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from piclip.decoding import reason
 from piclip.errors import MaskError, UsageError
 from piclip.formats.image_files import relative_path
 from piclip.formats.json_files import dump_json, field, image_size_field, load_json
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import corners_from, outlines
 from piclip.formats.run_length import RunLengthMask
+from piclip.io.decoding import reason
 
 _VERSION = "5.5.0"
 

@@ -19,10 +19,10 @@ import numpy.typing as npt
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import find_image, image_size
 from piclip.formats.run_length import RunLengthMask
-from piclip.images import list_images
+from piclip.io.images import list_images
 
 if TYPE_CHECKING:
-    from piclip.supports import Support
+    from piclip.io.supports import Support
 
 _IGNORE = 255
 _MAX_CLASSES = 254
@@ -173,7 +173,7 @@ class Labels:
             MaskError: An image has another size than its label says.
             UsageError: Nothing is labelled.
         """
-        from piclip.supports import Support  # noqa: PLC0415  (it loads torch)
+        from piclip.io.supports import Support  # noqa: PLC0415  (it loads torch)
 
         supports: dict[str, list[Support]] = {name: [] for name in self.class_names}
         for file in self.labelled:

@@ -26,7 +26,7 @@ from piclip.formats.json_files import dump_json, field, image_size_field, load_j
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import corners_from
 from piclip.formats.run_length import RunLengthMask
-from piclip.overlays import COLOURS
+from piclip.io.overlays import COLOURS
 
 LOCAL_FILES = "/data/local-files/?d="
 """How Label Studio addresses files of its local storage."""

@@ -17,8 +17,8 @@ from piclip.formats.image_files import ImagesByStem, image_size
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.run_length import RunLengthMask
 from piclip.formats.voc import png_paths
-from piclip.images import read_mask
-from piclip.outputs import write_png
+from piclip.io.images import read_mask
+from piclip.io.outputs import write_png
 
 
 def recognise(source: Path) -> bool:

@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 from piclip.errors import ImageError
 from piclip.formats.image_files import find_image
 from piclip.formats.labels import Labels
-from piclip.images import read_image
-from piclip.outputs import write_png
-from piclip.overlays import draw_overlay
+from piclip.io.images import read_image
+from piclip.io.outputs import write_png
+from piclip.io.overlays import draw_overlay
 
 
 def write(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from piclip.errors import MaskError
 from piclip.formats.extras import library
-from piclip.run_lengths import whole_runs
+from piclip.formats.run_lengths import whole_runs
 
 _MARGIN = 1.0
 """Tools let polygons reach a little over the frame; more means another image or another scale."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from piclip.decoding import reason
 from piclip.errors import UsageError
-from piclip.outputs import atomic_path
+from piclip.io.decoding import reason
+from piclip.io.outputs import atomic_path
 
 
 def read_text(path: Path) -> str:

@@ -16,15 +16,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from piclip.decoding import decode
 from piclip.errors import MaskError, UsageError
 from piclip.formats.image_files import ImagesByStem, image_size
 from piclip.formats.labels import LabelledFile, Labels, Region
 from piclip.formats.run_length import RunLengthMask
 from piclip.formats.text_files import read_lines, write_text
-from piclip.images import MAX_PIXELS
-from piclip.outputs import write_png
-from piclip.overlays import class_map_image
+from piclip.io.decoding import decode
+from piclip.io.images import MAX_PIXELS
+from piclip.io.outputs import write_png
+from piclip.io.overlays import class_map_image
 
 _IGNORE = 255
 _NAMES = "class_names.txt"

@@ -8,9 +8,9 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from piclip.clip.cache import content_key
 from piclip.clip.encoder import Encoder, Encoding
-from piclip.feature_cache import content_key
-from piclip.vit import LastBlock
+from piclip.clip.vit import LastBlock
 
 LIMIT = 2**30
 """Bytes of encodings that are kept of a project (32 MB an image with a ViT-B/16 at 448 pixels)."""

@@ -23,8 +23,8 @@ from urllib.parse import parse_qs
 
 import httpx
 
-from piclip.decoding import reason
 from piclip.errors import ImageError, UsageError
+from piclip.io.decoding import reason
 
 MOST_BYTES = 100_000_000
 """Larger image files are refused."""

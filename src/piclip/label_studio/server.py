@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from piclip.addresses import is_loopback
-from piclip.decoding import reason
+from piclip.clip.cache import weights_hash
 from piclip.errors import PiclipError, UsageError
-from piclip.extras import needs_extra
-from piclip.feature_cache import weights_hash
-from piclip.images import MAX_PIXELS
+from piclip.io.addresses import is_loopback
+from piclip.io.decoding import reason
+from piclip.io.extras import needs_extra
+from piclip.io.images import MAX_PIXELS
 from piclip.label_studio.encodings import KeepingEncoder
 from piclip.label_studio.source import ExportFile, LabelStudioApi, TaskSource
 

@@ -27,9 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from piclip.clip.vit import LastBlock, attention_tiles
 from piclip.errors import UsageError
 from piclip.priors.maps import min_max
-from piclip.vit import LastBlock, attention_tiles
 
 _CLASSES_AT_ONCE = 8  # bounds the memory; what the classes share is repeated for every eight
 _ROWS_AT_ONCE = 256  # patches; keeps the MLP's wide activations small

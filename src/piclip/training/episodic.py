@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from piclip.clip_priors import PriorMaker
 from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode, FewShotView, base_class_map
 from piclip.decoders.base import FewShotDecoder
+from piclip.decoders.clip_priors import PriorMaker
 from piclip.decoders.views import IGNORE, View, normalise, whole_view
 from piclip.errors import UsageError
 from piclip.training.augment import draw_view

@@ -25,7 +25,7 @@ class Section(BaseModel):
 
 
 class DatasetRecipe(Section):
-    """What `piclip.datasets.registry.open_dataset` is given."""
+    """What `piclip.datasets.catalogue.open_dataset` is given."""
 
     name: str
     root: Path | None = None
@@ -34,7 +34,7 @@ class DatasetRecipe(Section):
 
 
 class DecoderRecipe(Section):
-    """What `piclip.decoders.registry.build_decoder` is given."""
+    """What `piclip.decoders.networks.build_decoder` is given."""
 
     name: str
     backbone: str = "resnet50"
@@ -44,7 +44,7 @@ class DecoderRecipe(Section):
 
 
 class ClipRecipe(Section):
-    """Where ``prior: piclip`` comes from; see `piclip.clip_priors.PriorMaker`."""
+    """Where ``prior: piclip`` comes from; see `piclip.decoders.clip_priors.PriorMaker`."""
 
     model: str = "openai/clip-vit-base-patch16"
     text: Literal["none", "plain", "refined"] = "refined"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from piclip.errors import ModelError, OutputError, UsageError
-from piclip.outputs import atomic_path, ensure_folder
+from piclip.io.outputs import atomic_path, ensure_folder
 from piclip.training.recipe import Recipe, load_recipe
 
 FORMAT = 1

@@ -11,17 +11,17 @@ import torch
 from torch import nn
 
 import piclip
-from piclip.clip_priors import PriorMaker
+from piclip.clip.cache import FeatureCache
+from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.dataset import Dataset, Split
 from piclip.datasets.few_shot import Classes, FewShotView
-from piclip.datasets.registry import open_dataset
 from piclip.decoders.base import FewShotDecoder
+from piclip.decoders.clip_priors import PriorMaker
+from piclip.decoders.networks import build_decoder, decoder_class
 from piclip.decoders.pspnet import PSPNet
-from piclip.decoders.registry import build_decoder, decoder_class
 from piclip.errors import UsageError
-from piclip.extras import needs_extra
-from piclip.feature_cache import FeatureCache
-from piclip.outputs import write_json
+from piclip.io.extras import needs_extra
+from piclip.io.outputs import write_json
 from piclip.training.base_learner import base_phase, build_learner, load_imagenet
 from piclip.training.episodic import (
     EpisodeBatch,
@@ -58,7 +58,7 @@ def train(recipe: Recipe, folder: str | Path, report: Report | None = None) -> P
         report: Told after every step.
 
     Returns:
-        ``decoder/`` in the folder, which `piclip.decoders.registry.load_decoder` reads; its
+        ``decoder/`` in the folder, which `piclip.decoders.networks.load_decoder` reads; its
         ``training.json`` says what it was trained and selected on.
 
     Raises:

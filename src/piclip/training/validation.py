@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from piclip.clip_priors import PriorMaker
 from piclip.datasets.few_shot import FewShotView
 from piclip.decoders.base import FewShotDecoder
+from piclip.decoders.clip_priors import PriorMaker
 from piclip.decoders.views import normalise
 from piclip.evaluation.metrics import FewShotIoU
 from piclip.training.episodic import TrainingEpisodes, collate, prior_maps

@@ -1,0 +1,120 @@
+"""Which labelled images a class is learned from, and the learning."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from piclip.errors import ImageError, UsageError
+from piclip.formats.image_files import find_image
+from piclip.formats.labels import LabelledFile, Labels
+from piclip.io.decoding import reason
+from piclip.io.images import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from piclip.segmenter import FewShotSegmenter
+
+MOST_SUPPORTS = 50
+"""Most labelled images that `piclip.FewShotSegmenter.fit` takes for a class."""
+
+Examples = Mapping[str, Sequence[LabelledFile]]
+"""Class name to the labelled images that it is learned from."""
+
+Item = TypeVar("Item")
+
+
+def choose_examples(labels: Labels, most: int = MOST_SUPPORTS) -> dict[str, list[LabelledFile]]:
+    """Choose what each class is learned from: the images in which it is labelled.
+
+    An image that shows several classes serves each of them; one in which only the class A is
+    labelled serves A alone. Where a class has more than ``most`` images, they are sorted by path
+    and picked at equal distances, the first and the last included: the same ones on every run,
+    and not only the first minute of a film.
+
+    Args:
+        labels: What is labelled.
+        most: Most images of a class.
+
+    Returns:
+        By class name, in the order of ``labels.class_names``; classes without a label are left
+        out.
+
+    Raises:
+        UsageError: Nothing is labelled.
+    """
+    shown: dict[str, list[LabelledFile]] = {name: [] for name in labels.class_names}
+    for file in sorted(labels.labelled, key=lambda labelled: labelled.path):
+        for name in file.class_names:
+            shown[name].append(file)
+    chosen = {name: spread(files, most) for name, files in shown.items() if files}
+    if not chosen:
+        raise UsageError(
+            "None of the images is labelled; label at least one object in at least one image."
+        )
+    return chosen
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """Pick at most ``most`` (2 or more) items at equal distances, the first and last included."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(k * (len(items) - 1) / (most - 1))] for k in range(most)]
+
+
+def learn(
+    segmenter: FewShotSegmenter,
+    examples: Examples,
+    image_root: str | Path,
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> None:
+    """Show the segmenter every class, one class after the other to hold few masks at a time.
+
+    Args:
+        segmenter: What it has learned of a class of the same name is replaced.
+        examples: What to learn from.
+        image_root: The folder of images.
+        max_pixels: Larger images are refused.
+
+    Raises:
+        ImageError: A labelled image is missing or cannot be read.
+        MaskError: A labelled image has another size than its label says.
+        UsageError: A class has too many images.
+    """
+    for name, files in examples.items():
+        own = [
+            replace(file, regions=tuple(r for r in file.regions if r.class_name == name))
+            for file in files
+        ]
+        supports = Labels((name,), tuple(own)).supports(image_root)
+        segmenter.fit(supports, max_pixels=max_pixels)
+
+
+def digest(examples: Examples, image_root: str | Path) -> str:
+    """SHA-256 over the labelled images' contents and masks, class by class.
+
+    Raises:
+        ImageError: A labelled image is missing or cannot be read.
+    """
+    content = hashlib.sha256()
+    for name, files in examples.items():
+        content.update(repr((name, len(files))).encode())
+        for file in files:
+            masks = [r.mask.counts for r in file.regions if r.class_name == name]
+            content.update(repr((file.path, file.size, masks)).encode())
+            content.update(_content_hash(Path(image_root), file.path))
+    return content.hexdigest()
+
+
+def _content_hash(root: Path, path: str) -> bytes:
+    found = find_image(root, path)
+    try:
+        return hashlib.sha256((found or root / path).read_bytes()).digest()
+    except OSError as error:
+        raise ImageError(
+            f"The labelled image {path} cannot be read in {root} ({reason(error)}); give the "
+            f"folder that holds the images."
+        ) from error

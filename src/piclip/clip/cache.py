@@ -1,0 +1,87 @@
+"""A folder of tensors by content: what a frozen model made of an image need not be made twice."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from piclip.errors import OutputError
+from piclip.io.outputs import atomic_path
+
+
+def content_key(*parts: str | Tensor) -> str:
+    """A name for what is computed from these parts: SHA-256 of their values, shapes and types."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            digest.update(f"text {len(part)} {part}".encode())
+        else:
+            digest.update(f"tensor {part.dtype} {tuple(part.shape)} ".encode())
+            digest.update(_bytes(part))
+    return digest.hexdigest()
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over the names and values of all parameters and buffers."""
+    return content_key(
+        *(
+            part
+            for name, value in sorted(model.state_dict().items())
+            for part in (name, value.detach())
+        )
+    )
+
+
+class FeatureCache:
+    """Tensors on disk by key; one safetensors file per key, written whole or not at all.
+
+    A file that cannot be read counts as absent and is written anew. A folder that cannot be
+    written (a full or read-only disk) costs one warning; from then on the cache only reads.
+
+    Args:
+        folder: Where the files are; made when the first one is written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Opens the folder; nothing is read or written yet."""
+        self.folder = Path(folder)
+        self._writable = True
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """The tensors stored under a key, on the CPU, or None where there are none."""
+        from safetensors import SafetensorError  # noqa: PLC0415
+        from safetensors.torch import load_file  # noqa: PLC0415
+
+        try:
+            tensors: dict[str, Tensor] = load_file(self._path(key))
+        except (OSError, ValueError, SafetensorError):
+            return None
+        return tensors
+
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Stores tensors under a key, in place of older ones."""
+        from safetensors import SafetensorError  # noqa: PLC0415
+        from safetensors.torch import save_file  # noqa: PLC0415
+
+        if not self._writable:
+            return
+        values = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        try:
+            with atomic_path(self._path(key)) as path:
+                save_file(values, path)
+        except (OutputError, SafetensorError) as error:
+            self._writable = False
+            warnings.warn(f"Features are no longer cached: {error}", stacklevel=2)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+
+def _bytes(value: Tensor) -> bytes:
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()

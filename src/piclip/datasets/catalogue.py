@@ -1,0 +1,66 @@
+"""Datasets by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from piclip.datasets.coco_json import CocoJson
+from piclip.datasets.dataset import Dataset
+from piclip.datasets.folder import FolderDataset
+from piclip.datasets.fss1000 import FSS1000
+from piclip.datasets.prepared import open_coco, open_pascal
+from piclip.datasets.scenes.dataset import SceneDataset
+from piclip.errors import UsageError
+
+_IN_FOLDERS: dict[str, Callable[..., Dataset]] = {
+    "pascal-5i": open_pascal,
+    "coco-20i": open_coco,
+    "fss-1000": FSS1000,
+    "folder": FolderDataset,
+    "coco-json": CocoJson,
+}
+_DRAWN: dict[str, Callable[..., Dataset]] = {"scenes": SceneDataset}
+
+DATASETS: tuple[str, ...] = (*_IN_FOLDERS, *_DRAWN)
+"""The names that `open_dataset` takes."""
+
+
+def open_dataset(name: str, root: str | Path | None = None, **options: Any) -> Dataset:  # noqa: ANN401
+    """Opens a dataset.
+
+    Args:
+        name: One of `DATASETS`.
+        root: Its folder; for all but ``"scenes"``, which lie in none.
+        **options: What the dataset's class takes by keyword, such as ``fold_convention`` of
+            ``"coco-20i"`` or ``train_images`` of ``"scenes"``.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        UsageError: The name or an option is unknown, or the folder is missing.
+        DatasetError: The dataset is incomplete or contradicts itself.
+    """
+    opener = _IN_FOLDERS.get(name) or _DRAWN.get(name)
+    if opener is None:
+        raise UsageError(f"There is no dataset {name!r}; choose from {', '.join(DATASETS)}.")
+    known = [
+        p.name for p in inspect.signature(opener).parameters.values() if p.kind == p.KEYWORD_ONLY
+    ]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise UsageError(
+            f"The dataset {name} has no option {unknown[0]!r}; choose from {', '.join(known)}."
+        )
+    if name in _DRAWN:
+        if root is not None:
+            raise UsageError(f"The dataset {name} lies in no folder; leave {root} out.")
+        return opener(**options)
+    if root is None:
+        raise UsageError(f"The dataset {name} needs its folder; say where it lies.")
+    if not Path(root).is_dir():
+        raise UsageError(f"{root}: there is no such folder; say where the dataset {name} lies.")
+    return opener(Path(root), **options)

@@ -1,0 +1,1 @@
+"""Bringing the benchmarks to disk: download, unpack, merge, check."""

@@ -1,0 +1,232 @@
+"""Look through a prepared folder: what is there, per fold and class, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from piclip.datasets.dataset import IGNORE, Split
+from piclip.datasets.image_files import Files
+from piclip.datasets.prepare.preparation import SPLITS, read_class_map, read_description
+from piclip.datasets.prepared import PreparedDataset, open_coco, open_pascal
+from piclip.errors import ImageError, MaskError, UsageError
+
+Progress: TypeAlias = Callable[[int, int], None]
+_OPENERS = {"pascal-5i": open_pascal, "coco-20i": open_coco}
+_TURNED = range(5, 9)  # EXIF orientations that swap width and height
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is missing or wrong.
+
+    Attributes:
+        kind: "list", "photograph", "mask", "size" or "values".
+        key: The image; empty for lists.
+        text: One sentence for people.
+    """
+
+    kind: str
+    key: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Count:
+    """Images of one split that show a class, or any novel class of a fold.
+
+    Attributes:
+        any_pixels: With at least one pixel.
+        counting: With at least as many pixels of one class as the rule asks for.
+    """
+
+    any_pixels: int
+    counting: int
+
+
+@dataclass
+class Report:
+    """What a prepared folder holds.
+
+    Attributes:
+        name: Of the dataset.
+        folder: The prepared folder.
+        minimum_pixels: From here on an image counts for a class.
+        images: Number of listed images per split.
+        classes: Per fold, name of each novel class to its counts per split.
+        folds: Per fold, the images that show any of its novel classes, per split.
+        problems: What is missing or wrong.
+    """
+
+    name: str
+    folder: Path
+    minimum_pixels: int
+    images: dict[Split, int] = field(default_factory=dict)
+    classes: list[dict[str, dict[Split, Count]]] = field(default_factory=list)
+    folds: list[dict[Split, Count]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as plain data."""
+        return {
+            "name": self.name,
+            "folder": str(self.folder),
+            "minimum_pixels": self.minimum_pixels,
+            "images": dict(self.images),
+            "folds": [
+                {
+                    "fold": fold,
+                    "novel_images": _plain(total),
+                    "classes": {name: _plain(counts) for name, counts in classes.items()},
+                }
+                for fold, (total, classes) in enumerate(zip(self.folds, self.classes, strict=True))
+            ],
+            "problems": [vars(problem) for problem in self.problems],
+        }
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Fold, class, and per split the images with the class and those that count for it."""
+        table = []
+        for fold, classes in enumerate(self.classes):
+            total = ("any of them", self.folds[fold])
+            for name, counts in [*classes.items(), total]:
+                numbers = [
+                    str(number)
+                    for split in self.images
+                    for number in (counts[split].any_pixels, counts[split].counting)
+                ]
+                table.append((str(fold), name, *numbers))
+        return table
+
+
+def check_folder(root: Path, progress: Progress | None = None) -> Report:
+    """Look through a prepared folder.
+
+    Every mask is decoded; of a photograph only the header is read, so damage further on is not
+    found here.
+
+    Args:
+        root: What ``piclip data prepare`` wrote.
+        progress: Told how many images have been looked at.
+
+    Returns:
+        The report; whatever is missing or wrong is among its problems.
+
+    Raises:
+        UsageError: The folder is no prepared one.
+        DatasetError: ``dataset.json`` or a list is damaged.
+    """
+    name = read_description(root).get("name")
+    if name not in _OPENERS:
+        raise UsageError(
+            f"{root} holds {name!r}, which cannot be checked; known are {', '.join(_OPENERS)}."
+        )
+    dataset = _OPENERS[name](root)
+    report = Report(name, root, dataset.minimum_pixels)
+    listed = {split: dataset.keys(split) for split in SPLITS if _has_list(root, split)}
+    total, done = sum(map(len, listed.values())), 0
+    pixels: dict[Split, list[NDArray[np.int64]]] = {split: [] for split in listed}
+    for split in SPLITS:
+        if split not in listed:
+            text = f"The {split} list ({root / 'lists' / split}.txt) is missing; prepare it."
+            report.problems.append(Problem("list", "", text))
+    with ThreadPoolExecutor() as pool:
+        for split, keys in listed.items():
+            report.images[split] = len(keys)
+            for looked_at in pool.map(lambda key: _look_at(key, dataset), keys):
+                pixels[split].append(looked_at.pixels)
+                report.problems.extend(looked_at.problems)
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+    _count(report, dataset, {split: np.array(rows) for split, rows in pixels.items() if rows})
+    return report
+
+
+@dataclass(frozen=True)
+class _LookedAt:
+    """Pixels of every class (C,) in one image, zeros without an intact mask; and problems."""
+
+    pixels: NDArray[np.int64]
+    problems: list[Problem]
+
+
+def _look_at(key: str, dataset: PreparedDataset) -> _LookedAt:
+    files, problems = dataset.files(key), []
+    classes = len(dataset.class_names)
+    pixels: NDArray[np.int64] = np.zeros(classes, dtype=np.int64)
+    photograph = mask = None
+    try:
+        photograph = _size_of(files)
+    except ImageError as error:
+        problems.append(Problem("photograph", key, str(error)))
+    try:
+        class_map = read_class_map(files.mask, classes)
+        mask = class_map.shape
+        counts = np.bincount(class_map.ravel(), minlength=IGNORE + 1)
+        pixels = counts[1 : classes + 1].astype(np.int64)
+    except ImageError as error:
+        problems.append(Problem("mask", key, str(error)))
+    except MaskError as error:
+        problems.append(Problem("values", key, str(error)))
+    if photograph is not None and mask is not None and photograph != mask:
+        text = (
+            f"{files.image} is {photograph[1]} x {photograph[0]} pixels (width x height) but its "
+            f"mask is {mask[1]} x {mask[0]}."
+        )
+        problems.append(Problem("size", key, text))
+    return _LookedAt(pixels, problems)
+
+
+def _size_of(files: Files) -> tuple[int, int]:
+    """(height, width) of the photograph as a viewer shows it, from its header."""
+    try:
+        with Image.open(files.image) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+            return image.size if turned else (image.height, image.width)
+    except Exception as error:  # Pillow raises anything on broken headers
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ImageError(f"{files.image} cannot be read ({reason}).") from error
+
+
+def _has_list(root: Path, split: Split) -> bool:
+    return (root / "lists" / f"{split}.txt").is_file()
+
+
+def _count(
+    report: Report, dataset: PreparedDataset, pixels: dict[Split, NDArray[np.int64]]
+) -> None:
+    """Fill in the counts per class and fold; ``pixels`` are (N, C) for each split."""
+    for fold in range(dataset.folds()):
+        novel = dataset.novel_classes(fold)
+        report.folds.append(
+            {split: _images_with(counts[:, novel], report) for split, counts in pixels.items()}
+        )
+        report.classes.append(
+            {
+                dataset.class_names[index]: {
+                    split: _images_with(counts[:, [index]], report)
+                    for split, counts in pixels.items()
+                }
+                for index in novel
+            }
+        )
+
+
+def _images_with(pixels: NDArray[np.int64], report: Report) -> Count:
+    """Images (rows) that show, and that count for, at least one of the classes (columns)."""
+    return Count(
+        int((pixels > 0).any(axis=1).sum()),
+        int((pixels >= report.minimum_pixels).any(axis=1).sum()),
+    )
+
+
+def _plain(counts: dict[Split, Count]) -> dict[str, dict[str, int]]:
+    return {split: dict(vars(count)) for split, count in counts.items()}

@@ -1,0 +1,291 @@
+"""Write prepared folders, taken up again where they were stopped.
+
+``dataset.json`` holds format, name, class names, the folder of photographs and what the masks
+were made from. ``masks/KEY.png`` are class maps with VOC's palette: 0 background, class index + 1,
+255 ignore. ``lists/SPLIT.txt`` has a photograph and its mask per line, parted by a tab and relative
+to the folder of photographs and to the prepared folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from piclip.datasets.dataset import IGNORE, Split
+from piclip.errors import DatasetError, ImageError, MaskError, PiclipError, UsageError
+from piclip.io.decoding import decode
+from piclip.io.images import MAX_PIXELS
+from piclip.io.outputs import atomic_path, ensure_folder, write_json, write_png
+from piclip.io.overlays import class_map_image
+
+FORMAT = 1
+SPLITS: tuple[Split, ...] = ("train", "val")
+ClassMap: TypeAlias = npt.NDArray[np.uint8]
+Progress: TypeAlias = Callable[[int, int], None]
+"""Told (done, total) after each step."""
+
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One labelled image of a list.
+
+    Attributes:
+        key: The mask's stem, unique in the dataset.
+        photograph: Path relative to the folder of photographs, with forward slashes.
+    """
+
+    key: str
+    photograph: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a preparation leaves.
+
+    Attributes:
+        folder: The prepared folder.
+        counts: Images per list.
+        published: Images that the published lists hold, where that is known.
+        made: Masks written by this run.
+        kept: Masks that were there from an earlier run.
+    """
+
+    folder: Path
+    counts: Mapping[Split, int]
+    published: Mapping[Split, int]
+    made: int
+    kept: int
+
+    @property
+    def departures(self) -> list[str]:
+        """One sentence for each list that does not have the published length."""
+        return [
+            f"The {split} list has {self.counts[split]} images, not the published {count}."
+            for split, count in self.published.items()
+            if split in self.counts and self.counts[split] != count
+        ]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a preparation needs to know before it writes.
+
+    Attributes:
+        name: Of the dataset, as ``open_dataset`` takes it.
+        class_names: Class index i has the value i + 1 in the masks.
+        images: The folder of photographs.
+        made_from: What the masks are made from; masks of two origins are never mixed.
+        lists: The images of each split.
+        mask: Makes the class map of a key.
+        published: Lengths of the published lists.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    images: Path
+    made_from: str
+    lists: Mapping[Split, Sequence[Listed]]
+    mask: Callable[[str], ClassMap]
+    published: Mapping[Split, int]
+
+
+def carry_out(plan: Plan, out: Path, progress: Progress | None = None) -> Prepared:
+    """Write a prepared folder; masks that are there from an earlier run are kept.
+
+    The lists are written last, so a folder with lists has all their masks.
+
+    Args:
+        plan: What to write.
+        out: The folder, made if need be.
+        progress: Told how many masks are done.
+
+    Returns:
+        The counts.
+
+    Raises:
+        UsageError: The folder holds masks of another origin, or no image is listed.
+        DatasetError, MaskError, ImageError: A source is missing, damaged or holds unknown values.
+        OutputError: The folder cannot be written.
+        PiclipError: Ctrl-C was pressed; finished masks stay.
+    """
+    _check_photographs(plan)
+    _start(plan, out)
+    keys = [item.key for split in SPLITS for item in plan.lists.get(split, ())]
+    if len(set(keys)) != len(keys):
+        twice = sorted(key for key, count in Counter(keys).items() if count > 1)
+        raise UsageError(
+            f"{_some(twice)} would be listed twice; give every image once, in one list only."
+        )
+    waiting = [key for key in keys if not _mask_path(out, key).is_file()]
+    made = 0
+    try:
+        for made, key in enumerate(waiting, start=1):
+            class_map = plan.mask(key)
+            check_values(class_map, len(plan.class_names), f"the mask of {key}")
+            write_class_map(class_map, _mask_path(out, key))
+            if progress is not None:
+                progress(len(keys) - len(waiting) + made, len(keys))
+    except KeyboardInterrupt as error:
+        there = sum(_mask_path(out, key).is_file() for key in keys)
+        raise PiclipError(
+            f"Stopped with {there} of {len(keys)} masks done; run the same command again to go on."
+        ) from error
+    _write_lists(plan, out)
+    counts: dict[Split, int] = {split: len(items) for split, items in plan.lists.items()}
+    return Prepared(out, counts, plan.published, made, len(keys) - len(waiting))
+
+
+def read_class_map(path: Path, classes: int) -> ClassMap:
+    """Read a class mask.
+
+    Args:
+        path: A PNG of one channel or with a palette.
+        classes: Number of classes; the values 0 to ``classes`` and 255 are known.
+
+    Returns:
+        uint8 (H, W).
+
+    Raises:
+        ImageError: The file is missing or damaged.
+        MaskError: It has colours instead of class indices, or unknown values.
+    """
+    image = decode(path, MAX_PIXELS)
+    if image.mode not in {"P", "L"}:
+        raise MaskError(
+            f"{path}: a class mask needs one channel or a palette of class indices, and this "
+            f"image is {image.mode}; convert its colours to indices."
+        )
+    class_map = np.asarray(image, dtype=np.uint8)
+    check_values(class_map, classes, str(path))
+    return class_map
+
+
+def check_values(class_map: ClassMap, classes: int, name: str) -> None:
+    """Refuse values that are neither background, a class nor 255.
+
+    Raises:
+        MaskError: Naming the unknown values.
+    """
+    present = np.flatnonzero(np.bincount(class_map.ravel(), minlength=IGNORE + 1))
+    unknown = [int(value) for value in present if classes < value < IGNORE]
+    if unknown:
+        raise MaskError(
+            f"{name}: the mask holds the unknown values {', '.join(map(str, unknown[:12]))}; known "
+            f"are 0 (background), 1 to {classes} (classes) and {IGNORE} (ignore)."
+        )
+
+
+def write_class_map(class_map: ClassMap, path: Path) -> Path:
+    """Write a class map uint8 (H, W) as a PNG with VOC's palette, in full or not at all."""
+    return write_png(class_map_image(class_map), path)
+
+
+def names_in(folder: Path, suffix: str) -> set[str]:
+    """Stems of the files of a folder that have this suffix, hidden ones left out.
+
+    Raises:
+        ImageError: The folder is missing or cannot be read.
+    """
+    try:
+        entries = [entry.name for entry in folder.iterdir()]
+    except OSError as error:
+        raise ImageError(f"{folder} cannot be read ({error.strerror}); check the path.") from error
+    return {
+        name.removesuffix(suffix)
+        for name in entries
+        if name.endswith(suffix) and not name.startswith(".")
+    }
+
+
+def refuse_missing(missing: Iterable[str], what: str, folder: Path, advice: str) -> None:
+    """Raise a DatasetError that counts what is missing, unless nothing is."""
+    names = sorted(missing)
+    if names:
+        raise DatasetError(
+            f"{len(names)} {what} are missing in {folder} ({_some(names)}); {advice}."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _mask_path(out: Path, key: str) -> Path:
+    return out / "masks" / f"{key}.png"
+
+
+def _check_photographs(plan: Plan) -> None:
+    """All photographs must be there before hours are spent on masks."""
+    if not any(plan.lists.values()):
+        raise UsageError(f"No image of {plan.images} would be listed; check what was given.")
+    wanted = [Path(item.photograph) for items in plan.lists.values() for item in items]
+    for folder in sorted({path.parent for path in wanted}):
+        there = names_in(plan.images / folder, "")
+        missing = [path.name for path in wanted if path.parent == folder and path.name not in there]
+        refuse_missing(
+            missing,
+            "photographs",
+            plan.images / folder,
+            "complete the folder, for example by unpacking the archive again",
+        )
+
+
+def _start(plan: Plan, out: Path) -> None:
+    """Write ``dataset.json``, unless the folder belongs to something else."""
+    ensure_folder(out / "masks")
+    earlier = read_description(out) if (out / "dataset.json").is_file() else {}
+    for field, now in (("name", plan.name), ("made_from", plan.made_from)):
+        before = earlier.get(field, now)
+        if before != now:
+            raise UsageError(
+                f"{out} holds the masks of {before}, not of {now}; choose another --out or remove "
+                f"the folder."
+            )
+    description = {
+        "format": FORMAT,
+        "name": plan.name,
+        "class_names": list(plan.class_names),
+        "images": str(plan.images.resolve()),
+        "made_from": plan.made_from,
+    }
+    write_json(description, out / "dataset.json")
+
+
+def read_description(out: Path) -> dict[str, Any]:
+    """Read ``dataset.json`` of a prepared folder.
+
+    Raises:
+        UsageError: The file is missing, no JSON or not of this format.
+    """
+    path = out / "dataset.json"
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{out} is no prepared folder (it has no dataset.json); make one with "
+            f"'piclip data prepare'."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read ({error}); prepare the folder again.") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise UsageError(
+            f"{path} does not say format {FORMAT}; prepare the folder again with this version."
+        )
+    return description
+
+
+def _write_lists(plan: Plan, out: Path) -> None:
+    for split, items in plan.lists.items():
+        lines = [f"{item.photograph}\tmasks/{item.key}.png\n" for item in items]
+        with atomic_path(out / "lists" / f"{split}.txt") as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")

@@ -1,0 +1,260 @@
+"""The two maps that decoders take from CLIP, for whole batches of episodes.
+
+For a query and its K supports of a class: the refined visual-text prior and the visual-visual
+prior, ``P_vv = min_max(mean over shots and over the last two blocks of max_j cos)``, or for HDMNet
+the mean alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from piclip.clip.cache import FeatureCache
+from piclip.clip.encoder import Encoder
+from piclip.clip.features import FeatureMaker, Mask, Picture, QueryFeatures, SupportFeatures
+from piclip.clip.prompts import BACKGROUND, FOREGROUND, Synonyms, text_prototypes
+from piclip.clip.vit import LastBlock, record_block
+from piclip.errors import UsageError
+from piclip.priors import min_max, refine_prior, visual_text_prior, visual_visual_prior
+
+MapKind = Literal["none", "plain", "refined"]
+"""A prior left out (zeros), as it is, or after PIR."""
+
+VisualKind = Literal["none", "plain", "refined", "raw"]
+"""The same of the visual prior, or "raw": its cosines, unscaled, as published HDMNet takes them."""
+
+
+class ClassTexts(NamedTuple):
+    """The text vectors of a class and of its absence, (E,) each."""
+
+    foreground: Tensor
+    background: Tensor
+
+
+class PriorMaker:
+    """Makes the decoders' priors with a frozen CLIP; nothing here has a gradient.
+
+    Args:
+        encoder: The frozen CLIP.
+        wordings: What classes are called in the prompts, by name; a class that is not there is
+            called by its name.
+        templates: Foreground and background templates, each one sentence with ``{}`` or several.
+        text: Which visual-text map fills the first channel.
+        visual: Which visual-visual map fills the second channel; "refined" is its square after
+            PIR, as in `piclip.training_free.evidence`; "raw" is the mean of the cosines, in
+            [-1, 1].
+        cache: Keeps the features of images that come back unchanged.
+
+    Raises:
+        UsageError: A kind of map that there is not, or not for this channel.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        wordings: Mapping[str, Sequence[str]] | None = None,
+        templates: tuple[str | Sequence[str], str | Sequence[str]] = (FOREGROUND, BACKGROUND),
+        *,
+        text: MapKind = "refined",
+        visual: VisualKind = "plain",
+        cache: FeatureCache | None = None,
+    ) -> None:
+        """Takes the arguments of the class."""
+        for channel, kind, kinds in (("text", text, MapKind), ("visual", visual, VisualKind)):
+            if kind not in get_args(kinds):
+                known = ", ".join(get_args(kinds))
+                raise UsageError(f"The {channel} prior is one of {known}, not {kind!r}.")
+        self.encoder, self.wordings, self.templates = encoder, wordings or {}, templates
+        self.text, self.visual = text, visual
+        self._maker = FeatureMaker(encoder, cache)
+        self._texts: dict[str, ClassTexts] = {}
+        # The weights of the last block, which is run again on kept tokens: its record is eleven
+        # times their size. Any image tells which they are.
+        side = 2 * encoder.patch_size
+        self._block = encoder.encode(torch.zeros(1, 3, side, side)).last_block
+
+    def features(self, images: Sequence[Picture]) -> list[QueryFeatures]:
+        """Encodes queries, each once; see `FeatureMaker.features`."""
+        return self._maker.features(images)
+
+    def support_features(
+        self, images: Sequence[Picture], masks: Sequence[Mask]
+    ) -> list[SupportFeatures]:
+        """Encodes supports, masked in image space; see `FeatureMaker.support_features`."""
+        return self._maker.support_features(images, masks)
+
+    def texts(self, name: str, synonyms: Synonyms | None = None) -> ClassTexts:
+        """The text vectors of a class; made once, unless it is given other words.
+
+        Args:
+            name: The class.
+            synonyms: Wordings by class name that come before the maker's own.
+        """
+        if synonyms and name in synonyms:
+            return self._encoded(name, synonyms)
+        if name not in self._texts:
+            self._texts[name] = self._encoded(name, self.wordings)
+        return self._texts[name]
+
+    def maps(
+        self,
+        queries: Sequence[QueryFeatures],
+        supports: Sequence[Sequence[SupportFeatures]],
+        texts: Sequence[ClassTexts],
+        rivals: Sequence[Sequence[ClassTexts]],
+    ) -> Tensor:
+        """The priors of B episodes that are encoded already.
+
+        Args:
+            queries: B queries of one grid (h, w).
+            supports: The K supports of each, of any grids; K may differ between episodes.
+            texts: The class of each.
+            rivals: Further classes that join each episode's softmax over texts.
+
+        Returns:
+            float32 (B, 2, h, w) on the encoder's device: text, visual; in [0, 1], but a raw
+            visual prior in [-1, 1].
+
+        Raises:
+            UsageError: Lists of different lengths, or queries of several grids.
+        """
+        grids = {query.grid for query in queries}
+        if len(grids) != 1 or not len(queries) == len(supports) == len(texts) == len(rivals):
+            raise UsageError(
+                f"Priors are made for queries of one grid with one name and one list of supports "
+                f"each, but there are {len(queries)} queries of the grids {sorted(grids)}, "
+                f"{len(texts)} names and {len(supports)} lists of supports."
+            )
+        with torch.inference_mode():
+            device = self.encoder.device
+            tokens = torch.stack([query.tokens for query in queries]).to(device)
+            attention = torch.stack([query.attention for query in queries]).to(device)
+            scratch = torch.zeros(
+                len(tokens), tokens.shape[1], tokens.shape[1], dtype=torch.float32, device=device
+            )
+            block = record_block(tokens, self._block.weights, self._block.head, scratch)
+            grid = grids.pop()
+            text = self._text_map(block, attention, grid, texts, rivals)
+            visual = self._visual_map(block.output[:, 1:], tokens[:, 1:], attention, grid, supports)
+            maps = torch.cat([text, visual], dim=1)
+        return maps.clone()  # an ordinary tensor, which training may save for its backward pass
+
+    def episode_priors(
+        self,
+        queries: Sequence[Picture],
+        supports: Sequence[Sequence[Picture]],
+        masks: Sequence[Sequence[Mask]],
+        names: Sequence[str],
+        others: Sequence[Sequence[str]] | None = None,
+    ) -> Tensor:
+        """The priors of B episodes whose classes are given by name.
+
+        Args:
+            queries: B queries of one size.
+            supports: The K supports of each, of any sizes; K may differ between episodes.
+            masks: Masks of the supports.
+            names: The class of each.
+            others: Names of further classes whose prompts join each episode's softmax over texts
+                (candidates "oracle": what else the truth of the query shows; only to compare
+                with published numbers). By default the target's own two prompts alone.
+
+        Returns:
+            As `maps`.
+
+        Raises:
+            UsageError: Lists of different lengths, or queries of several grids.
+        """
+        flat = self.support_features(
+            [image for shots in supports for image in shots],
+            [mask for shots in masks for mask in shots],
+        )
+        ends = np.cumsum([len(shots) for shots in supports])
+        grouped = [flat[end - len(s) : end] for end, s in zip(ends, supports, strict=True)]
+        texts = [self.texts(name) for name in names]
+        rivals = [
+            [self.texts(other) for other in others_of if other != name]
+            for name, others_of in zip(names, others or [()] * len(names), strict=True)
+        ]
+        return self.maps(self.features(queries), grouped, texts, rivals)
+
+    def _text_map(
+        self,
+        block: LastBlock,
+        attention: Tensor,
+        grid: tuple[int, int],
+        texts: Sequence[ClassTexts],
+        rivals: Sequence[Sequence[ClassTexts]],
+    ) -> Tensor:
+        if self.text == "none":
+            return torch.zeros(len(texts), 1, *grid, device=attention.device)
+        maps = []
+        for index, (foreground, background) in enumerate(texts):
+            contrast = [vector for rival in rivals[index] for vector in rival]
+            maps.append(
+                visual_text_prior(
+                    _one_image(block, index),
+                    foreground[None],
+                    background[None],
+                    logit_scale=self.encoder.logit_scale,
+                    grid=grid,
+                    contrast=torch.stack(contrast) if contrast else None,
+                )
+            )
+        text = torch.cat(maps)
+        return refine_prior(text, attention) if self.text == "refined" else text
+
+    def _visual_map(
+        self,
+        last: Tensor,
+        previous: Tensor,
+        attention: Tensor,
+        grid: tuple[int, int],
+        supports: Sequence[Sequence[SupportFeatures]],
+    ) -> Tensor:
+        if self.visual == "none":
+            return torch.zeros(len(last), 1, *grid, device=attention.device)
+        maps = []
+        for index, shots in enumerate(supports):
+            cosines = [
+                visual_visual_prior(query[index, None].float(), objects, valid)[0, 0].mean(dim=0)
+                for query, (objects, valid) in (
+                    (last, _padded([shot.last for shot in shots], last.device)),
+                    (previous, _padded([shot.previous for shot in shots], last.device)),
+                )
+            ]
+            maps.append(torch.stack(cosines).mean(dim=0))
+        mean: Tensor = torch.stack(maps)[:, None].unflatten(2, grid)
+        if self.visual == "raw":
+            return mean
+        visual = min_max(mean)
+        # Squaring sharpens the flat map of cosines before it is spread along the attention.
+        return refine_prior(visual**2, attention) if self.visual == "refined" else visual
+
+    def _encoded(self, name: str, wordings: Synonyms) -> ClassTexts:
+        foreground, background = text_prototypes(
+            self.encoder.encode_text,
+            [name],
+            wordings,
+            foreground_templates=self.templates[0],
+            background_templates=self.templates[1],
+        )
+        return ClassTexts(foreground[0], background[0])
+
+
+def _one_image(block: LastBlock, index: int) -> LastBlock:
+    fields = ("normed", "query", "key", "value", "attended", "mid", "hidden", "output")
+    return replace(block, **{field: getattr(block, field)[index, None] for field in fields})
+
+
+def _padded(objects: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Object patches of K supports, (1, K, M, D), and which places are filled, bool (1, K, M)."""
+    counts = torch.tensor([len(tokens) for tokens in objects])
+    padded = torch.nn.utils.rnn.pad_sequence(list(objects), batch_first=True)
+    valid = torch.arange(padded.shape[1])[None] < counts[:, None]
+    return padded[None].to(device), valid[None].to(device)

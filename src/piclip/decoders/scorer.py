@@ -1,0 +1,225 @@
+"""Scores by a trained decoder: the probability of the object, class by class, pixel by pixel.
+
+With scores ``l_0`` of background and ``l_1`` of the object, laid over the image's own pixels, the
+probability of a class is ``sigmoid(l_1 - l_0)``. Each class is asked on its own, as in training;
+the likeliest one takes a pixel if it is likelier than the background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from piclip.clip.cache import content_key, weights_hash
+from piclip.clip.features import SupportFeatures
+from piclip.clip.prompts import Synonyms
+from piclip.decoders.clip_priors import ClassTexts
+from piclip.decoders.saved import Checkpoint
+from piclip.decoders.trained import SeenSupports, TrainedDecoder
+from piclip.decoders.views import laid_back
+from piclip.errors import UsageError
+from piclip.io.supports import Support, read_labelled
+from piclip.scorer import Scored
+
+
+@dataclass(frozen=True, eq=False)
+class DecoderMemory:
+    """All that is kept of the supports of one class.
+
+    Attributes:
+        name: The class.
+        supports: The supports with what was made of them, about 20 MB each for a ResNet-50 at 473
+            pixels (50 MB with the ImageNet prior), so that they are looked at only once.
+        texts: The class's text vectors; None for a decoder without CLIP.
+    """
+
+    name: str
+    supports: SeenSupports
+    texts: ClassTexts | None
+
+    @property
+    def shots(self) -> int:
+        """Number of supports K."""
+        return len(self.supports.images)
+
+
+class DecoderScorer:
+    """The scorer of a trained decoder; see `piclip.scorer.Scorer` for its methods.
+
+    Args:
+        trained: The decoder and what belongs to it.
+        identity: What `identity` returns; for a decoder that was read from a folder.
+    """
+
+    threshold = 0.5
+
+    def __init__(self, trained: TrainedDecoder, identity: Mapping[str, Any] | None = None) -> None:
+        """Takes the arguments of the class."""
+        self.trained = trained
+        self._identity = dict(identity or {"model": None})
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        clip: str | None = None,
+        device: str | torch.device = "auto",
+        dtype: str = "auto",
+    ) -> DecoderScorer:
+        """Reads the folder of a training or of a decoder.
+
+        Args:
+            folder: The folder.
+            clip: The CLIP of its priors; by default that of its training.
+            device: "auto" (CUDA, else the CPU) or a torch device.
+            dtype: Of the CLIP; "auto" is what the decoder was trained with.
+
+        Raises:
+            ModelError: Decoder or CLIP cannot be read.
+            UsageError: No CLIP is known, or one is given that the decoder does not use.
+        """
+        checkpoint = Checkpoint.find(folder)
+        trained = TrainedDecoder.load(
+            checkpoint, clip=clip, device=device, dtype=None if dtype == "auto" else dtype
+        )
+        if clip is not None and trained.maker is None:
+            raise UsageError(
+                f"The decoder in {folder} takes no priors of a CLIP (its prior is "
+                f"'{trained.decoder.prior}'); leave clip out."
+            )
+        identity = {
+            "model": str(Path(folder).resolve()),
+            "clip": clip,
+            "weights": weights_hash(trained.decoder),
+            "size": trained.size,
+        }
+        return cls(trained, identity)
+
+    def learn(
+        self, name: str, supports: Sequence[Support], *, synonyms: Synonyms | None, max_pixels: int
+    ) -> DecoderMemory:
+        """Looks at the supports once."""
+        maker = self.trained.maker
+        pairs = [read_labelled(support, max_pixels=max_pixels) for support in supports]
+        labelled = [(np.array(image), mask.astype(np.uint8)) for image, mask in pairs]
+        texts = None if maker is None else maker.texts(name, synonyms)
+        return DecoderMemory(name, self.trained.show([labelled])[0], texts)
+
+    def score(
+        self,
+        images: Sequence[Image.Image],
+        memories: Sequence[DecoderMemory],
+        *,
+        contrast: Sequence[str],
+        synonyms: Synonyms | None,
+        mirror: bool,
+        batch_size: int,
+    ) -> list[Scored]:
+        """Scores images; each is looked at once for all classes."""
+        rivals = self._rivals(contrast, synonyms)
+        results = []
+        for start in range(0, len(images), batch_size):
+            arrays = [np.array(image) for image in images[start : start + batch_size]]
+            found = self._probabilities(arrays, memories, rivals)
+            if mirror:
+                turned = self._probabilities([a[:, ::-1] for a in arrays], memories, rivals)
+                pairs = zip(found, turned, strict=True)
+                found = [np.mean([one, other[..., ::-1]], axis=0) for one, other in pairs]
+            results += [Scored(scores, None) for scores in found]
+        return results
+
+    def identity(self) -> dict[str, Any]:
+        """The decoder's folder, weights and view, and another CLIP than its training's."""
+        return dict(self._identity)
+
+    def fingerprint(self) -> str:
+        """That of the weights of decoder and CLIP, and of how they see an image."""
+        trained, maker = self.trained, self.trained.maker
+        parts = [weights_hash(trained.decoder), str(trained.size)]
+        if maker is not None:
+            clip = weights_hash(maker.encoder.model)
+            parts += [trained.sees, maker.text, maker.visual, clip]
+        return content_key(*parts)
+
+    def tensors(self, memory: DecoderMemory) -> dict[str, Tensor]:
+        """What the decoder saw of the supports; the backbone's maps are made again from that."""
+        shown = memory.supports
+        tensors = {"images": shown.images, "masks": shown.masks}
+        if memory.texts is not None:
+            tensors["counts"] = torch.tensor([len(item.last) for item in shown.objects])
+            tensors["last"] = torch.cat([item.last for item in shown.objects])
+            tensors["previous"] = torch.cat([item.previous for item in shown.objects])
+            tensors |= memory.texts._asdict()
+        return tensors
+
+    def restore(self, name: str, tensors: Mapping[str, Tensor]) -> DecoderMemory:
+        """The memory of these tensors, on the decoder's device."""
+        device, texts = self.trained.device, None
+        objects: list[SupportFeatures] = []
+        if self.trained.maker is not None:
+            counts = tensors["counts"].tolist()
+            parts = (tensors[key].to(device).split(counts) for key in ("last", "previous"))
+            objects = [SupportFeatures(*pair) for pair in zip(*parts, strict=True)]
+            texts = ClassTexts(tensors["foreground"].to(device), tensors["background"].to(device))
+        supports = self.trained.recall(tensors["images"], tensors["masks"], objects)
+        return DecoderMemory(name, supports, texts)
+
+    def _rivals(self, names: Sequence[str], synonyms: Synonyms | None) -> list[ClassTexts]:
+        if not names:
+            return []
+        maker = self.trained.maker
+        if maker is None or maker.text == "none":
+            raise UsageError(
+                "This decoder has no text prior that other names could change; leave contrast out."
+            )
+        return [maker.texts(name, synonyms) for name in names]
+
+    def _probabilities(
+        self,
+        arrays: Sequence[NDArray[np.uint8]],
+        memories: Sequence[DecoderMemory],
+        rivals: Sequence[ClassTexts],
+    ) -> list[NDArray[np.float32]]:
+        """For each image, RGB (H, W, 3), its classes, float32 (C, H, W)."""
+        logits = list(zip(*(self._logits(arrays, memories, rivals)), strict=True))
+        return [
+            np.stack([_probability(own, array.shape) for own in of_classes])
+            for array, of_classes in zip(arrays, logits, strict=True)
+        ]
+
+    def _logits(
+        self,
+        arrays: Sequence[NDArray[np.uint8]],
+        memories: Sequence[DecoderMemory],
+        rivals: Sequence[ClassTexts],
+    ) -> Iterator[Tensor]:
+        """For each class the scores of all views, (B, 2, S, S)."""
+        queries = self.trained.see(arrays)
+        for memory in memories:
+            # Every query brings a copy of the supports' maps: not more of them than of queries.
+            step = max(1, len(queries) // memory.shots)
+            texts = () if memory.texts is None else (memory.texts,)
+            parts = []
+            for start in range(0, len(queries), step):
+                some = queries[start : start + step]
+                count = len(some)
+                parts.append(
+                    self.trained.logits(
+                        some, [memory.supports] * count, texts * count, [rivals] * count
+                    )
+                )
+            yield torch.cat(parts)
+
+
+def _probability(logits: Tensor, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    background, inside = laid_back(logits, (shape[0], shape[1]))
+    return np.asarray(torch.sigmoid(inside - background).numpy())

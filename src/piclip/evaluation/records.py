@@ -1,0 +1,269 @@
+"""The record of an evaluation: its figures, and everything needed to run it again."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from piclip.errors import UsageError
+from piclip.evaluation.metrics import FewShotIoU, confidence_interval
+from piclip.io.outputs import write_json
+
+FORMAT, KIND = 1, "evaluation"
+_DIGITS = 4  # of a figure in percent; the counts keep all of them
+_LIBRARIES = ("piclip", "torch", "transformers", "numpy", "pillow", "scipy")
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """What one seed gave.
+
+    Attributes:
+        seed: Its number.
+        episodes_hash: SHA-256 of its episodes; equal hashes mean equal tasks.
+        counts: Class name to the summed pixels (I_background, I_foreground, U_background,
+            U_foreground), intersections first, then unions.
+    """
+
+    seed: int
+    episodes_hash: str
+    counts: Mapping[str, tuple[int, int, int, int]]
+
+    @classmethod
+    def of(cls, seed: int, episodes_hash: str, meter: FewShotIoU) -> SeedResult:
+        """Takes the counts out of a meter."""
+        pixels = np.concatenate([meter.intersection, meter.union], axis=1).tolist()
+        counts = {name: tuple(row) for name, row in zip(meter.classes, pixels, strict=True)}
+        return cls(seed, episodes_hash, counts)
+
+    def meter(self) -> FewShotIoU:
+        """The counts as they were."""
+        meter = FewShotIoU(tuple(self.counts))
+        pixels = np.array(list(self.counts.values()), dtype=np.int64).reshape(-1, 2, 2)
+        meter.intersection, meter.union = pixels[:, 0].copy(), pixels[:, 1].copy()
+        return meter
+
+    @property
+    def miou(self) -> float:
+        """Class-accumulated mIoU in percent."""
+        return 100 * self.meter().miou()
+
+    @property
+    def fb_iou(self) -> float:
+        """FB-IoU in percent."""
+        return 100 * self.meter().fb_iou()
+
+    @property
+    def per_class(self) -> dict[str, float | None]:
+        """IoU of each class in percent; None for a class without episodes."""
+        values = 100 * self.meter().per_class()
+        return {
+            name: None if math.isnan(value) else float(value)
+            for name, value in zip(self.counts, values, strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One method on one fold with one number of shots.
+
+    Attributes:
+        method: "training-free", or the decoder's name.
+        prior: "imagenet", "piclip", "none", or which CLIP maps were used ("vtp+vvp").
+        dataset: Its name.
+        fold: Which fold was held out.
+        shots: Number of supports K.
+        candidates: "target"; "oracle" took class names from the truth of the query.
+        episodes: Episodes of each seed.
+        folds: How many folds the dataset has.
+        seeds: The seeds asked for; those in ``per_seed`` are done.
+        per_seed: What came out, in the order of ``seeds``.
+        backbone: The decoder's backbone.
+        text: Visual-text map used: "none", "plain", "refined"; None where no CLIP is used.
+        visual: The same of the visual-visual map, or "raw" for its cosines.
+        settings: Whatever else decides the figures, such as the threshold or the input size.
+        recipe: The resolved recipe of the training; None without training.
+        clip: "name" and "sha256" of the CLIP; None without CLIP.
+        weights_sha256: Of the decoder's weights; None without a decoder.
+        versions: Of Python and the libraries.
+        command: The command line.
+    """
+
+    method: str
+    prior: str
+    dataset: str
+    fold: int
+    shots: int
+    candidates: str
+    episodes: int
+    folds: int = 1
+    seeds: tuple[int, ...] = ()
+    per_seed: tuple[SeedResult, ...] = ()
+    backbone: str | None = None
+    text: str | None = None
+    visual: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] | None = None
+    clip: Mapping[str, str] | None = None
+    weights_sha256: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    command: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every seed that was asked for is done."""
+        return set(self.seeds) <= {result.seed for result in self.per_seed}
+
+    @property
+    def selected_on_novel(self) -> bool:
+        """Whether the training picked its weights on novel classes."""
+        return (self.recipe or {}).get("select") == "novel-val"
+
+    @property
+    def miou(self) -> tuple[float, float]:
+        """Mean over the seeds in percent and half of its 95 % interval (NaN for one seed)."""
+        return confidence_interval([result.miou for result in self._done()])
+
+    @property
+    def fb_iou(self) -> tuple[float, float]:
+        """The same of the FB-IoU."""
+        return confidence_interval([result.fb_iou for result in self._done()])
+
+    @property
+    def per_class(self) -> dict[str, float | None]:
+        """Mean over the seeds of each class's IoU in percent; None for one without episodes."""
+        found: dict[str, list[float]] = {}
+        for result in self._done():
+            for name, value in result.per_class.items():
+                found.setdefault(name, []).extend([] if value is None else [value])
+        return {name: float(np.mean(v)) if v else None for name, v in found.items()}
+
+    def with_seed(self, result: SeedResult) -> Evaluation:
+        """Adds the result of a seed, or replaces the one that is there."""
+        done = {item.seed: item for item in self.per_seed} | {result.seed: result}
+        return replace(self, per_seed=tuple(done[seed] for seed in sorted(done)))
+
+    def difference(self, other: Evaluation) -> str | None:
+        """The first thing that makes two evaluations incomparable, in words; None if nothing does.
+
+        Seeds, versions and the command line may differ.
+        """
+        free = {"seeds", "per_seed", "versions", "command"}
+        mine, theirs = self.to_json(), other.to_json()
+        for name in (item.name for item in fields(self) if item.name not in free):
+            if mine[name] != theirs[name]:
+                shown = [json.dumps(value) for value in (theirs[name], mine[name])]
+                if max(map(len, shown)) > 80:
+                    return f"another {name}"
+                return f"{name} {shown[0]} instead of {shown[1]}"
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; figures in percent, an interval that one seed cannot give is None."""
+        data: dict[str, Any] = {"format": FORMAT, "kind": KIND, "complete": self.complete}
+        if self.per_seed:
+            data |= {"miou": _pair(self.miou), "fb_iou": _pair(self.fb_iou)}
+            data["per_class"] = _rounded(self.per_class)
+        data |= asdict(self)
+        data["seeds"] = list(self.seeds)
+        data["per_seed"] = [
+            {
+                "seed": result.seed,
+                "miou": round(result.miou, _DIGITS),
+                "fb_iou": round(result.fb_iou, _DIGITS),
+                "per_class": _rounded(result.per_class),
+                "counts": {name: list(row) for name, row in result.counts.items()},
+                "episodes_hash": result.episodes_hash,
+            }
+            for result in self.per_seed
+        ]
+        return data
+
+    def _done(self) -> tuple[SeedResult, ...]:
+        if not self.per_seed:
+            raise UsageError("No seed of this evaluation is done yet; let it finish first.")
+        return self.per_seed
+
+
+def write_result(result: Evaluation, path: str | Path) -> Path:
+    """Writes a record atomically.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    return write_json(result.to_json(), path)
+
+
+def read_result(path: str | Path) -> Evaluation:
+    """Reads what `write_result` wrote; the figures are counted anew from the pixels.
+
+    Raises:
+        UsageError: There is no such file, or it holds no evaluation of this format.
+    """
+    advice = "give files that 'piclip evaluate --output' wrote"
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); {advice}.") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is not a JSON file; {advice}.") from error
+    if not isinstance(data, dict) or data.get("kind") != KIND:
+        raise UsageError(f"{path} holds no result of an evaluation; {advice}.")
+    if data.get("format") != FORMAT:
+        raise UsageError(
+            f"{path} has the format {data.get('format')!r}, but this version of piclip reads "
+            f"{FORMAT}; run the evaluation again."
+        )
+    try:
+        return _from_json(data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{path} is an incomplete or damaged result of an evaluation ({error}); run the "
+            f"evaluation again."
+        ) from error
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide the figures."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "unknown"
+    return versions
+
+
+def _from_json(data: Mapping[str, Any]) -> Evaluation:
+    known = {item.name for item in fields(Evaluation)}
+    values = {name: value for name, value in data.items() if name in known}
+    values["seeds"] = tuple(int(seed) for seed in data["seeds"])
+    values["per_seed"] = tuple(_seed_from_json(item) for item in data["per_seed"])
+    return Evaluation(**values)
+
+
+def _seed_from_json(item: Mapping[str, Any]) -> SeedResult:
+    counts = {}
+    for name, row in item["counts"].items():
+        pixels = tuple(int(value) for value in row)
+        if len(pixels) != 4:
+            raise ValueError(f"{len(pixels)} counts of the class {name!r} instead of 4")
+        counts[name] = pixels
+    return SeedResult(int(item["seed"]), str(item["episodes_hash"]), counts)
+
+
+def _pair(figure: Sequence[float]) -> list[float | None]:
+    mean, half = figure
+    return [round(mean, _DIGITS), None if math.isnan(half) else round(half, _DIGITS)]
+
+
+def _rounded(figures: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {name: None if v is None else round(v, _DIGITS) for name, v in figures.items()}

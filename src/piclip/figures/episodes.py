@@ -1,0 +1,160 @@
+"""The paper's figures from the episodes of any dataset: Fig. 1, Fig. 3 and Fig. 4."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from PIL import Image
+
+from piclip.datasets.dataset import Sample
+from piclip.datasets.few_shot import Episode, EpisodeKeys, FewShotView
+from piclip.errors import UsageError
+from piclip.evaluation.metrics import FewShotIoU
+from piclip.evaluation.predictors import Predictor, TrainingFree, blind, combined_map, truth_of
+from piclip.figures.panels import Panel, grid_figure, heat, panel_picture, with_mask
+from piclip.results import priors_of
+
+Prior = Callable[[Episode], npt.NDArray[np.float32]]
+"""Gives a prior of an episode's query, (H, W) in [0, 1], at its own size."""
+
+
+_SHOWN_TITLES = ("Support\nwith its mask", "Query\nwith the truth")
+
+
+def pick_episodes(view: FewShotView, *, seed: int, shots: int, rows: int) -> list[EpisodeKeys]:
+    """The first episodes of a seed, a new class in each row as long as there is one.
+
+    Args:
+        view: What to draw from.
+        seed: Another seed, other episodes; nothing is picked by hand.
+        shots: Supports of every episode.
+        rows: How many episodes.
+
+    Raises:
+        UsageError: Less than one row.
+        DatasetError: A class has too few images.
+    """
+    if rows < 1:
+        raise UsageError("A figure needs at least one row.")
+    chosen: list[EpisodeKeys] = []
+    counts = dict.fromkeys(view.classes, 0)
+    for index in range(max(100, 4 * len(view.keys))):
+        keys = view.episode(seed, index, shots)
+        if counts[keys.class_index] == min(counts.values()):
+            counts[keys.class_index] += 1
+            chosen.append(keys)
+        if len(chosen) == rows:
+            break
+    return chosen
+
+
+def previous_and_ours(
+    view: FewShotView, keys: Sequence[EpisodeKeys], previous: Prior, ours: TrainingFree
+) -> Figure:
+    """Fig. 1: the prior of a backbone trained on base classes beside ours, on novel classes.
+
+    Args:
+        view: The novel classes.
+        keys: One episode for each row.
+        previous: The max-cosine prior of the backbone.
+        ours: Gives the refined visual-text and the visual-visual prior.
+    """
+    rows = []
+    for episode in map(view.load, keys):
+        theirs = _heat(episode.query, previous(blind(episode)))
+        maps = _priors(episode, ours, ("vtp+pir", "vvp", "piclip"))
+        rows.append((episode.name, [*_shown(episode), theirs, *maps]))
+    titles = (
+        *_SHOWN_TITLES,
+        "Previous prior\n(trained backbone)",
+        "Ours: text\n(VTP, refined)",
+        "Ours: image\n(VVP)",
+        "Ours: mean\nof both",
+    )
+    return grid_figure(rows, titles, scale=True)
+
+
+def baseline_and_ours(
+    view: FewShotView,
+    keys: Sequence[EpisodeKeys],
+    baseline: Predictor,
+    ours: Predictor,
+    names: tuple[str, str] = ("Baseline", "Ours"),
+) -> Figure:
+    """Fig. 3: support, truth, and the masks of two methods with their IoU in percent.
+
+    Args:
+        view: The novel classes.
+        keys: One episode for each row.
+        baseline: The previous method.
+        ours: The method to compare.
+        names: What the two are called.
+    """
+    rows = []
+    for episode in map(view.load, keys):
+        masks = [method.predict([blind(episode)], [()])[0] for method in (baseline, ours)]
+        panels = [Panel(_masked(episode.query, mask), _iou(episode, mask)) for mask in masks]
+        rows.append((episode.name, [*_shown(episode), *panels]))
+    return grid_figure(rows, (*_SHOWN_TITLES, *names))
+
+
+def before_and_after(
+    view: FewShotView, keys: Sequence[EpisodeKeys], segmenter: TrainingFree
+) -> Figure:
+    """Fig. 4: the visual-text and the visual-visual prior before and after refinement.
+
+    Args:
+        view: The novel classes.
+        keys: One episode for each row.
+        segmenter: Gives the priors.
+    """
+    rows = []
+    for episode in map(view.load, keys):
+        maps = _priors(episode, segmenter, ("vtp", "vtp+pir", "vvp", "vvp+pir"))
+        rows.append((episode.name, [*_shown(episode), *maps]))
+    titles = (
+        *_SHOWN_TITLES,
+        "Text prior\n(VTP)",
+        "Text prior,\nrefined",
+        "Image prior\n(VVP)",
+        "Image prior,\nrefined",
+    )
+    return grid_figure(rows, titles, scale=True)
+
+
+def _shown(episode: Episode) -> list[Panel]:
+    """The first support with its mask, and the query with the truth."""
+    support, query = episode.supports[0], episode.query
+    shots = len(episode.supports)
+    return [
+        Panel(_masked(support, support.mask(episode.class_index)), _count(shots)),
+        Panel(_masked(query, query.mask(episode.class_index))),
+    ]
+
+
+def _priors(episode: Episode, segmenter: TrainingFree, names: Sequence[str]) -> list[Panel]:
+    """The maps that names of `piclip.evaluation.predictors.PRIORS` stand for."""
+    result = segmenter.segment(blind(episode))
+    priors = priors_of(result)
+    return [_heat(episode.query, combined_map(priors, name, result.size)) for name in names]
+
+
+def _count(shots: int) -> str:
+    return f"1 of {shots}" if shots > 1 else ""
+
+
+def _masked(sample: Sample, mask: npt.NDArray[np.bool_]) -> Image.Image:
+    return with_mask(Image.fromarray(sample.image), mask)
+
+
+def _heat(sample: Sample, values: npt.NDArray[np.float32]) -> Panel:
+    return Panel(heat(panel_picture(Image.fromarray(sample.image)), values))
+
+
+def _iou(episode: Episode, mask: npt.NDArray[np.bool_]) -> str:
+    meter = FewShotIoU((episode.name,))
+    meter.add(episode.name, mask, truth_of(episode.query, episode.class_index))
+    return f"IoU {100 * meter.miou():.1f} %"

@@ -1,0 +1,181 @@
+"""Figures for people: an episode with its priors in one row, like Fig. 4 of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from PIL import Image
+
+from piclip.errors import UsageError
+from piclip.figures.panels import Panel, grid_figure, heat, panel_picture, with_mask
+from piclip.io.outputs import atomic_path
+from piclip.results import Segmentation, priors_of
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeRow:
+    """One row of `episodes_figure`.
+
+    Attributes:
+        support_image: The labelled image.
+        support_mask: Bool (H, W), its object.
+        segmentation: The result for the query; it must hold its image.
+        truth: Bool (H, W), the query's true mask, or None.
+        class_index: Which class of the segmentation to show, from 0.
+    """
+
+    support_image: Image.Image
+    support_mask: npt.NDArray[np.bool_]
+    segmentation: Segmentation
+    truth: npt.NDArray[np.bool_] | None = None
+    class_index: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that sizes agree and the class exists (UsageError)."""
+        segmentation = self.segmentation
+        if not 0 <= self.class_index < len(segmentation.class_names):
+            raise UsageError(
+                f"There is no class {self.class_index}; the segmentation has "
+                f"{len(segmentation.class_names)}, counted from 0."
+            )
+        if self.support_mask.shape != (self.support_image.height, self.support_image.width):
+            raise UsageError("The support mask must have the size of the support image.")
+        if self.truth is not None and self.truth.shape != segmentation.size:
+            raise UsageError("The true mask must have the size of the query image.")
+        _ = self.query_image
+
+    @property
+    def query_image(self) -> Image.Image:
+        """The image that was segmented."""
+        if self.segmentation.image is None:
+            raise UsageError(
+                f"The segmentation {self.segmentation.name!r} does not hold its image; predict "
+                f"with the image kept to draw a figure."
+            )
+        return self.segmentation.image
+
+    @property
+    def prediction(self) -> npt.NDArray[np.bool_]:
+        """Bool (H, W): the predicted mask of the class shown."""
+        return self.segmentation.mask_of(self.segmentation.class_names[self.class_index])
+
+    @property
+    def iou(self) -> float | None:
+        """Intersection over union of prediction and truth in [0, 1]; 1 where both are empty."""
+        if self.truth is None:
+            return None
+        union = int((self.prediction | self.truth).sum())
+        return int((self.prediction & self.truth).sum()) / union if union else 1.0
+
+    @property
+    def label(self) -> str:
+        """Class name, and IoU where the truth is known."""
+        name = self.segmentation.class_names[self.class_index]
+        return name if self.iou is None else f"{name}\nIoU {100 * self.iou:.1f} %"
+
+
+def priors_figure(
+    support_image: Image.Image,
+    support_mask: npt.NDArray[np.bool_],
+    segmentation: Segmentation,
+    *,
+    truth: npt.NDArray[np.bool_] | None = None,
+    class_index: int = 0,
+) -> Figure:
+    """Draw one episode: support, query, the four priors and the result.
+
+    Args:
+        support_image: The labelled image.
+        support_mask: Bool (H, W), its object.
+        segmentation: The result for the query; it must hold its image.
+        truth: Bool (H, W), the query's true mask; outlined in the query's panel if given.
+        class_index: Which class of the segmentation to show, from 0.
+
+    Returns:
+        A matplotlib figure of one row.
+
+    Raises:
+        UsageError: Sizes do not agree, the class does not exist, or the query image is missing.
+    """
+    return episodes_figure(
+        [EpisodeRow(support_image, support_mask, segmentation, truth, class_index)]
+    )
+
+
+def episodes_figure(rows: Sequence[EpisodeRow]) -> Figure:
+    """Draw several episodes, one per row, with titles over the columns.
+
+    Args:
+        rows: At least one.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        UsageError: There are no rows.
+    """
+    if not rows:
+        raise UsageError("A figure needs at least one episode.")
+    with_truth = any(row.truth is not None for row in rows)
+    titles = [
+        "Support\nwith its mask",
+        "Query\nwith the truth" if with_truth else "Query\n",
+        "Text prior\n(VTP)",
+        "Text prior,\nrefined",
+        "Image prior\n(VVP)",
+        "Image prior,\nrefined",
+        "Result\n",
+    ]
+    return grid_figure([(row.label, _panels(row)) for row in rows], titles, scale=True)
+
+
+def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
+    """Write a figure atomically; the suffix says the format (.png, .pdf, .svg, ...).
+
+    Args:
+        figure: The figure.
+        path: The file to make or to replace.
+        dpi: Dots per inch of the result.
+
+    Returns:
+        The path written.
+
+    Raises:
+        UsageError: matplotlib does not know the suffix.
+        OutputError: The file cannot be written.
+    """
+    path = Path(path)
+    kinds = figure.canvas.get_supported_filetypes()
+    kind = path.suffix.lstrip(".").lower()
+    if kind not in kinds:
+        raise UsageError(
+            f"A figure cannot be saved as {path.name!r}; end the name in one of "
+            f"{', '.join('.' + known for known in sorted(kinds))}."
+        )
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=dpi)
+    return path
+
+
+def _panels(row: EpisodeRow) -> list[Panel]:
+    """The seven pictures of a row."""
+    query = panel_picture(row.query_image)
+    priors = priors_of(row.segmentation)
+    maps = [
+        priors.visual_text,
+        priors.visual_text_refined,
+        priors.visual_visual,
+        priors.visual_visual_refined,
+    ]
+    pictures = [
+        with_mask(row.support_image, row.support_mask),
+        query if row.truth is None else with_mask(row.query_image, row.truth),
+        *(heat(query, values[row.class_index]) for values in maps),
+        with_mask(row.query_image, row.prediction),
+    ]
+    return [Panel(picture) for picture in pictures]

@@ -1,0 +1,1 @@
+"""Files in and out: pictures, supports, results; the one guarded reader."""

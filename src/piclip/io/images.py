@@ -1,0 +1,245 @@
+"""Read images and masks from files, Pillow images and arrays, at the size a viewer shows.
+
+Every awkward but legal file works: EXIF orientation, palettes, bilevel, 16-bit, alpha, CMYK,
+animations (first frame). Everything else ends in one sentence that names the file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from piclip.errors import ImageError, MaskError, UsageError
+from piclip.io.decoding import ImageSource, check_pixels, decode, name_of, reason
+
+MAX_PIXELS = 50_000_000
+"""Images with more pixels than this are refused before they are decoded."""
+
+_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"}
+    | {".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".avif"}
+)
+_LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
+_IGNORE = 255
+
+
+def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read an image as RGB, at the size and with the orientation that a viewer shows.
+
+    Transparency is laid over white; deep gray images are scaled to 8 bits, not clipped (16-bit
+    by their full range, 32-bit by the smallest of the ranges 1, 255 and 65535 that holds them,
+    otherwise from their least to their greatest value); of an animation the first frame counts.
+
+    Args:
+        source: A file, a Pillow image, or an array ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``
+            of uint8, bool, uint16 (full range) or floats in [0, 1].
+        max_pixels: Larger images are refused, files before they are decoded.
+
+    Returns:
+        A new image of mode RGB without metadata.
+
+    Raises:
+        ImageError: The source is missing, not an image, truncated, too large, or an array of
+            another shape or type.
+    """
+    if isinstance(source, np.ndarray):
+        rgb = _to_rgb(_from_array(source, max_pixels))
+    else:
+        rgb = _to_rgb(decode(source, max_pixels))
+    rgb.info = {}  # the orientation is applied: nobody may apply it again
+    return rgb
+
+
+def read_mask(
+    source: ImageSource,
+    *,
+    size: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    value: int | None = None,
+    least: int = 1,
+) -> npt.NDArray[np.bool_]:
+    """Read the mask of one object class.
+
+    Without ``value`` the file is a binary mask, and what counts as object depends on its kind:
+
+    - partly transparent: every pixel that is not fully transparent;
+    - palette: every pixel that is not black (where no pixel is black: not index 0); index 255
+      is VOC's "ignore" and does not count if another index marks an object;
+    - JPEG and WebP: values of at least 128, since compression smears small ones over the
+      background;
+    - anything else, arrays included: every value but zero, or from ``least`` on.
+
+    With ``value`` the file is a class map (one channel, or palette indices) and the pixels of
+    that class are the object.
+
+    Args:
+        source: A file, a Pillow image, or an array ``(H, W)`` of bool or integers.
+        size: Required (height, width); None accepts any.
+        max_pixels: As in `read_image`.
+        value: Class index to pick out of a class map: 1 or more, and not 255 (ignore).
+        least: Least value of an object pixel in a gray or colour file of 8 bits; 128 where the
+            borders are anti-aliased.
+
+    Returns:
+        Bool array (H, W) with at least one object pixel.
+
+    Raises:
+        ImageError: The file cannot be read as an image.
+        MaskError: The mask has another size, no object pixel, or no class map to pick from.
+        UsageError: ``value`` is no class index.
+    """
+    if value is not None and (value < 1 or value == _IGNORE):
+        raise UsageError(
+            f"The class index of a mask must be 1 or more and not {_IGNORE}, which marks pixels "
+            f"to ignore; {value} was given."
+        )
+    name = name_of(source)
+    if isinstance(source, np.ndarray):
+        values = _mask_array(source, max_pixels)
+        mask = np.asarray(values != 0 if value is None else values == value)
+    else:
+        image = decode(source, max_pixels)
+        values = np.asarray(image)
+        mask = _object_pixels(image, least) if value is None else _class_pixels(image, value, name)
+    if size is not None and mask.shape != tuple(size):
+        raise MaskError(
+            f"{name}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels (width x height) but "
+            f"its image is {size[1]} x {size[0]}; give the mask the size of its image."
+        )
+    if not mask.any():
+        missing = "no object pixel" if value is None else f"no pixel of class index {value}"
+        found = ", ".join(str(v) for v in np.unique(values)[:12])
+        raise MaskError(
+            f"{name}: the mask has {missing} (it holds the values {found}); mark the object with "
+            f"255 on a background of 0, or say which class index to take."
+        )
+    return mask
+
+
+def list_images(source: str | Path) -> list[Path]:
+    """List the image files of a folder (not of its subfolders), or the one file given.
+
+    Args:
+        source: A folder or a file. Files of a folder are told by their suffix; hidden ones are
+            left out. A single file is taken as it is.
+
+    Returns:
+        Paths sorted by name, at least one.
+
+    Raises:
+        ImageError: Nothing is there, the folder cannot be read, or it has no images.
+    """
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    try:
+        names = sorted(path.iterdir())
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path}: {reason(error)}; check the path.") from error
+    images = [
+        entry
+        for entry in names
+        if entry.suffix.lower() in _SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+    ]
+    if not images:
+        raise ImageError(
+            f"{path}: the folder has no images (subfolders are not searched); put files such as "
+            f".jpg, .png, .webp or .tif there or give another folder."
+        )
+    return images
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return _gray_to_8_bits(np.asarray(image)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _gray_to_8_bits(values: npt.NDArray[Any]) -> Image.Image:
+    """Scale deep gray values (H, W) to 8 bits by the range that they use."""
+    gray = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(gray.min()), float(gray.max())
+    # Integers are 16 bits deep in practice (PNG, PGM, TIFF): a dark one must stay dark.
+    ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)
+    fitting = [top for top in ranges if low >= 0 and high <= top]
+    if fitting:
+        low, high = 0.0, fitting[0]
+    scaled = (gray - low) * (255.0 / (high - low or 1.0))
+    return Image.fromarray(np.round(scaled).astype(np.uint8))
+
+
+def _from_array(array: npt.NDArray[Any], max_pixels: int) -> Image.Image:
+    name = name_of(array)
+    pixels = array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
+        raise ImageError(
+            f"{name}: an image array must have the shape (H, W), (H, W, 3) or (H, W, 4); "
+            f"move the channels last and give one image at a time."
+        )
+    check_pixels(name, pixels.shape[1], pixels.shape[0], max_pixels)
+    if pixels.dtype == np.bool_:
+        scaled = pixels * np.uint8(255)
+    elif pixels.dtype == np.uint16:
+        scaled = np.round(pixels / 257.0)
+    elif pixels.dtype.kind == "f" and bool(np.all((pixels >= 0) & (pixels <= 1))):
+        scaled = np.round(pixels * 255.0)
+    elif pixels.dtype == np.uint8:
+        scaled = pixels
+    else:
+        raise ImageError(
+            f"{name}: an image array must be uint8, bool, uint16 or floats between 0 and 1; "
+            f"scale it and convert it to uint8."
+        )
+    return Image.fromarray(np.ascontiguousarray(scaled, dtype=np.uint8))
+
+
+def _mask_array(array: npt.NDArray[Any], max_pixels: int) -> npt.NDArray[Any]:
+    name = name_of(array)
+    if array.ndim != 2 or array.dtype.kind not in "bui":
+        raise MaskError(
+            f"{name}: a mask array must have the shape (H, W) and be bool or integer; compare it "
+            f"with a threshold or pick one channel."
+        )
+    check_pixels(name, array.shape[1], array.shape[0], max_pixels)
+    return array
+
+
+def _object_pixels(image: Image.Image, least: int) -> npt.NDArray[np.bool_]:
+    """Decide what a binary mask file marks; the rules are those of `read_mask`."""
+    if image.mode.startswith(("I", "F")):
+        return np.asarray(np.nan_to_num(np.asarray(image)) != 0)
+    if image.has_transparency_data:
+        alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+        if alpha.min() < alpha.max():
+            return np.asarray(alpha > 0)
+    if image.mode == "P":
+        return _palette_object(image)
+    colours = np.asarray(image.convert("RGB")).max(axis=2)
+    return np.asarray(colours >= (128 if image.format in _LOSSY_FORMATS else least))
+
+
+def _palette_object(image: Image.Image) -> npt.NDArray[np.bool_]:
+    indices = np.asarray(image)
+    background = ~np.asarray(image.convert("RGB")).any(axis=2)
+    if not background.any():
+        background = indices == 0
+    labelled = ~background & (indices != _IGNORE)
+    return np.asarray(labelled if labelled.any() else ~background)
+
+
+def _class_pixels(image: Image.Image, value: int, name: str) -> npt.NDArray[np.bool_]:
+    indices = np.asarray(image)
+    if indices.ndim != 2 or indices.dtype.kind == "f":
+        raise MaskError(
+            f"{name}: a class index can only be picked out of a class map, an image of one channel "
+            f"or with a palette, and this one is {image.mode}; leave the index out."
+        )
+    return np.asarray(indices == value)

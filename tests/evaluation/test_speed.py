@@ -1,0 +1,95 @@
+"""The mechanics of the speed benchmark on a tiny model; what it measures is asserted nowhere."""
+
+import json
+
+import pytest
+import torch
+
+from piclip.errors import PiclipError, UsageError
+from piclip.evaluation.benchmarks import memory, speed
+from piclip.evaluation.benchmarks.speed import run_speed_benchmark
+from piclip.evaluation.benchmarks.workload import (
+    Workload,
+    plain_forward,
+    query_priors,
+    random_classes,
+    random_encoder,
+    random_query,
+)
+
+TINY = Workload(image_size=64, patch_size=16, width=32, depth=2, heads=2, embed_dim=16)
+STAGES = ["encoding", "text prior", "visual prior", "refinement"]
+
+
+def test_report_holds_the_ratios_of_its_own_medians(monkeypatch):
+    monkeypatch.setattr(speed, "peak_memory", lambda task, *_: {"plain": 2, "priors": 3}[task])
+    monkeypatch.setattr(speed, "has_amx", lambda: True)
+    rounds_seen = []
+    threads = torch.get_num_threads()
+    report = run_speed_benchmark(
+        workload=TINY, threads=1, rounds=3, on_round=lambda *pair: rounds_seen.append(pair)
+    )
+    assert torch.get_num_threads() == threads
+    assert rounds_seen == [(1, 3), (2, 3), (3, 3)]
+    assert report.extra_class == pytest.approx((report.twenty_classes - report.one_class) / 19)
+    assert report.memory == pytest.approx(1.5)
+    assert report.bf16_over_fp32 > 0
+    assert list(report.stages) == list(report.stages_twenty) == STAGES
+    assert json.loads(json.dumps(report.as_dict()))["workload"]["depth"] == 2
+    assert len(report.rows()) == 5
+    assert [row[0] for row in report.breakdown()] == STAGES
+
+
+def test_ratios_are_of_medians(monkeypatch):
+    stage_seconds = iter([9.0, 9.0] + [2.2, 5.9] * 3)  # the first round is not counted
+    monkeypatch.setattr(speed, "has_amx", lambda: False)
+    monkeypatch.setattr(speed, "_plain_seconds", lambda *_: 2.0)
+    monkeypatch.setattr(
+        speed, "query_priors", lambda *_: {"encoding": next(stage_seconds), "refinement": 0.1}
+    )
+    report = run_speed_benchmark(workload=TINY, threads=1, rounds=3, measure_memory=False)
+    assert report.one_class == pytest.approx(1.15)
+    assert report.twenty_classes == pytest.approx(3.0)
+    assert report.extra_class == pytest.approx(1.85 / 19)
+    assert report.stages == {"encoding": 2.2, "refinement": 0.1}
+    assert report.breakdown()[0] == ("encoding", "1.100", "2.950")
+    assert report.memory is None
+    assert report.bf16_over_fp32 is None
+    shown = {row[0]: row[1] for row in report.rows()}
+    assert shown["bfloat16 / float32"] == "no AMX"
+    assert shown["peak memory / plain forward"] == "not measurable here"
+
+
+def test_the_plain_pass_and_the_priors_see_the_same_tokens():
+    workload = Workload(image_size=224, patch_size=16, width=32, depth=2, heads=2, embed_dim=16)
+    encoder, pixels = random_encoder(workload), random_query(workload)
+    # At 224 pixels the model's position embeddings are not resized, so the passes agree.
+    torch.testing.assert_close(
+        plain_forward(encoder, pixels)[:, 1:], encoder.encode(pixels).last, atol=1e-5, rtol=0
+    )
+    assert encoder.model.vision_model.config._attn_implementation == "sdpa"
+    times = query_priors(encoder, pixels, random_classes(workload, 2, encoder.dtype))
+    assert list(times) == STAGES
+
+
+@pytest.mark.skipif(not memory._RESET.exists(), reason="only Linux tells the peak")
+@pytest.mark.slow
+def test_peak_memory_sees_what_a_pass_holds():
+    # The plain pass holds at least the MLP's activations of every token.
+    workload = Workload(image_size=448, patch_size=8, width=64, depth=1, heads=2, embed_dim=16)
+    peak = memory.peak_memory("plain", workload, 1)
+    assert 56 * 56 * 4 * 64 * 4 <= peak < 200 * 2**20
+
+
+@pytest.mark.slow
+def test_a_measuring_process_that_fails_is_told():
+    if not memory._RESET.exists():
+        assert memory.peak_memory("plain", TINY, 1) is None
+        return
+    with pytest.raises(PiclipError, match="measures memory failed"):
+        memory.peak_memory("plain", Workload(heads=5), 1)
+
+
+def test_wrong_requests_are_refused():
+    with pytest.raises(UsageError, match="at least one round"):
+        run_speed_benchmark(workload=TINY, rounds=0)

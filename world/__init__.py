@@ -1,0 +1,1 @@
+"""How the built-in model and the experiments on the drawn world are made; not in the wheel."""

@@ -1,0 +1,161 @@
+"""Trains the built-in CLIP from captions alone: ``python -m world.builtin RUN_FOLDER``.
+
+Seeded and resumable: the same command continues where the run folder's last checkpoint stopped.
+What a class looks like is learned from captions (which classes an image, or a cell of a mosaic of
+images, shows); masks are never read. See ``clip/builtin/MODEL_CARD.md`` for what came out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import random
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from piclip.clip.settings import SETTINGS_FILE
+from piclip.io.outputs import atomic_path, write_json
+from world.captioned_batches import CURRICULUM, Batch, Batches
+from world.losses import caption_loss
+from world.muon import Muon
+from world.world_model import (
+    ATTENTION_BLOCKS,
+    IMAGE_SIZE,
+    build_model,
+    build_tokenizer,
+)
+
+SEED = 0
+MATRIX_RATE, OTHER_RATE = 0.01, 1e-3
+WARM_UP, DECAY_FROM = 100, 0.55
+EMA = 0.998
+CHECKPOINT_EVERY = 50
+
+
+def rate_factor(step: int, total: int) -> float:
+    """Learning rate as a share of the full one: warm-up, constant, linear decay to 2 %."""
+    decay = (total - step) / (total * (1 - DECAY_FROM))
+    return max(0.02, min(1.0, (step + 1) / WARM_UP, decay))
+
+
+class Run:
+    """The state of a training run and its folder."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        """Starts afresh, or continues from the folder's checkpoint."""
+        self.folder, self.device = folder, torch.device(device)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer = build_tokenizer()
+        self.model = build_model(self.tokenizer, SEED).to(self.device).train()
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        matrices = [
+            p for name, p in self.model.named_parameters() if p.ndim == 2 and ".layers." in name
+        ]
+        chosen = {id(p) for p in matrices}
+        others = [p for p in self.model.parameters() if id(p) not in chosen]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            Muon(matrices, lr=MATRIX_RATE),
+            torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.01),
+        ]
+        self.others = others
+        self.rates = (MATRIX_RATE, OTHER_RATE)
+        self.step = 0
+        self.total = sum(stage.steps for stage in CURRICULUM)
+        if self.checkpoint.exists():
+            self._load()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that a continued run starts from."""
+        return self.folder / "checkpoint.pt"
+
+    def _load(self) -> None:
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+    def save(self) -> None:
+        """Writes the checkpoint, whole or not at all."""
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        with atomic_path(self.checkpoint) as path:
+            torch.save(state, path)
+
+    def update(self, batch: Batch) -> dict[str, float]:
+        """One optimizer step."""
+        factor = rate_factor(self.step, self.total)
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+        loss, parts = caption_loss(self.model, self.tokenizer, batch, random.Random(self.step))
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.others, 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        keep = min(EMA, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(now, 1 - keep)
+        self.step += 1
+        return {"loss": float(loss.detach()), **parts, "scale": self.model.logit_scale.exp().item()}
+
+
+def train(folder: Path, device: str, stop_after: float | None = None) -> Run:
+    """Trains until the curriculum's end, or for ``stop_after`` seconds; returns the run."""
+    run = Run(folder, device)
+    loader = torch.utils.data.DataLoader(
+        Batches(SEED, run.step), batch_size=None, num_workers=1, prefetch_factor=32
+    )
+    began = time.monotonic()
+    with (folder / "log.jsonl").open("a") as log:
+        for batch in loader:
+            moved = replace(batch, images=batch.images.to(device), words=batch.words.to(device))
+            parts = run.update(moved)
+            elapsed = time.monotonic() - began
+            stopping = stop_after is not None and elapsed > stop_after
+            if run.step % 10 == 0:
+                rounded = {name: round(value, 4) for name, value in parts.items()}
+                log.write(json.dumps({"step": run.step, "s": round(elapsed, 1), **rounded}) + "\n")
+                log.flush()
+            if run.step % CHECKPOINT_EVERY == 0 or run.step == run.total or stopping:
+                run.save()
+            if stopping:
+                break
+    return run
+
+
+def export(run: Run, folder: Path) -> None:
+    """Writes the averaged model in float16, its tokenizer and its settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    copy.deepcopy(run.average).half().save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)  # one that carries no padding of the last batch
+    settings = {"image_size": IMAGE_SIZE, "attention_blocks": ATTENTION_BLOCKS}
+    write_json(settings, folder / SETTINGS_FILE)
+
+
+def main() -> None:
+    """The command line of the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="run folder: checkpoint, log, exported model")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--stop-after", type=float, help="seconds after which to pause")
+    options = parser.parse_args()
+    run = train(options.folder, options.device, options.stop_after)
+    export(run, options.folder / "model")
+
+
+if __name__ == "__main__":
+    main()
