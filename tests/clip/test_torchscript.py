@@ -133,9 +133,7 @@ def test_an_archive_written_by_hand_is_read(tmp_path):
 )
 def test_a_hostile_archive_is_refused_quickly(tmp_path, pickled):
     write_archive(tmp_path / "x.pt", pickled)
-    with pytest.raises(
-        ModelError, match=r"damaged|cannot be read as weights|no state dict"
-    ) as error:
+    with pytest.raises(ModelError, match=r"damaged|cannot be read|no state dict") as error:
         load_clip(tmp_path / "x.pt")
     assert one_sentence(error)
 

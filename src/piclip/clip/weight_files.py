@@ -1,4 +1,4 @@
-"""Reading a single file of weights without running anything that it may contain."""
+"""Reading a single file of weights, of a CLIP or a decoder; nothing in it is run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from piclip.errors import ModelError
 # How much larger than its file what is in it may be: torch compresses nothing, but checkpoints name
 # some tensors twice or more.
 _MAX_GROWTH = 8
-_DAMAGED = "download or copy it again and compare its size with the original"
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -37,17 +36,19 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """
     try:
         content = _read(path)
-    except FileNotFoundError as error:
-        raise ModelError(f"There is no file {path}: check the name of the weights.") from error
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{path} is damaged, or holds more than plain weights, which could run code when read: "
-            "where you trust it, read it elsewhere with torch.load or torch.jit.load and save its "
-            "state_dict() as safetensors, or download it again."
+            f"{path} cannot be read as a checkpoint of weights: it is damaged, or holds more than "
+            "that, which could run code when read: where you trust it, read it elsewhere with "
+            "torch.load or torch.jit.load and save its state_dict() as safetensors, or download it "
+            "again."
         ) from error
     # A damaged file makes the readers fail in any way: KeyError, EOFError, SafetensorError, ...
     except Exception as error:
-        raise ModelError(f"{path} cannot be read as weights: {_DAMAGED}.") from error
+        raise ModelError(
+            f"{path} cannot be read as a checkpoint of weights (absent or damaged): download, copy "
+            "or save it again and compare its size with the original."
+        ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(
