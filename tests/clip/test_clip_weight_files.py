@@ -3,9 +3,18 @@
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_clip import CONTEXT, Malicious, assert_same_outputs, tiny_state, truncate
+from tiny_clip import (
+    CONTEXT,
+    PATCH,
+    VISION,
+    Malicious,
+    assert_same_outputs,
+    tiny_state,
+    truncate,
+)
 
 from piclip.clip.checkpoints import ModelSettings, clip_from_state_dict, load_clip
+from piclip.clip.weight_files import read_state_dict
 from piclip.errors import ModelError
 from sentences import one_sentence
 
@@ -17,6 +26,14 @@ class OpenAIArchive(torch.nn.Module):
         return x
 
 
+class HasMask(OpenAIArchive):
+    """A block: its mask is a plain attribute, in no state dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn_mask = torch.full((CONTEXT, CONTEXT), -torch.inf).triu(1)
+
+
 def nested_module(state):
     root = OpenAIArchive()
     for name, tensor in state.items():
@@ -24,16 +41,22 @@ def nested_module(state):
         module = root
         for part in path:
             if not hasattr(module, part):
-                module.add_module(part, OpenAIArchive())
+                module.add_module(part, HasMask() if part.isdigit() else OpenAIArchive())
             module = getattr(module, part)
         module.register_buffer(leaf, tensor)
+    root.visual.conv1 = torch.nn.Conv2d(3, VISION, PATCH, PATCH, bias=False)  # has a list of ints
+    root.visual.conv1.weight.data = state["visual.conv1.weight"]
     return root
 
 
-def write_torchscript(state, path):
+def archived(state):
+    """The state as OpenAI's archives hold it: float16, with scalars."""
     scalars = {"input_resolution": torch.tensor(48), "context_length": torch.tensor(CONTEXT)}
-    half = {name: tensor.half() for name, tensor in state.items()}
-    torch.jit.save(torch.jit.script(nested_module(half | scalars)), path)
+    return {name: tensor.half() for name, tensor in state.items()} | scalars
+
+
+def write_torchscript(state, path):
+    torch.jit.save(torch.jit.script(nested_module(archived(state))), path)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +122,36 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
     with pytest.raises(ModelError, match="could run code") as error:
         load_clip(tmp_path / "x.pt")
     assert one_sentence(error) and not (tmp_path / "owned").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_an_archive_has_the_tensors_that_torch_would_read(tmp_path):
+    write_torchscript(tiny_state(), tmp_path / "x.pt")
+    read = read_state_dict(tmp_path / "x.pt")
+    expected = torch.jit.load(tmp_path / "x.pt").state_dict()
+    assert expected.keys() == archived(tiny_state()).keys()
+    assert read.keys() - expected.keys() == {
+        f"{tower}transformer.resblocks.{block}.attn_mask"
+        for tower, blocks in (("visual.", 2), ("", 1))
+        for block in range(blocks)
+    }
+    for name, tensor in expected.items():
+        assert read[name].dtype == tensor.dtype and torch.equal(read[name], tensor)
+
+
+def test_tensors_that_repeat_a_few_numbers_are_refused_before_they_are_copied(tmp_path):
+    torch.save({"w": torch.zeros(1).expand(1 << 40)}, tmp_path / "x.pt")
+    with pytest.raises(ModelError, match="larger than the file") as error:
+        load_clip(tmp_path / "x.pt")
+    assert one_sentence(error)
+
+
+def test_a_block_of_an_absurd_number_is_refused_quickly(tmp_path):
+    state = tiny_state() | {"transformer.resblocks.999999999999.ln_1.bias": torch.zeros(1)}
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(ModelError, match="is missing") as error:
+        load_clip(tmp_path / "x.pt")
+    assert one_sentence(error)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.ones(3), {"state_dict": {"a": 1}}])

@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 
+from piclip.clip.weight_files import read_state_dict
 from piclip.decoders.backbones import build_backbone
 from piclip.decoders.bam import BAM
 from piclip.decoders.checkpoints import (
@@ -17,7 +18,7 @@ from piclip.decoders.checkpoints import (
     load_backbone,
     load_published,
 )
-from piclip.decoders.key_map import KeyMap, read_checkpoint
+from piclip.decoders.key_map import KeyMap
 from piclip.decoders.pfenet import PFENet
 from piclip.decoders.pspnet import PSPNet
 from piclip.decoders.published_names import SEMSEG_RESNET, TORCHVISION_RESNET, TORCHVISION_VGG
@@ -208,10 +209,10 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, capsys):
     torch.save({"state_dict": Malicious()}, tmp_path / "evil.pt")
     for name in ("evil.pth", "evil.pt", "absent.pth", "absent.safetensors"):
         with pytest.raises(ModelError, match="cannot be read as a checkpoint"):
-            read_checkpoint(tmp_path / name)
+            read_state_dict(tmp_path / name)
     torch.save({"epoch": 3}, tmp_path / "epoch.pth")
-    with pytest.raises(ModelError, match="does not hold a state dict"):
-        read_checkpoint(tmp_path / "epoch.pth")
+    with pytest.raises(ModelError, match="holds no state dict"):
+        read_state_dict(tmp_path / "epoch.pth")
     assert "must not run" not in capsys.readouterr().out
 
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _HEAD_WIDTH = 64
 _VISION_HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
 
-# Not weights: facts of OpenAI's archives that the shapes tell again, and the causal mask.
+# Not weights, in whatever part: facts of OpenAI's archives that the shapes tell again, and the
+# causal mask, which archives also have in every block.
 _IGNORED = frozenset({"input_resolution", "context_length", "vocab_size", "attn_mask"})
 
 # Parts that CLIP's custom-text variant in open_clip keeps below "text.".
@@ -133,7 +134,7 @@ def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             else name: tensor
             for name, tensor in plain.items()
         }
-    return {name: tensor for name, tensor in plain.items() if name not in _IGNORED}
+    return {n: tensor for n, tensor in plain.items() if n.rpartition(".")[2] not in _IGNORED}
 
 
 def _check_layout(state: Mapping[str, Tensor]) -> None:
@@ -176,7 +177,8 @@ def _depth(state: Mapping[str, Tensor], tower: str) -> int:
     """Number of transformer blocks below ``tower``."""
     prefix = f"{tower}.resblocks."
     blocks = {name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)}
-    return max((int(block) + 1 for block in blocks if block.isdigit()), default=0)
+    # Counted, as the number in a name may be huge; where one is left out, its names are missing.
+    return sum(block.isdigit() for block in blocks)
 
 
 def _heads(width: int, exceptions: Mapping[int, int]) -> int:

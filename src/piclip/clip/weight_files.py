@@ -1,28 +1,29 @@
-"""Reading a single file of weights without running anything that it may contain."""
+"""Reading a single file of weights, of a CLIP or a decoder; nothing in it is run."""
 
 from __future__ import annotations
 
 import pickle
-import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from piclip.clip.torchscript import is_torchscript, read_torchscript
 from piclip.errors import ModelError
 
-_DAMAGED = "download or copy it again and compare its size with the original"
+# How much larger than its file what is in it may be: torch compresses nothing, but checkpoints name
+# some tensors twice or more.
+_MAX_GROWTH = 8
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read the parameters in a ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file.
 
-    Pickles are read with ``weights_only=True``: an object other than tensors is refused. The one
-    exception are TorchScript archives, the form of OpenAI's own files; they hold compiled code in
-    TorchScript's closed language and no Python objects, and nothing of the code is called.
+    Pickles are read with ``weights_only=True``: an object other than tensors is refused. Of
+    TorchScript archives, the form of OpenAI's own files, the tensors are read and no code is run.
 
     Args:
         path: The file. A checkpoint ``{"state_dict": {...}, ...}`` counts as its state dict.
@@ -35,17 +36,19 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """
     try:
         content = _read(path)
-    except FileNotFoundError as error:
-        raise ModelError(f"There is no file {path}: check the name of the weights.") from error
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{path} is damaged, or holds Python objects besides weights, which could run code "
-            "when read: export its state dict to safetensors where you trust it, or download it "
+            f"{path} cannot be read as a checkpoint of weights: it is damaged, or holds more than "
+            "that, which could run code when read: where you trust it, read it elsewhere with "
+            "torch.load or torch.jit.load and save its state_dict() as safetensors, or download it "
             "again."
         ) from error
     # A damaged file makes the readers fail in any way: KeyError, EOFError, SafetensorError, ...
     except Exception as error:
-        raise ModelError(f"{path} cannot be read as weights: {_DAMAGED}.") from error
+        raise ModelError(
+            f"{path} cannot be read as a checkpoint of weights (absent or damaged): download, copy "
+            "or save it again and compare its size with the original."
+        ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(
@@ -55,6 +58,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path} holds no state dict (tensors by name): export the model's state_dict() and "
             "give that file."
         )
+    size = sum(tensor.numel() * tensor.element_size() for tensor in content.values())
+    if size > _MAX_GROWTH * path.stat().st_size:
+        raise ModelError(
+            f"The tensors in {path} are far larger than the file, as they repeat a few numbers: "
+            "save clones of them."
+        )
     return dict(content)
 
 
@@ -63,18 +72,11 @@ def _read(path: Path) -> Any:  # noqa: ANN401 - a pickle may hold anything; chec
         from safetensors.torch import load_file  # noqa: PLC0415 - only for this kind of file
 
         return load_file(path)
-    if _is_torchscript(path):
-        with warnings.catch_warnings():
-            # TorchScript is deprecated in favour of other exports; OpenAI's files remain.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            load: Callable[..., torch.nn.Module] = torch.jit.load
-            return load(str(path), map_location="cpu").state_dict()
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > _MAX_GROWTH * path.stat().st_size:
+                raise pickle.UnpicklingError("entries that unpack to much more than the file")
+            if is_torchscript(archive):
+                return read_torchscript(archive)
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _is_torchscript(path: Path) -> bool:
-    """Whether the file is a TorchScript archive: only those have a table of constants."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from piclip.clip.weight_files import read_state_dict
 from piclip.errors import ModelError
 
 
@@ -82,37 +78,5 @@ def state_dict_of(weights: str | Path | Mapping[str, Tensor]) -> dict[str, Tenso
     Raises:
         ModelError: If the file cannot be read, or does not hold tensors only.
     """
-    tensors = weights if isinstance(weights, Mapping) else read_checkpoint(weights)
+    tensors = weights if isinstance(weights, Mapping) else read_state_dict(Path(weights))
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Reads the tensors of a checkpoint; no code in it is run.
-
-    A ``.pth`` or ``.pt`` file may hold the state dict under ``"state_dict"``.
-
-    Args:
-        path: File of ``torch.save`` or safetensors.
-
-    Raises:
-        ModelError: If it cannot be read, or does not hold tensors only.
-    """
-    path = Path(path)
-    try:
-        content: Any
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise ModelError(
-            f"{path} cannot be read as a checkpoint of tensors: it is absent, damaged, or holds "
-            "other objects."
-        ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(tensor, Tensor) for tensor in content.values()
-    ):
-        raise ModelError(f"{path} does not hold a state dict: give a checkpoint of weights.")
-    return {str(name): tensor for name, tensor in content.items()}

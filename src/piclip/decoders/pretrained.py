@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from huggingface_hub import PyTorchModelHubMixin
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from piclip.clip.weight_files import read_state_dict
 from piclip.errors import ModelError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -60,7 +59,7 @@ class PretrainedModule(  # type: ignore[call-arg]  # huggingface_hub is not type
     ) -> PretrainedModule:
         if Path(model_id).is_dir():
             network = cls(**options)
-            network.load_weights(read_weights(Path(model_id)), strict=strict)
+            network.load_weights(read_state_dict(Path(model_id) / WEIGHTS), strict=strict)
             return network.to(map_location).eval()
         loaded: PretrainedModule = super()._from_pretrained(
             model_id=model_id,
@@ -141,19 +140,3 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ModelError(f"{path} is not a JSON object: the folder does not hold a decoder.")
     return config
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Reads the ``model.safetensors`` of a saved network.
-
-    Raises:
-        ModelError: If it is absent, cut short or not safetensors.
-    """
-    path = folder / WEIGHTS
-    try:
-        weights: dict[str, Tensor] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(
-            f"{path} cannot be read as safetensors (absent or damaged): save the network again."
-        ) from error
-    return weights
