@@ -47,7 +47,6 @@ class Run:
     """The state of a training run and its folder."""
 
     def __init__(self, folder: Path, device: str) -> None:
-        """Starts afresh, or continues from the folder's checkpoint."""
         self.folder, self.device = folder, torch.device(device)
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer = build_tokenizer()

@@ -79,7 +79,6 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
     """All batches from ``start`` to the end of the curriculum."""
 
     def __init__(self, seed: int, start: int = 0) -> None:
-        """Begins at optimizer step ``start``; the same steps follow as without the pause."""
         self.seed, self.start = seed, start
         self._pools: dict[tuple[int, str, int], list[Example]] = {}
 

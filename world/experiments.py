@@ -23,6 +23,7 @@ from piclip.evaluation.decoder_predictor import DecoderPredictor
 from piclip.evaluation.evaluate import EpisodeProtocol, evaluate
 from piclip.evaluation.predictors import TrainingFree
 from piclip.evaluation.records import read_result
+from piclip.io.outputs import Progress
 from piclip.segmenter import FewShotSegmenter
 from piclip.training.kept_dataset import KeptDataset
 from piclip.training.recipe import load_recipe
@@ -95,7 +96,7 @@ class Step:
 
     title: str
     done: Callable[[], bool]
-    work: Callable[[Callable[[int, int], None]], None]
+    work: Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ class Experiments:
     def _base(self, fold: int) -> Step:
         folder = self._base_folder(fold)
 
-        def work(progress: Callable[[int, int], None]) -> None:
+        def work(progress: Progress) -> None:
             changes = (*self.plan.overrides, f"fold={fold}")
             recipe = load_recipe(self.recipes / f"{self.plan.decoders[0]}.yaml", changes)
             train_base_learner(recipe, folder, lambda p: progress(p.step, p.steps))
@@ -210,7 +211,7 @@ class Experiments:
         return Step(f"fold {fold}: base learner", (folder / "base").is_dir, work)
 
     def _training(self, fold: int, decoder: str, run: Path, changes: Sequence[str]) -> Step:
-        def work(progress: Callable[[int, int], None]) -> None:
+        def work(progress: Progress) -> None:
             base = f"base.folder={self._base_folder(fold) / 'base'}"
             overrides = (*self.plan.overrides, f"fold={fold}", base, *changes)
             recipe = load_recipe(self.recipes / f"{decoder}.yaml", overrides)
@@ -221,7 +222,7 @@ class Experiments:
     def _evaluation(self, fold: int, run: Path, shots: int) -> Step:
         output = self.results / f"{run.name}-fold{fold}-{shots}shot.json"
 
-        def work(progress: Callable[[int, int], None]) -> None:
+        def work(progress: Progress) -> None:
             view = self._view(fold, "novel", "val")
             predictor = DecoderPredictor.load(
                 Checkpoint.find(run), view.dataset.wordings, cache=_features()
@@ -233,7 +234,7 @@ class Experiments:
     def _training_free(self, fold: int, shots: int) -> Step:
         output = self.results / f"training-free-fold{fold}-{shots}shot.json"
 
-        def work(progress: Callable[[int, int], None]) -> None:
+        def work(progress: Progress) -> None:
             predictor = TrainingFree(FewShotSegmenter.from_pretrained("builtin"))
             view = self._view(fold, "novel", "val")
             evaluate(predictor, view, self._protocol(shots), output=output, progress=progress)

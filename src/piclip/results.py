@@ -12,13 +12,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from piclip.errors import UsageError
+from piclip.io.images import IGNORE
 from piclip.io.outputs import write_png
 from piclip.io.overlays import class_map_image, draw_overlay
 
 if TYPE_CHECKING:
     from supervision import Detections
 
-_IGNORE = 255
 _MAX_CLASSES = 254
 _NOTEBOOK_PIXELS = 800
 
@@ -42,7 +42,6 @@ class Priors:
     fused: npt.NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        """Check shapes, type and range (UsageError)."""
         shape = self.visual_text.shape
         for field in fields(self):
             values = getattr(self, field.name)
@@ -82,7 +81,6 @@ class Segmentation:
     name: str
 
     def __post_init__(self) -> None:
-        """Check that all parts belong together (UsageError)."""
         count = len(self.class_names)
         if not 1 <= count <= _MAX_CLASSES or len(set(self.class_names)) != count:
             raise UsageError(
@@ -100,7 +98,7 @@ class Segmentation:
                 f"The scores have the shape {self.scores.shape}, but {count} classes and the class "
                 f"map ask for {(count, *self.class_map.shape)}."
             )
-        known = self.class_map[self.class_map != _IGNORE]
+        known = self.class_map[self.class_map != IGNORE]
         if known.size and known.max() > count:
             raise UsageError(
                 f"The class map holds the index {known.max()}, but there are only {count} classes."
@@ -129,7 +127,7 @@ class Segmentation:
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
         """Bool (H, W): pixels of any class."""
-        return np.asarray((self.class_map > 0) & (self.class_map != _IGNORE))
+        return np.asarray((self.class_map > 0) & (self.class_map != IGNORE))
 
     @property
     def score(self) -> npt.NDArray[np.float32]:

@@ -71,7 +71,6 @@ class Handlers:
     """The page's handlers; each looks up the session of the tab that asks."""
 
     def __init__(self, sessions: Sessions, models: Models) -> None:
-        """Keeps what all tabs share."""
         self.sessions = sessions
         self.models = models
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from piclip.evaluation.decoder_predictor import DecoderPredictor
 from piclip.evaluation.evaluate import EpisodeProtocol, evaluate
 from piclip.evaluation.predictors import Predictor, TrainingFree, choose_threshold
 from piclip.evaluation.records import Evaluation
+from piclip.io.outputs import Progress
 
 TRAINING_FREE = "training-free"
 
@@ -91,7 +92,7 @@ def run_fold(
     fold: int,
     *,
     several: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluates one fold.
 

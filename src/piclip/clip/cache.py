@@ -48,7 +48,6 @@ class FeatureCache:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Opens the folder; nothing is read or written yet."""
         self.folder = Path(folder)
         self._writable = True
 

@@ -81,7 +81,6 @@ class Encoder:
         device: str | torch.device = "auto",
         dtype: str = "auto",
     ) -> None:
-        """Takes the model over; the arguments are those of the class."""
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(dtype, self.device)
         self.model: Any = (

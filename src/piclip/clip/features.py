@@ -62,7 +62,6 @@ class FeatureMaker:
     """
 
     def __init__(self, encoder: Encoder, cache: FeatureCache | None = None) -> None:
-        """Takes the arguments of the class."""
         self.encoder, self.cache = encoder, cache
         self._model_hash = _model_hash(encoder) if cache else ""
 

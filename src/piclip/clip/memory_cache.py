@@ -23,7 +23,6 @@ class MemoryCache(FeatureCache):
     """
 
     def __init__(self, limit: int = LIMIT) -> None:
-        """Starts empty."""
         self.limit = limit
         self._kept: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         self._bytes = 0

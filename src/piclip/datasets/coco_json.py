@@ -73,7 +73,6 @@ class CocoJson(LabelledImages):
         minimum_pixels: int = MINIMUM_PIXELS,
         cache: Path | None = None,
     ) -> None:
-        """Reads the val annotations, opens no image."""
         coco_masks()
         self._sources: dict[Split, tuple[Path, Path]] = {
             "train": (root / train_annotations, root / train_images),

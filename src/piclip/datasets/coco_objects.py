@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from piclip.datasets.dataset import IGNORE
 from piclip.errors import PiclipError
 from piclip.formats.run_lengths import whole_runs
 from piclip.io.extras import needs_extra
+from piclip.io.images import IGNORE
 
 
 def draw_objects(

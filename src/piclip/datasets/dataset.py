@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from piclip.datasets.presence import PresenceTable, load_presence
 from piclip.errors import DatasetError, UsageError
+from piclip.io.images import IGNORE
 
 Split: TypeAlias = Literal["train", "val"]
 FoldConvention: TypeAlias = Literal["interleaved", "contiguous"]
 
-IGNORE = 255
 MOST_CLASSES = 254  # values 1 to 254 of a class map
 MINIMUM_PIXELS = 2048  # 2 x 32 x 32, the rule of PASCAL-5i and COCO-20i
 
@@ -119,7 +119,6 @@ class LabelledImages(ABC):
         minimum_pixels: int = MINIMUM_PIXELS,
         cache: Path | None = None,
     ) -> None:
-        """Holds what is common; reads nothing."""
         _check_names(name, class_names)
         if minimum_pixels < 1:
             raise UsageError(

@@ -8,8 +8,9 @@ from typing import Literal, TypeAlias, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from piclip.datasets.dataset import IGNORE, MOST_CLASSES, Dataset, Sample, Split, check_split
+from piclip.datasets.dataset import MOST_CLASSES, Dataset, Sample, Split, check_split
 from piclip.errors import DatasetError, UsageError
+from piclip.io.images import IGNORE
 
 Classes: TypeAlias = Literal["novel", "base"]
 NovelPixels: TypeAlias = Literal["drop", "background"]
@@ -89,7 +90,6 @@ class FewShotView:
         minimum_pixels: int | None = None,
         minimum_images: int = 0,
     ) -> None:
-        """Looks up which image shows what; reads no photograph."""
         check_split(split)
         _check_choice("classes", classes, get_args(Classes))
         _check_choice("novel_pixels", novel_pixels, get_args(NovelPixels))

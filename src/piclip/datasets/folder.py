@@ -47,7 +47,6 @@ class FolderDataset(ImageFiles):
         minimum_pixels: int = MINIMUM_PIXELS,
         cache: Path | None = None,
     ) -> None:
-        """Lists the files; opens none but the text files."""
         names = read_lines(root / "classes.txt")
         check_class_count(names, root / "classes.txt")
         pairs = _pairs(root)

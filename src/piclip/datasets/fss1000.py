@@ -56,7 +56,6 @@ class FSS1000(ImageFiles):
         minimum_pixels: int = 1,
         cache: Path | None = None,
     ) -> None:
-        """Lists the files; opens none but the text files."""
         if evaluate_on not in ("test", "val"):
             raise UsageError(f"evaluate_on is test or val, not {evaluate_on!r}.")
         self.published_split = any(_part_file(root, part).is_file() for part in get_args(Part))

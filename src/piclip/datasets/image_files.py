@@ -64,7 +64,6 @@ class ImageFiles(LabelledImages):
         minimum_pixels: int = MINIMUM_PIXELS,
         cache: Path | None = None,
     ) -> None:
-        """Holds the paths; opens no file."""
         super().__init__(
             name,
             class_names,

@@ -49,7 +49,6 @@ class PreparedDataset(ImageFiles):
         images: Path | None = None,
         cache: Path | None = None,
     ) -> None:
-        """Reads the description and the lists; whether all files are there shows when read."""
         description = read_description(root)
         if description.get("name") != name:
             raise UsageError(

@@ -27,7 +27,6 @@ class PresenceTable(Mapping[str, NDArray[np.int64]]):
     """
 
     def __init__(self, keys: Sequence[str], counts: NDArray[Any]) -> None:
-        """Takes N keys and their counts (N, C)."""
         self.counts: NDArray[np.int64] = counts.astype(np.int64)
         self.counts.flags.writeable = False
         self._rows = {key: row for row, key in enumerate(keys)}

@@ -38,7 +38,6 @@ class Backbone(nn.Module):
     """
 
     def __init__(self, stages: Sequence[nn.Module], channels: tuple[int, int, int]) -> None:
-        """Takes the stages and the channels of the last three."""
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.channels = channels
@@ -91,7 +90,6 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     def __init__(self, inputs: int, width: int, *, stride: int = 1, dilation: int = 1) -> None:
-        """Builds the block; the shortcut is a convolution where the shape changes."""
         super().__init__()
         outputs = self.expansion * width
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
@@ -139,7 +137,6 @@ class ResNet(Backbone):
         output_stride: int = 8,
         deep_stem: bool = True,
     ) -> None:
-        """Builds stem and stages."""
         if len(blocks) != 4 or min(blocks) < 1 or width < 1 or output_stride not in (4, 8, 16, 32):
             raise UsageError(
                 f"A ResNet of blocks {tuple(blocks)}, width {width} and output stride "
@@ -196,7 +193,6 @@ class VGG16BN(Backbone):
     """
 
     def __init__(self) -> None:
-        """Builds the thirteen convolutions in five stages."""
         plan = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
         stages: list[nn.Module] = []
         inputs = 3

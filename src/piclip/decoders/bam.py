@@ -38,7 +38,6 @@ class ASPP(nn.Module):
     """
 
     def __init__(self, width: int, dilations: Sequence[int] = (6, 12, 18)) -> None:
-        """Builds the branches, the average's first."""
         super().__init__()
         self.average = nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU())
         self.branches = nn.ModuleList([nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU())])
@@ -94,7 +93,6 @@ class BAM(EnsembleDecoder):
         published_shots: int | None = None,
         published_hidden: int = 2,
     ) -> None:
-        """Builds the meta learner, the frozen base learner and the ensemble."""
         super().__init__(
             backbone=backbone,
             backbone_options=backbone_options,

@@ -63,7 +63,6 @@ class FewShotDecoder(PretrainedModule, ABC):
         width: int = 256,
         dropout: float = 0.5,
     ) -> None:
-        """Builds the frozen backbone and the two reductions."""
         if prior not in PRIOR_CHANNELS:
             raise UsageError(f"There is no prior {prior!r}: choose imagenet, piclip or none.")
         super().__init__()

@@ -65,7 +65,6 @@ class PriorMaker:
         visual: VisualKind = "plain",
         cache: FeatureCache | None = None,
     ) -> None:
-        """Takes the arguments of the class."""
         for channel, kind, kinds in (("text", text, MapKind), ("visual", visual, VisualKind)):
             if kind not in get_args(kinds):
                 known = ", ".join(get_args(kinds))

@@ -56,7 +56,6 @@ class ShotWeights(nn.Module):
     """
 
     def __init__(self) -> None:
-        """Starts the scale at one."""
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
 
@@ -78,7 +77,6 @@ class PublishedShotWeights(nn.Module):
     """
 
     def __init__(self, shots: int, hidden: int = 2) -> None:
-        """Builds the layers as BAM starts them."""
         super().__init__()
         self.shots = shots
         self.layers: nn.Module | None = None
@@ -139,7 +137,6 @@ class Ensemble(nn.Module):
     """
 
     def __init__(self) -> None:
-        """Starts both convolutions at weights 1 and 0."""
         super().__init__()
         self.adjust = nn.Conv2d(2, 1, 1, bias=False)
         self.merge = nn.Conv2d(2, 1, 1, bias=False)
@@ -195,7 +192,6 @@ class EnsembleDecoder(FewShotDecoder):
         width: int,
         dropout: float,
     ) -> None:
-        """Builds backbone, reductions and base learner, in this order."""
         super().__init__(
             backbone=backbone,
             backbone_options=backbone_options,

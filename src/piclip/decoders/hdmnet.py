@@ -106,7 +106,6 @@ class HDMNet(EnsembleDecoder):
         matching_dropout: float = 0.1,
         published_shots: int | None = None,
     ) -> None:
-        """Builds the frozen backbone and base learner, the matching and the ensemble."""
         super().__init__(
             backbone=backbone,
             backbone_options=backbone_options,

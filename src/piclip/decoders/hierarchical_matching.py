@@ -76,7 +76,6 @@ class HierarchicalMatching(nn.Module):
         expansion: int = 4,
         dropout: float = 0.1,
     ) -> None:
-        """Build the levels and the head."""
         super().__init__()
         if len(heads) != len(reductions) or not heads:
             raise UsageError("heads and reductions of HDMNet need one entry per level each.")
@@ -157,7 +156,6 @@ class Level(nn.Module):
         expansion: int,
         dropout: float,
     ) -> None:
-        """See HierarchicalMatching for the sizes."""
         super().__init__()
         self.embedding = PatchEmbedding(channels, stride)
         self.blocks = nn.ModuleList(
@@ -205,7 +203,6 @@ class Fusion(nn.Module):
     """3 x 3 convolution that joins matched features and priors, affine norm, ReLU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        """Of ``inputs`` channels to ``outputs``."""
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
         self.norm = AffineNorm(outputs)

@@ -22,7 +22,6 @@ class PatchEmbedding(nn.Module):
     """A convolution (3 x 3 where it halves the map, else 1 x 1) and a layer norm per position."""
 
     def __init__(self, channels: int, stride: int) -> None:
-        """For maps of ``channels``; ``stride`` is 1 or 2."""
         super().__init__()
         kernel = 1 if stride == 1 else 3
         self.projection = nn.Conv2d(channels, channels, kernel, stride, padding=kernel // 2)
@@ -41,7 +40,6 @@ class EncoderBlock(nn.Module):
     def __init__(
         self, channels: int, heads: int, reduction: int, expansion: int, dropout: float
     ) -> None:
-        """``expansion`` is the hidden width of the feed-forward layer over ``channels``."""
         super().__init__()
         self.attention_norm = nn.LayerNorm(channels, NORM_EPS)
         self.attention = SelfAttention(channels, heads, reduction, dropout)
@@ -59,7 +57,6 @@ class MatchingBlock(nn.Module):
     """The masked matching in the place of self-attention; query and supports share the norm."""
 
     def __init__(self, channels: int, heads: int, expansion: int, dropout: float) -> None:
-        """``expansion`` is the hidden width of the feed-forward layer over ``channels``."""
         super().__init__()
         self.attention_norm = nn.LayerNorm(channels, NORM_EPS)
         self.attention = MaskedMatching(channels, heads, dropout)
@@ -102,7 +99,6 @@ class SelfAttention(_Attention):
     """Scaled dot-product attention whose keys are patches of ``reduction`` x ``reduction``."""
 
     def __init__(self, channels: int, heads: int, reduction: int, dropout: float) -> None:
-        """``reduction`` = 1 keeps every position as a key."""
         super().__init__(channels, heads, dropout)
         self.reduction: nn.Module | None = None
         self.reduction_norm: nn.Module | None = None
@@ -174,7 +170,6 @@ class FeedForward(nn.Module):
     """1 x 1, depth-wise 3 x 3 (which also encodes position), GELU, 1 x 1."""
 
     def __init__(self, channels: int, hidden: int, dropout: float) -> None:
-        """``hidden`` channels between the two 1 x 1 convolutions."""
         super().__init__()
         self.expand = nn.Conv2d(channels, hidden, 1)
         self.position = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)

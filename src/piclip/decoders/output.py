@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from piclip.decoders.backbones import resize
-
-IGNORE = 255
+from piclip.io.images import IGNORE
 
 
 @dataclass(frozen=True)

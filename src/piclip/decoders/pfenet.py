@@ -53,7 +53,6 @@ class PFENet(FewShotDecoder):
         dropout: float = 0.5,
         scales: Sequence[int | float] = (60, 30, 15, 8),
     ) -> None:
-        """Builds one merge, refinement and inner classifier per scale."""
         if not scales or any(s <= 0 or (isinstance(s, float) and s > 1) for s in scales):
             raise UsageError(
                 f"The scales {list(scales)} are not possible: give whole numbers of bins from 1, "

@@ -36,7 +36,6 @@ class PretrainedModule(  # type: ignore[call-arg]  # huggingface_hub is not type
     name: ClassVar[str]
 
     def __init__(self) -> None:
-        """Puts the network's name into what will be its ``config.json``."""
         super().__init__()
         self._hub_mixin_config: dict[str, Any] = {
             **(self._hub_mixin_config or {}),

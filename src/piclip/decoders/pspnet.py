@@ -30,7 +30,6 @@ class PyramidPooling(nn.Module):
     """
 
     def __init__(self, channels: int, bins: Sequence[int] = (1, 2, 3, 6)) -> None:
-        """Builds one branch per grid."""
         super().__init__()
         width = channels // len(bins)
         self.channels = channels + width * len(bins)
@@ -63,7 +62,6 @@ class PyramidHead(nn.Module):
     def __init__(
         self, channels: int, outputs: int, *, width: int = 512, dropout: float = 0.1
     ) -> None:
-        """Builds pooling and classifier."""
         super().__init__()
         self.pooling = PyramidPooling(channels)
         self.fuse = nn.Sequential(
@@ -105,7 +103,6 @@ class PSPNet(PretrainedModule):
         width: int = 512,
         dropout: float = 0.1,
     ) -> None:
-        """Builds backbone and head."""
         super().__init__()
         self.backbone = build_backbone(backbone, **(backbone_options or {}))
         self.head = PyramidHead(

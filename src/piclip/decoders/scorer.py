@@ -62,7 +62,6 @@ class DecoderScorer:
     threshold = 0.5
 
     def __init__(self, trained: TrainedDecoder, identity: Mapping[str, Any] | None = None) -> None:
-        """Takes the arguments of the class."""
         self.trained = trained
         self._identity = dict(identity or {"model": None})
 

@@ -87,7 +87,6 @@ class TrainedDecoder:
         sees: str = "augmented",
         device: str | torch.device = "cpu",
     ) -> None:
-        """Takes the arguments of the class."""
         if decoder.prior == "piclip" and maker is None:
             raise UsageError("This decoder takes the priors of CLIP; give it a PriorMaker.")
         self.device = torch.device(device)

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from piclip.io.images import IGNORE
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-IGNORE = 255
 
 _POINTS = 1000  # pixels of the object that tell how much of it a view keeps
 _BLUR = (5, 1.1)  # side and sigma of the kernel; OpenCV's default sigma for this side

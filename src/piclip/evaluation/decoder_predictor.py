@@ -42,7 +42,6 @@ class DecoderPredictor:
         recipe: Mapping[str, Any] | None = None,
         reload: Callable[[], Predictor] | None = None,
     ) -> None:
-        """Takes the arguments of the class."""
         self.trained, self.recipe, self.reload = trained, recipe, reload
 
     @classmethod

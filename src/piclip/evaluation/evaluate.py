@@ -24,9 +24,9 @@ from piclip.evaluation.records import (
     read_result,
     write_result,
 )
+from piclip.io.outputs import Progress
 
 Candidates = Literal["target", "oracle"]
-Progress = Callable[[int, int], None]
 
 _CHUNK = 40  # episodes that a worker takes at a time
 
@@ -54,7 +54,6 @@ class EpisodeProtocol:
     file: EpisodeFile | None = None
 
     def __post_init__(self) -> None:
-        """Checks the ranges."""
         if self.candidates not in get_args(Candidates):
             raise UsageError(
                 f"The candidates are one of {', '.join(get_args(Candidates))}, not "

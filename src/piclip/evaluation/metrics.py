@@ -9,9 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from piclip.errors import UsageError
-
-IGNORE = 255
-"""Value of pixels in a class map that count neither for nor against a prediction."""
+from piclip.io.images import IGNORE
 
 
 class ClassIoU:
@@ -22,7 +20,6 @@ class ClassIoU:
     """
 
     def __init__(self, classes: Sequence[str], thresholds: Sequence[float] = (0.5,)) -> None:
-        """Counts for each class at each threshold of the score (``score >= threshold``)."""
         self.classes = tuple(classes)
         self.thresholds = np.asarray(thresholds, dtype=np.float32)
         shape = (len(self.classes), len(self.thresholds))
@@ -86,7 +83,6 @@ class FewShotIoU:
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
-        """Starts from zero counts for the named classes."""
         self.classes = tuple(classes)
         shape = (len(self.classes), 2)
         self.intersection: npt.NDArray[np.int64] = np.zeros(shape, dtype=np.int64)

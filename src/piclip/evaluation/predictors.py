@@ -17,7 +17,8 @@ from piclip.clip.cache import weights_hash
 from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode, FewShotView
 from piclip.errors import UsageError
-from piclip.evaluation.metrics import IGNORE, ClassIoU
+from piclip.evaluation.metrics import ClassIoU
+from piclip.io.images import IGNORE
 from piclip.io.supports import Support
 from piclip.results import Priors, Segmentation, priors_of
 from piclip.scorer import Memory
@@ -124,7 +125,6 @@ class TrainingFree:
         threshold: float | None = None,
         wordings: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """Takes the arguments of the class."""
         if prior is not None and prior not in PRIORS:
             raise UsageError(f"There is no prior {prior!r}; choose from {', '.join(PRIORS)}.")
         self.encoder = segmenter.encoder

@@ -36,7 +36,6 @@ class EpisodeRow:
     class_index: int = 0
 
     def __post_init__(self) -> None:
-        """Check that sizes agree and the class exists (UsageError)."""
         segmentation = self.segmentation
         if not 0 <= self.class_index < len(segmentation.class_names):
             raise UsageError(

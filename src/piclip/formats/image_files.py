@@ -57,7 +57,6 @@ class ImagesByStem:
     """Find images by their path without its suffix, as label files beside images are named."""
 
     def __init__(self, root: Path) -> None:
-        """Takes the folder of images; nothing is read yet."""
         self.root = root
         self._stems = lru_cache(maxsize=None)(_stems_of)
 

@@ -19,12 +19,11 @@ import numpy.typing as npt
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import find_image, image_size
 from piclip.formats.run_length import RunLengthMask
-from piclip.io.images import list_images
+from piclip.io.images import IGNORE, list_images
 
 if TYPE_CHECKING:
     from piclip.io.supports import Support
 
-_IGNORE = 255
 _MAX_CLASSES = 254
 
 
@@ -68,7 +67,6 @@ class LabelledFile:
     source: str | None = None
 
     def __post_init__(self) -> None:
-        """Check that every mask has the image's size (MaskError)."""
         masks = [region.mask for region in self.regions]
         for mask in [*masks, *([self.ignore] if self.ignore else [])]:
             if mask.size != self.size:
@@ -114,7 +112,7 @@ class LabelledFile:
             )
         drawn = np.zeros(self.size, dtype=np.uint8)
         if self.ignore is not None:
-            drawn[self.ignore.to_array()] = _IGNORE
+            drawn[self.ignore.to_array()] = IGNORE
         for region in sorted(self.regions, key=lambda r: -r.mask.area):
             drawn[region.mask.to_array()] = class_names.index(region.class_name) + 1
         return drawn
@@ -135,7 +133,6 @@ class Labels:
     category_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Check that names and numbers are unambiguous and every class is known (UsageError)."""
         _refuse_twice("class", self.class_names)
         _refuse_twice("image", (file.path for file in self.images))
         _refuse_twice("image id", (f.id for f in self.images if f.id is not None))

@@ -15,12 +15,12 @@ from piclip.formats import coco, yolo
 from piclip.formats.extras import library
 from piclip.formats.labels import LabelledFile, Labels, Region
 from piclip.formats.run_length import RunLengthMask
+from piclip.io.images import IGNORE
 from piclip.results import Segmentation
 
 if TYPE_CHECKING:
     from supervision import Detections
 
-_IGNORE = 255
 _DIGITS = 4
 _TOUCHING = np.ones((3, 3), dtype=np.bool_)
 
@@ -57,7 +57,7 @@ def from_segmentation(
                 continue
             score = round(float(segmentation.scores[index][pixels].mean()), _DIGITS)
             regions.append(Region(name, RunLengthMask.from_array(pixels), score=score))
-    unknown = segmentation.class_map == _IGNORE
+    unknown = segmentation.class_map == IGNORE
     return LabelledFile(
         path or segmentation.name,
         *segmentation.size,

@@ -22,11 +22,10 @@ from piclip.formats.labels import LabelledFile, Labels, Region
 from piclip.formats.run_length import RunLengthMask
 from piclip.formats.text_files import read_lines, write_text
 from piclip.io.decoding import decode
-from piclip.io.images import MAX_PIXELS
+from piclip.io.images import IGNORE, MAX_PIXELS
 from piclip.io.outputs import write_png
 from piclip.io.overlays import class_map_image
 
-_IGNORE = 255
 _NAMES = "class_names.txt"
 _NOT_CLASSES = frozenset({"__ignore__", "_background_"})
 
@@ -78,9 +77,9 @@ def read(
         regions = [
             Region(names[index - 1], RunLengthMask.from_array(class_map == index))
             for index in np.unique(class_map)
-            if 0 < index < _IGNORE
+            if 0 < index < IGNORE
         ]
-        unknown = class_map == _IGNORE
+        unknown = class_map == IGNORE
         ignore = RunLengthMask.from_array(unknown) if unknown.any() else None
         files.append(LabelledFile(image, *size, regions=tuple(regions), ignore=ignore))
     if not files:
@@ -148,7 +147,7 @@ def _class_map(path: Path, count: int, size: tuple[int, int]) -> npt.NDArray[np.
             f"height) but its image is {size[1]} x {size[0]}; give it the size of its image."
         )
     for index in np.unique(class_map):
-        if count < index < _IGNORE:
+        if count < index < IGNORE:
             raise UsageError(
                 f"{path}: the class index {index} has no name, for there are {count} classes; "
                 f"name it in {_NAMES}."

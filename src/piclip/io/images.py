@@ -24,7 +24,8 @@ _SUFFIXES = frozenset(
     | {".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".avif"}
 )
 _LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
-_IGNORE = 255
+IGNORE = 255
+"""Value of pixels in a class map that count neither for nor against a class."""
 
 
 def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -92,9 +93,9 @@ def read_mask(
         MaskError: The mask has another size, no object pixel, or no class map to pick from.
         UsageError: ``value`` is no class index.
     """
-    if value is not None and (value < 1 or value == _IGNORE):
+    if value is not None and (value < 1 or value == IGNORE):
         raise UsageError(
-            f"The class index of a mask must be 1 or more and not {_IGNORE}, which marks pixels "
+            f"The class index of a mask must be 1 or more and not {IGNORE}, which marks pixels "
             f"to ignore; {value} was given."
         )
     name = name_of(source)
@@ -231,7 +232,7 @@ def _palette_object(image: Image.Image) -> npt.NDArray[np.bool_]:
     background = ~np.asarray(image.convert("RGB")).any(axis=2)
     if not background.any():
         background = indices == 0
-    labelled = ~background & (indices != _IGNORE)
+    labelled = ~background & (indices != IGNORE)
     return np.asarray(labelled if labelled.any() else ~background)
 
 

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from piclip.errors import OutputError, UsageError
+
+Progress = Callable[[int, int | None], None]
+"""Told how much is done and of how much, None where that is not known."""
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",

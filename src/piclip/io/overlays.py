@@ -7,6 +7,8 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
+from piclip.io.images import IGNORE
+
 COLOURS: tuple[tuple[int, int, int], ...] = (
     # Okabe and Ito's seven colours, made for colour-blind readers ...
     (213, 94, 0),
@@ -37,8 +39,6 @@ COLOURS: tuple[tuple[int, int, int], ...] = (
     (255, 153, 204),
 )
 """RGB of the classes in overlays, colour-blind safe; classes beyond the last start over."""
-
-_IGNORE = 255
 
 
 def voc_palette() -> list[int]:
@@ -73,7 +73,7 @@ def draw_overlay(
     Returns:
         A new RGB image of the same size.
     """
-    labels = np.where(class_map == _IGNORE, 0, class_map).astype(np.uint8)
+    labels = np.where(class_map == IGNORE, 0, class_map).astype(np.uint8)
     colours = np.array([COLOURS[(k - 1) % len(COLOURS)] for k in range(256)], dtype=np.uint8)
     pixels = np.array(image.convert("RGB"))
     inside = labels > 0

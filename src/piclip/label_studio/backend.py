@@ -26,7 +26,6 @@ class Backend:
     """
 
     def __init__(self, tools: Tools, *, recheck_seconds: float = RECHECK_SECONDS) -> None:
-        """Nothing is asked yet."""
         self._tools = tools
         self._recheck_seconds = recheck_seconds
         self._projects: dict[str, Project] = {}

@@ -29,7 +29,6 @@ class KeptEncodings:
     """
 
     def __init__(self, limit: int = LIMIT) -> None:
-        """Starts empty."""
         self._limit = limit
         self._kept: dict[str, object] = {}
         self._asked: set[str] = set()

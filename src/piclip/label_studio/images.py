@@ -57,7 +57,6 @@ class TaskImages:
         local_files: Path | None = None,
         allowed_hosts: Sequence[str] = (),
     ) -> None:
-        """Nothing is fetched yet; the arguments are those of the class."""
         self._base = None if label_studio is None else label_studio.rstrip("/")
         self._origin = None if self._base is None else _origin(httpx.URL(self._base))
         self._headers = headers

@@ -71,7 +71,6 @@ class Project:
     """
 
     def __init__(self, number: str, config: LabellingConfig, tools: Tools) -> None:
-        """Nothing is learned yet."""
         self.number = number
         self.config = config
         self.version: str | None = None

@@ -37,7 +37,6 @@ class ExportFile:
     """A JSON export; it stands for every project."""
 
     def __init__(self, path: Path) -> None:
-        """Takes the file, which is read on every call."""
         self._path = path
 
     def labelled_tasks(self, project_id: str) -> Iterator[Task]:
@@ -63,7 +62,6 @@ class LabelStudioApi:
     """
 
     def __init__(self, url: str, api_key: str) -> None:
-        """Nothing is asked yet; the arguments are those of the class."""
         if not url.startswith(("http://", "https://")):
             raise UsageError(f"--url {url} is no address; write it as in http://localhost:8080.")
         self.url = url.rstrip("/")

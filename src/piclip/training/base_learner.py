@@ -30,7 +30,6 @@ class BaseImages(Dataset[LabelledImage]):
     """
 
     def __init__(self, view: FewShotView, recipe: Recipe) -> None:
-        """Images of a view of base classes, augmented as the recipe says for the base learner."""
         self.view, self.recipe = view, recipe
         own = None if recipe.base is None else recipe.base.augmentation
         self.augmentation = own or recipe.augmentation
@@ -56,7 +55,6 @@ class BaseObjective(nn.Module):
     """The loss of a PSPNet on a batch, as one module for data-parallel training."""
 
     def __init__(self, learner: PSPNet) -> None:
-        """Wraps the network."""
         super().__init__()
         self.learner = learner
 

@@ -16,8 +16,9 @@ from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode, FewShotView, base_class_map
 from piclip.decoders.base import FewShotDecoder
 from piclip.decoders.clip_priors import PriorMaker
-from piclip.decoders.views import IGNORE, View, normalise, whole_view
+from piclip.decoders.views import View, normalise, whole_view
 from piclip.errors import UsageError
+from piclip.io.images import IGNORE
 from piclip.training.augment import draw_view
 
 if TYPE_CHECKING:
@@ -71,7 +72,6 @@ class TrainingEpisodes(Dataset[TrainingEpisode]):
         augment: bool = True,
         base_labels: bool = False,
     ) -> None:
-        """Takes the arguments of the class."""
         self.view, self.recipe, self.seed = view, recipe, seed
         self.augment, self.base_labels = augment, base_labels
 
@@ -182,7 +182,6 @@ class EpisodicObjective(nn.Module):
     """The loss of a decoder on a batch, as one module for data-parallel training."""
 
     def __init__(self, decoder: FewShotDecoder) -> None:
-        """Wraps the decoder."""
         super().__init__()
         self.decoder = decoder
 

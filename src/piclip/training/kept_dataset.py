@@ -18,7 +18,6 @@ class KeptDataset:
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        """Wraps the dataset; nothing is read yet."""
         self.dataset = dataset
         self._samples: dict[str, Sample] = {}
 

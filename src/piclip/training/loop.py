@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from piclip.datasets.dataset import IGNORE
 from piclip.errors import UsageError
+from piclip.io.images import IGNORE
 from piclip.training.recipe import OptimizerRecipe, PhaseRecipe, Recipe
 from piclip.training.run_folder import RunFolder
 

@@ -33,7 +33,6 @@ class RunFolder:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Names the files; makes nothing yet."""
         self.folder = Path(folder)
         self.recipe = self.folder / "recipe.yaml"
         self.checkpoint = self.folder / "checkpoint.pt"

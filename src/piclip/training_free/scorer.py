@@ -36,7 +36,6 @@ class ClipScorer:
     """
 
     def __init__(self, encoder: Encoder) -> None:
-        """Takes the arguments of the class."""
         self.encoder = encoder
 
     @property

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from piclip.datasets.dataset import IGNORE, Split
+from piclip.datasets.dataset import Split
 from piclip.datasets.image_files import Files
 from piclip.datasets.prepare.preparation import SPLITS, read_class_map, read_description
 from piclip.datasets.prepared import PreparedDataset, open_coco, open_pascal
 from piclip.errors import ImageError, MaskError, UsageError
+from piclip.io.images import IGNORE
+from piclip.io.outputs import Progress
 
-Progress: TypeAlias = Callable[[int, int], None]
 _OPENERS = {"pascal-5i": open_pascal, "coco-20i": open_coco}
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height
 

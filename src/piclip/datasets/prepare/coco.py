@@ -21,10 +21,10 @@ from piclip.datasets.prepare.preparation import (
     Listed,
     Plan,
     Prepared,
-    Progress,
     carry_out,
 )
 from piclip.errors import ImageError, MaskError, UsageError
+from piclip.io.outputs import Progress
 
 _UNUSED = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 CATEGORY_IDS = tuple(number for number in range(1, 91) if number not in _UNUSED)

@@ -14,7 +14,6 @@ from piclip.datasets.prepare.preparation import (
     Listed,
     Plan,
     Prepared,
-    Progress,
     carry_out,
     names_in,
     read_class_map,
@@ -22,6 +21,7 @@ from piclip.datasets.prepare.preparation import (
 )
 from piclip.datasets.prepare.sbd import SbdMasks, find_folder
 from piclip.errors import ImageError, UsageError
+from piclip.io.outputs import Progress
 
 TrainList: TypeAlias = Literal["published", "aug"]
 TRAIN_LISTS: tuple[str, ...] = get_args(TrainList)

@@ -18,18 +18,16 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from piclip.datasets.dataset import IGNORE, Split
+from piclip.datasets.dataset import Split
 from piclip.errors import DatasetError, ImageError, MaskError, PiclipError, UsageError
 from piclip.io.decoding import decode
-from piclip.io.images import MAX_PIXELS
-from piclip.io.outputs import atomic_path, ensure_folder, write_json, write_png
+from piclip.io.images import IGNORE, MAX_PIXELS
+from piclip.io.outputs import Progress, atomic_path, ensure_folder, write_json, write_png
 from piclip.io.overlays import class_map_image
 
 FORMAT = 1
 SPLITS: tuple[Split, ...] = ("train", "val")
 ClassMap: TypeAlias = npt.NDArray[np.uint8]
-Progress: TypeAlias = Callable[[int, int], None]
-"""Told (done, total) after each step."""
 
 _NAMED = 3
 

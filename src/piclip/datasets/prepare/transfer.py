@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import http.client
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from piclip import __version__
 from piclip.errors import OutputError, PiclipError
+from piclip.io.outputs import Progress
 
-Progress: TypeAlias = Callable[[int, int | None], None]
 """Told (bytes done, bytes in all where known)."""
 
 _CHUNK = 1 << 20

@@ -8,13 +8,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, TypeAlias
+from typing import IO
 
 from piclip.errors import PiclipError
-from piclip.io.outputs import atomic_path, ensure_folder
-
-Progress: TypeAlias = Callable[[int, int], None]
-"""Told (bytes of the archive read, bytes of the archive)."""
+from piclip.io.outputs import Progress, atomic_path, ensure_folder
 
 _CHUNK = 1 << 20
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)

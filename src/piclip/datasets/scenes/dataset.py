@@ -63,7 +63,6 @@ class SceneDataset(LabelledImages):
         minimum_pixels: int | None = None,
         cache: Path | None = None,
     ) -> None:
-        """Draws nothing yet."""
         if min(train_images, val_images) < 1:
             raise UsageError("A dataset of scenes needs 1 image or more in each split.")
         if not _SMALLEST <= size <= _LARGEST:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -17,6 +17,7 @@ from piclip.datasets.scenes.glyphs import CLASS_NAMES
 from piclip.errors import UsageError
 from piclip.evaluation.metrics import ClassIoU, confidence_interval
 from piclip.evaluation.processes import end_with_parent
+from piclip.io.outputs import Progress
 from piclip.io.supports import Support
 from piclip.results import priors_of
 from piclip.segmenter import FewShotSegmenter
@@ -82,7 +83,7 @@ def run_scene_benchmark(
     shots: Sequence[int] = (1, 5),
     calibration_episodes: int = CALIBRATION_EPISODES,
     workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> SceneReport:
     """Measures every map on held-out episodes over all 20 classes.
 

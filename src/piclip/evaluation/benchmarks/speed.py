@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from piclip.evaluation.benchmarks.workload import (
     random_encoder,
     random_query,
 )
+from piclip.io.outputs import Progress
 
 TARGETS = {
     "one_class": 1.20,
@@ -113,7 +114,7 @@ def run_speed_benchmark(
     threads: int = 2,
     rounds: int = 9,
     measure_memory: bool = True,
-    on_round: Callable[[int, int], None] | None = None,
+    on_round: Progress | None = None,
 ) -> SpeedReport:
     """Measures a randomly initialised model on the CPU.
 
@@ -165,9 +166,7 @@ class _Times:
     bfloat16: list[float]
 
 
-def _time_rounds(
-    workload: Workload, rounds: int, on_round: Callable[[int, int], None] | None
-) -> _Times:
+def _time_rounds(workload: Workload, rounds: int, on_round: Progress | None) -> _Times:
     encoder, pixels = random_encoder(workload), random_query(workload)
     classes = random_classes(workload, _MANY, encoder.dtype)
     half = random_encoder(workload, "bfloat16") if has_amx() else None
