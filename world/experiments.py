@@ -276,8 +276,8 @@ def _run(experiments: Experiments, part: Part, reports: Queue[Report]) -> None:
         if not step.done():
             reports.put(Report(part, step.title))
 
-            def show(done: int, total: int, title: str = step.title) -> None:
-                reports.put(Report(part, title, done, total))
+            def show(done: int, total: int | None, title: str = step.title) -> None:
+                reports.put(Report(part, title, done, total or 0))
 
             step.work(show)
         reports.put(Report(part, step.title, finished=True))

@@ -140,7 +140,7 @@ def evaluate(
         for number, several in folds_of(request, fold):
             task = bars.add_task("Loading", total=None)
 
-            def show(done: int, total: int, task: int = task, number: int = number) -> None:
+            def show(done: int, total: int | None, task: int = task, number: int = number) -> None:
                 bars.update(task, description=f"Fold {number}", completed=done, total=total)  # type: ignore[arg-type]
 
             results.append(run_fold(request, number, several=several, progress=show))
