@@ -12,6 +12,7 @@ EXAMPLES = examples(
     "piclip app",
     "piclip app --model openai/clip-vit-base-patch16",
     "piclip app --host 0.0.0.0 --port 8000 --auth anna:secret",
+    "piclip app --auth anna:secret --allow-host piclip.example.org",
 )
 
 
@@ -40,6 +41,13 @@ def app(
         str | None,
         typer.Option(metavar="USER:PASSWORD", help="Ask for this login."),
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:PORT]",
+            help="Answer under this name too, such as that of a reverse proxy. Repeatable.",
+        ),
+    ] = None,
     max_upload_mb: Annotated[
         int,
         typer.Option(
@@ -66,6 +74,7 @@ def app(
         host=host,
         port=port,
         login=login_of(auth, "--auth"),
+        allow_hosts=tuple(allow_host or ()),
         upload_megabytes=max_upload_mb,
         limits=Limits(images=max_images),
     )
