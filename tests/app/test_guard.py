@@ -1,27 +1,39 @@
 """Who is answered: requests for the page's own address, from the page itself, after the login."""
 
 import http.client
+import re
+import urllib.request
 from urllib.parse import urlsplit
 
 import pytest
 
 from piclip.app.server import Settings, serve
+from piclip.clip.checkpoints import BUILTIN_FOLDER
 from piclip.errors import UsageError
 
 pytest.importorskip("gradio", reason="needs the extra [app]")
 
 
-def ask(served, path="/config", method="GET", **headers):
+def ask(served, path="/config", method="GET", body=None, **headers):
     """Status and text of one request; the headers are sent as they are."""
     address = urlsplit(served.url)
     connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request(method, path, headers=names)
+    connection.request(method, path, body, names)
     answer = connection.getresponse()
     # What streams has no end; its beginning is enough.
     text = "" if answer.length is None else answer.read().decode()
     connection.close()
     return answer.status, text
+
+
+def endpoints(router):
+    """Method and path of all that is served, gradio's own included."""
+    for route in router.routes:
+        if hasattr(route, "original_router"):  # how FastAPI keeps one router within another
+            yield from endpoints(route.original_router)
+        else:
+            yield from ((method, route.path) for method in route.methods)
 
 
 def port(served):
@@ -37,6 +49,12 @@ def served():
 @pytest.fixture(scope="module")
 def served_to_all():
     with serve(Settings(host="0.0.0.0")) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def closed():
+    with serve(Settings(model=str(BUILTIN_FOLDER), login=("anna", "secret"))) as served:
         yield served
 
 
@@ -121,3 +139,56 @@ def test_a_page_behind_a_proxy_is_not_local():
     assert Settings().local and Settings(allow_hosts=("localhost:9000",)).local
     assert not Settings(allow_hosts=("piclip.example.org:8000",)).local
     assert not Settings(host="0.0.0.0").local
+
+
+FORM = {"/", "/login", "/login/", "/theme.css", "/gradio_api/theme.css", "/favicon.ico"}
+"""What the form for the login consists of, besides the folders in which gradio keeps its own."""
+
+FOLDERS = ("/assets/", "/static/", "/svelte/")
+
+
+def test_without_login_nothing_answers_but_the_form_for_it(closed):
+    found = set(endpoints(closed.page.app))
+    for known in ("/openapi.json", "/config", "/logout", "/gradio_api/queue/join"):
+        assert known in {path for _, path in found}  # or not everything was found
+    for path in ("/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/heartbeat/{session_hash}"):
+        assert path in {path for _, path in found}
+    answering = set()
+    for method, path in sorted(found):
+        filled = re.sub(r"\{.*?\}", "1", path)
+        status, text = ask(closed, filled, method)
+        if status != 401:
+            answering.add(path)
+        elif method != "HEAD":
+            assert "Not authenticated" in text
+    assert {path for path in answering if not path.startswith(FOLDERS)} == FORM
+
+
+def test_without_login_what_is_not_there_is_not_told(closed):
+    for path in ("/nowhere", "/assets", "/gradio_api/x", "/gradio_api/assets/x", "/login/x"):
+        assert ask(closed, path)[0] == 401
+    for path in ("/static/../config", "/assets/%2e%2e/config", "//config", "/login"):
+        assert ask(closed, path)[0] in {401, 403, 404}
+
+
+def test_the_form_for_the_login_tells_nothing_of_the_page(closed):
+    for query in ("", "?all_endpoints=true"):
+        status, text = ask(closed, f"/{query}")
+        assert status == 200 and "auth_required" in text
+        assert str(BUILTIN_FOLDER) not in text
+
+
+def test_after_the_login_everything_answers(closed):
+    form = "username=anna&password={}"
+    kind = "application/x-www-form-urlencoded"
+    assert ask(closed, "/login", "POST", form.format("wrong"), Content_Type=kind)[0] == 400
+    sent = urllib.request.Request(f"{closed.url}login", form.format("secret").encode())
+    with urllib.request.urlopen(sent, timeout=20) as answer:
+        cookies = answer.headers.get_all("set-cookie")
+    name, value = next(c for c in cookies if "unsecure" in c).split(";")[0].split("=")
+    for path in ("/config", "/openapi.json", "/gradio_api/info", "/gradio_api/heartbeat/1"):
+        assert ask(closed, path, Cookie=f"{name}={value}")[0] == 200
+        assert ask(closed, path, Cookie=f"{name}=other")[0] == 401
+        assert ask(closed, path, Cookie=f"other={value}")[0] == 401
+    evil = f"evil.example:{port(closed)}"
+    assert ask(closed, Cookie=f"{name}={value}", Host=evil)[0] == 421

@@ -9,16 +9,23 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 from piclip.addresses import is_loopback
 from piclip.errors import UsageError
 
 if TYPE_CHECKING:
+    from starlette.responses import Response
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 _AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+?)\.?)(?::([0-9]{1,5}))?")
 _PORTS = {"http": 80, "https": 443}
+
+# What a browser needs to show the form for the login. All else is closed, so that an endpoint that
+# a new release of gradio brings is closed too.
+_FORM = re.compile(r"/|/(assets|static|svelte)/.*|(/gradio_api)?/theme\.css|/favicon\.ico")
+_SEND = re.compile(r"/login/?")
+_STARTUP = "/gradio_api/startup-events"
 
 
 class Authority(NamedTuple):
@@ -80,17 +87,18 @@ class Hosts:
 class Guard:
     """Middleware in front of all endpoints, gradio's own included."""
 
-    def __init__(self, app: ASGIApp, hosts: Hosts) -> None:
-        """Takes the application behind it, and the hosts that it answers to."""
+    def __init__(self, app: ASGIApp, hosts: Hosts, *, login: bool) -> None:
+        """Takes the application behind it, the hosts that it answers to, whether it has a login."""
         self._app = app
         self._hosts = hosts
+        self._login = login
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or say why not."""
         refusal = self._refusal(Request(scope)) if scope["type"] == "http" else None
         await (refusal or self._app)(scope, receive, send)
 
-    def _refusal(self, request: Request) -> PlainTextResponse | None:
+    def _refusal(self, request: Request) -> Response | None:
         written = request.headers.get("host", "")
         host = Authority.parse(written)
         if host is None:
@@ -106,6 +114,10 @@ class Guard:
             return PlainTextResponse(
                 "This page takes no requests from other web pages.", HTTPStatus.FORBIDDEN
             )
+        if self._login and not (_before_login(request) or _logged_in(request)):
+            # As gradio says it, which its clients understand.
+            detail = {"error": "Not authenticated", "auth_message": None}
+            return JSONResponse({"detail": detail}, HTTPStatus.UNAUTHORIZED)
         return None
 
     def _same(self, origin: str, host: Authority) -> bool:
@@ -115,6 +127,22 @@ class Guard:
         return source is not None and (
             source.at(scheme) == host.at(scheme) or self._hosts.names(source)
         )
+
+
+def _logged_in(request: Request) -> bool:
+    """Whether a request carries what gradio gave its sender at the login."""
+    app = request.app
+    cookies = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
+    return any(request.cookies.get(name) in app.tokens for name in cookies)
+
+
+def _before_login(request: Request) -> bool:
+    path = request.scope["path"]
+    if request.method == "POST":
+        return _SEND.fullmatch(path) is not None
+    if path == _STARTUP:  # gradio itself asks for this, once, to start
+        return not request.app.startup_events_triggered
+    return request.method in {"GET", "HEAD"} and _FORM.fullmatch(path) is not None
 
 
 def _named(text: str) -> Authority:

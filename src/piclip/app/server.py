@@ -116,7 +116,9 @@ def _launched(page: Blocks, settings: Settings, hosts: Hosts) -> str:
             pwa=False,
             footer_links=["api"],
             state_session_capacity=200,
-            app_kwargs={"middleware": [Middleware(Guard, hosts=hosts)]},
+            app_kwargs={
+                "middleware": [Middleware(Guard, hosts=hosts, login=settings.login is not None)]
+            },
             theme=theme(),
             css=CSS,
         )
