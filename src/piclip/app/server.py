@@ -28,7 +28,9 @@ class Settings:
     """How to serve the page.
 
     Attributes:
-        model: What it starts with: "builtin", a hub name or a folder.
+        model: What it starts with: "builtin", a hub name, a folder or a file. A page that others
+            can reach offers only this and the built-in one.
+        local_models: Whether people may name folders and files of this computer as models.
         host: Address to listen at.
         port: Port, or None for the first free one from 7860.
         login: (user, password), or None for no login.
@@ -38,6 +40,7 @@ class Settings:
     """
 
     model: str = BUILTIN
+    local_models: bool = False
     host: str = "127.0.0.1"
     port: int | None = None
     login: tuple[str, str] | None = field(default=None, repr=False)
@@ -67,10 +70,15 @@ def serve(settings: Settings) -> Iterator[Served]:
     """Serve the page while the block runs; its files and sessions end with it.
 
     Raises:
-        UsageError: gradio is missing, the address or port cannot be had, or one of ``allow_hosts``
-            is no name.
+        UsageError: gradio is missing, the address or port cannot be had, one of ``allow_hosts`` is
+            no name, or others would be offered local models.
         ModelError: The model it starts with cannot be had.
     """
+    if settings.local_models and not settings.local:
+        raise UsageError(
+            "--local-models is for a page that only this computer reaches; leave it out and name "
+            "the model with --model."
+        )
     # Gradio reads these when it is imported or builds components; nothing may call home.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -81,7 +89,9 @@ def serve(settings: Settings) -> Iterator[Served]:
 
         hosts = Hosts(settings.host, settings.allow_hosts)
         sessions = Sessions(Path(name) / "sessions", settings.limits)
-        models = Models(settings.model, any_model=settings.local)
+        models = Models(
+            settings.model, any_model=settings.local, local_models=settings.local_models
+        )
         models.load(settings.model)  # a wrong name is told here, and the first click does not wait
         page = build_page(sessions, models)
         try:

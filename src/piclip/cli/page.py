@@ -10,7 +10,7 @@ from piclip.cli.options import examples, login_of
 
 EXAMPLES = examples(
     "piclip app",
-    "piclip app --model openai/clip-vit-base-patch16",
+    "piclip app --model openai/clip-vit-base-patch16 --local-models",
     "piclip app --host 0.0.0.0 --port 8000 --auth anna:secret",
     "piclip app --auth anna:secret --allow-host piclip.example.org",
 )
@@ -24,6 +24,12 @@ def app(
             help="Model the page starts with: builtin (for trying only), a hub name or a folder.",
         ),
     ] = "builtin",
+    local_models: Annotated[
+        bool,
+        typer.Option(
+            "--local-models", help="Let people name folders and files of this computer as models."
+        ),
+    ] = False,
     host: Annotated[
         str,
         typer.Option(
@@ -71,6 +77,7 @@ def app(
 
     settings = Settings(
         model=model,
+        local_models=local_models,
         host=host,
         port=port,
         login=login_of(auth, "--auth"),
