@@ -164,6 +164,14 @@ def test_without_login_nothing_answers_but_the_form_for_it(closed):
     assert {path for path in answering if not path.startswith(FOLDERS)} == FORM
 
 
+def test_without_login_the_form_gets_all_that_it_loads(closed):
+    _, page = ask(closed, "/")
+    loaded = re.findall(r'(?:src|href)="\.?(/[^"]+\.(?:js|css))"', page)
+    assert len(loaded) >= 2  # a script and its style
+    for path in (*loaded, "/theme.css", "/static/img/logo.svg"):
+        assert ask(closed, path)[0] == 200
+
+
 def test_without_login_what_is_not_there_is_not_told(closed):
     for path in ("/nowhere", "/assets", "/gradio_api/x", "/gradio_api/assets/x", "/login/x"):
         assert ask(closed, path)[0] == 401
