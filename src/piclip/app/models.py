@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 import threading
+from pathlib import Path
 
 from piclip.clip.encoder import DEFAULT_MODEL, Encoder
+from piclip.clip.hub import hub_folder
 from piclip.errors import ModelError
 
 BUILTIN = "builtin"
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
 _HINTS = {
     True: "The built-in model is **for trying only**: it knows drawn scenes, not photographs.",
@@ -23,16 +29,19 @@ def hint(model: str) -> str:
 class Models:
     """Loads models by name; the last one stays in memory."""
 
-    def __init__(self, default: str = BUILTIN, *, any_model: bool = True) -> None:
+    def __init__(
+        self, default: str = BUILTIN, *, any_model: bool = True, local_models: bool = False
+    ) -> None:
         """Nothing is loaded yet.
 
         Args:
-            default: What the page starts with: "builtin", a hub name or a folder.
-            any_model: Whether people may name other models than ``choices``, folders of this
-                computer included.
+            default: What the page starts with: "builtin", a hub name, a folder or a file.
+            any_model: Whether people may name other models of the hub than ``choices``.
+            local_models: Whether they may also name folders and files of this computer.
         """
         self.default = default
         self.any_model = any_model
+        self.local_models = any_model and local_models
         self._lock = threading.Lock()
         self._name: str | None = None
         self._encoder: Encoder | None = None
@@ -57,6 +66,32 @@ class Models:
             )
         with self._lock:
             if self._encoder is None or self._name != name:
+                source = name if name in (self.default, BUILTIN) else self._source(name)
                 self._encoder = None  # makes room before the next one comes
-                self._encoder, self._name = Encoder.from_pretrained(name), name
+                self._encoder, self._name = Encoder.from_pretrained(source), name
             return self._encoder
+
+    def _source(self, name: str) -> Path:
+        """The folder or file of a model that somebody named on the page.
+
+        What is written as on the hub is looked for there only, and no answer depends on files that
+        may not be named: whoever asks must not learn which there are.
+        """
+        if _HUB_NAME.fullmatch(name):
+            return hub_folder(name)
+        if not self.local_models:
+            raise ModelError(
+                f"This page takes models of the hub, written as in {DEFAULT_MODEL}, not {name}; "
+                f"whoever started it can offer folders and files with --local-models."
+            )
+        try:
+            path = Path(name).expanduser().resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop of links, NUL
+            raise ModelError(f"{name!r} is no path; check the path of the model.") from error
+        # Uploads are there too; what somebody else put there is not to be read as a model.
+        if path.is_relative_to(Path(tempfile.gettempdir()).resolve()):
+            raise ModelError(
+                f"{name} is in the folder for temporary files, from which this page takes no "
+                f"models; move it elsewhere."
+            )
+        return path

@@ -133,8 +133,7 @@ def _images_step(models: Models) -> dict[str, Any]:
                 parts["model"] = gr.Dropdown(
                     [(titles.get(name, name), name) for name in models.choices],
                     value=models.default, label="Model", allow_custom_value=models.any_model,
-                    info="Choose one, or write a hub name or a folder of this computer."
-                    if models.any_model else None, elem_id="model",
+                    info=_model_info(models), elem_id="model",
                 )  # fmt: skip
                 parts["hint"] = gr.Markdown(hint(models.default), elem_classes="quiet")
                 parts["run"] = gr.Button(
@@ -144,6 +143,13 @@ def _images_step(models: Models) -> dict[str, Any]:
                 parts["status"] = gr.HTML("", elem_id="status")
         parts["chosen"] = gr.State(None)
     return parts
+
+
+def _model_info(models: Models) -> str | None:
+    if not models.any_model:
+        return None
+    local = ", or a folder of this computer as ./folder" if models.local_models else ""
+    return f"Choose one, or write a name of the hub as owner/model{local}."
 
 
 def _results_step() -> dict[str, Any]:

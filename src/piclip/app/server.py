@@ -20,32 +20,39 @@ from piclip.io.extras import needs_extra
 if TYPE_CHECKING:
     from gradio import Blocks
 
+    from piclip.app.guard import Hosts
+
 
 @dataclass(frozen=True)
 class Settings:
     """How to serve the page.
 
     Attributes:
-        model: What it starts with: "builtin", a hub name or a folder.
-        host: Address to listen at; other than loopback only this model and the built-in one are
-            offered, since whoever comes could otherwise read folders of this computer.
+        model: What it starts with: "builtin", a hub name, a folder or a file. A page that others
+            can reach offers only this and the built-in one.
+        local_models: Whether people may name folders and files of this computer as models.
+        host: Address to listen at.
         port: Port, or None for the first free one from 7860.
         login: (user, password), or None for no login.
+        allow_hosts: Names besides its address under which it answers, as NAME or NAME:PORT.
         upload_megabytes: Largest file taken.
         limits: What one tab may hold.
     """
 
     model: str = BUILTIN
+    local_models: bool = False
     host: str = "127.0.0.1"
     port: int | None = None
     login: tuple[str, str] | None = field(default=None, repr=False)
+    allow_hosts: tuple[str, ...] = ()
     upload_megabytes: int = 50
     limits: Limits = field(default_factory=Limits)
 
     @property
     def local(self) -> bool:
-        """Whether only this computer can reach the page."""
-        return is_loopback(self.host)
+        """Whether only this computer can reach the page: no other address, no reverse proxy."""
+        names = (name.partition(":")[0] for name in self.allow_hosts)
+        return all(is_loopback(name) for name in (self.host, *names))
 
 
 @dataclass(frozen=True)
@@ -63,34 +70,47 @@ def serve(settings: Settings) -> Iterator[Served]:
     """Serve the page while the block runs; its files and sessions end with it.
 
     Raises:
-        UsageError: gradio is missing, or the address or port cannot be had.
+        UsageError: gradio is missing, the address or port cannot be had, one of ``allow_hosts`` is
+            no name, or others would be offered local models.
         ModelError: The model it starts with cannot be had.
     """
+    if settings.local_models and not settings.local:
+        raise UsageError(
+            "--local-models is for a page that only this computer reaches; leave it out and name "
+            "the model with --model."
+        )
     # Gradio reads these when it is imported or builds components; nothing may call home.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     with tempfile.TemporaryDirectory(prefix="piclip-app-") as name, _gradio_files(Path(name)):
         with needs_extra("app", "The page"):
+            from piclip.app.guard import Hosts  # noqa: PLC0415
             from piclip.app.page import build_page  # noqa: PLC0415
 
+        hosts = Hosts(settings.host, settings.allow_hosts)
         sessions = Sessions(Path(name) / "sessions", settings.limits)
-        models = Models(settings.model, any_model=settings.local)
+        models = Models(
+            settings.model, any_model=settings.local, local_models=settings.local_models
+        )
         models.load(settings.model)  # a wrong name is told here, and the first click does not wait
         page = build_page(sessions, models)
         try:
-            yield Served(_launched(page, settings), sessions, Path(name), page)
+            yield Served(_launched(page, settings, hosts), sessions, Path(name), page)
         finally:
             page.close(verbose=False)
             sessions.close_all()
 
 
-def _launched(page: Blocks, settings: Settings) -> str:
+def _launched(page: Blocks, settings: Settings, hosts: Hosts) -> str:
     """Start serving the page; its address."""
+    from starlette.middleware import Middleware  # noqa: PLC0415 - comes with gradio
+
+    from piclip.app.guard import Guard  # noqa: PLC0415
     from piclip.app.style import CSS, theme  # noqa: PLC0415 - needs gradio
 
     try:
         _, url, _ = page.launch(
-            server_name=settings.host,
+            server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,
             server_port=settings.port,
             auth=settings.login,
             max_file_size=settings.upload_megabytes * 1_000_000,
@@ -106,6 +126,9 @@ def _launched(page: Blocks, settings: Settings) -> str:
             pwa=False,
             footer_links=["api"],
             state_session_capacity=200,
+            app_kwargs={
+                "middleware": [Middleware(Guard, hosts=hosts, login=settings.login is not None)]
+            },
             theme=theme(),
             css=CSS,
         )

@@ -10,8 +10,9 @@ from piclip.cli.options import examples, login_of
 
 EXAMPLES = examples(
     "piclip app",
-    "piclip app --model openai/clip-vit-base-patch16",
+    "piclip app --model openai/clip-vit-base-patch16 --local-models",
     "piclip app --host 0.0.0.0 --port 8000 --auth anna:secret",
+    "piclip app --auth anna:secret --allow-host piclip.example.org",
 )
 
 
@@ -23,6 +24,12 @@ def app(
             help="Model the page starts with: builtin (for trying only), a hub name or a folder.",
         ),
     ] = "builtin",
+    local_models: Annotated[
+        bool,
+        typer.Option(
+            "--local-models", help="Let people name folders and files of this computer as models."
+        ),
+    ] = False,
     host: Annotated[
         str,
         typer.Option(
@@ -39,6 +46,13 @@ def app(
     auth: Annotated[
         str | None,
         typer.Option(metavar="USER:PASSWORD", help="Ask for this login."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:PORT]",
+            help="Answer under this name too, such as that of a reverse proxy. Repeatable.",
+        ),
     ] = None,
     max_upload_mb: Annotated[
         int,
@@ -63,9 +77,11 @@ def app(
 
     settings = Settings(
         model=model,
+        local_models=local_models,
         host=host,
         port=port,
         login=login_of(auth, "--auth"),
+        allow_hosts=tuple(allow_host or ()),
         upload_megabytes=max_upload_mb,
         limits=Limits(images=max_images),
     )
