@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 
-from piclip.addresses import is_loopback
 from piclip.errors import UsageError
+from piclip.io.addresses import is_loopback
 
 if TYPE_CHECKING:
     from starlette.responses import Response
