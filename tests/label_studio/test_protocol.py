@@ -160,6 +160,17 @@ def test_large_requests_are_refused(backend, monkeypatch):
     assert response.status_code == 413
 
 
+@pytest.mark.parametrize("coding", ["gzip", "gzip, gzip", "br"])
+def test_encoded_requests_are_refused(backend, coding):
+    response = httpx.post(
+        f"{backend}/setup",
+        content=b"{}",
+        headers={"Content-Type": "application/json", "Content-Encoding": coding},
+    )
+    assert response.status_code == 415
+    assert "without Content-Encoding" in response.json()["error"]
+
+
 def test_other_events_and_other_projects_change_nothing(backend, label_studio):
     version_of(label_studio.setup(backend))
     asked = len(label_studio.asked)

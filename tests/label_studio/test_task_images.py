@@ -1,6 +1,8 @@
 """Where images of tasks may come from, and where not."""
 
 import base64
+import gzip
+import tracemalloc
 
 import httpx
 import pytest
@@ -184,3 +186,96 @@ def test_failures_are_told(host, fetch):
 def test_allowed_hosts_are_hosts(host):
     with pytest.raises(UsageError, match="is no host"):
         TaskImages(None, allowed_hosts=[host])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/admin",
+        "/api/users/",
+        "/data/upload/../../admin",
+        "/data/upload/%2e%2e/%2E%2e/admin",
+        "/data/upload/..%2f..%2fadmin",
+        "/data/upload/%252e%252e/%252e%252e/admin",
+        "/data/upload/..\\..\\admin",
+        "/data/upload/..%5c..%5cadmin",
+        "/data/upload/..;/..;/admin",
+        "upload/../../admin",
+        "//data/upload/1/a.png",
+        "/tasks/3/resolve/../../../admin",
+        "/tasks/3/",
+        "/projects/1/delete",
+        "/database",
+    ],
+)
+def test_the_token_goes_only_where_files_are_served(host, fetch, path):
+    host.redirects["/data/moved.png"] = path
+    for address in (path, f"{host.url}{path}", "/data/moved.png"):
+        with pytest.raises(ImageError):
+            fetch(address)
+    assert {asked for asked, _ in host.asked} == {"/data/moved.png"}
+    with pytest.raises(ImageError, match="the server answers"):
+        fetch(f"{host.url}/admin", allowed_hosts=[httpx.URL(host.url).netloc.decode()])
+    assert host.asked[-1] == ("/admin", None)
+
+
+@pytest.mark.parametrize(
+    "path", ["/tasks/3/resolve/?fileuri=x", "/projects/1/presign/", "/data/a%2520b/50%25.png"]
+)
+def test_the_token_goes_to_every_route_of_files(host, fetch, path):
+    with pytest.raises(ImageError, match="the server answers 404"):
+        fetch(path)
+    assert host.asked == [(path, HEADERS["Authorization"])]
+
+
+def test_label_studio_below_a_path_keeps_its_token_there(host, fetch):
+    with pytest.raises(ImageError, match="serves no files there"):
+        fetch("/data/../../data/upload/1/a.png", url=f"{host.url}/label")
+    assert host.asked == []
+
+
+def test_addresses_with_a_user_name_are_refused(host, fetch):
+    with pytest.raises(ImageError, match="without a user name"):
+        fetch(f"{host.url.replace('//', '//anna:x@')}/data/upload/1/a.png")
+    assert host.asked == []
+
+
+@pytest.fixture
+def encoded(host):
+    """A function that serves bytes as they are, with a Content-Encoding."""
+
+    def encoded(content, coding):
+        host.answer = lambda path, query, token: (200, {"Content-Encoding": coding}, content)
+
+    return encoded
+
+
+def test_gzip_is_decoded_and_damage_told(encoded, fetch):
+    content = gzip.compress(bytes(200_000) + b"the end")
+    encoded(content, "gzip")
+    assert fetch("/data/upload/1/a.png") == bytes(200_000) + b"the end"
+    encoded(content[:-9], "gzip")
+    with pytest.raises(ImageError, match="cut off"):
+        fetch("/data/upload/1/a.png")
+    encoded(b"no gzip", "gzip")
+    with pytest.raises(ImageError, match="damaged"):
+        fetch("/data/upload/1/a.png")
+
+
+@pytest.mark.parametrize(
+    ("layers", "coding", "sentence"),
+    [(1, "gzip", "larger than"), (2, "gzip, gzip", "in gzip once"), (1, "br", "in gzip once")],
+)
+def test_a_bomb_takes_no_memory(encoded, fetch, monkeypatch, layers, coding, sentence):
+    monkeypatch.setattr(images, "MOST_BYTES", 1_000_000)
+    bomb = bytes(64_000_000)
+    for _ in range(layers):
+        bomb = gzip.compress(bomb)
+    encoded(bomb, coding)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match=sentence):
+            fetch("/data/upload/1/a.png")
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()

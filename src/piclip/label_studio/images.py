@@ -3,7 +3,8 @@
 A task's address of an image is not to be trusted: whoever may import tasks could make this computer
 ask any server that it reaches, or read its files. So images come only
 
-- from the Label Studio that was configured (same scheme, host and port), with its token,
+- from the Label Studio that was configured (same scheme, host and port), with its token, and there
+  only from the routes that serve files,
 - from hosts that were allowed by name, without the token,
 - from the folder that was given for Label Studio's local files, never from outside of it,
 - from the address itself (``data:image/...;base64,``).
@@ -15,11 +16,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 import httpx
 
@@ -34,6 +37,14 @@ _SECONDS = 60
 _CLOUD = frozenset({"s3", "gs", "azure-blob"})
 _LOCAL_FILES = "/data/local-files/"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_DATA_ROUTE = re.compile(r"/(data/.+|(tasks|projects)/[0-9]+/(presign|resolve)/?)")
+"""Where Label Studio serves files: uploaded and local ones, and those of cloud storages."""
+
+_CLIMBING = re.compile(r"[\\\x00-\x1f]|(^|/)\.\.?(;[^/]*)?(/|$)")
+"""What some server on the way may take for another path than the one that is written."""
+
+_PIECE = 2**16
+"""Most bytes that are decoded at once."""
 
 
 class TaskImages:
@@ -58,11 +69,15 @@ class TaskImages:
         allowed_hosts: Sequence[str] = (),
     ) -> None:
         self._base = None if label_studio is None else label_studio.rstrip("/")
-        self._origin = None if self._base is None else _origin(httpx.URL(self._base))
+        self._base_url = None if self._base is None else httpx.URL(self._base)
         self._headers = headers
         self._root = None if local_files is None else local_files.resolve()
         self._allowed = frozenset(part for host in allowed_hosts for part in _host_ports(host))
-        self._client = httpx.Client(follow_redirects=False, timeout=httpx.Timeout(30, connect=5))
+        self._client = httpx.Client(
+            follow_redirects=False,
+            timeout=httpx.Timeout(30, connect=5),
+            headers={"Accept-Encoding": "identity"},  # image files are compressed already
+        )
 
     def close(self) -> None:
         """Close the connections."""
@@ -149,15 +164,38 @@ class TaskImages:
         raise ImageError(f"{shown}: the image is redirected more than {_MOST_REDIRECTS} times.")
 
     def _headers_for(self, url: httpx.URL) -> Mapping[str, str]:
-        """The token for Label Studio alone; nothing is asked of hosts that were not allowed."""
-        if _origin(url) == self._origin:
+        """The token for Label Studio's files alone; no host is asked that was not allowed."""
+        home = self._base_url is not None and _origin(url) == _origin(self._base_url)
+        if home and self._serves_files(url):
             return self._headers()
         if url.scheme in _DEFAULT_PORTS and _origin(url)[1:] in self._allowed:
             return {}
+        if home:
+            raise ImageError(
+                f"{url.path[:200]}: Label Studio serves no files there; images are fetched from "
+                f"addresses such as /data/upload/..., without a user name."
+            )
         raise ImageError(
             f"Images of {url.host} are not fetched; if you trust it, add --allow-host {url.host}"
             f"{'' if url.port is None else f':{url.port}'}."
         )
+
+    def _serves_files(self, url: httpx.URL) -> bool:
+        """Whether an address at Label Studio is one of a file, however often it is unquoted."""
+        if self._base_url is None or url.userinfo != self._base_url.userinfo:
+            return False
+        below = self._base_url.path.rstrip("/")
+        path = url.raw_path.partition(b"?")[0].decode("ascii")
+        while True:
+            inside = path.startswith(f"{below}/")
+            if not inside or _CLIMBING.search(path):
+                return False
+            if not _DATA_ROUTE.fullmatch(path.removeprefix(below)):
+                return False
+            unquoted = unquote(path)
+            if unquoted == path:
+                return True
+            path = unquoted
 
 
 def _save(response: httpx.Response, destination: Path, shown: str, end: float) -> None:
@@ -168,13 +206,38 @@ def _save(response: httpx.Response, destination: Path, shown: str, end: float) -
         )
     size = 0
     with destination.open("wb") as file:
-        for piece in response.iter_bytes():
+        for piece in _decoded(response, shown):
             size += len(piece)
             if size > MOST_BYTES:
                 raise _too_large(shown)
             if time.monotonic() > end:
                 raise ImageError(f"{shown}: the image takes more than {_SECONDS} seconds.")
             file.write(piece)
+
+
+def _decoded(response: httpx.Response, shown: str) -> Iterator[bytes]:
+    """The body in small pieces: a few bytes can stand for gigabytes, which httpx makes at once."""
+    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if coding == "identity":
+        yield from response.iter_raw()
+        return
+    if coding not in {"gzip", "x-gzip"}:
+        raise ImageError(
+            f"{shown}: the server sends the image encoded as {coding[:50]!r}; serve it as it is, "
+            f"or in gzip once."
+        )
+    decoder = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        for raw in response.iter_raw():
+            piece = decoder.decompress(raw, _PIECE)
+            yield piece
+            while len(piece) == _PIECE:
+                piece = decoder.decompress(decoder.unconsumed_tail, _PIECE)
+                yield piece
+    except zlib.error as error:
+        raise ImageError(f"{shown}: the gzip of this image is damaged.") from error
+    if not decoder.eof:
+        raise ImageError(f"{shown}: the gzip of this image is cut off.")
 
 
 def _decode_data(address: str, shown: str) -> bytes:

@@ -167,6 +167,8 @@ async def _body(request: Request) -> dict[str, Any]:
     """
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise _Refused(_WRONG_TYPE, "Send JSON, with the header Content-Type: application/json.")
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise _Refused(_WRONG_TYPE, "Send JSON as it is, without Content-Encoding.")
     content = bytearray()
     async for piece in request.stream():
         content += piece
