@@ -102,8 +102,8 @@ def test_a_damaged_label_is_left_out_and_the_log_says_why(backend, label_studio,
     small = brush_result("cat", scenes[3].mask("cat")[:64])
     address = label_studio.tasks[4]["data"]["picture"]
     label_studio.add_task(6, address, small)
-    label_studio.files["/half.png"] = label_studio.files[address][:2000]
-    label_studio.add_task(7, "/half.png", brush_result("cat", scenes[3].mask("cat")))
+    label_studio.files["/data/upload/1/half.png"] = label_studio.files[address][:2000]
+    label_studio.add_task(7, "/data/upload/1/half.png", brush_result("cat", scenes[3].mask("cat")))
     with caplog.at_level(logging.INFO):
         version_of(label_studio.setup(backend))
     text = "\n".join(record.message for record in caplog.records)
