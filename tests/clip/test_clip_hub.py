@@ -5,6 +5,7 @@ from tiny_clip import assert_same_outputs, names_in, tiny_state
 
 from piclip.clip import checkpoints, hub
 from piclip.clip.checkpoints import clip_from_state_dict, load_clip
+from piclip.clip.encoder import Encoder
 from piclip.errors import ModelError
 from sentences import one_sentence
 
@@ -13,7 +14,7 @@ from sentences import one_sentence
     "name", ["./none", "/none/here", "~/none-such", "none.pt", "none.safetensors"]
 )
 def test_a_missing_path_is_not_looked_for_on_the_hub(name, monkeypatch):
-    monkeypatch.setattr(checkpoints, "hub_folder", lambda _name: pytest.fail("asked the hub"))
+    monkeypatch.setattr(checkpoints, "hub_folder", lambda *_, **__: pytest.fail("asked the hub"))
     with pytest.raises(ModelError, match="no file or folder") as error:
         load_clip(name)
     assert one_sentence(error)
@@ -47,15 +48,18 @@ class Hub:
         monkeypatch.setattr(huggingface_hub, "snapshot_download", self.snapshot_download)
         self.answer = answer
 
-    def model_info(self, name, timeout):
+    def model_info(self, name, revision, timeout):
         self.questions += 1
+        self.revision = revision
         if isinstance(self.answer, Exception):
             raise self.answer
         files = [type("File", (), {"rfilename": file}) for file in names_in(self.answer)]
         return type("Info", (), {"siblings": files})
 
-    def snapshot_download(self, name, allow_patterns):
+    def snapshot_download(self, name, revision, cache_dir, allow_patterns):
+        assert revision == self.revision
         self.downloads.append(allow_patterns)
+        self.cache_dir = cache_dir
         return str(self.answer)
 
 
@@ -71,6 +75,7 @@ def hub_error(kind, status):
     ("kind", "status", "words"),
     [
         ("RepositoryNotFoundError", 404, "knows no model 'some/clip'"),
+        ("RevisionNotFoundError", 404, "no revision None of some/clip"),
         ("RepositoryNotFoundError", 401, "knows no model 'some/clip'"),
         ("GatedRepoError", 403, "accept its terms"),
         ("HfHubHTTPError", 503, "HTTP 503"),
@@ -100,6 +105,39 @@ def test_a_model_of_the_hub_loads_with_one_form_of_its_weights(monkeypatch, tmp_
     assert "model.safetensors" in patterns and "pytorch_model.bin" not in patterns
 
 
+def test_revision_and_cache_are_those_that_were_asked_for(monkeypatch, tmp_path, clip_folder):
+    asked = Hub(monkeypatch, tmp_path, clip_folder)
+    encoder = Encoder.from_pretrained("some/clip", revision="v1", cache_dir=tmp_path / "mine")
+    assert (asked.revision, asked.cache_dir) == ("v1", tmp_path / "mine")
+    assert encoder.source == "some/clip"
+
+
+def cached(folder, clip_folder, ref="main"):
+    """The folder of a model in a cache of the hub."""
+    snapshot = folder / "models--some--clip" / "snapshots" / ("0" * 40)
+    snapshot.parent.mkdir(parents=True)
+    clip_folder.rename(snapshot)
+    refs = folder / "models--some--clip" / "refs"
+    refs.mkdir()
+    (refs / ref).write_text("0" * 40)
+    return snapshot
+
+
+def test_local_files_only_asks_nobody(monkeypatch, tmp_path, clip_folder):
+    asked = Hub(monkeypatch, tmp_path, clip_folder)
+    with pytest.raises(ModelError, match="only local files are to be used") as error:
+        load_clip("some/clip", local_files_only=True)
+    assert one_sentence(error)
+    cached(tmp_path / "mine", clip_folder, ref="v1")
+    where = {"cache_dir": tmp_path / "mine", "local_files_only": True}
+    loaded = load_clip("some/clip", revision="v1", **where)
+    assert_same_outputs(loaded.model, clip_from_state_dict(tiny_state()), atol=0)
+    for revision in (None, "v2"):
+        with pytest.raises(ModelError, match="only local files"):
+            load_clip("some/clip", revision=revision, **where)
+    assert asked.questions == 0
+
+
 def test_a_repository_without_transformers_weights_says_so(monkeypatch, tmp_path):
     (tmp_path / "repository").mkdir()
     (tmp_path / "repository" / "open_clip_model.safetensors").write_bytes(b"x")
@@ -111,12 +149,7 @@ def test_a_repository_without_transformers_weights_says_so(monkeypatch, tmp_path
 
 def test_a_cached_model_loads_without_a_question(monkeypatch, tmp_path, clip_folder):
     asked = Hub(monkeypatch, tmp_path, OSError("no network"))
-    snapshot = tmp_path / "cache" / "models--some--clip" / "snapshots" / ("0" * 40)
-    snapshot.parent.mkdir(parents=True)
-    clip_folder.rename(snapshot)
-    refs = tmp_path / "cache" / "models--some--clip" / "refs"
-    refs.mkdir()
-    (refs / "main").write_text("0" * 40)
+    snapshot = cached(tmp_path / "cache", clip_folder)
     load_clip("some/clip")
     assert asked.questions == 0
     (snapshot / "model.safetensors").unlink()  # an interrupted download is taken up again

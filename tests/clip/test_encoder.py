@@ -239,3 +239,22 @@ def test_wrong_requests_are_refused_in_a_sentence():
     for device in ("nowhere", "cuda:99"):
         with pytest.raises(UsageError, match="cannot be used here"):
             Encoder(encoder.model, None, device=device)
+
+
+def test_types_are_named_as_torch_names_them():
+    assert random_encoder(dtype=torch.float16).dtype == torch.float16
+    assert random_encoder(dtype="torch.bfloat16").dtype == torch.bfloat16
+    for wrong in (torch.int8, "half", "float64"):
+        with pytest.raises(UsageError, match="Unknown dtype"):
+            random_encoder(dtype=wrong)
+
+
+def test_a_model_moves_with_all_that_it_reads():
+    encoder = random_encoder()
+    pixels = torch.rand(1, 3, 32, 48)
+    before = encoder.encode(pixels).last
+    assert encoder.to("meta") is encoder and encoder.device.type == "meta"
+    assert encoder.encode(pixels.to("meta")).last.device.type == "meta"
+    close(random_encoder().to("cpu").encode(pixels).last, before, atol=0)
+    with pytest.raises(UsageError, match="cannot be used here"):
+        encoder.to("nowhere")

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from piclip.clip.conversion import clip_from_state_dict
+from piclip.clip.conversion import clip_from_state_dict, quiet_transformers
 from piclip.clip.hub import has_tokenizer, has_weights, hub_folder
-from piclip.clip.quiet import quiet_transformers
 from piclip.clip.settings import SETTINGS_FILE, ModelSettings, first_line, read_json, read_settings
 from piclip.clip.weight_files import read_state_dict
 from piclip.errors import ModelError, OutputError, UsageError
@@ -56,6 +57,9 @@ def load_clip(
     *,
     hidden_act: str = "quick_gelu",
     tokenizer: str | Path | None = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
 ) -> LoadedClip:
     """Load a CLIP with a plain ViT image tower from wherever it is.
 
@@ -72,6 +76,9 @@ def load_clip(
             say; folders and the hub do, and then it is not used.
         tokenizer: Folder or hub name of the tokenizer. Default: the checkpoint's own; for a weights
             file, which has none, OpenAI's where the vocabulary has OpenAI's size.
+        revision: Branch, tag or commit of a model on the hub, as in transformers.
+        cache_dir: Where models from the hub are kept; by default the hub's own cache.
+        local_files_only: Whether to use what is on this computer alone.
 
     Returns:
         The model in float32 on the CPU with its tokenizer and settings.
@@ -80,17 +87,22 @@ def load_clip(
         ModelError: If the model is unknown, cannot be downloaded, is damaged or is no such CLIP.
         UsageError: If ``hidden_act`` is unknown.
     """
+    from_hub = partial(hub_folder, cache_dir=cache_dir, local_files_only=local_files_only)
     path = BUILTIN_FOLDER if name_or_path == "builtin" else Path(name_or_path).expanduser()
     if path.is_file():
         model = clip_from_state_dict(read_state_dict(path), hidden_act=hidden_act)
         settings = read_settings(None, model)
-        tokenizer_folder = _tokenizer_folder(tokenizer or _default_tokenizer(model, path))
+        source: str | Path = tokenizer or _default_tokenizer(model, path)
     else:
-        folder = path if path.is_dir() else _folder_elsewhere(name_or_path)
+        if path.is_dir():
+            folder = path
+        else:
+            _check_name(name_or_path)
+            folder = from_hub(str(name_or_path), revision=revision)
         model = _load_model(folder)
         settings = read_settings(folder, model)
-        tokenizer_folder = _tokenizer_folder(tokenizer or folder)
-    return LoadedClip(model, _load_tokenizer(tokenizer_folder, model), settings)
+        source = tokenizer or folder
+    return LoadedClip(model, _load_tokenizer(_tokenizer_folder(source, from_hub), model), settings)
 
 
 def save_clip(loaded: LoadedClip, folder: str | Path) -> None:
@@ -167,8 +179,8 @@ def _check_destination(folder: Path) -> None:
         raise UsageError(f"{folder} exists and is not empty: choose a new folder for the model.")
 
 
-def _folder_elsewhere(name_or_path: str | Path) -> Path:
-    """The folder of a name that is neither a file nor a folder here."""
+def _check_name(name_or_path: str | Path) -> None:
+    """Say what is wrong with a name that only a file or folder here can have."""
     name = str(name_or_path)
     if name == "builtin":
         raise ModelError(
@@ -178,7 +190,6 @@ def _folder_elsewhere(name_or_path: str | Path) -> Path:
     looks_like_path = name.startswith((".", "/", "~", "\\")) or name.endswith(_WEIGHT_SUFFIXES)
     if isinstance(name_or_path, Path) or looks_like_path:
         raise ModelError(f"There is no file or folder {name}: check the path of the model.")
-    return hub_folder(name)
 
 
 def _load_model(folder: Path) -> CLIPModel:
@@ -235,12 +246,12 @@ def _default_tokenizer(model: CLIPModel, weights: Path) -> str:
     return OPENAI_TOKENIZER
 
 
-def _tokenizer_folder(source: str | Path) -> Path:
+def _tokenizer_folder(source: str | Path, from_hub: Callable[..., Path]) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
     try:
-        return hub_folder(str(source), weights=False)
+        return from_hub(str(source), weights=False)
     except ModelError as error:
         raise ModelError(
             f"The tokenizer {source} is neither a folder here nor available from the hub: give a "

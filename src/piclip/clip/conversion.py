@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from piclip.clip.quiet import quiet_transformers
 from piclip.clip.settings import first_line
 from piclip.clip.vit import ACTIVATIONS
 from piclip.errors import ModelError, UsageError
@@ -72,6 +73,27 @@ _BLOCK_NAMES = {
     "mlp.c_proj": "mlp.fc2",
     "attn.out_proj": "self_attn.out_proj",
 }
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No warnings and no progress bars of transformers inside; as they were afterwards.
+
+    What piclip has to say about a model it says itself, in one sentence.
+    """
+    from transformers.utils import logging  # noqa: PLC0415 - slow to import
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def clip_from_state_dict(

@@ -45,14 +45,15 @@ def resolve_device(name: str | torch.device) -> torch.device:
     return usable_device(name)
 
 
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The floating-point type of this name; "auto" is float16 on CUDA, else float32.
+def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The floating-point type, or that of a name; "auto" is float16 on CUDA, else float32.
 
     Raises:
-        UsageError: The name is not "float32", "bfloat16", "float16" or "auto".
+        UsageError: It is neither float32, bfloat16 nor float16, nor "auto".
     """
-    if name == "auto":
+    plain = str(name).removeprefix("torch.")
+    if plain == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
-    if name not in _DTYPES:
-        raise UsageError(f"Unknown dtype {name!r}; choose auto, {', '.join(_DTYPES)}.")
-    return _DTYPES[name]
+    if plain not in _DTYPES:
+        raise UsageError(f"Unknown dtype {plain!r}; choose auto, {', '.join(_DTYPES)}.")
+    return _DTYPES[plain]

@@ -24,9 +24,23 @@ from piclip.clip.vit import (
 from piclip.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModel
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
+
+# Parts of a block by the name that `BlockWeights` has for them and the one of transformers.
+_BLOCK_PARTS = {
+    "ln1": "layer_norm1",
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "out": "self_attn.out_proj",
+    "ln2": "layer_norm2",
+    "fc1": "mlp.fc1",
+    "fc2": "mlp.fc2",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +78,8 @@ class Encoder:
         attention_blocks: Number m of last blocks whose attention is averaged; by default what the
             settings say, else two thirds of the depth (8 of 12).
         device: "auto" (CUDA, else MPS, else CPU) or a torch device.
-        dtype: "float32", "bfloat16", "float16", or "auto": float16 on CUDA, else float32.
+        dtype: "float32", "bfloat16", "float16", the same as a torch dtype, or "auto": float16 on
+            CUDA, else float32.
 
     Raises:
         UsageError: An unknown device or dtype, or ``attention_blocks`` outside 1 .. depth.
@@ -79,7 +94,7 @@ class Encoder:
         settings: ModelSettings | None = None,
         attention_blocks: int | None = None,
         device: str | torch.device = "auto",
-        dtype: str = "auto",
+        dtype: str | torch.dtype = "auto",
     ) -> None:
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(dtype, self.device)
@@ -103,18 +118,48 @@ class Encoder:
         name_or_path: str | Path = DEFAULT_MODEL,
         *,
         device: str | torch.device = "auto",
-        dtype: str = "auto",
-    ) -> Encoder:
+        dtype: str | torch.dtype = "auto",
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
         """Loads a hub name, a folder, a weights file or ``"builtin"``.
 
-        See `piclip.clip.checkpoints.load_clip` for the sources and the errors.
+        See `piclip.clip.checkpoints.load_clip` for the sources, what concerns the hub and the
+        errors; device and dtype as in the class.
         """
-        loaded = load_clip(name_or_path)
+        loaded = load_clip(
+            name_or_path,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
         encoder = cls(
             loaded.model, loaded.tokenizer, settings=loaded.settings, device=device, dtype=dtype
         )
         encoder.source = str(name_or_path)
         return encoder
+
+    def to(self, device: str | torch.device) -> Self:
+        """Moves the model, in place; its type stays.
+
+        Args:
+            device: As in the class.
+
+        Returns:
+            Itself.
+
+        Raises:
+            UsageError: There is no such device here.
+        """
+        self.device = resolve_device(device)
+        self.model.to(device=self.device)
+        self._blocks, self._head = (
+            _block_weights(self.model.vision_model),
+            _head_weights(self.model),
+        )
+        self._positions.clear()
+        return self
 
     @property
     def image_size(self) -> int:
@@ -267,22 +312,11 @@ def _block_weights(vision_model: CLIPVisionModel) -> list[BlockWeights]:
         )
     return [
         BlockWeights(
-            ln1_weight=layer.layer_norm1.weight,
-            ln1_bias=layer.layer_norm1.bias,
-            query_weight=layer.self_attn.q_proj.weight,
-            query_bias=layer.self_attn.q_proj.bias,
-            key_weight=layer.self_attn.k_proj.weight,
-            key_bias=layer.self_attn.k_proj.bias,
-            value_weight=layer.self_attn.v_proj.weight,
-            value_bias=layer.self_attn.v_proj.bias,
-            out_weight=layer.self_attn.out_proj.weight,
-            out_bias=layer.self_attn.out_proj.bias,
-            ln2_weight=layer.layer_norm2.weight,
-            ln2_bias=layer.layer_norm2.bias,
-            fc1_weight=layer.mlp.fc1.weight,
-            fc1_bias=layer.mlp.fc1.bias,
-            fc2_weight=layer.mlp.fc2.weight,
-            fc2_bias=layer.mlp.fc2.bias,
+            **{
+                f"{part}_{kind}": getattr(layer.get_submodule(name), kind)
+                for part, name in _BLOCK_PARTS.items()
+                for kind in ("weight", "bias")
+            },
             heads=config.num_attention_heads,
             eps=config.layer_norm_eps,
             activation=ACTIVATIONS[config.hidden_act],

@@ -31,7 +31,14 @@ _WEIGHT_FORMS = (
 _PATIENCE = 10.0  # seconds that the hub has to answer the first request
 
 
-def hub_folder(name: str, *, weights: bool = True) -> Path:
+def hub_folder(
+    name: str,
+    *,
+    weights: bool = True,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
     """The local folder with the files of a hub model; downloads what the cache does not have.
 
     A model that is complete in the cache is used as it is, without any request, so that results do
@@ -40,6 +47,9 @@ def hub_folder(name: str, *, weights: bool = True) -> Path:
     Args:
         name: Name on the hub, such as ``openai/clip-vit-base-patch16``.
         weights: Whether the weights are wanted; otherwise the tokenizer and settings are enough.
+        revision: Branch, tag or commit; by default the hub's main branch.
+        cache_dir: Where models from the hub are kept; by default the hub's own cache.
+        local_files_only: Whether to look in the cache alone, without a request.
 
     Returns:
         A folder in the hub's cache.
@@ -52,12 +62,19 @@ def hub_folder(name: str, *, weights: bool = True) -> Path:
     from huggingface_hub import errors as hub  # noqa: PLC0415
 
     try:
-        if cached := _cached_folder(name, weights=weights):
+        if cached := _cached_folder(name, revision, cache_dir, weights=weights):
             return cached
+        if local_files_only:
+            raise ModelError(
+                f"{name} is not in the local cache, and only local files are to be used: leave "
+                f"local_files_only out, or run `hf download {name}` once with a network."
+            )
         # This request does not retry: without a network the answer comes at once.
-        info = HfApi().model_info(name, timeout=_PATIENCE)
+        info = HfApi().model_info(name, revision=revision, timeout=_PATIENCE)
         patterns = _wanted(name, {entry.rfilename for entry in info.siblings or ()}, weights)
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(
+            snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=patterns)
+        )
     except hub.HFValidationError as error:
         raise ModelError(
             f"There is no model {name!r}: it is neither a file or folder here nor a possible name "
@@ -67,6 +84,11 @@ def hub_folder(name: str, *, weights: bool = True) -> Path:
         raise ModelError(
             f"The hub gives {name} only to those who asked: accept its terms on "
             f"https://huggingface.co/{name} and log in with `hf auth login`."
+        ) from error
+    except hub.RevisionNotFoundError as error:
+        raise ModelError(
+            f"The hub has no revision {revision!r} of {name}: give a branch, tag or commit that "
+            f"https://huggingface.co/{name} lists, or none."
         ) from error
     except hub.RepositoryNotFoundError as error:
         raise ModelError(
@@ -88,12 +110,14 @@ def hub_folder(name: str, *, weights: bool = True) -> Path:
         ) from error
 
 
-def _cached_folder(name: str, *, weights: bool) -> Path | None:
+def _cached_folder(
+    name: str, revision: str | None, cache_dir: str | Path | None, *, weights: bool
+) -> Path | None:
     """The model's folder in the hub's cache if everything wanted is there."""
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - slow to import
 
     for file in ("config.json", "tokenizer_config.json"):
-        cached = try_to_load_from_cache(name, file)
+        cached = try_to_load_from_cache(name, file, cache_dir=cache_dir, revision=revision)
         if isinstance(cached, str):
             folder = Path(cached).parent
             complete = has_tokenizer(folder) and (not weights or has_weights(folder))

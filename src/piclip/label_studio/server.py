@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 from piclip.clip.cache import weights_hash
 from piclip.errors import PiclipError, UsageError
@@ -175,11 +174,8 @@ def running(app: Starlette, listening: socket.socket) -> Iterator[Served]:
 def _tools(settings: Settings, folder: Path) -> Tools:
     source, images = _connections(settings)
     try:
-        encoder = cast(
-            KeepingEncoder,
-            KeepingEncoder.from_pretrained(
-                settings.model, device=settings.device, dtype=settings.dtype
-            ),
+        encoder = KeepingEncoder.from_pretrained(
+            settings.model, device=settings.device, dtype=settings.dtype
         )
     except BaseException:
         images.close()
