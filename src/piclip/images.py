@@ -13,7 +13,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from piclip.decoding import ImageSource, check_pixels, decode, name_of, reason
+from piclip.decoding import (
+    ImageSource,
+    check_pixels,
+    decode,
+    name_of,
+    opened,
+    orientation_of,
+    reason,
+)
 from piclip.errors import ImageError, MaskError, UsageError
 
 MAX_PIXELS = 50_000_000
@@ -25,6 +33,8 @@ _SUFFIXES = frozenset(
 )
 _LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
 _IGNORE = 255
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+"""EXIF orientations that swap height and width."""
 
 
 def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -52,6 +62,17 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         rgb = _to_rgb(decode(source, max_pixels))
     rgb.info = {}  # the orientation is applied: nobody may apply it again
     return rgb
+
+
+def image_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) of an image file as a viewer shows it, read from its header.
+
+    Raises:
+        ImageError: The file is missing, no image that `read_image` reads, or too large.
+    """
+    with opened(path, max_pixels) as image:
+        sideways = orientation_of(image) in _SIDEWAYS
+        return image.size if sideways else (image.height, image.width)
 
 
 def read_mask(

@@ -14,15 +14,14 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from piclip.decoding import decode
-from piclip.errors import MaskError, UsageError
-from piclip.formats.image_files import ImagesByStem, image_size
+from piclip.decoding import decode, opened
+from piclip.errors import ImageError, MaskError, UsageError
+from piclip.formats.image_files import ImagesByStem
 from piclip.formats.labels import LabelledFile, Labels, Region
 from piclip.formats.run_length import RunLengthMask
 from piclip.formats.text_files import read_lines, write_text
-from piclip.images import MAX_PIXELS
+from piclip.images import MAX_PIXELS, image_size
 from piclip.outputs import write_png
 from piclip.overlays import class_map_image
 
@@ -41,9 +40,9 @@ def recognise(source: Path) -> bool:
     if first is None:
         return False
     try:
-        with Image.open(first) as image:
+        with opened(first, MAX_PIXELS) as image:
             return image.mode == "P"
-    except OSError:
+    except ImageError:
         return False
 
 

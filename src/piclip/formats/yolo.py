@@ -15,11 +15,12 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from piclip.errors import UsageError
-from piclip.formats.image_files import ImagesByStem, image_size
+from piclip.formats.image_files import ImagesByStem
 from piclip.formats.labels import LabelledFile, Labels, Region
 from piclip.formats.polygons import corners_from, joined, outlines
 from piclip.formats.run_length import RunLengthMask
 from piclip.formats.text_files import read_lines, read_text, write_text
+from piclip.images import image_size
 
 _YAML, _CLASSES = "data.yaml", "classes.txt"
 
