@@ -152,9 +152,9 @@ def list_images(source: str | Path) -> list[Path]:
         ImageError: Nothing is there, the folder cannot be read, or it has no images.
     """
     path = Path(source)
-    if path.is_file():
-        return [path]
     try:
+        if path.is_file():
+            return [path]
         names = sorted(path.iterdir())
     except (OSError, ValueError) as error:
         raise ImageError(f"{path}: {reason(error)}; check the path.") from error

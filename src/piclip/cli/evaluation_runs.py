@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from piclip.datasets.episode_files import read_episodes
 from piclip.datasets.few_shot import FewShotView
 from piclip.datasets.registry import open_dataset
 from piclip.decoders.saved import Checkpoint
+from piclip.documents import parse_json
 from piclip.errors import UsageError
 from piclip.evaluation.decoder_predictor import DecoderPredictor
 from piclip.evaluation.evaluate import EpisodeProtocol, evaluate
@@ -172,7 +172,7 @@ def _parsed(options: Sequence[str]) -> dict[str, Any]:
         if not equals or not key:
             raise UsageError(f"An option of the dataset is written KEY=VALUE, not {option!r}.")
         try:
-            parsed[key] = json.loads(value)
+            parsed[key] = parse_json(value)
         except ValueError:
             parsed[key] = value
     return parsed

@@ -20,6 +20,7 @@ from piclip.clip.hub import has_tokenizer, has_weights, hub_folder
 from piclip.clip.quiet import quiet_transformers
 from piclip.clip.settings import SETTINGS_FILE, ModelSettings, first_line, read_json, read_settings
 from piclip.clip.weight_files import read_state_dict
+from piclip.decoding import reason
 from piclip.errors import ModelError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -81,7 +82,11 @@ def load_clip(
         UsageError: If ``hidden_act`` is unknown.
     """
     path = BUILTIN_FOLDER if name_or_path == "builtin" else Path(name_or_path).expanduser()
-    if path.is_file():
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: {reason(error)}; check the name of the model.") from error
+    if is_file:
         model = clip_from_state_dict(read_state_dict(path), hidden_act=hidden_act)
         settings = read_settings(None, model)
         tokenizer_folder = _tokenizer_folder(tokenizer or _default_tokenizer(model, path))

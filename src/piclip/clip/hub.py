@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from piclip.clip.settings import first_line
+from piclip.documents import read_json
 from piclip.errors import ModelError
 
 _SMALL_FILES = (
@@ -112,9 +112,9 @@ def has_weights(folder: Path) -> bool:
     """Whether a folder holds all weights that its configuration needs."""
     if (folder / _SHARDS).is_file():
         try:
-            index = json.loads((folder / _SHARDS).read_text(encoding="utf-8"))
+            index = read_json(folder / _SHARDS)
             return all((folder / shard).is_file() for shard in index["weight_map"].values())
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
             return False
     return any((folder / mark).is_file() for mark, _ in _WEIGHT_FORMS)
 

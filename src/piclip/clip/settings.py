@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from piclip import documents
 from piclip.errors import ModelError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _are_valid(settings: ModelSettings, patch: int, depth: int) -> bool:
 def read_json(file: Path) -> dict[str, Any] | None:
     """The object in a JSON file, or None where there is no file."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = documents.read_json(file)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

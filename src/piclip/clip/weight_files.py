@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from piclip.documents import check_regular
 from piclip.errors import ModelError
 
 _DAMAGED = "download or copy it again and compare its size with the original"
@@ -59,6 +60,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> Any:  # noqa: ANN401 - a pickle may hold anything; checked by the caller
+    check_regular(path)
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file  # noqa: PLC0415 - only for this kind of file
 

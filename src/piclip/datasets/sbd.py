@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from piclip.datasets.preparation import ClassMap, names_in
+from piclip.documents import check_regular
 from piclip.errors import MaskError, UsageError
 
 _Values: TypeAlias = npt.NDArray[Any]
@@ -101,6 +102,7 @@ def _struct(path: Path, name: str) -> dict[str, _Values]:
     from scipy.io import loadmat  # noqa: PLC0415 - slow to import, and only needed here
 
     try:
+        check_regular(path)
         with path.open("rb") as file:
             record = loadmat(file, variable_names=[name])[name][0, 0]
             return {field: record[field] for field in record.dtype.names}

@@ -24,8 +24,11 @@ def relative_path(text: str) -> str:
 def find_image(root: Path, path: str) -> Path | None:
     """The file of a labelled image below a folder, or directly in it; None if it is not there."""
     for candidate in (root / path, root / PurePosixPath(path).name):
-        if candidate.is_file():
-            return candidate
+        try:
+            if candidate.is_file():
+                return candidate
+        except (OSError, ValueError):  # no file can have this name
+            continue
     return None
 
 
