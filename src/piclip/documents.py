@@ -142,8 +142,8 @@ def _check_yaml(root: yaml.Node) -> None:
             raise ValueError(_too_deep("YAML"))
         if values > MOST_YAML_VALUES:
             raise ValueError(
-                f"this YAML holds more than {MOST_YAML_VALUES:,} values, each alias counted as what "
-                f"it stands for"
+                f"this YAML holds more than {MOST_YAML_VALUES:,} values, each alias counted as "
+                f"what it stands for"
             )
         if isinstance(node.value, list):
             for child in node.value:
