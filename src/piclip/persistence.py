@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from piclip.errors import ModelError
+from piclip.io.documents import check_regular, read_json
 from piclip.io.outputs import atomic_path, ensure_folder, write_json
 from piclip.segmenter import FewShotSegmenter
 
@@ -55,7 +55,8 @@ def load_segmenter(folder: Path, *, device: str | torch.device, dtype: str) -> F
     from safetensors.torch import load_file  # noqa: PLC0415
 
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = read_json(folder / INDEX)
+        check_regular(folder / TENSORS)
         tensors: dict[str, Tensor] = load_file(folder / TENSORS)
         segmenter = FewShotSegmenter.from_pretrained(
             index["model"], clip=index.get("clip"), device=device, dtype=dtype

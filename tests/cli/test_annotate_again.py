@@ -100,3 +100,17 @@ def test_a_corrupt_image_is_skipped_told_and_tried_again(annotate, album):
     assert ran.code == 1
     assert "1 of 4 images failed" in ran.err
     assert "the image is 64 x 128 pixels (width x height) but the labels say 128 x 128" in ran.err
+
+
+def test_an_image_that_vanishes_meanwhile_is_listed(album, annotate, monkeypatch):
+    predict = FewShotSegmenter.predict
+
+    def slow(self, images, **options):
+        (album.photos / "photo3.png").unlink(missing_ok=True)
+        return predict(self, images, **options)
+
+    monkeypatch.setattr(FewShotSegmenter, "predict", slow)
+    ran = annotate("--json")
+    assert ran.code == 1
+    assert [f["image"] for f in json.loads(ran.out)["failed"]] == ["photo3.png"]
+    assert len(album.json()["images"]) == 3

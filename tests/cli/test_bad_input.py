@@ -221,3 +221,40 @@ def test_one_image_that_the_model_refuses_does_not_spoil_its_batch(piclip, world
         "photo2.png": "failed",
         "photo3.png": "done",
     }
+
+
+def test_a_query_that_vanishes_meanwhile_does_not_end_the_job(piclip, world, monkeypatch):
+    predict = library.FewShotSegmenter.predict
+
+    def slow(self, images, **options):
+        (world.photos / "photo2.png").unlink(missing_ok=True)
+        return predict(self, images, **options)
+
+    monkeypatch.setattr(library.FewShotSegmenter, "predict", slow)
+    ran = piclip(*world.command())
+    assert ran.code == 1
+    assert "Unexpected" not in ran.err
+    found = statuses(world)
+    assert {name: entry["status"] for name, entry in found.items()} == {
+        "photo1.png": "done",
+        "photo2.png": "failed",
+        "photo3.png": "done",
+    }
+    assert "no such file" in found["photo2.png"]["reason"]
+
+
+@pytest.mark.parametrize("what", ["support", "mask"])
+def test_a_pipe_instead_of_an_example(piclip, world, what):
+    getattr(world, what).unlink()
+    os.mkfifo(getattr(world, what))
+    ran = piclip(*world.command())
+    assert ran.code == 1
+    assert "not a regular file" in ran.sentence
+
+
+@pytest.mark.parametrize("option", ["--model", "--query", "--output"])
+def test_a_name_that_is_too_long(piclip, world, option):
+    ran = piclip(*world.command(option, world.folder / ("x" * 300)))
+    assert ran.code == 1
+    assert "too long" in ran.sentence
+    assert "Unexpected" not in ran.sentence

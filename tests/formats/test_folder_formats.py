@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from format_builders import HOLED, NAMES, labels, mask_of, pack, save_images, simple, unhurried
 from hypothesis import given
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats import LabelledFile, Labels, Region, labelme, masks, voc, yolo
+from piclip.io.images import image_size
 from piclip.io.overlays import voc_palette
+from sentences import one_sentence
 
 
 def round_trip(module, given_labels):
@@ -199,6 +201,52 @@ def png_text(mask):
     data = io.BytesIO()
     Image.fromarray(mask).save(data, format="PNG")
     return base64.b64encode(data.getvalue()).decode()
+
+
+def mask_shape(data):
+    picture = base64.b64encode(data).decode()
+    return {"shape_type": "mask", "points": [[0, 0], [1, 1]], "mask": picture}
+
+
+def test_a_labelme_mask_never_starts_ghostscript(tmp_path, monkeypatch):
+    started = []
+
+    def ghostscript(*arguments):
+        started.append(arguments)
+        return Image.new("L", (2, 2), 255).im
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", ghostscript)
+    data = io.BytesIO()
+    Image.new("L", (2, 2), 255).save(data, format="EPS")
+    path = labelme_file(tmp_path, **mask_shape(data.getvalue()))
+    with pytest.raises(MaskError, match="the mask is damaged or too large") as error:
+        labelme.read(path, class_names=NAMES)
+    assert "convert it to PNG" in one_sentence(error)
+    assert started == []
+
+
+def test_a_labelme_mask_that_declares_too_many_pixels_is_not_decoded(tmp_path):
+    data = io.BytesIO()
+    Image.new("1", (9000, 9000), 1).save(data, format="PNG")
+    header = data.getvalue()[:60]  # decoding it would fail for another reason
+    for bomb in (data.getvalue(), header):
+        path = labelme_file(tmp_path, **mask_shape(bomb))
+        with pytest.raises(MaskError, match="81,000,000 pixels") as error:
+            labelme.read(path, class_names=NAMES)
+        one_sentence(error)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "JPEG2000"])
+def test_the_size_of_a_picture_comes_from_what_may_be_decoded(tmp_path, kind):
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (4, 4)).save(path, format=kind)
+    with pytest.raises(ImageError, match="convert it to PNG"):
+        image_size(path)
+
+
+def test_a_folder_is_recognised_without_a_bomb_going_off(tmp_path):
+    Image.new("P", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    assert not voc.recognise(tmp_path)
 
 
 def test_labelme_shapes(tmp_path):

@@ -7,7 +7,8 @@ from PIL import ExifTags, Image
 
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats import LabelledFile, Labels, Region
-from piclip.formats.image_files import image_size, relative_path
+from piclip.formats.image_files import relative_path
+from piclip.io.images import image_size
 
 
 def three_images():
@@ -61,7 +62,7 @@ def test_missing_and_changed_images_are_named(tmp_path):
     with pytest.raises(MaskError, match=r"a\.png: the image is 5 x 9 .* made for 7 x 5"):
         labels.supports(tmp_path)
     (tmp_path / "a.png").write_bytes(b"no image")
-    with pytest.raises(ImageError, match=r"a\.png: the image cannot be read"):
+    with pytest.raises(ImageError, match=r"a\.png: this is not an image that can be read"):
         labels.supports(tmp_path)
     with pytest.raises(UsageError, match="None of the images is labelled"):
         Labels(NAMES, ()).supports(tmp_path)

@@ -6,7 +6,7 @@ from format_builders import HOLED, mask_of, masks, pack, unhurried
 from hypothesis import given
 
 from piclip.errors import MaskError
-from piclip.formats.polygons import corners_from, joined, outlines
+from piclip.formats.polygons import corners_from, joined, outlines, simplified
 from piclip.formats.run_length import RunLengthMask
 
 
@@ -48,6 +48,33 @@ def test_outlines_of_a_large_ragged_mask():
     mask = np.random.default_rng(0).random((120, 160)) < 0.6
     one = joined([joined(part) for part in outlines(mask)])
     assert RunLengthMask.from_polygons([one], mask.shape, "x") == pack(mask)
+
+
+def distance_to_outline(point, outline):
+    """To the nearest of a closed outline's segments."""
+    nearest = []
+    for start, end in zip(outline, np.roll(outline, -1, axis=0), strict=True):
+        chord = end - start
+        along = np.clip((point - start) @ chord / (chord @ chord or 1), 0, 1)
+        nearest.append(np.linalg.norm(point - start - along * chord))
+    return min(nearest)
+
+
+@unhurried
+@given(masks())
+def test_a_simplified_outline_misses_no_corner_by_more_than_the_tolerance(mask):
+    for [outline, *_] in outlines(mask):
+        fewer = simplified(outline, 1.0)
+        assert {tuple(c) for c in fewer} <= {tuple(c) for c in outline}
+        assert max(distance_to_outline(corner, fewer) for corner in outline) <= 1.0
+
+
+def test_a_staircase_becomes_a_triangle():
+    [[outline]] = outlines(np.tri(60, dtype=np.bool_))
+    assert len(outline) > 100
+    corners = {tuple(corner) for corner in simplified(outline, 1.0)}
+    assert len(corners) <= 4
+    assert {(0, 60), (60, 60)} <= corners
 
 
 @unhurried

@@ -12,6 +12,7 @@ from piclip.errors import ImageError, UsageError
 from piclip.formats.image_files import find_image
 from piclip.formats.labels import LabelledFile, Labels
 from piclip.io.decoding import reason
+from piclip.io.documents import check_regular
 from piclip.io.images import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -111,9 +112,11 @@ def digest(examples: Examples, image_root: str | Path) -> str:
 
 def _content_hash(root: Path, path: str) -> bytes:
     found = find_image(root, path)
+    file = found or root / path
     try:
-        return hashlib.sha256((found or root / path).read_bytes()).digest()
-    except OSError as error:
+        check_regular(file)
+        return hashlib.sha256(file.read_bytes()).digest()
+    except (OSError, ValueError) as error:
         raise ImageError(
             f"The labelled image {path} cannot be read in {root} ({reason(error)}); give the "
             f"folder that holds the images."

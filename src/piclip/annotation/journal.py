@@ -11,6 +11,7 @@ from piclip.errors import ImageError, OutputError, UsageError
 from piclip.formats.labels import LabelledFile, Region
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.decoding import reason
+from piclip.io.documents import check_regular, parse_json
 from piclip.io.outputs import atomic_path
 
 _FORMAT = 1
@@ -100,7 +101,7 @@ class Journal:
         """Read what was found in an image (KeyError if it is not finished)."""
         with self.path.open("rb") as lines:
             lines.seek(self._places[path][0])
-            entry = json.loads(lines.readline())
+            entry = parse_json(lines.readline().decode())
         height, width = entry["size"]
         regions = [
             Region(name, RunLengthMask(height, width, counts.encode()), score=score)
@@ -118,14 +119,15 @@ class Journal:
 
     def _take_up(self, settings: dict[str, Any]) -> None:
         try:
+            check_regular(self.path)
             with self.path.open("r+b") as lines:
-                earlier = json.loads(lines.readline())
+                earlier = parse_json(lines.readline().decode())
                 if earlier["piclip annotate"] != _FORMAT:
                     raise ValueError("another format")
                 self._check_settings(dict(earlier["settings"]), settings)
                 place = lines.tell()
                 while (line := lines.readline()).endswith(b"\n"):
-                    entry = json.loads(line)
+                    entry = parse_json(line.decode())
                     size, changed = entry["stamp"]
                     self._places[str(entry["image"])] = place, (size, changed)
                     place = lines.tell()

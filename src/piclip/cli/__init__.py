@@ -121,6 +121,8 @@ def _unexpected(error: Exception) -> str:
         return (
             f"The memory does not suffice ({text}); use a smaller --batch-size or smaller images."
         )
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}; check the path."
     return (
         f"Unexpected {type(error).__name__}: {text}; run the command again with PICLIP_DEBUG=1 "
         f"and report what it prints."

@@ -17,7 +17,7 @@ from piclip.annotation.proposals import Failure, Query, find_queries, propose
 from piclip.cli.annotate_report import Outcome, print_expectations, progress_with_rate
 from piclip.cli.console import people
 from piclip.errors import ImageError, PiclipError, UsageError
-from piclip.formats import LabelledFile, Labels, detect, get_format
+from piclip.formats import LabelledFile, Labels, detect, get_format, read_labels
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def annotate_folder(request: Request) -> Outcome:
         raise UsageError("There is nothing to do: give --output, --holdout or both.")
     if request.output is None and request.review is not None:
         raise UsageError("A --review needs an --output, too; give both.")
-    labels = get_format(source).read(
-        request.labels, images=request.images, class_names=request.names
+    labels = read_labels(
+        request.labels, format=source, images=request.images, class_names=request.names
     )
     examples = choose_examples(labels)
     queries, missing = find_queries(labels, request.images)
@@ -82,6 +82,12 @@ def annotate_folder(request: Request) -> Outcome:
         expectations = _measure(request, segmenter, examples)
     failures = [*missing, *_propose(request, segmenter, journal, queries)]
     annotated = [query for query in queries if _is_done(journal, query)]
+    told = {failure.path for failure in failures} | {query.path for query in annotated}
+    failures += [
+        Failure(query.path, f"{query.file}: the image vanished or changed meanwhile; try it again.")
+        for query in queries
+        if query.path not in told
+    ]
     regions = _write(request, request.output, target, labels, journal, annotated)
     return Outcome(expectations, len(annotated), earlier, regions, failures)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from piclip.evaluation.decoder_predictor import DecoderPredictor
 from piclip.evaluation.evaluate import EpisodeProtocol, evaluate
 from piclip.evaluation.predictors import Predictor, TrainingFree, choose_threshold
 from piclip.evaluation.records import Evaluation
+from piclip.io.documents import parse_json
 from piclip.io.outputs import Progress
 
 TRAINING_FREE = "training-free"
@@ -173,7 +173,7 @@ def _parsed(options: Sequence[str]) -> dict[str, Any]:
         if not equals or not key:
             raise UsageError(f"An option of the dataset is written KEY=VALUE, not {option!r}.")
         try:
-            parsed[key] = json.loads(value)
+            parsed[key] = parse_json(value)
         except ValueError:
             parsed[key] = value
     return parsed

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from piclip.errors import UsageError
+from piclip.errors import ImageError, UsageError
+from piclip.io.decoding import reason
+from piclip.io.documents import read_json
 from piclip.io.outputs import write_json
 
 FILE_NAME = "results.json"
@@ -47,7 +48,7 @@ class RunRecord:
         if overwrite or not path.is_file():
             return cls(folder, settings)
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = read_json(path)
             earlier = dict(data["settings"])
             entries = {entry["file"]: dict(entry) for entry in data["images"]}
             done = {file: e for file, e in entries.items() if e["status"] == "done" and e["mask"]}
@@ -100,11 +101,14 @@ class RunRecord:
             return False
         outputs = [entry["mask"], *([entry.get("overlay")] if overlay else [])]
         there = all(output and (self.folder / output).is_file() for output in outputs)
-        return there and entry.get("source") == _source(query)
+        try:
+            return there and entry.get("source") == source_of(query)
+        except ImageError:
+            return False
 
-    def add_done(self, query: Path, measures: dict[str, Any]) -> None:
-        """Note the outputs of a query."""
-        self._add(query, {"status": "done", **measures, "source": _source(query)})
+    def add_done(self, query: Path, measures: dict[str, Any], source: dict[str, int]) -> None:
+        """Note the outputs of a query, made of the file that ``source`` tells (`source_of`)."""
+        self._add(query, {"status": "done", **measures, "source": source})
 
     def add_failed(self, query: Path, reason: str) -> None:
         """Note why a query has no outputs."""
@@ -131,7 +135,10 @@ def _key(query: Path) -> str:
     return os.path.abspath(query)  # noqa: PTH100 - keeps links, which Path.resolve would follow
 
 
-def _source(query: Path) -> dict[str, int]:
-    """Tells a changed file from the one that was segmented."""
-    status = query.stat()
+def source_of(query: Path) -> dict[str, int]:
+    """Tells a changed file from the one that was segmented (ImageError if it is gone)."""
+    try:
+        status = query.stat()
+    except OSError as error:
+        raise ImageError(f"{query}: {reason(error)}; put the image back.") from error
     return {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}

@@ -15,10 +15,11 @@ from piclip import FewShotSegmenter, Segmentation, __version__
 from piclip.batches import batches, predict_each
 from piclip.cli.console import people, print_some, progress_bar
 from piclip.cli.fitting import Examples, check_examples, fitted_segmenter
-from piclip.cli.run_record import FILE_NAME, OVERLAYS, RunRecord
+from piclip.cli.run_record import FILE_NAME, OVERLAYS, RunRecord, source_of
 from piclip.clip.checkpoints import BUILTIN_FOLDER
 from piclip.decoders.saved import Checkpoint, holds_decoder
 from piclip.errors import ImageError, OutputError, PiclipError, UsageError
+from piclip.io.documents import check_regular
 from piclip.io.images import list_images, read_image
 from piclip.io.outputs import ensure_folder
 
@@ -172,6 +173,7 @@ def _weights_digest(model: str | Path) -> str | None:
 def _digest(path: Path) -> str:
     digest = hashlib.sha256()
     try:
+        check_regular(path)
         with path.open("rb") as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
@@ -195,8 +197,11 @@ def _work_off(
                 for (query, _), outcome in zip(batch, found, strict=True):
                     if isinstance(outcome, PiclipError):
                         record.add_failed(query, str(outcome))
-                    else:
+                        continue
+                    try:
                         _save(request, record, query, replace(outcome, name=names[query]))
+                    except ImageError as error:  # it vanished in the meantime
+                        record.add_failed(query, str(error))
             finally:
                 record.write()
             progress.update(task, completed=_tried(record, names))
@@ -221,6 +226,7 @@ def _read(
 
 
 def _save(request: Request, record: RunRecord, query: Path, result: Segmentation) -> None:
+    source = source_of(query)
     try:
         files = result.save(request.output, overlay=request.overlay)
     except OutputError as error:
@@ -243,4 +249,5 @@ def _save(request: Request, record: RunRecord, query: Path, result: Segmentation
                 round(float(result.score[inside].mean()), 6) if inside.any() else None
             ),
         },
+        source,
     )

@@ -22,6 +22,7 @@ from piclip.clip.hub import has_tokenizer, has_weights, hub_folder
 from piclip.clip.settings import SETTINGS_FILE, ModelSettings, first_line, read_json, read_settings
 from piclip.clip.weight_files import read_state_dict
 from piclip.errors import ModelError, OutputError, UsageError
+from piclip.io.decoding import reason
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTokenizer
@@ -89,7 +90,11 @@ def load_clip(
     """
     from_hub = partial(hub_folder, cache_dir=cache_dir, local_files_only=local_files_only)
     path = BUILTIN_FOLDER if name_or_path == "builtin" else Path(name_or_path).expanduser()
-    if path.is_file():
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: {reason(error)}; check the name of the model.") from error
+    if is_file:
         model = clip_from_state_dict(read_state_dict(path), hidden_act=hidden_act)
         settings = read_settings(None, model)
         source: str | Path = tokenizer or _default_tokenizer(model, path)

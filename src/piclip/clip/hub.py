@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from piclip.clip.settings import first_line
 from piclip.errors import ModelError
+from piclip.io.documents import read_json
 
 _SMALL_FILES = (
     "config.json",
@@ -136,9 +136,9 @@ def has_weights(folder: Path) -> bool:
     """Whether a folder holds all weights that its configuration needs."""
     if (folder / _SHARDS).is_file():
         try:
-            index = json.loads((folder / _SHARDS).read_text(encoding="utf-8"))
+            index = read_json(folder / _SHARDS)
             return all((folder / shard).is_file() for shard in index["weight_map"].values())
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
             return False
     return any((folder / mark).is_file() for mark, _ in _WEIGHT_FORMS)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from piclip.errors import ModelError
+from piclip.io import documents
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
@@ -108,7 +108,7 @@ def _are_valid(settings: ModelSettings, patch: int, depth: int) -> bool:
 def read_json(file: Path) -> dict[str, Any] | None:
     """The object in a JSON file, or None where there is no file."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = documents.read_json(file)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

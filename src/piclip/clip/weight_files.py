@@ -13,6 +13,7 @@ from torch import Tensor
 
 from piclip.clip.torchscript import is_torchscript, read_torchscript
 from piclip.errors import ModelError
+from piclip.io.documents import check_regular
 
 # How much larger than its file what is in it may be: torch compresses nothing, but checkpoints name
 # some tensors twice or more.
@@ -68,6 +69,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> Any:  # noqa: ANN401 - a pickle may hold anything; checked by the caller
+    check_regular(path)
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file  # noqa: PLC0415 - only for this kind of file
 

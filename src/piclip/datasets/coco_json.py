@@ -5,7 +5,6 @@ How objects that overlap are drawn says `piclip.datasets.coco_objects`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -26,6 +25,7 @@ from piclip.datasets.dataset import (
 from piclip.datasets.image_files import check_class_count
 from piclip.datasets.presence import file_state
 from piclip.errors import DatasetError
+from piclip.io.documents import read_json
 from piclip.io.images import read_image
 
 
@@ -155,7 +155,7 @@ class CocoJson(LabelledImages):
 def _read(file: Path, images: Path) -> tuple[dict[int, str], dict[str, _Labelled]]:
     """Category names by id, ascending, and the images by key."""
     try:
-        data = json.loads(file.read_bytes())
+        data = read_json(file)
     except OSError as error:
         raise DatasetError(f"{file} cannot be read ({error.strerror}); check the path.") from error
     except ValueError as error:

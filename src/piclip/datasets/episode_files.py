@@ -12,6 +12,7 @@ from typing import Any
 from piclip.datasets.dataset import Dataset
 from piclip.datasets.few_shot import EpisodeKeys, FewShotView
 from piclip.errors import DatasetError, UsageError
+from piclip.io.documents import read_json
 from piclip.io.outputs import write_json
 
 FORMAT = 1
@@ -132,7 +133,7 @@ def read_episodes(path: str | Path) -> EpisodeFile:
             among its supports.
     """
     try:
-        content: Any = json.loads(Path(path).read_bytes())
+        content: Any = read_json(path)
     except OSError as error:
         raise DatasetError(f"{path} cannot be read ({error.strerror}); check the path.") from error
     except ValueError as error:

@@ -19,6 +19,8 @@ from piclip.datasets.dataset import (
 from piclip.datasets.prepare.preparation import read_class_map
 from piclip.datasets.presence import file_state
 from piclip.errors import DatasetError
+from piclip.io.decoding import reason
+from piclip.io.documents import read_text
 from piclip.io.images import read_image
 
 
@@ -138,8 +140,7 @@ def read_lines(path: Path) -> list[str]:
         DatasetError: The file is missing or no text.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, ValueError) as error:
-        what = "it is no UTF-8 text" if isinstance(error, ValueError) else error.strerror
-        raise DatasetError(f"{path} cannot be read ({what}); check the folder.") from error
+        raise DatasetError(f"{path} cannot be read ({reason(error)}); check the folder.") from error
     return [line.strip() for line in text.splitlines() if line.strip()]

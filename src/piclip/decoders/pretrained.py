@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from piclip.clip.weight_files import read_state_dict
 from piclip.errors import ModelError
+from piclip.io.documents import read_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -130,7 +130,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"{path} cannot be read as the configuration of a decoder: give a folder written by "

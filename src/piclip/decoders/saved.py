@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from piclip.decoders.pretrained import CONFIG, read_config
 from piclip.errors import ModelError
+from piclip.io.documents import read_json, read_yaml
 from piclip.io.extras import needs_extra
 
 RECIPE, RECORD = "recipe.yaml", "training.json"
@@ -61,13 +61,11 @@ class Checkpoint:
 def holds_decoder(folder: str | Path) -> bool:
     """Whether a folder is a training's or a decoder's, not a CLIP's; no error is raised."""
     given = Path(folder).expanduser()
-    if (given / _DECODER).is_dir() or (given / RECIPE).is_file():
-        return True
-    if not (given / CONFIG).is_file():
-        return False
     try:
-        return "decoder" in read_config(given)
-    except ModelError:
+        if (given / _DECODER).is_dir() or (given / RECIPE).is_file():
+            return True
+        return (given / CONFIG).is_file() and "decoder" in read_config(given)
+    except (ModelError, OSError, ValueError):  # also a name that no file can have
         return False
 
 
@@ -76,7 +74,7 @@ def _recipe_of(decoder: Path) -> Mapping[str, Any] | None:
     record = decoder / RECORD
     if record.is_file():
         try:
-            recipe = json.loads(record.read_text(encoding="utf-8"))["recipe"]
+            recipe = read_json(record)["recipe"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 f"{record} cannot be read as the record of a training; train again."
@@ -90,11 +88,10 @@ def _recipe_of(decoder: Path) -> Mapping[str, Any] | None:
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
     with needs_extra("train", f"Reading {path.name}"):
-        import yaml  # noqa: PLC0415
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ModelError(f"{path} cannot be read as a recipe; train again.") from error
+        try:
+            recipe = read_yaml(path)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path} cannot be read as a recipe; train again.") from error
     return _checked(recipe, path)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from piclip.errors import UsageError
 from piclip.evaluation.metrics import FewShotIoU, confidence_interval
+from piclip.io.documents import read_json
 from piclip.io.outputs import write_json
 
 FORMAT, KIND = 1, "evaluation"
@@ -210,11 +211,13 @@ def read_result(path: str | Path) -> Evaluation:
     """
     advice = "give files that 'piclip evaluate --output' wrote"
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = read_json(path)
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}); {advice}.") from error
     except ValueError as error:
-        raise UsageError(f"{path} is not a JSON file; {advice}.") from error
+        raise UsageError(
+            f"{path} is not a JSON file that can be read ({error}); {advice}."
+        ) from error
     if not isinstance(data, dict) or data.get("kind") != KIND:
         raise UsageError(f"{path} holds no result of an evaluation; {advice}.")
     if data.get("format") != FORMAT:

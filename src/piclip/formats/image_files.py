@@ -1,36 +1,12 @@
-"""Find the image files that labels speak of, and their sizes without decoding them."""
+"""Find the image files that labels speak of."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from PIL import ExifTags, Image
-
 from piclip.errors import ImageError, UsageError
-from piclip.io.decoding import check_pixels, reason
-from piclip.io.images import MAX_PIXELS, list_images
-
-_SIDEWAYS = frozenset({5, 6, 7, 8})
-"""EXIF orientations that swap height and width."""
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image file as a viewer shows it, read from its header.
-
-    Raises:
-        ImageError: The file is no image.
-    """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception as error:  # Pillow's plugins raise anything on broken files
-        raise ImageError(
-            f"{path}: the image cannot be read ({reason(error)}); replace it by an intact copy."
-        ) from error
-    check_pixels(str(path), width, height, MAX_PIXELS)
-    return (width, height) if orientation in _SIDEWAYS else (height, width)
+from piclip.io.images import list_images
 
 
 def relative_path(text: str) -> str:
@@ -48,8 +24,11 @@ def relative_path(text: str) -> str:
 def find_image(root: Path, path: str) -> Path | None:
     """The file of a labelled image below a folder, or directly in it; None if it is not there."""
     for candidate in (root / path, root / PurePosixPath(path).name):
-        if candidate.is_file():
-            return candidate
+        try:
+            if candidate.is_file():
+                return candidate
+        except (OSError, ValueError):  # no file can have this name
+            continue
     return None
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from piclip.errors import UsageError
 from piclip.formats.text_files import write_text
 from piclip.io.decoding import check_pixels, reason
+from piclip.io.documents import read_json
 from piclip.io.images import MAX_PIXELS
 
 T = TypeVar("T")
@@ -30,18 +31,11 @@ def load_json(path: Path) -> Any:  # noqa: ANN401  (what a JSON file holds)
         UsageError: It cannot be read, or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return read_json(path)
     except OSError as error:
         raise UsageError(f"{path}: {reason(error)}; check the path.") from error
-    except json.JSONDecodeError as error:
-        raise UsageError(
-            f"{path}: this is not valid JSON (line {error.lineno}, column {error.colno}: "
-            f"{error.msg}); export the labels again."
-        ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(
-            f"{path}: this is not a JSON text in UTF-8; export the labels again."
-        ) from error
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}; export the labels again.") from error
 
 
 def dump_json(value: object, path: Path) -> Path:

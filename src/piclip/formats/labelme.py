@@ -10,7 +10,6 @@ classes.
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -20,13 +19,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from piclip.errors import MaskError, UsageError
+from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import relative_path
 from piclip.formats.json_files import dump_json, field, image_size_field, load_json
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import corners_from, outlines
 from piclip.formats.run_length import RunLengthMask
-from piclip.io.decoding import reason
+from piclip.io.decoding import decode_bytes, reason
+from piclip.io.images import MAX_PIXELS
 
 _VERSION = "5.5.0"
 
@@ -141,10 +141,13 @@ def _mask(shape: dict[str, Any], size: tuple[int, int], where: str) -> RunLength
 
 def _decode(text: str, where: str) -> npt.NDArray[np.bool_]:
     try:
-        with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as image:
-            return np.asarray(image.convert("L")) > 0
-    except (OSError, ValueError, SyntaxError, binascii.Error) as error:
-        raise MaskError(f"{where}: the mask is damaged ({reason(error)}); draw it anew.") from error
+        image = decode_bytes(base64.b64decode(text, validate=True), "its picture", MAX_PIXELS)
+    except (ImageError, ValueError) as error:
+        why = reason(error).removesuffix(".")
+        raise MaskError(
+            f"{where}: the mask is damaged or too large ({why}); draw it anew."
+        ) from error
+    return np.asarray(image.convert("L")) > 0
 
 
 def _content(file: LabelledFile) -> dict[str, Any]:

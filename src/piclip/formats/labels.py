@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from piclip.errors import ImageError, MaskError, UsageError
-from piclip.formats.image_files import find_image, image_size
+from piclip.formats.image_files import find_image
 from piclip.formats.run_length import RunLengthMask
-from piclip.io.images import IGNORE, list_images
+from piclip.io.images import IGNORE, image_size, list_images
 
 if TYPE_CHECKING:
     from piclip.io.supports import Support

@@ -21,11 +21,12 @@ import numpy as np
 
 from piclip.errors import MaskError, UsageError
 from piclip.formats.extras import library
-from piclip.formats.image_files import find_image, image_size, relative_path
+from piclip.formats.image_files import find_image, relative_path
 from piclip.formats.json_files import dump_json, field, image_size_field, load_json
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import corners_from
 from piclip.formats.run_length import RunLengthMask
+from piclip.io.images import image_size
 from piclip.io.overlays import COLOURS
 
 LOCAL_FILES = "/data/local-files/?d="

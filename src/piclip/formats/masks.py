@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from piclip.errors import UsageError
-from piclip.formats.image_files import ImagesByStem, image_size
+from piclip.formats.image_files import ImagesByStem
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.run_length import RunLengthMask
 from piclip.formats.voc import png_paths
-from piclip.io.images import read_mask
+from piclip.io.images import image_size, read_mask
 from piclip.io.outputs import write_png
 
 

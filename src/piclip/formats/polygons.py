@@ -99,6 +99,41 @@ def joined(loops: Sequence[Corners]) -> Corners:
     return np.concatenate([*pieces, outline[last:]])
 
 
+def simplified(outline: Corners, tolerance: float) -> Corners:
+    """Leave out corners of an outline, by the algorithm of Douglas and Peucker.
+
+    Args:
+        outline: (N, 2) as x, y, not closed.
+        tolerance: Pixels by which the new outline may miss a corner.
+
+    Returns:
+        The corners that are kept, (M, 2), in their order.
+    """
+    first = int(np.argmax(_lengths(outline - outline.mean(axis=0))))  # surely a corner
+    outline = np.roll(outline, -first, axis=0)
+    farthest = int(np.argmax(_lengths(outline - outline[0])))
+    line = np.concatenate([outline, outline[:1]])
+    kept = {0, farthest}
+    waiting = [(0, farthest), (farthest, len(outline))]
+    while waiting:
+        start, end = waiting.pop()
+        if end - start < 2:
+            continue
+        chord, between = line[end] - line[start], line[start + 1 : end] - line[start]
+        along = np.clip(between @ chord / (chord @ chord or 1), 0, 1)
+        distances = _lengths(between - along[:, None] * chord)
+        worst = int(np.argmax(distances))
+        if distances[worst] > tolerance:
+            middle = start + 1 + worst
+            kept.add(middle)
+            waiting += [(start, middle), (middle, end)]
+    return outline[sorted(kept)]
+
+
+def _lengths(vectors: Corners) -> Corners:
+    return np.asarray(np.linalg.norm(vectors, axis=1))
+
+
 def _corners(line: Corners) -> Corners:
     """Turn a closed line through the middles of pixel edges into one along these edges."""
     here, there = line[:-1], line[1:]

@@ -9,6 +9,7 @@ from typing import Protocol, cast
 from piclip.errors import UsageError
 from piclip.formats import coco, labelme, labelstudio, masks, voc, yolo
 from piclip.formats.labels import Labels
+from piclip.io.decoding import reason
 
 
 class Format(Protocol):
@@ -60,9 +61,7 @@ def detect(source: str | Path) -> str:
     Raises:
         UsageError: It does not exist, cannot be read, or is in none of the formats.
     """
-    path = Path(source)
-    if not path.exists():
-        raise UsageError(f"{path}: there is no such file or folder; check the path.")
+    path = _there(source)
     for name, candidate in FORMATS.items():
         if candidate.recognise(path):
             return name
@@ -95,7 +94,7 @@ def read_labels(
         MaskError: A label is empty, or does not fit its image.
     """
     name = detect(source) if format == "auto" else format
-    return get_format(name).read(source, images=images, class_names=class_names)
+    return get_format(name).read(_there(source), images=images, class_names=class_names)
 
 
 def write_labels(labels: Labels, destination: str | Path, *, format: str) -> list[Path]:
@@ -114,6 +113,15 @@ def write_labels(labels: Labels, destination: str | Path, *, format: str) -> lis
         OutputError: A file cannot be written.
     """
     return get_format(format).write(labels, destination)
+
+
+def _there(source: str | Path) -> Path:
+    path = Path(source)
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: {reason(error)}; check the path.") from error
+    return path
 
 
 def _names() -> str:

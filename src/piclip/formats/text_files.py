@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from piclip.errors import UsageError
+from piclip.io import documents
 from piclip.io.decoding import reason
 from piclip.io.outputs import atomic_path
 
@@ -12,11 +13,11 @@ from piclip.io.outputs import atomic_path
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8 (UsageError if it cannot be read)."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return documents.read_text(path)
     except OSError as error:
         raise UsageError(f"{path}: {reason(error)}; check the path.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: this is no text in UTF-8; export the labels again.") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}; export the labels again.") from error
 
 
 def read_lines(path: Path) -> list[str]:

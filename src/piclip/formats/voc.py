@@ -14,15 +14,14 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from piclip.errors import MaskError, UsageError
-from piclip.formats.image_files import ImagesByStem, image_size
+from piclip.errors import ImageError, MaskError, UsageError
+from piclip.formats.image_files import ImagesByStem
 from piclip.formats.labels import LabelledFile, Labels, Region
 from piclip.formats.run_length import RunLengthMask
 from piclip.formats.text_files import read_lines, write_text
-from piclip.io.decoding import decode
-from piclip.io.images import IGNORE, MAX_PIXELS
+from piclip.io.decoding import decode, opened
+from piclip.io.images import IGNORE, MAX_PIXELS, image_size
 from piclip.io.outputs import write_png
 from piclip.io.overlays import class_map_image
 
@@ -40,9 +39,9 @@ def recognise(source: Path) -> bool:
     if first is None:
         return False
     try:
-        with Image.open(first) as image:
+        with opened(first, MAX_PIXELS) as image:
             return image.mode == "P"
-    except OSError:
+    except ImageError:
         return False
 
 

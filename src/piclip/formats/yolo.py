@@ -15,11 +15,14 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from piclip.errors import UsageError
-from piclip.formats.image_files import ImagesByStem, image_size
+from piclip.formats.image_files import ImagesByStem
 from piclip.formats.labels import LabelledFile, Labels, Region
 from piclip.formats.polygons import corners_from, joined, outlines
 from piclip.formats.run_length import RunLengthMask
 from piclip.formats.text_files import read_lines, read_text, write_text
+from piclip.io.decoding import reason
+from piclip.io.documents import read_yaml
+from piclip.io.images import image_size
 
 _YAML, _CLASSES = "data.yaml", "classes.txt"
 
@@ -156,9 +159,11 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 def _names_in_yaml(path: Path) -> tuple[str, ...]:
     try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: this is not valid YAML; export the labels again.") from error
+        content = read_yaml(path)
+    except OSError as error:
+        raise UsageError(f"{path}: {reason(error)}; check the path.") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}; export the labels again.") from error
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
         names = [names[index] for index in range(len(names))]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -73,30 +74,65 @@ def decode(source: str | Path | Image.Image, max_pixels: int) -> Image.Image:
             f"An image cannot be read from a {type(source).__name__}; give a file, a Pillow image "
             f"or a NumPy array."
         )
-    return _load_file(Path(source), name, max_pixels)
+    with opened(Path(source), max_pixels) as image:
+        return _loaded(image, name)
 
 
-def _load_file(path: Path, name: str, max_pixels: int) -> Image.Image:
+def decode_bytes(data: bytes, name: str, max_pixels: int) -> Image.Image:
+    """Decode an image that lies in memory, as `decode` does one in a file.
+
+    Args:
+        data: What an image file would hold.
+        name: What to call the image in errors.
+        max_pixels: Larger images are refused before they are decoded.
+
+    Returns:
+        As `decode`.
+
+    Raises:
+        ImageError: As `decode`.
+    """
+    with _identified(_WholeFile(io.BytesIO(data)), name, max_pixels) as image:
+        return _loaded(image, name)
+
+
+@contextmanager
+def opened(path: Path, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
+    """An image file of which only the header is read, for its size, mode and orientation.
+
+    Raises:
+        ImageError: The file is missing, not an image, damaged or too large.
+    """
     try:
         if path.exists() and not path.is_file():
             kind = "a folder" if path.is_dir() else "not a regular file"
-            raise ImageError(f"{name}: this is {kind}, not an image; give an image file.")
+            raise ImageError(f"{path}: this is {kind}, not an image; give an image file.")
         stream = _WholeFile(io.FileIO(path))
     except (OSError, ValueError) as error:
-        raise ImageError(f"{name}: {reason(error)}; check the path.") from error
+        raise ImageError(f"{path}: {reason(error)}; check the path.") from error
+    with _identified(stream, str(path), max_pixels) as image:
+        yield image
+
+
+@contextmanager
+def _identified(stream: _WholeFile, name: str, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
     with stream:
         image = _identify(stream, name)
         check_pixels(name, image.width, image.height, max_pixels)
         # Pillow reads plain-text PPM up to the end of the file even when nothing is missing.
         stream.decoding = all(tile[0] != "ppm_plain" for tile in image.tile)
-        try:
-            image.load()
-            return _upright(image)
-        except Exception as error:  # Pillow's decoders raise anything on broken files
-            raise ImageError(
-                f"{name}: the image is truncated or damaged ({reason(error)}); "
-                f"replace it by an intact copy."
-            ) from error
+        yield image
+
+
+def _loaded(image: ImageFile.ImageFile, name: str) -> Image.Image:
+    try:
+        image.load()
+        return _upright(image)
+    except Exception as error:  # Pillow's decoders raise anything on broken files
+        raise ImageError(
+            f"{name}: the image is truncated or damaged ({reason(error)}); "
+            f"replace it by an intact copy."
+        ) from error
 
 
 def _identify(stream: _WholeFile, name: str) -> ImageFile.ImageFile:
@@ -145,13 +181,18 @@ def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; metadata that cannot be read is ignored, as viewers do."""
+def orientation_of(image: Image.Image) -> int | None:
+    """The EXIF orientation; metadata that cannot be read is ignored, as viewers do."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
-        orientation = None
-    transposition = _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
+    except Exception:  # Pillow raises anything on broken metadata
+        return None
+    return orientation if isinstance(orientation, int) else None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    orientation = orientation_of(image)
+    transposition = None if orientation is None else _TRANSPOSITIONS.get(orientation)
     if transposition is None:
         return image
     upright = image.transpose(transposition)

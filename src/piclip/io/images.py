@@ -14,7 +14,15 @@ import numpy.typing as npt
 from PIL import Image
 
 from piclip.errors import ImageError, MaskError, UsageError
-from piclip.io.decoding import ImageSource, check_pixels, decode, name_of, reason
+from piclip.io.decoding import (
+    ImageSource,
+    check_pixels,
+    decode,
+    name_of,
+    opened,
+    orientation_of,
+    reason,
+)
 
 MAX_PIXELS = 50_000_000
 """Images with more pixels than this are refused before they are decoded."""
@@ -26,6 +34,8 @@ _SUFFIXES = frozenset(
 _LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
 IGNORE = 255
 """Value of pixels in a class map that count neither for nor against a class."""
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+"""EXIF orientations that swap height and width."""
 
 
 def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -53,6 +63,17 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         rgb = _to_rgb(decode(source, max_pixels))
     rgb.info = {}  # the orientation is applied: nobody may apply it again
     return rgb
+
+
+def image_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) of an image file as a viewer shows it, read from its header.
+
+    Raises:
+        ImageError: The file is missing, no image that `read_image` reads, or too large.
+    """
+    with opened(path, max_pixels) as image:
+        sideways = orientation_of(image) in _SIDEWAYS
+        return image.size if sideways else (image.height, image.width)
 
 
 def read_mask(
@@ -135,9 +156,9 @@ def list_images(source: str | Path) -> list[Path]:
         ImageError: Nothing is there, the folder cannot be read, or it has no images.
     """
     path = Path(source)
-    if path.is_file():
-        return [path]
     try:
+        if path.is_file():
+            return [path]
         names = sorted(path.iterdir())
     except (OSError, ValueError) as error:
         raise ImageError(f"{path}: {reason(error)}; check the path.") from error

@@ -9,9 +9,8 @@ import numpy as np
 
 from piclip.annotation.certainty import certainty_of
 from piclip.formats import labelstudio
-from piclip.formats.extras import library
 from piclip.formats.labels import LabelledFile, Region
-from piclip.formats.polygons import Corners, outlines
+from piclip.formats.polygons import outlines, simplified
 from piclip.formats.segmentations import from_segmentation
 from piclip.label_studio.config import LabellingConfig
 
@@ -83,12 +82,5 @@ def _polygons(file: LabelledFile, region: Region) -> list[dict[str, Any]]:
             },
         }
         for loops in outlines(region.mask.to_array())
-        if len(corners := _simplified(loops[0])) > 2
+        if len(corners := simplified(loops[0], _TOLERANCE)) > 2
     ]
-
-
-def _simplified(corners: Corners) -> Corners:
-    """The outline with fewer corners (Douglas and Peucker), (M, 2) as x, y in pixels."""
-    contour = corners.astype(np.float32)[:, None]
-    kept = library("cv2").approxPolyDP(contour, _TOLERANCE, True)
-    return np.asarray(kept[:, 0], dtype=np.float64)

@@ -15,9 +15,8 @@ from typing import Any
 
 from piclip.annotation.fitted import choose_examples, learn
 from piclip.errors import ImageError, MaskError, PiclipError
-from piclip.formats.image_files import image_size
 from piclip.formats.labels import LabelledFile, Labels
-from piclip.io.images import MAX_PIXELS, read_image
+from piclip.io.images import MAX_PIXELS, image_size, read_image
 from piclip.label_studio.config import LabellingConfig
 from piclip.label_studio.encodings import KeepingEncoder, KeptEncodings
 from piclip.label_studio.images import TaskImages

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from piclip.errors import UsageError
+from piclip.io.documents import parse_yaml, read_yaml
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -58,31 +59,26 @@ def explain(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import yaml  # noqa: PLC0415
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except OSError as error:
         raise UsageError(
             f"The recipe {path} cannot be read ({error.strerror}); give the path of a YAML file."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"The recipe {path} is no valid YAML: {reason}.") from error
+    except ValueError as error:
+        raise UsageError(f"The recipe {path} cannot be read: {error}.") from error
     if not isinstance(content, dict):
         raise UsageError(f"The recipe {path} holds no keys; write lines such as 'fold: 0'.")
     return content
 
 
 def _override(text: str) -> dict[str, Any]:
-    import yaml  # noqa: PLC0415
-
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"{text!r} is no key=value; write for example fold=1.")
     try:
-        value = yaml.safe_load(raw)
-    except yaml.YAMLError as error:
+        value = parse_yaml(raw)
+    except ValueError as error:
         raise UsageError(f"The value of {text!r} is no valid YAML; quote it.") from error
     for part in reversed(key.strip().split(".")):
         value = {part: value}

@@ -5,7 +5,6 @@ How objects that overlap are drawn says `piclip.datasets.coco_objects`.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from piclip.datasets.prepare.preparation import (
     carry_out,
 )
 from piclip.errors import ImageError, MaskError, UsageError
+from piclip.io.documents import read_json
 from piclip.io.outputs import Progress
 
 _UNUSED = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
@@ -111,7 +111,7 @@ def _draw(labelled: _Labelled) -> ClassMap:
 def _read_annotations(file: Path) -> dict[str, _Labelled]:
     """The images with objects, by the stems of their names."""
     try:
-        data = json.loads(file.read_bytes())
+        data = read_json(file)
     except OSError as error:
         raise ImageError(f"{file} cannot be read ({error.strerror}); check the path.") from error
     except ValueError as error:

@@ -21,6 +21,7 @@ from piclip.datasets.prepare.preparation import (
 )
 from piclip.datasets.prepare.sbd import SbdMasks, find_folder
 from piclip.errors import ImageError, UsageError
+from piclip.io.documents import read_text
 from piclip.io.outputs import Progress
 
 TrainList: TypeAlias = Literal["published", "aug"]
@@ -158,8 +159,8 @@ def _train_keys(voc: Path, origin: _Origin, train_list: str) -> set[str]:
 def read_keys(path: Path) -> set[str]:
     """Read the image names of a list: the stem of the first entry of each line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except (OSError, ValueError) as error:
         raise ImageError(f"{path} cannot be read as a list of images ({error}).") from error
     keys = {Path(line.split()[0]).stem for line in lines if line.strip()}
     if not keys:

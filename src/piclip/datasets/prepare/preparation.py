@@ -8,7 +8,6 @@ to the folder of photographs and to the prepared folder.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy.typing as npt
 from piclip.datasets.dataset import Split
 from piclip.errors import DatasetError, ImageError, MaskError, PiclipError, UsageError
 from piclip.io.decoding import decode
+from piclip.io.documents import read_json
 from piclip.io.images import IGNORE, MAX_PIXELS
 from piclip.io.outputs import Progress, atomic_path, ensure_folder, write_json, write_png
 from piclip.io.overlays import class_map_image
@@ -267,7 +267,7 @@ def read_description(out: Path) -> dict[str, Any]:
     """
     path = out / "dataset.json"
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = read_json(path)
     except FileNotFoundError as error:
         raise UsageError(
             f"{out} is no prepared folder (it has no dataset.json); make one with "

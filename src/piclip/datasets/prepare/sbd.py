@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from piclip.datasets.prepare.preparation import ClassMap, names_in
 from piclip.errors import MaskError, UsageError
+from piclip.io.documents import check_regular
 
 _Values: TypeAlias = npt.NDArray[Any]
 
@@ -101,6 +102,7 @@ def _struct(path: Path, name: str) -> dict[str, _Values]:
     from scipy.io import loadmat  # noqa: PLC0415 - slow to import, and only needed here
 
     try:
+        check_regular(path)
         with path.open("rb") as file:
             record = loadmat(file, variable_names=[name])[name][0, 0]
             return {field: record[field] for field in record.dtype.names}
