@@ -11,7 +11,7 @@ from PIL import Image
 from piclip.errors import OutputError, UsageError
 from piclip.io.images import read_mask
 from piclip.io.overlays import COLOURS, voc_palette
-from piclip.results import Priors, Segmentation
+from piclip.results import Priors, Segmentation, merge_coco
 from sentences import one_sentence
 
 
@@ -192,3 +192,65 @@ def test_save_on_a_full_disk(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="disk is full"):
         make().save(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_result_replaces_another_unasked(tmp_path):
+    first, other = make(source="x/1.jpg", name="1"), make(source="y/1.jpg", name="1")
+    before = first.save(tmp_path)["mask"].read_bytes()
+    for result in (first, other):
+        with pytest.raises(UsageError, match=r"1\.png is there already") as error:
+            result.save(tmp_path)
+        assert one_sentence(error)
+    assert other.save(tmp_path, name="y-1")["mask"] == tmp_path / "y-1.png"
+    with pytest.raises(UsageError, match=r"y-1\.png is there already"):
+        make(name="2").save(tmp_path, overlay=True, name="y-1")
+    (tmp_path / "overlays").mkdir()
+    (tmp_path / "overlays" / "3.png").write_bytes(b"kept")
+    with pytest.raises(UsageError, match=r"3\.png is there already"):
+        make(name="3").save(tmp_path, overlay=True)
+    assert not (tmp_path / "3.png").exists()
+    assert (tmp_path / "1.png").read_bytes() == before
+    changed = make(name="1", class_map=np.zeros((20, 30), np.uint8))
+    changed.save(tmp_path, overwrite=True)
+    assert (tmp_path / "1.png").read_bytes() != before
+
+
+def test_coco_keeps_the_files_name_and_its_lists_can_be_joined():
+    results = [make(source=f"{folder}/1.JPG", name="1") for folder in "xy"]
+    files = [result.to_coco() for result in results]
+    assert [file["images"][0]["file_name"] for file in files] == ["1.JPG", "1.JPG"]
+    assert files[0] == results[0].to_coco()
+    annotations = [annotation for file in files for annotation in file["annotations"]]
+    assert len(annotations) > 4
+    assert len({annotation["id"] for annotation in annotations}) == len(annotations)
+    assert max(annotation["id"] for annotation in annotations) < 2**53
+    images = {file["images"][0]["id"]: file for file in files}
+    assert len(images) == 2
+    for number, file in images.items():
+        assert {annotation["image_id"] for annotation in file["annotations"]} == {number}
+
+
+def test_many_results_become_one_coco_file():
+    results = [
+        make(source="/data/photos/x/1.jpg", name="1"),
+        make(("dog", "cow"), source="/data/photos/y/1.jpg", name="1"),
+        make(source="/data/photos/2.png", name="2"),
+    ]
+    content = merge_coco(iter(results), instances=False)
+    assert [image["file_name"] for image in content["images"]] == ["x/1.jpg", "y/1.jpg", "2.png"]
+    assert [image["id"] for image in content["images"]] == [1, 2, 3]
+    assert [(c["id"], c["name"]) for c in content["categories"]] == [
+        (1, "cat"),
+        (2, "dog"),
+        (3, "cow"),
+    ]
+    assert [a["id"] for a in content["annotations"]] == [1, 2, 3, 4, 5, 6]
+    found = [(a["image_id"], a["category_id"]) for a in content["annotations"]]
+    assert found == [(1, 1), (1, 2), (2, 2), (2, 3), (3, 1), (3, 2)]
+    areas = [int(r.mask_of(name).sum()) for r in results for name in r.class_names]
+    assert [a["area"] for a in content["annotations"]] == areas
+    assert merge_coco([make(name="00000")])["images"][0]["file_name"] == "00000"
+    with pytest.raises(UsageError, match="twice"):
+        merge_coco([make(name="00000"), make(name="00000")])
+    with pytest.raises(UsageError, match="no result"):
+        merge_coco([])

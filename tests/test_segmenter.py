@@ -8,8 +8,9 @@ from PIL import Image
 from piclip import FewShotSegmenter, Support
 from piclip.clip.preprocessing import mask_coverage
 from piclip.datasets.episodes import scene_episode
-from piclip.errors import MaskError, ModelError, UsageError
+from piclip.errors import ImageError, MaskError, ModelError, UsageError
 from piclip.io.supports import fit_discriminant, prepare_support
+from piclip.scorer import Scored
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +85,8 @@ def test_fitting_again_adds_and_replaces(segmenter, episode):
     other = scene_episode(0, 7)
     model = fitted(segmenter, episode)
     model.fit(supports(other), name=other.name).fit(supports(episode, 2), name=episode.name)
-    assert model.class_names == (episode.name, other.name)
-    assert model.memories[episode.name].shots == 2
+    assert model.classes == (episode.name, other.name)
+    assert model._memories[episode.name].shots == 2
 
 
 def test_a_failed_fit_changes_nothing(segmenter, episode):
@@ -93,7 +94,7 @@ def test_a_failed_fit_changes_nothing(segmenter, episode):
     empty = Support(episode.query.image, np.zeros((128, 128), bool))
     with pytest.raises(MaskError):
         model.fit({"cup": supports(episode), "cloud": [empty]})
-    assert model.class_names == (episode.name,)
+    assert model.classes == (episode.name,)
 
 
 def test_contrast_texts_change_the_text_prior_only(segmenter, episode):
@@ -136,7 +137,7 @@ def test_saved_and_loaded_it_answers_the_same(segmenter, episode, tmp_path):
     model = fitted(segmenter, episode, 2)
     model.fit(supports(scene_episode(0, 7)), name="flag")
     loaded = FewShotSegmenter.load(model.save(tmp_path / "cats"), device="cpu")
-    assert loaded.class_names == model.class_names
+    assert loaded.classes == model.classes
     one, other = (m.predict([episode.query.image])[0] for m in (model, loaded))
     assert np.array_equal(one.scores, other.scores)
 
@@ -169,6 +170,206 @@ def test_wrong_requests_say_what_to_do(segmenter, episode):
         model.predict([episode.query.image], batch_size=0)
     with pytest.raises(UsageError, match="between 0 and 1"):
         model.predict([episode.query.image], threshold=2)
+
+
+def numbered(folder, images):
+    folder.mkdir()
+    paths = [folder / f"{number}.png" for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    return paths
+
+
+def test_one_image_or_many_of_any_kind(segmenter, episode, tmp_path):
+    model = fitted(segmenter, episode)
+    image = episode.query.image
+    (path,) = numbered(tmp_path / "in", [image])
+    (expected,) = model.predict([image])
+    for given in (
+        image,
+        path,
+        str(path),
+        Image.fromarray(image),
+        (image,),
+        iter([path]),
+        (Image.fromarray(one) for one in [image]),
+    ):
+        (result,) = model.predict(given)
+        np.testing.assert_array_equal(result.scores, expected.scores)
+    gray = model.predict(image[..., 0])
+    assert len(gray) == 1 and gray[0].size == image.shape[:2]
+    assert model.predict([]) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (7, "not int"),
+        (None, "not NoneType"),
+        (b"a.jpg", "not int"),
+        ([["a.jpg"]], "not list"),
+        (torch.zeros(3, 8, 8), "not Tensor"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"not an array of the shape \(2, 8, 8, 3\)"),
+    ],
+)
+def test_what_is_no_image_is_refused(segmenter, episode, wrong, named):
+    with pytest.raises(UsageError, match=f"a file, a Pillow image or an array .*{named}"):
+        fitted(segmenter, episode).predict(wrong)
+
+
+def test_one_support_or_many_and_nothing_else(segmenter, episode):
+    one, two = supports(episode, 2)
+    model = FewShotSegmenter(segmenter.encoder)
+    model.fit(one, name="cat").fit((s for s in (one, two)), name="dog").fit({"cow": two})
+    assert model.classes == ("cat", "dog", "cow")
+    assert [memory.shots for memory in model._memories.values()] == [1, 2, 1]
+    for wrong in (7, "a.jpg", [one.image], (one.image, one.mask)):
+        with pytest.raises(UsageError, match=r"piclip.Support\(image, mask\), one or many, not"):
+            model.fit(wrong, name="cat")
+
+
+def test_a_stream_reads_a_few_images_ahead_and_no_more(segmenter, episode):
+    asked = []
+
+    def images():
+        for number in range(40):
+            asked.append(number)
+            yield episode.query.image
+
+    found = fitted(segmenter, episode).stream(images(), batch_size=3)
+    assert asked == []
+    for number in range(40):
+        assert next(found).name == f"{number:05d}"
+        assert len(asked) <= number + 3 * 3
+    assert list(found) == []
+
+
+def test_a_bad_image_is_told_in_its_place_and_costs_no_other(segmenter, episode, tmp_path):
+    paths = numbered(tmp_path / "in", [episode.query.image] * 5)
+    paths[2].write_bytes(b"no picture")
+    model = fitted(segmenter, episode)
+    told = []
+    for result in model.stream(paths, on_error=lambda *what: told.append(what), batch_size=2):
+        told.append(result.source)
+    assert [item for number, item in enumerate(told) if number != 2] == [
+        str(path) for path in paths if path != paths[2]
+    ]
+    source, error = told[2]
+    assert source == paths[2] and isinstance(error, ImageError) and "2.png" in str(error)
+    results = model.predict(paths, on_error=lambda *_: None)
+    assert [result.name for result in results] == ["0", "1", "3", "4"]
+    seen = []
+    with pytest.raises(ImageError, match=r"2\.png"):
+        for result in model.stream(paths, batch_size=1):
+            seen.append(result.name)
+    assert seen == ["0", "1"]
+
+
+class Picky:
+    """A scorer that cannot score images of one width; the others' score is 1."""
+
+    threshold = 0.5
+
+    def __init__(self, error):
+        self.error, self.asked = error, []
+
+    def fit(self, name, supports, **_):
+        return name
+
+    def score(self, images, **_):
+        self.asked.append(len(images))
+        if any(image.width == 7 for image in images):
+            raise self.error
+        return [Scored(np.ones((1, i.height, i.width), np.float32), None) for i in images]
+
+
+@pytest.mark.parametrize(
+    ("widths", "asked"), [([1, 2], [2]), ([1, 7, 3], [3, 1, 1, 1]), ([7], [1])]
+)
+def test_an_image_that_cannot_be_scored_spoils_no_other(widths, asked):
+    picky = Picky(ImageError("seven is too wide"))
+    support = Support(np.zeros((2, 2, 3), np.uint8), np.ones((2, 2), bool))
+    model = FewShotSegmenter(picky).fit(support, name="thing")
+    failed = []
+    images = [Image.new("RGB", (width, 1)) for width in widths]
+    found = model.predict(images, on_error=lambda image, error: failed.append(image.width))
+    assert picky.asked == asked
+    assert [result.size[1] for result in found] == [width for width in widths if width != 7]
+    assert failed == [width for width in widths if width == 7]
+
+
+def test_large_images_are_scored_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr("piclip.segmenter._VALUES_AT_ONCE", 10)
+    picky = Picky(None)
+    support = Support(np.zeros((2, 2, 3), np.uint8), np.ones((2, 2), bool))
+    model = FewShotSegmenter(picky).fit(support, name="thing")
+    model.predict(
+        [Image.new("RGB", (width, 1)) for width in (4, 4, 4, 20, 1, 1, 1, 1)], batch_size=3
+    )
+    assert picky.asked == [2, 1, 1, 3, 1]
+
+
+def test_a_contrast_of_one_name_is_one_name(segmenter, episode):
+    model = fitted(segmenter, episode)
+    one, other, letters = (
+        model.predict(episode.query.image, contrast=contrast)[0].priors.visual_text
+        for contrast in ("horse", ["horse"], list("horse"))
+    )
+    assert np.array_equal(one, other)
+    assert not np.array_equal(one, letters)
+
+
+def test_classes_are_forgotten_by_name_or_all(segmenter, episode):
+    model = fitted(segmenter, episode)
+    model.fit(supports(episode), name="other")
+    assert model.forget(episode.name).classes == ("other",)
+    with pytest.raises(UsageError, match="no class 'horse' to forget; those learned are: other"):
+        model.forget("horse")
+    assert model.unfitted().recall(model, "other").classes == ("other",)
+    with pytest.raises(UsageError, match="same model that has learned it"):
+        model.unfitted().recall(model, "horse")
+    assert model.reset().classes == ()
+
+
+def test_a_segmenter_moves_with_what_it_learned(episode):
+    model = FewShotSegmenter.from_pretrained("builtin", device="cpu", dtype=torch.float32)
+    model.fit(supports(episode), name=episode.name)
+    assert model.to("meta") is model and model.device.type == "meta"
+    memory = model._memories[episode.name]
+    assert {t.device.type for t in model.scorer.tensors(memory).values()} == {"meta"}
+    with pytest.raises(UsageError, match="cannot be used here"):
+        model.to("nowhere")
+
+
+def test_a_subclass_loads_as_itself(segmenter, episode, tmp_path):
+    class Own(FewShotSegmenter):
+        pass
+
+    folder = fitted(segmenter, episode).save(tmp_path / "saved")
+    assert type(Own.from_pretrained("builtin", device="cpu")) is Own
+    assert type(Own.load(folder, device="cpu").unfitted()) is Own
+
+
+def test_the_revision_is_kept_with_what_was_learned(segmenter, episode, tmp_path, monkeypatch):
+    model = fitted(segmenter, episode)
+    monkeypatch.setattr(model.encoder, "revision", "v1")
+    folder = model.save(tmp_path / "saved")
+    asked = []
+    load = library_load(asked)
+    monkeypatch.setattr("piclip.clip.encoder.load_clip", load)
+    loaded = FewShotSegmenter.load(folder, device="cpu", cache_dir="here", local_files_only=True)
+    assert loaded.classes == model.classes
+    assert asked == [{"revision": "v1", "cache_dir": "here", "local_files_only": True}]
+
+
+def library_load(asked):
+    from piclip.clip.checkpoints import load_clip
+
+    def load(name, **options):
+        asked.append(options)
+        return load_clip(name)
+
+    return load
 
 
 def test_discriminant_solves_the_weighted_ridge_problem():

@@ -83,7 +83,7 @@ def _evidence(
     for index in range(episodes):
         episode = scene_episode(0, index, shots, calibration=True)
         supports = [Support(scene.image, scene.mask(episode.name)) for scene in episode.supports]
-        memory = scorer.learn(episode.name, supports, synonyms=None, max_pixels=MAX_PIXELS)
+        memory = scorer.fit(episode.name, supports, synonyms=None, max_pixels=MAX_PIXELS)
         image = read_image(episode.query.image)
         pixels = to_pixels(image, (side, side), settings.mean, settings.std)
         evidence = gather_evidence(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from piclip.errors import PiclipError
     from piclip.io.supports import Support
-    from piclip.results import Priors, Segmentation
+    from piclip.results import Priors, Segmentation, merge_coco
     from piclip.segmenter import FewShotSegmenter
 
 __version__ = "0.1.0"
-__all__ = ["FewShotSegmenter", "PiclipError", "Priors", "Segmentation", "Support"]
+__all__ = ["FewShotSegmenter", "PiclipError", "Priors", "Segmentation", "Support", "merge_coco"]
 
 _HOMES = {
     "FewShotSegmenter": "piclip.segmenter",
@@ -23,6 +23,7 @@ _HOMES = {
     "Priors": "piclip.results",
     "Segmentation": "piclip.results",
     "Support": "piclip.io.supports",
+    "merge_coco": "piclip.results",
 }
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 _MAX_CLASSES = 254
 _NOTEBOOK_PIXELS = 800
+_ANNOTATION_BITS = 12  # with the 40 of an image, ids that JavaScript can count too
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +75,7 @@ class Segmentation:
             decoder made the scores.
         image: The image (any mode), for overlays; None to save memory.
         name: What files of this result are called: the image's stem or its index.
+        source: The image's file; None for an image that was in memory.
     """
 
     class_names: tuple[str, ...]
@@ -79,6 +84,7 @@ class Segmentation:
     priors: Priors | None
     image: Image.Image | None
     name: str
+    source: str | None = None
 
     def __post_init__(self) -> None:
         count = len(self.class_names)
@@ -117,6 +123,11 @@ class Segmentation:
             raise UsageError(
                 f"The name {self.name!r} of a segmentation must be usable as a file name."
             )
+
+    @property
+    def file_name(self) -> str:
+        """The name of the image's file, or what it is called instead."""
+        return self.name if self.source is None else Path(self.source).name
 
     @property
     def size(self) -> tuple[int, int]:
@@ -167,9 +178,7 @@ class Segmentation:
         """
         if not 0 <= threshold <= 1:
             raise UsageError(f"The threshold must be between 0 and 1, not {threshold}.")
-        best = self.scores.argmax(axis=0) + 1
-        class_map = np.where(self.score >= threshold, best, 0).astype(np.uint8)
-        return replace(self, class_map=class_map)
+        return replace(self, class_map=class_map_at(self.scores, threshold))
 
     def overlay(self, alpha: float = 0.5) -> Image.Image:
         """Draw the classes over the image.
@@ -192,7 +201,14 @@ class Segmentation:
             raise UsageError(f"The alpha of an overlay must be between 0 and 1, not {alpha}.")
         return draw_overlay(self.image, self.class_map, alpha)
 
-    def save(self, folder: str | Path, *, overlay: bool = False) -> dict[str, Path]:
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        overlay: bool = False,
+        name: str | None = None,
+        overwrite: bool = False,
+    ) -> dict[str, Path]:
         """Write the mask, and the overlay if asked for, as PNG files.
 
         One class gives an 8-bit mask of 0 and 255; several give class indices with the palette
@@ -201,19 +217,31 @@ class Segmentation:
         Args:
             folder: Made if need be.
             overlay: Write ``overlays/NAME.png`` too.
+            name: What the files are called instead of ``name``, without ``.png``.
+            overwrite: Whether files that are there may be replaced: those of an earlier run, or of
+                another image of the same name.
 
         Returns:
             The files written, under "mask" and "overlay".
 
         Raises:
             OutputError: A file cannot be written.
-            UsageError: An overlay is asked for without an image.
+            UsageError: A file is there already, or an overlay is asked for without an image.
         """
-        folder = Path(folder)
-        mask = self.mask if len(self.class_names) == 1 else class_map_image(self.class_map)
-        paths = {"mask": write_png(mask, folder / f"{self.name}.png")}
+        file = f"{self.name if name is None else name}.png"
+        paths = {"mask": Path(folder) / file}
         if overlay:
-            paths["overlay"] = write_png(self.overlay(), folder / "overlays" / f"{self.name}.png")
+            paths["overlay"] = Path(folder) / "overlays" / file
+        there = [path for path in paths.values() if path.exists()]
+        if there and not overwrite:
+            raise UsageError(
+                f"{there[0]} is there already, of an earlier run or of another image of that name; "
+                f"choose another folder or name=, or replace it with overwrite=True."
+            )
+        mask = self.mask if len(self.class_names) == 1 else class_map_image(self.class_map)
+        write_png(mask, paths["mask"])
+        if overlay:
+            write_png(self.overlay(), paths["overlay"])
         return paths
 
     def to_coco(
@@ -222,16 +250,26 @@ class Segmentation:
         """Give the content of a COCO file for this image, see `piclip.formats.coco`.
 
         Args:
-            file_name: What the image is called there; this segmentation's name without it.
+            file_name: What the image is called there; `file_name` without it.
             instances: One annotation per connected part, or else per class.
             polygons: Outlines instead of run lengths.
 
         Returns:
-            "images", "annotations" (with area, bbox and score) and "categories".
+            "images", "annotations" (with area, bbox and score) and "categories". The image's id
+            is a number of 40 bits made of its file, and those of the annotations follow from it,
+            so the lists of several images can be joined; `merge_coco` numbers them anew.
         """
-        from piclip.formats.segmentations import to_coco  # noqa: PLC0415  (needs an extra)
+        from piclip.formats import Labels, coco, from_segmentation  # noqa: PLC0415  (needs an extra)
 
-        return to_coco(self, file_name, instances=instances, polygons=polygons)
+        name = file_name or self.file_name
+        file = from_segmentation(self, name, instances=instances)
+        digest = hashlib.sha256((file_name or self.source or self.name).encode()).digest()
+        number = int.from_bytes(digest[:5], "big") or 1
+        labels = Labels(self.class_names, (replace(file, id=number),))
+        content = coco.to_dict(labels, polygons=polygons)
+        for annotation in content["annotations"]:
+            annotation["id"] += number << _ANNOTATION_BITS
+        return content
 
     def to_yolo(self, *, instances: bool = True) -> str:
         """Give the lines of a YOLO segmentation label, see `piclip.formats.yolo`.
@@ -239,9 +277,9 @@ class Segmentation:
         Args:
             instances: One line per connected part, or else per class.
         """
-        from piclip.formats.segmentations import to_yolo  # noqa: PLC0415  (needs an extra)
+        from piclip.formats import from_segmentation, yolo  # noqa: PLC0415  (needs an extra)
 
-        return to_yolo(self, instances=instances)
+        return yolo.to_text(from_segmentation(self, instances=instances), self.class_names)
 
     def to_supervision(self, *, instances: bool = True) -> Detections:
         """Give ``supervision.Detections`` with masks (n, H, W), confidences and class names.
@@ -249,7 +287,7 @@ class Segmentation:
         Args:
             instances: One detection per connected part, or else per class.
         """
-        from piclip.formats.segmentations import to_detections  # noqa: PLC0415  (needs an extra)
+        from piclip.formats.predictions import to_detections  # noqa: PLC0415  (needs an extra)
 
         return to_detections(self, instances=instances)
 
@@ -266,6 +304,54 @@ class Segmentation:
         """Short: name, size and how much of the image each class covers."""
         shares = ", ".join(f"{name} {self.mask_of(name).mean():.1%}" for name in self.class_names)
         return f"Segmentation({self.name!r}, {self.size[0]} x {self.size[1]}, {shares})"
+
+
+def class_map_at(scores: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.uint8]:
+    """The best class of each pixel where its score reaches the threshold, uint8 (H, W).
+
+    Args:
+        scores: float32 (C, H, W).
+        threshold: Least score.
+
+    Returns:
+        0 background, k for class k - 1.
+    """
+    best = scores.argmax(axis=0) + 1
+    return np.where(scores.max(axis=0) >= threshold, best, 0).astype(np.uint8)
+
+
+def merge_coco(
+    results: Iterable[Segmentation], *, instances: bool = True, polygons: bool = False
+) -> dict[str, Any]:
+    """One COCO file of many results, with images and annotations numbered from 1.
+
+    Images are called by their files, relative to the folder that all of them have in common.
+
+    Args:
+        results: Their masks are forgotten one by one, so a stream may be given.
+        instances: One annotation per connected part, or else per class.
+        polygons: Outlines instead of run lengths.
+
+    Returns:
+        The content, for ``json.dump``; the categories are the classes of all results.
+
+    Raises:
+        UsageError: There is no result, or two have the same name.
+    """
+    from piclip.formats import Labels, coco, from_segmentation  # noqa: PLC0415  (needs an extra)
+
+    files, names = [], dict[str, None]()
+    for result in results:
+        path = result.name if result.source is None else Path(result.source).as_posix()
+        files.append(from_segmentation(result, path, instances=instances))
+        names |= dict.fromkeys(result.class_names)
+    if not files:
+        raise UsageError("There is no result to merge; predict at least one image.")
+    root = os.path.commonpath([PurePosixPath(file.path).parent for file in files])
+    files = [
+        replace(file, path=PurePosixPath(file.path).relative_to(root).as_posix()) for file in files
+    ]
+    return coco.to_dict(Labels(tuple(names), tuple(files)), polygons=polygons)
 
 
 def priors_of(segmentation: Segmentation) -> Priors:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -54,7 +55,16 @@ class Scorer(Protocol[MemoryT]):
         """Least score of a class where people ask for no other, 0 to 1."""
         ...
 
-    def learn(
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        ...
+
+    def to(self, device: str | torch.device) -> object:
+        """Moves the model, in place; UsageError where there is no such device."""
+        ...
+
+    def fit(
         self, name: str, supports: Sequence[Support], *, synonyms: Synonyms | None, max_pixels: int
     ) -> MemoryT:
         """Learns one class; arguments and errors are those of `FewShotSegmenter.fit`."""
@@ -76,7 +86,8 @@ class Scorer(Protocol[MemoryT]):
     def identity(self) -> dict[str, Any]:
         """Which model this is, in JSON; another one has no use for this one's memories.
 
-        "model", and "clip" where there is one, are what `FewShotSegmenter.from_pretrained` takes.
+        "model", and "clip" and "revision" where there is one, are what
+        `FewShotSegmenter.from_pretrained` takes.
         """
         ...
 

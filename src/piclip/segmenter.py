@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import torch
+from PIL import Image
 
 from piclip.clip.encoder import DEFAULT_MODEL, Encoder
+from piclip.clip.hub import HubOptions
 from piclip.clip.prompts import Synonyms
-from piclip.errors import UsageError
+from piclip.errors import ModelError, PiclipError, UsageError
 from piclip.io.decoding import ImageSource
+from piclip.io.documents import check_regular, read_json
 from piclip.io.images import MAX_PIXELS, read_image
+from piclip.io.outputs import atomic_path, ensure_folder, write_json
 from piclip.io.supports import Support
-from piclip.results import Segmentation
+from piclip.results import Segmentation, class_map_at
 from piclip.scorer import Memory, Scorer
 from piclip.training_free.scorer import ClipScorer
 
+if TYPE_CHECKING:
+    from typing import Self
+
+OnError: TypeAlias = Callable[[ImageSource, PiclipError], object]
+"""Told of an image that has no result, and why."""
+
 _MOST_SHOTS = 50
+_VALUES_AT_ONCE = 100_000_000  # scores of all images of a batch: 400 MB
+_FORMAT = 1
+_TENSORS, _INDEX = "memories.safetensors", "segmenter.json"
 
 
 class FewShotSegmenter:
@@ -32,19 +48,18 @@ class FewShotSegmenter:
         >>> from piclip.datasets.scenes import make_scene
         >>> shown, asked = make_scene(0, 0, include="cat"), make_scene(0, 1, include="cat")
         >>> segmenter = FewShotSegmenter.from_pretrained("builtin")
-        >>> _ = segmenter.fit([Support(shown.image, shown.mask("cat"))], name="cat")
-        >>> segmenter.predict([asked.image])[0].mask.shape
+        >>> _ = segmenter.fit(Support(shown.image, shown.mask("cat")), name="cat")
+        >>> segmenter.predict(asked.image)[0].mask.shape
         (128, 128)
+
+    Args:
+        scorer: A frozen CLIP, which scores without training, or another scorer;
+            `from_pretrained` is the usual way to one.
     """
 
     def __init__(self, scorer: Encoder | Scorer[Any]) -> None:
-        """Wraps what scores; `from_pretrained` is the usual way to one.
-
-        Args:
-            scorer: A frozen CLIP, which scores without training, or another scorer.
-        """
         self.scorer: Scorer[Any] = ClipScorer(scorer) if isinstance(scorer, Encoder) else scorer
-        self.memories: dict[str, Memory] = {}
+        self._memories: dict[str, Memory] = {}
 
     @classmethod
     def from_pretrained(
@@ -53,8 +68,11 @@ class FewShotSegmenter:
         *,
         clip: str | None = None,
         device: str | torch.device = "auto",
-        dtype: str = "auto",
-    ) -> FewShotSegmenter:
+        dtype: str | torch.dtype = "auto",
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
         """Loads a CLIP, which scores without training, or a trained decoder.
 
         Args:
@@ -65,8 +83,11 @@ class FewShotSegmenter:
                 given where the folder does not say which that was.
             device: "auto" (CUDA, else MPS, else CPU; a decoder does not run on MPS) or a torch
                 device.
-            dtype: Of the CLIP: "float32", "bfloat16", "float16" or "auto"; with a decoder, "auto"
-                is what it was trained with.
+            dtype: Of the CLIP: "float32", "bfloat16", "float16", a torch dtype, or "auto"; with a
+                decoder, "auto" is what it was trained with.
+            revision: Branch, tag or commit of a CLIP on the hub.
+            cache_dir: Where models from the hub are kept; by default the hub's own cache.
+            local_files_only: Whether to use what is on this computer alone.
 
         Raises:
             ModelError: The model cannot be found, downloaded or read.
@@ -75,15 +96,22 @@ class FewShotSegmenter:
         """
         from piclip.decoders.saved import holds_decoder  # noqa: PLC0415
 
+        hub: HubOptions = {
+            "revision": revision,
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+        }
         if str(name_or_folder) != "builtin" and holds_decoder(name_or_folder):
             from piclip.decoders.scorer import DecoderScorer  # noqa: PLC0415
 
-            return cls(DecoderScorer.load(name_or_folder, clip=clip, device=device, dtype=dtype))
+            return cls(
+                DecoderScorer.load(name_or_folder, clip=clip, device=device, dtype=dtype, **hub)
+            )
         if clip is not None:
             raise UsageError(
                 f"{name_or_folder} is no decoder but taken as a CLIP itself; leave clip out."
             )
-        return cls(Encoder.from_pretrained(name_or_folder, device=device, dtype=dtype))
+        return cls(Encoder.from_pretrained(name_or_folder, device=device, dtype=dtype, **hub))
 
     @property
     def encoder(self) -> Encoder:
@@ -99,27 +127,50 @@ class FewShotSegmenter:
         return self.scorer.encoder
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.scorer.device
+
+    def to(self, device: str | torch.device) -> Self:
+        """Moves the model and what was learned, in place.
+
+        Args:
+            device: As in `from_pretrained`. Segmenters of one model (`unfitted`) share it: fit
+                the others again.
+
+        Returns:
+            Itself.
+
+        Raises:
+            UsageError: There is no such device here.
+        """
+        kept = {name: self.scorer.tensors(memory) for name, memory in self._memories.items()}
+        self.scorer.to(device)
+        self._memories = {name: self.scorer.restore(name, kept[name]) for name in kept}
+        return self
+
+    @property
     def threshold(self) -> float:
         """Least score of a class, 0 to 1, where `predict` is asked for no other."""
         return self.scorer.threshold
 
-    def unfitted(self) -> FewShotSegmenter:
-        """A segmenter with the same model that has learned nothing yet."""
-        return FewShotSegmenter(self.scorer)
-
     @property
-    def class_names(self) -> tuple[str, ...]:
+    def classes(self) -> tuple[str, ...]:
         """The classes learned so far, in the order in which they were shown."""
-        return tuple(self.memories)
+        return tuple(self._memories)
+
+    def unfitted(self) -> Self:
+        """A segmenter with the same model that has learned nothing yet."""
+        return type(self)(self.scorer)
 
     def fit(
         self,
-        supports: Sequence[Support] | Mapping[str, Sequence[Support]],
+        supports: Support | Iterable[Support] | Mapping[str, Support | Iterable[Support]],
         *,
         name: str | None = None,
         synonyms: Synonyms | None = None,
         max_pixels: int = MAX_PIXELS,
-    ) -> FewShotSegmenter:
+    ) -> Self:
         """Learns one class, or several; what was learned before is kept, the same name replaced.
 
         The supports are encoded once, and what was made of them is kept. Without training, their
@@ -127,7 +178,7 @@ class FewShotSegmenter:
 
         Args:
             supports: 1 to 50 labelled images of the class ``name``, or a mapping from class names
-                to such lists.
+                to such.
             name: What the class is called in words, e.g. "zebra"; not with a mapping.
             synonyms: Other wordings by class name, for example
                 ``piclip.clip.prompts.synonym_table("voc")``.
@@ -137,38 +188,67 @@ class FewShotSegmenter:
             Itself, so that calls can be chained.
 
         Raises:
-            UsageError: No support, too many, or no name.
+            UsageError: No support, too many, something else than a support, or no name.
             ImageError: A support's image cannot be read.
             MaskError: A support's mask is empty or of another size than its image.
         """
-        learned = {}
-        for class_name, examples in _named(supports, name).items():
-            if not 1 <= len(examples) <= _MOST_SHOTS:
-                raise UsageError(
-                    f"The class '{class_name}' has {len(examples)} labelled images; give 1 to "
-                    f"{_MOST_SHOTS}."
-                )
-            learned[class_name] = self.scorer.learn(
+        self._memories |= {
+            class_name: self.scorer.fit(
                 class_name, examples, synonyms=synonyms, max_pixels=max_pixels
             )
-        self.memories.update(learned)
+            for class_name, examples in _named(supports, name).items()
+        }
+        return self
+
+    def forget(self, name: str) -> Self:
+        """Forgets one class.
+
+        Raises:
+            UsageError: It was not learned.
+        """
+        if name not in self._memories:
+            known = ", ".join(self._memories) or "none yet"
+            raise UsageError(f"There is no class {name!r} to forget; those learned are: {known}.")
+        del self._memories[name]
+        return self
+
+    def reset(self) -> Self:
+        """Forgets all classes."""
+        self._memories.clear()
+        return self
+
+    def recall(self, other: FewShotSegmenter, name: str) -> Self:
+        """Takes over what another segmenter of the same model has learned of a class.
+
+        Raises:
+            UsageError: It has not learned the class, or has another model.
+        """
+        if other.scorer is not self.scorer or name not in other.classes:
+            raise UsageError(
+                f"What was learned of {name!r} can only be taken from a segmenter with the same "
+                f"model that has learned it."
+            )
+        self._memories[name] = other._memories[name]
         return self
 
     def predict(
         self,
-        images: Sequence[ImageSource],
+        images: ImageSource | Iterable[ImageSource],
         *,
+        on_error: OnError | None = None,
         batch_size: int = 8,
         threshold: float | None = None,
-        contrast: Sequence[str] = (),
+        contrast: str | Sequence[str] = (),
         synonyms: Synonyms | None = None,
         mirror: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> list[Segmentation]:
-        """Segments images; every pixel goes to its best class or to the background.
+        """Segments one image or many; every pixel goes to its best class or to the background.
 
         Args:
-            images: Files, Pillow images or RGB arrays.
+            images: A file, a Pillow image or an array (H, W, 3), or any iterable of them.
+            on_error: Called with an image that has no result and the reason; the others go on.
+                Without it the first such image ends the call with its error.
             batch_size: How many images of one shape are encoded together.
             threshold: Least score of a class, 0 to 1; by default what the model is set to.
             contrast: Names of other things in the images that the text prior should tell the
@@ -184,65 +264,264 @@ class FewShotSegmenter:
             its number.
 
         Raises:
-            UsageError: Nothing was fitted yet, or an argument is out of range.
+            UsageError: Nothing was fitted yet, an argument is out of range, or something is given
+                that is no image.
             ImageError: An image cannot be read.
         """
-        if not self.memories:
+        return list(
+            self.stream(
+                images,
+                on_error=on_error,
+                batch_size=batch_size,
+                threshold=threshold,
+                contrast=contrast,
+                synonyms=synonyms,
+                mirror=mirror,
+                max_pixels=max_pixels,
+            )
+        )
+
+    def stream(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        *,
+        on_error: OnError | None = None,
+        batch_size: int = 8,
+        threshold: float | None = None,
+        contrast: str | Sequence[str] = (),
+        synonyms: Synonyms | None = None,
+        mirror: bool = False,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Iterator[Segmentation]:
+        """As `predict`, result by result as they come, in memory that does not grow.
+
+        The next images are read while the present ones are segmented. ``on_error`` is called in
+        the order of the images too, so results and errors together tell where one is.
+        """
+        if not self._memories:
             raise UsageError("The segmenter has seen no labelled image; call fit first.")
         if batch_size < 1:
             raise UsageError(f"The batch size must be 1 or more, not {batch_size}.")
-        if threshold is None:
-            threshold = self.threshold
-        read = [read_image(image, max_pixels=max_pixels) for image in images]
-        scored = self.scorer.score(
-            read,
-            list(self.memories.values()),
-            contrast=contrast,
+        threshold = self.threshold if threshold is None else threshold
+        if not 0 <= threshold <= 1:
+            raise UsageError(f"The threshold must be between 0 and 1, not {threshold}.")
+        score = partial(
+            self.scorer.score,
+            memories=list(self._memories.values()),
+            contrast=(contrast,) if isinstance(contrast, str) else tuple(contrast),
             synonyms=synonyms,
             mirror=mirror,
             batch_size=batch_size,
         )
-        results = []
-        for number, (image, found) in enumerate(zip(read, scored, strict=True)):
-            blank = np.zeros((image.height, image.width), dtype=np.uint8)
-            name = _name_of(images[number], number)
-            segmentation = Segmentation(
-                self.class_names, blank, found.scores, found.priors, image, name
-            )
-            results.append(segmentation.at_threshold(threshold))
-        return results
+        read = partial(read_image, max_pixels=max_pixels)
+        return self._results(_sources(images), read, score, batch_size, threshold, on_error)
+
+    def _results(
+        self,
+        sources: Iterable[ImageSource],
+        read: Callable[[ImageSource], Image.Image],
+        score: Callable[[Sequence[Image.Image]], Sequence[Any]],
+        batch_size: int,
+        threshold: float,
+        on_error: OnError | None,
+    ) -> Iterator[Segmentation]:
+        names = self.classes
+        number = 0
+        for batch in _batches(_read_ahead(sources, read, batch_size), batch_size, len(names)):
+            good = [image for _, image in batch if isinstance(image, Image.Image)]
+            scored = iter(_scored(good, score))
+            for source, image in batch:
+                found = image if isinstance(image, PiclipError) else next(scored)
+                if isinstance(image, PiclipError) or isinstance(found, PiclipError):
+                    if on_error is None:
+                        raise found
+                    on_error(source, found)
+                else:
+                    file = str(source) if isinstance(source, str | Path) else None
+                    yield Segmentation(
+                        names,
+                        class_map_at(found.scores, threshold),
+                        found.scores,
+                        found.priors,
+                        image,
+                        f"{number:05d}" if file is None else Path(file).stem,
+                        file,
+                    )
+                number += 1
 
     def save(self, folder: str | Path) -> Path:
-        """Writes what was learned as safetensors and JSON; the model itself is not copied."""
-        from piclip.persistence import save_memories  # noqa: PLC0415
+        """Writes what was learned as safetensors and JSON; the model itself is not copied.
 
-        return save_memories(self, Path(folder))
+        Returns:
+            The folder.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        from safetensors.torch import save_file  # noqa: PLC0415
+
+        folder = ensure_folder(folder)
+        tensors = {
+            f"{number}.{field}": tensor.contiguous().cpu()
+            for number, memory in enumerate(self._memories.values())
+            for field, tensor in self.scorer.tensors(memory).items()
+        }
+        with atomic_path(folder / _TENSORS) as path:
+            save_file(tensors, path)
+        index = {"format": _FORMAT, **self.scorer.identity(), "classes": list(self.classes)}
+        write_json(index, folder / _INDEX)
+        return folder
 
     @classmethod
     def load(
-        cls, folder: str | Path, *, device: str | torch.device = "auto", dtype: str = "auto"
-    ) -> FewShotSegmenter:
-        """Reads what `save` wrote, with the same model.
+        cls,
+        folder: str | Path,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Reads what `save` wrote, with the same model; arguments as in `from_pretrained`.
 
         Raises:
             ModelError: The folder holds no saved segmenter, or its model cannot be had.
         """
-        from piclip.persistence import load_segmenter  # noqa: PLC0415
+        from safetensors import SafetensorError  # noqa: PLC0415
+        from safetensors.torch import load_file  # noqa: PLC0415
 
-        return load_segmenter(Path(folder), device=device, dtype=dtype)
+        folder = Path(folder)
+        try:
+            index = read_json(folder / _INDEX)
+            check_regular(folder / _TENSORS)
+            tensors = load_file(folder / _TENSORS)
+            segmenter = cls.from_pretrained(
+                index["model"],
+                clip=index.get("clip"),
+                device=device,
+                dtype=dtype,
+                revision=index.get("revision"),
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+            )
+            identity = segmenter.scorer.identity()
+            if index["format"] != _FORMAT or any(index[key] != identity[key] for key in identity):
+                raise ModelError(
+                    f"The segmenter in {folder} was saved by another version or for another model; "
+                    f"fit it again."
+                )
+            for number, name in enumerate(index["classes"]):
+                prefix = f"{number}."
+                own = {
+                    k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)
+                }
+                segmenter._memories[name] = segmenter.scorer.restore(name, own)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ModelError(
+                f"{folder} holds no complete saved segmenter ({_INDEX} and {_TENSORS}); save it "
+                f"again."
+            ) from error
+        return segmenter
 
 
 def _named(
-    supports: Sequence[Support] | Mapping[str, Sequence[Support]], name: str | None
-) -> Mapping[str, Sequence[Support]]:
+    supports: Support | Iterable[Support] | Mapping[str, Support | Iterable[Support]],
+    name: str | None,
+) -> dict[str, list[Support]]:
+    """Supports by class, checked."""
     if isinstance(supports, Mapping):
         if name is not None:
             raise UsageError("A mapping of supports names its classes itself; leave name out.")
-        return supports
-    if name is None:
+        by_name = supports
+    elif name is None:
         raise UsageError("The class needs a name in words, such as name='zebra'.")
-    return {name: supports}
+    else:
+        by_name = {name: supports}
+    named = {}
+    for class_name, given in by_name.items():
+        examples = (
+            [given] if isinstance(given, Support) or not isinstance(given, Iterable) else given
+        )
+        named[class_name] = list(examples)
+        if wrong := [one for one in named[class_name] if not isinstance(one, Support)]:
+            raise UsageError(
+                f"The class '{class_name}' is learned from piclip.Support(image, mask), one or "
+                f"many, not from {type(wrong[0]).__name__}."
+            )
+        if not 1 <= len(named[class_name]) <= _MOST_SHOTS:
+            raise UsageError(
+                f"The class '{class_name}' has {len(named[class_name])} labelled images; give 1 to "
+                f"{_MOST_SHOTS}."
+            )
+    return named
 
 
-def _name_of(source: ImageSource, index: int) -> str:
-    return Path(source).stem if isinstance(source, str | Path) else f"{index:05d}"
+def _sources(images: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource]:
+    """One image or many, one by one; what is none is refused when its turn comes."""
+    kinds = (str, Path, Image.Image, np.ndarray)
+    single = isinstance(images, kinds) or not isinstance(images, Iterable)
+    wanted = "a file, a Pillow image or an array (H, W, 3), or a list or generator of such"
+    many = [images] if single else images
+    for image in cast("Iterable[object]", many):
+        if not isinstance(image, kinds):
+            raise UsageError(f"Images are {wanted}, not {type(image).__name__}.")
+        if isinstance(image, np.ndarray) and image.ndim not in (2, 3):
+            raise UsageError(f"Images are {wanted}, not an array of the shape {image.shape}.")
+        yield image
+
+
+Read: TypeAlias = tuple[ImageSource, Image.Image | PiclipError]
+
+
+def _read_ahead(
+    sources: Iterable[ImageSource], read: Callable[[ImageSource], Image.Image], ahead: int
+) -> Iterator[Read]:
+    """Images, or why they cannot be read, in order; a thread is up to ``ahead`` of them ahead."""
+    waiting: deque[tuple[ImageSource, Future[Image.Image]]] = deque()
+
+    def settled() -> Read:
+        source, reading = waiting.popleft()
+        try:
+            return source, reading.result()
+        except PiclipError as error:
+            return source, error
+
+    thread = ThreadPoolExecutor(1)
+    try:
+        for source in sources:
+            waiting.append((source, thread.submit(read, source)))
+            if len(waiting) > ahead:
+                yield settled()
+        while waiting:
+            yield settled()
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
+def _batches(images: Iterable[Read], batch_size: int, classes: int) -> Iterator[list[Read]]:
+    """Groups of ``batch_size`` and of no more pixels than memory has room for scores."""
+    batch: list[Read] = []
+    values = 0
+    for source, image in images:
+        own = 0 if isinstance(image, PiclipError) else image.width * image.height * classes
+        if batch and (len(batch) == batch_size or values + own > _VALUES_AT_ONCE):
+            yield batch
+            batch, values = [], 0
+        batch.append((source, image))
+        values += own
+    if batch:
+        yield batch
+
+
+def _scored(
+    images: Sequence[Image.Image], score: Callable[[Sequence[Image.Image]], Sequence[Any]]
+) -> Sequence[Any]:
+    """What is said of each image, or why nothing is: one that fails does not spoil the others."""
+    try:
+        return score(images)
+    except UsageError:
+        raise
+    except PiclipError as error:
+        if len(images) == 1:
+            return [error]
+        return [_scored([image], score)[0] for image in images]

@@ -42,7 +42,7 @@ def by_hand(segmenter, scenes, min_score=0.0):
 
 @pytest.mark.parametrize("min_score", [0.0, 0.6])
 def test_leave_one_out_is_fitting_without_the_image(learned, scenes, min_score):
-    before = dict(learned.memories)
+    before = dict(learned._memories)
     measured = []
     star, cat = hold_out(
         learned,
@@ -60,7 +60,7 @@ def test_leave_one_out_is_fitting_without_the_image(learned, scenes, min_score):
     # The only star cannot be found without itself.
     assert (star.class_name, star.labelled, star.ious, star.iou) == ("star", 1, {}, None)
     assert measured == [1, 2, 3]
-    assert learned.memories == before
+    assert learned._memories == before
 
 
 def test_pixels_to_ignore_do_not_count(learned, scenes):

@@ -75,9 +75,9 @@ def test_learning_is_fitting_on_every_labelled_mask(segmenter, scenes):
             for number in numbers
         ]
         by_hand.fit(supports, name=name)
-    assert segmenter.class_names == by_hand.class_names == ("star", "cat")
-    for name in by_hand.class_names:
-        mine, other = segmenter.memories[name], by_hand.memories[name]
+    assert segmenter.classes == by_hand.classes == ("star", "cat")
+    for name in by_hand.classes:
+        mine, other = segmenter._memories[name], by_hand._memories[name]
         assert mine.shots == other.shots
         torch.testing.assert_close(mine.direction, other.direction)
         torch.testing.assert_close(mine.fusion, other.fusion)

@@ -9,10 +9,10 @@ import pytest
 import typer
 from PIL import Image
 
-from piclip import FewShotSegmenter
 from piclip.cli import app, main
 from piclip.datasets.scenes import make_scene
 from piclip.formats import LabelledFile, Labels, Region, RunLengthMask, read_labels, write_labels
+from piclip.training_free.scorer import ClipScorer
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,15 @@ def run(request, capsys):
 
 @pytest.fixture
 def predicted(monkeypatch):
-    """How many images each call of predict was given."""
+    """How many images were scored together."""
     counts = []
-    predict = FewShotSegmenter.predict
+    score = ClipScorer.score
 
     def counting(self, images, **options):
         counts.append(len(images))
-        return predict(self, images, **options)
+        return score(self, images, **options)
 
-    monkeypatch.setattr(FewShotSegmenter, "predict", counting)
+    monkeypatch.setattr(ClipScorer, "score", counting)
     return counts
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 import piclip as library
 from piclip.datasets.scenes import make_scene
+from piclip.training_free.scorer import ClipScorer
 
 
 def scene_image(number=0):
@@ -206,15 +207,15 @@ def test_awkward_files_give_masks_of_the_size_that_a_viewer_shows(piclip, world)
 
 
 def test_one_image_that_the_model_refuses_does_not_spoil_its_batch(piclip, world, monkeypatch):
-    predict = library.FewShotSegmenter.predict
+    score = ClipScorer.score
     refused = Image.open(world.photos / "photo2.png").tobytes()
 
     def picky(self, images, **options):
         if any(image.tobytes() == refused for image in images):
             raise library.errors.ImageError("This image is refused; take another.")
-        return predict(self, images, **options)
+        return score(self, images, **options)
 
-    monkeypatch.setattr(library.FewShotSegmenter, "predict", picky)
+    monkeypatch.setattr(ClipScorer, "score", picky)
     assert piclip(*world.command()).code == 1
     assert {name: entry["status"] for name, entry in statuses(world).items()} == {
         "photo1.png": "done",
@@ -224,13 +225,13 @@ def test_one_image_that_the_model_refuses_does_not_spoil_its_batch(piclip, world
 
 
 def test_a_query_that_vanishes_meanwhile_does_not_end_the_job(piclip, world, monkeypatch):
-    predict = library.FewShotSegmenter.predict
+    score = ClipScorer.score
 
     def slow(self, images, **options):
         (world.photos / "photo2.png").unlink(missing_ok=True)
-        return predict(self, images, **options)
+        return score(self, images, **options)
 
-    monkeypatch.setattr(library.FewShotSegmenter, "predict", slow)
+    monkeypatch.setattr(ClipScorer, "score", slow)
     ran = piclip(*world.command())
     assert ran.code == 1
     assert "Unexpected" not in ran.err

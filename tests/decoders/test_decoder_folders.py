@@ -41,7 +41,7 @@ def test_a_decoder_of_unknown_training_asks_for_its_clip(tmp_path, run, episode,
     score = fitted.predict([episode.query.image])[0].scores[0]
     np.testing.assert_allclose(score, probabilities(predictor, episode), atol=1e-6)
     loaded = FewShotSegmenter.load(fitted.save(tmp_path / "kept"), device="cpu")
-    assert loaded.class_names == (episode.name,)
+    assert loaded.classes == (episode.name,)
 
 
 @pytest.mark.parametrize(("shots", "visual"), [(None, "plain"), (1, "raw")])

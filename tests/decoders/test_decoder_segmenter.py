@@ -128,8 +128,8 @@ def test_saved_and_loaded_it_answers_the_same(tmp_path, episode, other, prior, s
     fitted.fit({episode.name: supports(episode), other.name: supports(other, 1)})
     folder = fitted.save(tmp_path / "animals")
     loaded = FewShotSegmenter.load(folder, device="cpu")
-    assert loaded.class_names == fitted.class_names
-    assert [memory.shots for memory in loaded.memories.values()] == [3, 1]
+    assert loaded.classes == fitted.classes
+    assert [memory.shots for memory in loaded._memories.values()] == [3, 1]
     one, two = (model.predict([episode.query.image])[0] for model in (fitted, loaded))
     np.testing.assert_allclose(one.scores, two.scores, atol=1e-6)
 
@@ -144,7 +144,7 @@ def test_an_object_between_the_pixels_is_not_lost(segmenter, episode):
     mask[301, 123] = True
     image = np.asarray(Image.fromarray(episode.query.image).resize((400, 600)))
     fitted = segmenter.unfitted().fit([Support(image, mask)], name="speck")
-    seen = fitted.memories["speck"].supports.masks[0]
+    seen = fitted._memories["speck"].supports.masks[0]
     # The view is 49 pixels high with the image in its middle; the speck is one pixel of it.
     row, column = np.argwhere(seen.numpy() == 1)[0]
     assert (seen == 1).sum() == 1
@@ -174,7 +174,7 @@ def test_wrong_requests_say_what_to_do(tmp_path, segmenter, episode):
     empty = Support(episode.query.image, np.zeros(episode.query.image.shape[:2], bool))
     with pytest.raises(MaskError, match="no object pixel"):
         model.fit({"cat": supports(episode), "dog": [empty]})
-    assert model.class_names == ()
+    assert model.classes == ()
     with pytest.raises(UsageError, match="without training"):
         _ = model.encoder
     result = model.fit(supports(episode), name="cat").predict([episode.query.image])[0]

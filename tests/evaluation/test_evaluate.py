@@ -64,7 +64,7 @@ def test_the_counts_are_those_of_a_plain_loop(training_free, segmenter, view):
     for key in keys:
         support, query = view.dataset.sample(key.supports[0]), view.dataset.sample(key.query)
         name = view.dataset.class_names[key.class_index]
-        own.memories.clear()
+        own._memories.clear()
         own.fit([Support(support.image, support.mask(key.class_index))], name=name)
         found = own.predict([query.image])[0].mask_of(name)
         truth = query.class_map == key.class_index + 1

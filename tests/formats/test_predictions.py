@@ -60,7 +60,9 @@ def test_one_region_per_class_and_small_ones_left_out():
 @pytest.mark.parametrize("polygons", [False, True])
 def test_to_coco(polygons):
     content = json.loads(json.dumps(segmentation().to_coco("photo.jpg", polygons=polygons)))
-    assert content["images"] == [{"id": 1, "file_name": "photo.jpg", "height": 4, "width": 5}]
+    (image,) = content["images"]
+    assert image == {"id": image["id"], "file_name": "photo.jpg", "height": 4, "width": 5}
+    assert 0 < image["id"] < 2**40
     assert [c["name"] for c in content["categories"]] == list(NAMES)
     drawn = np.zeros_like(MAP)
     for a in content["annotations"]:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from piclip.annotation.fitted import Examples, learn, spread
 from piclip.formats.image_files import find_image
 from piclip.formats.labels import LabelledFile
+from piclip.formats.predictions import from_segmentation
 from piclip.formats.run_length import RunLengthMask
-from piclip.formats.segmentations import from_segmentation
 from piclip.io.images import MAX_PIXELS
 from piclip.segmenter import FewShotSegmenter
 
@@ -92,7 +92,7 @@ def hold_out(
             for region in from_segmentation(found).regions
             if region.score is not None and region.score >= min_score
         ]
-        for name in set(file.class_names) & set(trial.class_names):
+        for name in set(file.class_names) & set(trial.classes):
             masks = [region.mask for region in regions if region.class_name == name]
             proposed = RunLengthMask.union(masks).to_array() if masks else np.zeros(file.size, bool)
             counts[name][file.path] = _overlap(proposed, file, name)
@@ -115,7 +115,7 @@ def _without(
     }
     for name, files in examples.items():
         if len(others[name]) == len(files):
-            trial.memories[name] = segmenter.memories[name]
+            trial.recall(segmenter, name)
         elif others[name]:
             learn(trial, {name: others[name]}, image_root, max_pixels=max_pixels)
     return trial

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from PIL import Image
-
 from piclip.annotation.certainty import certainty_of
 from piclip.annotation.journal import Journal, Proposal, Stamp, stamp_of
-from piclip.batches import batches, predict_each
 from piclip.errors import MaskError, PiclipError
 from piclip.formats.image_files import find_image
 from piclip.formats.labels import LabelledFile, Labels
-from piclip.formats.segmentations import from_segmentation
-from piclip.io.images import MAX_PIXELS, read_image
+from piclip.formats.predictions import from_segmentation
+from piclip.io.images import MAX_PIXELS
 from piclip.results import Segmentation
 from piclip.segmenter import FewShotSegmenter
-
-_VALUES_AT_ONCE = 100_000_000
-"""Most scores (pixels times classes) in memory at once, 400 MB; a single image may exceed it."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +102,7 @@ def propose(
         threshold: Least score of a class; None for the model's own.
         batch_size: How many images are segmented together.
         max_pixels: Larger images are refused.
-        on_progress: Called after each batch with the number of images tried so far.
+        on_progress: Called after each image with the number of images tried so far.
 
     Returns:
         The images that failed.
@@ -118,35 +113,35 @@ def propose(
     if threshold is None:
         threshold = segmenter.threshold
     failures: list[Failure] = []
+    asked: deque[tuple[Query, Stamp]] = deque()  # those that have no answer yet, in order
     finished = 0
-    most_pixels = _VALUES_AT_ONCE // len(segmenter.class_names)
-    read = _read(queries, failures, max_pixels)
-    for batch in batches(read, batch_size, most_pixels):
-        images = [image for _, image in batch]
-        found = predict_each(segmenter, images, threshold=threshold, max_pixels=max_pixels)
-        for ((query, stamp), _), outcome in zip(batch, found, strict=True):
-            if isinstance(outcome, PiclipError):
-                failures.append(Failure(query.path, str(outcome)))
-                continue
-            journal.append(_proposal(query, outcome, threshold), stamp)
-            finished += 1
-        on_progress(finished + len(failures))
-    return failures
 
+    def files() -> Iterator[Path]:
+        for query in queries:
+            try:
+                asked.append((query, stamp_of(query.file)))
+            except PiclipError as error:
+                failures.append(Failure(query.path, str(error)))
+            else:
+                yield query.file
 
-def _read(
-    queries: Sequence[Query], failures: list[Failure], max_pixels: int
-) -> Iterator[tuple[tuple[Query, Stamp], Image.Image]]:
-    """Read the images one by one; those that cannot be read go to the failures."""
-    for query in queries:
+    def failed(_: object, error: PiclipError) -> None:
+        failures.append(Failure(asked.popleft()[0].path, str(error)))
+
+    for found in segmenter.stream(
+        files(), on_error=failed, batch_size=batch_size, threshold=threshold, max_pixels=max_pixels
+    ):
+        query, stamp = asked.popleft()
         try:
-            stamp = stamp_of(query.file)
-            image = read_image(query.file, max_pixels=max_pixels)
-            _check_size(query, image)
-        except PiclipError as error:
+            _check_size(query, found)
+        except MaskError as error:
             failures.append(Failure(query.path, str(error)))
         else:
-            yield (query, stamp), image
+            journal.append(_proposal(query, found, threshold), stamp)
+            finished += 1
+        on_progress(finished + len(failures))
+    on_progress(finished + len(failures))
+    return failures
 
 
 def _proposal(query: Query, segmentation: Segmentation, threshold: float) -> Proposal:
@@ -156,10 +151,11 @@ def _proposal(query: Query, segmentation: Segmentation, threshold: float) -> Pro
     return Proposal(file, certainty_of(segmentation.score, threshold))
 
 
-def _check_size(query: Query, image: Image.Image) -> None:
-    if query.known is not None and (image.height, image.width) != query.known.size:
+def _check_size(query: Query, found: Segmentation) -> None:
+    height, width = found.size
+    if query.known is not None and found.size != query.known.size:
         raise MaskError(
-            f"{query.file}: the image is {image.width} x {image.height} pixels (width x height) "
+            f"{query.file}: the image is {width} x {height} pixels (width x height) "
             f"but the labels say {query.known.width} x {query.known.height}; give the image that "
             f"the labels list."
         )

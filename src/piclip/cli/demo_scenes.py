@@ -74,7 +74,7 @@ def run_demo(folder: Path) -> DemoOutcome:
     segmenter.fit([Support(images[0], truths[0])], name=CLASS_NAME)
     results = segmenter.predict(paths[1:])
     for result in results:
-        result.save(folder / "masks")
+        result.save(folder / "masks", overwrite=True)
         write_png(result.overlay(), folder / "overlays" / f"{result.name}.png")
 
     rows = [

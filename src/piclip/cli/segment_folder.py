@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from piclip import FewShotSegmenter, Segmentation, __version__
-from piclip.batches import batches, predict_each
 from piclip.cli.console import people, print_some, progress_bar
 from piclip.cli.fitting import Examples, check_examples, fitted_segmenter
 from piclip.cli.run_record import FILE_NAME, OVERLAYS, RunRecord, source_of
@@ -20,10 +18,8 @@ from piclip.clip.checkpoints import BUILTIN_FOLDER
 from piclip.decoders.saved import Checkpoint, holds_decoder
 from piclip.errors import ImageError, OutputError, PiclipError, UsageError
 from piclip.io.documents import check_regular
-from piclip.io.images import list_images, read_image
+from piclip.io.images import list_images
 from piclip.io.outputs import ensure_folder
-
-_PIXELS_AT_ONCE = 50_000_000  # bounds the memory of a batch of large photographs
 
 
 @dataclass(frozen=True)
@@ -187,24 +183,26 @@ def _work_off(
 ) -> None:
     with progress_bar() as progress:
         task = progress.add_task("Segmenting", total=len(names))
-        read = _read(request, record, names)
-        for batch in batches(read, request.batch_size, _PIXELS_AT_ONCE):
-            images = [image for _, image in batch]
-            found = predict_each(
-                segmenter, images, threshold=request.threshold, max_pixels=request.max_pixels
-            )
-            try:
-                for (query, _), outcome in zip(batch, found, strict=True):
-                    if isinstance(outcome, PiclipError):
-                        record.add_failed(query, str(outcome))
-                        continue
-                    try:
-                        _save(request, record, query, replace(outcome, name=names[query]))
-                    except ImageError as error:  # it vanished in the meantime
-                        record.add_failed(query, str(error))
-            finally:
-                record.write()
-            progress.update(task, completed=_tried(record, names))
+        results = segmenter.stream(
+            names,
+            on_error=lambda query, error: record.add_failed(Path(str(query)), str(error)),
+            batch_size=request.batch_size,
+            threshold=request.threshold,
+            max_pixels=request.max_pixels,
+        )
+        try:
+            for number, result in enumerate(results, start=1):
+                query = Path(str(result.source))
+                try:
+                    _save(request, record, query, replace(result, name=names[query]))
+                except ImageError as error:  # it vanished in the meantime
+                    record.add_failed(query, str(error))
+                if number % request.batch_size == 0:
+                    record.write()
+                    progress.update(task, completed=_tried(record, names))
+        finally:
+            record.write()
+        progress.update(task, completed=_tried(record, names))
 
 
 def _tried(record: RunRecord, names: dict[Path, str]) -> int:
@@ -212,23 +210,10 @@ def _tried(record: RunRecord, names: dict[Path, str]) -> int:
     return len(record.entries(queries, "done")) + len(record.entries(queries, "failed"))
 
 
-def _read(
-    request: Request, record: RunRecord, queries: Iterable[Path]
-) -> Iterator[tuple[Path, Image.Image]]:
-    """Read the files one by one; unreadable ones are noted as failed."""
-    for query in queries:
-        try:
-            image = read_image(query, max_pixels=request.max_pixels)
-        except ImageError as error:
-            record.add_failed(query, str(error))
-        else:
-            yield query, image
-
-
 def _save(request: Request, record: RunRecord, query: Path, result: Segmentation) -> None:
     source = source_of(query)
     try:
-        files = result.save(request.output, overlay=request.overlay)
+        files = result.save(request.output, overlay=request.overlay, overwrite=True)
     except OutputError as error:
         done = len(record.entries([Path(file) for file in record.images], "done"))
         raise OutputError(f"{error} {done} finished images are kept.") from error

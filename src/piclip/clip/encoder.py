@@ -111,6 +111,8 @@ class Encoder:
         self._positions: dict[tuple[int, int], Tensor] = {}
         self.source: str | None = None
         """What `from_pretrained` was given; None for an encoder made from a model in memory."""
+        self.revision: str | None = None
+        """The revision that `from_pretrained` was given."""
 
     @classmethod
     def from_pretrained(
@@ -137,7 +139,7 @@ class Encoder:
         encoder = cls(
             loaded.model, loaded.tokenizer, settings=loaded.settings, device=device, dtype=dtype
         )
-        encoder.source = str(name_or_path)
+        encoder.source, encoder.revision = str(name_or_path), revision
         return encoder
 
     def to(self, device: str | torch.device) -> Self:

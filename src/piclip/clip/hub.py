@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypedDict
 
 from piclip.clip.settings import first_line
 from piclip.errors import ModelError
@@ -29,6 +30,14 @@ _WEIGHT_FORMS = (
     ("pytorch_model.bin", ("pytorch_model.bin",)),
 )
 _PATIENCE = 10.0  # seconds that the hub has to answer the first request
+
+
+class HubOptions(TypedDict, total=False):
+    """How a model of the hub is found; see `hub_folder`."""
+
+    revision: str | None
+    cache_dir: str | Path | None
+    local_files_only: bool
 
 
 def hub_folder(

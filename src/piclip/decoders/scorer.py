@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,11 @@ from piclip.decoders.views import laid_back
 from piclip.errors import UsageError
 from piclip.io.supports import Support, read_labelled
 from piclip.scorer import Scored
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from piclip.clip.hub import HubOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +77,8 @@ class DecoderScorer:
         *,
         clip: str | None = None,
         device: str | torch.device = "auto",
-        dtype: str = "auto",
+        dtype: str | torch.dtype = "auto",
+        **hub: Unpack[HubOptions],
     ) -> DecoderScorer:
         """Reads the folder of a training or of a decoder.
 
@@ -81,6 +87,7 @@ class DecoderScorer:
             clip: The CLIP of its priors; by default that of its training.
             device: "auto" (CUDA, else the CPU) or a torch device.
             dtype: Of the CLIP; "auto" is what the decoder was trained with.
+            hub: Where a CLIP on the hub is, as in `FewShotSegmenter.from_pretrained`.
 
         Raises:
             ModelError: Decoder or CLIP cannot be read.
@@ -88,7 +95,7 @@ class DecoderScorer:
         """
         checkpoint = Checkpoint.find(folder)
         trained = TrainedDecoder.load(
-            checkpoint, clip=clip, device=device, dtype=None if dtype == "auto" else dtype
+            checkpoint, clip=clip, device=device, dtype=None if dtype == "auto" else dtype, **hub
         )
         if clip is not None and trained.maker is None:
             raise UsageError(
@@ -98,12 +105,22 @@ class DecoderScorer:
         identity = {
             "model": str(Path(folder).resolve()),
             "clip": clip,
+            **({} if hub.get("revision") is None else {"revision": hub["revision"]}),
             "weights": weights_hash(trained.decoder),
             "size": trained.size,
         }
         return cls(trained, identity)
 
-    def learn(
+    @property
+    def device(self) -> torch.device:
+        """The decoder's."""
+        return self.trained.device
+
+    def to(self, device: str | torch.device) -> None:
+        """Moves decoder and CLIP."""
+        self.trained.to(device)
+
+    def fit(
         self, name: str, supports: Sequence[Support], *, synonyms: Synonyms | None, max_pixels: int
     ) -> DecoderMemory:
         """Looks at the supports once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +26,11 @@ from piclip.decoders.plain_images import shrunk, shrunk_mask
 from piclip.decoders.saved import Checkpoint
 from piclip.decoders.views import View, normalise, whole_view
 from piclip.errors import UsageError
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from piclip.clip.hub import HubOptions
 
 SIZE = 473
 """Side in pixels of what a decoder sees, where no recipe says otherwise: the benchmarks'."""
@@ -102,8 +108,9 @@ class TrainedDecoder:
         *,
         clip: str | None = None,
         device: str | torch.device = "auto",
-        dtype: str | None = None,
+        dtype: str | torch.dtype | None = None,
         cache: FeatureCache | None = None,
+        **hub: Unpack[HubOptions],
     ) -> TrainedDecoder:
         """Reads a checkpoint and the CLIP that its recipe names.
 
@@ -114,6 +121,7 @@ class TrainedDecoder:
             device: "auto" (CUDA, else the CPU) or a torch device.
             dtype: Of the CLIP; by default the recipe's.
             cache: Keeps CLIP's features of images that come back.
+            hub: Where a CLIP on the hub is, as in `FewShotSegmenter.from_pretrained`.
 
         Raises:
             ModelError: Decoder or CLIP cannot be read.
@@ -134,7 +142,7 @@ class TrainedDecoder:
                 )
             kind = dtype or checkpoint.value("clip", "dtype", default="auto")
             maker = PriorMaker(
-                Encoder.from_pretrained(name, device=place, dtype=kind),
+                Encoder.from_pretrained(name, device=place, dtype=kind, **hub),
                 wordings,
                 text=checkpoint.value("clip", "text", default="refined"),
                 visual=checkpoint.value("clip", "visual", default=decoder.published_visual),
@@ -147,6 +155,13 @@ class TrainedDecoder:
             sees=checkpoint.value("clip", "sees", default="augmented"),
             device=place,
         )
+
+    def to(self, device: str | torch.device) -> None:
+        """Moves decoder and CLIP, in place; UsageError where there is no such device."""
+        self.device = usable_device(device)
+        self.decoder.to(self.device)
+        if self.maker is not None:
+            self.maker.encoder.to(self.device)
 
     @torch.inference_mode()
     def see(self, images: Sequence[NDArray[np.uint8]]) -> list[SeenQuery]:

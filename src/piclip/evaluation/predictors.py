@@ -179,7 +179,7 @@ class TrainingFree:
 
     def segment(self, episode: Episode, others: Sequence[str] = ()) -> Segmentation:
         """The segmenter's whole answer to an episode."""
-        self.segmenter.memories = {episode.name: self._memory(episode)}
+        self.segmenter._memories = {episode.name: self._memory(episode)}
         images = [episode.query.image]
         return self.segmenter.predict(
             images, threshold=self.threshold, contrast=others, synonyms=self.wordings
@@ -188,10 +188,10 @@ class TrainingFree:
     def _memory(self, episode: Episode) -> Memory:
         key = (episode.name, *(support.key for support in episode.supports))
         if key not in self._memories:
-            self.segmenter.memories.clear()
+            self.segmenter.reset()
             supports = [Support(s.image, s.mask(episode.class_index)) for s in episode.supports]
             self.segmenter.fit(supports, name=episode.name, synonyms=self.wordings)
-            self._memories[key] = self.segmenter.memories[episode.name]
+            self._memories[key] = self.segmenter._memories[episode.name]
             if len(self._memories) > _MOST_MEMORIES:
                 self._memories.popitem(last=False)
         self._memories.move_to_end(key)

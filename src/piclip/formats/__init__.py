@@ -19,9 +19,9 @@ supervision), which is imported when it is first used.
 """
 
 from piclip.formats.labels import LabelledFile, Labels, Region
+from piclip.formats.predictions import from_segmentation
 from piclip.formats.registry import FORMATS, detect, get_format, read_labels, write_labels
 from piclip.formats.run_length import RunLengthMask
-from piclip.formats.segmentations import from_segmentation
 
 __all__ = [
     "FORMATS",

@@ -11,7 +11,7 @@ from piclip.annotation.certainty import certainty_of
 from piclip.formats import labelstudio
 from piclip.formats.labels import LabelledFile, Region
 from piclip.formats.polygons import outlines, simplified
-from piclip.formats.segmentations import from_segmentation
+from piclip.formats.predictions import from_segmentation
 from piclip.label_studio.config import LabellingConfig
 
 if TYPE_CHECKING:

@@ -177,8 +177,9 @@ class Project:
             for name, files in chosen.items()
             if (kept := [file for file in files if file.path in there])
         }
-        for name in set(self._segmenter.memories) - set(examples):
-            del self._segmenter.memories[name], self._examples[name]
+        for name in set(self._segmenter.classes) - set(examples):
+            self._segmenter.forget(name)
+            del self._examples[name]
         with self._tools.encoder.keeping(self._encodings):
             for name, files in examples.items():
                 self._leave_if_closing()
@@ -217,7 +218,7 @@ class Project:
             raise
 
     def _prediction(self, task: Task, version: str) -> dict[str, Any]:
-        if not self._segmenter.memories:
+        if not self._segmenter.classes:
             return empty_prediction(version)
         path = self._folder / "query"
         number = task.get("id")

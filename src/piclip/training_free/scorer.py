@@ -43,7 +43,16 @@ class ClipScorer:
         """What the CLIP is set to."""
         return self.encoder.settings.threshold
 
-    def learn(
+    @property
+    def device(self) -> torch.device:
+        """The CLIP's."""
+        return self.encoder.device
+
+    def to(self, device: str | torch.device) -> None:
+        """Moves the CLIP."""
+        self.encoder.to(device)
+
+    def fit(
         self, name: str, supports: Sequence[Support], *, synonyms: Synonyms | None, max_pixels: int
     ) -> ClassMemory:
         """Encodes the supports once; their masks also set how much each prior counts."""
@@ -72,8 +81,10 @@ class ClipScorer:
         return [results[index] for index in range(len(images))]
 
     def identity(self) -> dict[str, Any]:
-        """The CLIP's name and the width of its vectors."""
-        return {"model": self.encoder.source, "width": self.encoder.embed_dim}
+        """The CLIP's name, its revision if one was asked for, and the width of its vectors."""
+        encoder = self.encoder
+        revision = {} if encoder.revision is None else {"revision": encoder.revision}
+        return {"model": encoder.source, **revision, "width": encoder.embed_dim}
 
     def fingerprint(self) -> str:
         """That of the CLIP's weights."""

@@ -196,7 +196,7 @@ def episode_maps(
     segmenter: FewShotSegmenter, episode: Episode
 ) -> dict[str, npt.NDArray[np.float32]]:
     """All maps of one episode's query at its own size, (H, W) in [0, 1]."""
-    segmenter.memories.clear()
+    segmenter.reset()
     supports = [Support(scene.image, scene.mask(episode.name)) for scene in episode.supports]
     segmenter.fit(supports, name=episode.name)
     result = segmenter.predict([episode.query.image])[0]

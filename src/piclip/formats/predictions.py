@@ -6,17 +6,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
-from piclip.formats import coco, yolo
 from piclip.formats.extras import library
-from piclip.formats.labels import LabelledFile, Labels, Region
+from piclip.formats.labels import LabelledFile, Region
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.images import IGNORE
-from piclip.results import Segmentation
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -25,8 +24,24 @@ _DIGITS = 4
 _TOUCHING = np.ones((3, 3), dtype=np.bool_)
 
 
+class Prediction(Protocol):
+    """What is read of a `piclip.Segmentation`."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...  # noqa: D102 - that of Segmentation, as the others
+    @property
+    def class_map(self) -> npt.NDArray[np.uint8]: ...  # noqa: D102
+    @property
+    def scores(self) -> npt.NDArray[np.float32]: ...  # noqa: D102
+    @property
+    def file_name(self) -> str: ...  # noqa: D102
+    @property
+    def size(self) -> tuple[int, int]: ...  # noqa: D102
+    def mask_of(self, class_name: str) -> npt.NDArray[np.bool_]: ...  # noqa: D102
+
+
 def from_segmentation(
-    segmentation: Segmentation,
+    segmentation: Prediction,
     path: str | None = None,
     *,
     instances: bool = True,
@@ -37,7 +52,7 @@ def from_segmentation(
 
     Args:
         segmentation: What was predicted for one image.
-        path: The image's path relative to the folder of images; the segmentation's name without it.
+        path: The image's path relative to the folder of images; the name of its file without it.
         instances: Each connected part (pixels that touch at a side or a corner) is a region, or
             else all pixels of a class.
         min_area: Regions with fewer pixels are left out.
@@ -59,7 +74,7 @@ def from_segmentation(
             regions.append(Region(name, RunLengthMask.from_array(pixels), score=score))
     unknown = segmentation.class_map == IGNORE
     return LabelledFile(
-        path or segmentation.name,
+        path or segmentation.file_name,
         *segmentation.size,
         regions=tuple(regions),
         ignore=RunLengthMask.from_array(unknown) if unknown.any() else None,
@@ -67,22 +82,8 @@ def from_segmentation(
     )
 
 
-def to_coco(
-    segmentation: Segmentation, file_name: str | None, *, instances: bool, polygons: bool
-) -> dict[str, Any]:
-    """The body of `Segmentation.to_coco`."""
-    file = from_segmentation(segmentation, file_name, instances=instances)
-    return coco.to_dict(Labels(segmentation.class_names, (file,)), polygons=polygons)
-
-
-def to_yolo(segmentation: Segmentation, *, instances: bool) -> str:
-    """The body of `Segmentation.to_yolo`."""
-    file = from_segmentation(segmentation, instances=instances)
-    return yolo.to_text(file, segmentation.class_names)
-
-
-def to_detections(segmentation: Segmentation, *, instances: bool) -> Detections:
-    """The body of `Segmentation.to_supervision`."""
+def to_detections(segmentation: Prediction, *, instances: bool) -> Detections:
+    """Regions of a prediction as ``supervision.Detections``; see `Segmentation.to_supervision`."""
     supervision = library("supervision")
     regions = from_segmentation(segmentation, instances=instances).regions
     masks = np.zeros((len(regions), *segmentation.size), dtype=np.bool_)
