@@ -9,8 +9,8 @@ from piclip import FewShotSegmenter, Support
 from piclip.clip.preprocessing import mask_coverage
 from piclip.datasets.episodes import scene_episode
 from piclip.errors import ImageError, MaskError, ModelError, UsageError
-from piclip.io.supports import fit_discriminant, prepare_support
 from piclip.scorer import Scored
+from piclip.training_free.learning import fit_discriminant, prepare_support
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,8 @@ from piclip.io.images import MAX_PIXELS, read_image
 from piclip.io.outputs import write_json
 from piclip.io.supports import Support
 from piclip.segmenter import FewShotSegmenter
-from piclip.training_free.evidence import gather_evidence
-from piclip.training_free.fusion import evidence_logits, logistic_regression, with_bias
+from piclip.training_free.evidence import evidence_logits, gather_evidence
+from piclip.training_free.learning import logistic_regression, with_bias
 from piclip.training_free.scorer import ClipScorer
 
 SHOTS = {"fusion": 1, "fusion_many": 5}

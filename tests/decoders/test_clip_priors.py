@@ -8,12 +8,14 @@ from PIL import Image
 
 from piclip.clip.cache import FeatureCache
 from piclip.clip.encoder import Encoder
+from piclip.clip.features import encode_object, pad_objects
+from piclip.clip.preprocessing import object_pixels
 from piclip.clip.prompts import text_prototypes
 from piclip.datasets.episodes import scene_episode
 from piclip.decoders.clip_priors import PriorMaker
 from piclip.errors import UsageError
-from piclip.io.supports import encode_objects, prepare_support
 from piclip.priors import min_max, refine_prior, visual_text_prior, visual_visual_prior
+from piclip.training_free.learning import prepare_support
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +26,12 @@ def encoder():
 @pytest.fixture(scope="module")
 def episodes():
     return [scene_episode(3, index, 2) for index in (0, 7)]
+
+
+def encoded_object(encoder, image, mask):
+    support = prepare_support(Image.fromarray(image), mask, encoder)
+    pixels = support.pixels * object_pixels(support.mask)
+    return pad_objects([encode_object(encoder, pixels, support.object_patches.flatten())])
 
 
 def inputs(episodes):
@@ -57,8 +65,7 @@ def direct(encoder, episode):
     )
     total = 0
     for scene in episode.supports:
-        support = prepare_support(Image.fromarray(scene.image), scene.mask(episode.name), encoder)
-        last, previous, valid = encode_objects(encoder, [support])
+        last, previous, valid = encoded_object(encoder, scene.image, scene.mask(episode.name))
         for query, tokens in ((encoding.last, last), (encoding.previous, previous)):
             total = total + visual_visual_prior(query, tokens[None], valid[None])[0, 0, 0]
     visual = min_max((total / 4).view(1, 1, *encoding.grid))
@@ -94,7 +101,7 @@ def test_a_raw_visual_prior_is_the_mean_of_the_best_cosines(encoder, episodes):
     for index, query in enumerate(queries):
         seen = encoded(encoder, query)
         shown = [
-            encode_objects(encoder, [prepare_support(Image.fromarray(image), mask, encoder)])
+            encoded_object(encoder, image, mask)
             for image, mask in zip(supports[index], masks[index], strict=True)
         ]
         expected = np.zeros(seen.grid)

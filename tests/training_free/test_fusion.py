@@ -1,7 +1,8 @@
 import torch
 
 from piclip.clip.settings import ModelSettings
-from piclip.training_free.fusion import calibrate, evidence_logits, fuse
+from piclip.training_free.evidence import evidence_logits, fuse
+from piclip.training_free.learning import calibrate
 
 DEFAULT = torch.tensor([1.0, 1.0, 0.0])
 

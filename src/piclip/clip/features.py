@@ -14,9 +14,8 @@ from torch import Tensor
 
 from piclip.clip.cache import FeatureCache, content_key, weights_hash
 from piclip.clip.encoder import Encoder
-from piclip.clip.preprocessing import mask_coverage
+from piclip.clip.preprocessing import mask_coverage, object_patches, object_pixels
 from piclip.errors import UsageError
-from piclip.io.supports import object_patches, object_pixels
 
 Picture = npt.NDArray[np.uint8] | Tensor
 """RGB, either uint8 (H, W, 3) or a float tensor (3, H, W) in [0, 1]."""
@@ -51,6 +50,33 @@ class SupportFeatures:
 
     last: Tensor
     previous: Tensor
+
+
+def encode_object(encoder: Encoder, pixels: Tensor, patches: Tensor) -> SupportFeatures:
+    """Encodes a support that is masked in image space.
+
+    Args:
+        encoder: The frozen CLIP.
+        pixels: Normalised, zero (the mean colour) outside the object, as published, (3, H, W).
+        patches: Which of its patches are object, bool (N,).
+    """
+    previous, last = encoder.encode_tokens(pixels[None])
+    chosen = patches.to(last.device)
+    return SupportFeatures(last[0, chosen].float(), previous[0, chosen].float())
+
+
+def pad_objects(objects: Sequence[SupportFeatures]) -> tuple[Tensor, Tensor, Tensor]:
+    """K supports as one tensor.
+
+    Returns:
+        Tokens after the last and after the second-to-last block, (K, M, D) each, padded with
+        zeros to the largest object, and which places are filled, bool (K, M).
+    """
+    pad = torch.nn.utils.rnn.pad_sequence
+    last = pad([item.last for item in objects], batch_first=True)
+    previous = pad([item.previous for item in objects], batch_first=True)
+    counts = torch.tensor([len(item.last) for item in objects], device=last.device)
+    return last, previous, torch.arange(last.shape[1], device=last.device) < counts[:, None]
 
 
 class FeatureMaker:

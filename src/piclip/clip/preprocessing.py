@@ -15,6 +15,9 @@ from piclip.errors import UsageError
 
 _MIN_PATCHES = 2
 
+LEAST_COVERAGE = 0.5
+"""A patch or pixel is object when the mask covers at least this share of it."""
+
 
 def fit_size(
     height: int, width: int, *, image_size: int, patch: int, max_aspect: float = 4.0
@@ -92,6 +95,31 @@ def mask_coverage(mask: npt.NDArray[np.bool_] | Tensor, grid: tuple[int, int]) -
     rows = _overlap(values.shape[0], grid[0])
     columns = _overlap(values.shape[1], grid[1])
     return (rows @ values @ columns.T).clamp(0.0, 1.0).to(torch.float32)
+
+
+def object_patches(coverage: Tensor) -> Tensor:
+    """Which patches count as object: those covered by half, or else the best covered ones.
+
+    Args:
+        coverage: Share of each patch that is object, of any shape.
+
+    Returns:
+        Bool, of the same shape.
+    """
+    return coverage >= min(LEAST_COVERAGE, float(coverage.max()))
+
+
+def object_pixels(share: Tensor) -> Tensor:
+    """Which pixels of a support are kept: those that are half object, or else any that are.
+
+    Args:
+        share: Share of each pixel of the encoder's input that is object, of any shape.
+
+    Returns:
+        Bool, of the same shape.
+    """
+    inside = share >= LEAST_COVERAGE
+    return inside if inside.any() else share > 0
 
 
 def _overlap(pixels: int, cells: int) -> Tensor:

@@ -17,11 +17,18 @@ from torch import Tensor
 
 from piclip.clip.cache import FeatureCache
 from piclip.clip.encoder import Encoder
-from piclip.clip.features import FeatureMaker, Mask, Picture, QueryFeatures, SupportFeatures
+from piclip.clip.features import (
+    FeatureMaker,
+    Mask,
+    Picture,
+    QueryFeatures,
+    SupportFeatures,
+    pad_objects,
+)
 from piclip.clip.prompts import BACKGROUND, FOREGROUND, Synonyms, text_prototypes
 from piclip.clip.vit import LastBlock, record_block
 from piclip.errors import UsageError
-from piclip.priors import min_max, refine_prior, visual_text_prior, visual_visual_prior
+from piclip.priors import mean_cosines, min_max, refine_prior, visual_text_prior
 
 MapKind = Literal["none", "plain", "refined"]
 """A prior left out (zeros), as it is, or after PIR."""
@@ -220,15 +227,9 @@ class PriorMaker:
             return torch.zeros(len(last), 1, *grid, device=attention.device)
         maps = []
         for index, shots in enumerate(supports):
-            cosines = [
-                visual_visual_prior(query[index, None].float(), objects, valid)[0, 0].mean(dim=0)
-                for query, (objects, valid) in (
-                    (last, _padded([shot.last for shot in shots], last.device)),
-                    (previous, _padded([shot.previous for shot in shots], last.device)),
-                )
-            ]
-            maps.append(torch.stack(cosines).mean(dim=0))
-        mean: Tensor = torch.stack(maps)[:, None].unflatten(2, grid)
+            *objects, valid = (part.to(last.device) for part in pad_objects(shots))
+            maps.append(mean_cosines((last[[index]], previous[[index]]), objects, valid))
+        mean: Tensor = torch.stack(maps).unflatten(2, grid)
         if self.visual == "raw":
             return mean
         visual = min_max(mean)
@@ -249,11 +250,3 @@ class PriorMaker:
 def _one_image(block: LastBlock, index: int) -> LastBlock:
     fields = ("normed", "query", "key", "value", "attended", "mid", "hidden", "output")
     return replace(block, **{field: getattr(block, field)[index, None] for field in fields})
-
-
-def _padded(objects: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Object patches of K supports, (1, K, M, D), and which places are filled, bool (1, K, M)."""
-    counts = torch.tensor([len(tokens) for tokens in objects])
-    padded = torch.nn.utils.rnn.pad_sequence(list(objects), batch_first=True)
-    valid = torch.arange(padded.shape[1])[None] < counts[:, None]
-    return padded[None].to(device), valid[None].to(device)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from piclip.clip.features import Picture
-from piclip.io.supports import object_patches
+from piclip.clip.preprocessing import object_patches
 
 LONGEST = 640
 """Longest side of a plain image for CLIP, that of COCO; attention grows with its fourth power."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +19,7 @@ from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import find_image
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.images import IGNORE, image_size, list_images
-
-if TYPE_CHECKING:
-    from piclip.io.supports import Support
+from piclip.io.supports import Support
 
 _MAX_CLASSES = 254
 
@@ -170,8 +167,6 @@ class Labels:
             MaskError: An image has another size than its label says.
             UsageError: Nothing is labelled.
         """
-        from piclip.io.supports import Support  # noqa: PLC0415  (it loads torch)
-
         supports: dict[str, list[Support]] = {name: [] for name in self.class_names}
         for file in self.labelled:
             image = self._image_of(file, Path(image_root))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -51,3 +53,21 @@ def visual_visual_prior(query: Tensor, support: Tensor, support_mask: Tensor) ->
             if len(patches):
                 maps[:, c, k] = (directions @ patches.mT).amax(-1)
     return maps
+
+
+def mean_cosines(queries: Sequence[Tensor], supports: Sequence[Tensor], valid: Tensor) -> Tensor:
+    """VVP of one class before it is scaled: the mean over its shots and over several blocks.
+
+    Args:
+        queries: Patch tokens of the queries after each block, (B, N, D).
+        supports: Patch tokens of K supports after the same blocks, (K, M, D).
+        valid: The patches that belong to the object, bool (K, M).
+
+    Returns:
+        Cosines in [-1, 1], (B, N).
+    """
+    maps = [
+        visual_visual_prior(query.float(), support[None], valid[None])[:, 0].mean(dim=1)
+        for query, support in zip(queries, supports, strict=True)
+    ]
+    return torch.stack(maps).mean(dim=0)

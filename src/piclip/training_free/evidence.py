@@ -1,4 +1,4 @@
-"""The maps on the patch grid that speak for a class in a query."""
+"""The maps on the patch grid that speak for a class in a query, and how they are weighed."""
 
 from __future__ import annotations
 
@@ -9,19 +9,51 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from piclip.clip.encoder import Encoding
-from piclip.io.supports import ClassMemory, patch_features
 from piclip.priors import (
     box_mask,
+    mean_cosines,
     min_max,
     spread,
     transition_matrix,
     visual_text_prior,
-    visual_visual_prior,
 )
-from piclip.training_free.fusion import fuse
+
+EPS = 1e-3
 
 EVIDENCE = ("text", "visual", "dense_text", "discriminant")
 """What is fused, in the order of the fusion's weights."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMemory:
+    """All that is kept of the supports of one class.
+
+    Attributes:
+        name: The class.
+        foreground: Text vector of the class, (E,).
+        background: Text vector of its absence, (E,).
+        last: Object patches of the masked supports after the last block, (K, M, D).
+        previous: The same after the second-to-last block.
+        valid: Which of the M places hold a patch, bool (K, M).
+        direction: Linear discriminant of object against background patches, (2D,).
+        offset: Its constant.
+        fusion: Weights of the evidence maps and, last, their bias.
+    """
+
+    name: str
+    foreground: Tensor
+    background: Tensor
+    last: Tensor
+    previous: Tensor
+    valid: Tensor
+    direction: Tensor
+    offset: Tensor
+    fusion: Tensor
+
+    @property
+    def shots(self) -> int:
+        """Number of supports K."""
+        return len(self.valid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +117,9 @@ def gather_evidence(
         grid=encoding.grid,
         contrast=contrast,
     )
-    visual = torch.stack([_visual_visual(encoding, memory) for memory in memories], dim=1)
+    blocks = (encoding.last, encoding.previous)
+    similar = [mean_cosines(blocks, (m.last, m.previous), m.valid) for m in memories]
+    visual = min_max(torch.stack(similar, dim=1).unflatten(2, encoding.grid))
     # Squaring sharpens the flat map of cosines before it is spread along the attention.
     maps = torch.cat([text, visual**2], dim=1)
     if transition is None:
@@ -105,6 +139,32 @@ def gather_evidence(
         )
         for c, memory in enumerate(memories)
     ]
+
+
+def evidence_logits(evidence: Tensor) -> Tensor:
+    """Maps in [0, 1] as log-odds, so that their weights add up like independent votes.
+
+    Args:
+        evidence: (..., M, h, w) in [0, 1].
+
+    Returns:
+        Of the same shape, within +-7.
+    """
+    return torch.logit(evidence.clamp(EPS, 1 - EPS))
+
+
+def fuse(evidence: Tensor, weights: Tensor) -> Tensor:
+    """Probability of the class at each patch.
+
+    Args:
+        evidence: (B, M, h, w) in [0, 1].
+        weights: One weight per map and, last, the bias, (M + 1,).
+
+    Returns:
+        (B, h, w) in [0, 1].
+    """
+    logits = torch.einsum("bmhw,m->bhw", evidence_logits(evidence), weights[:-1]) + weights[-1]
+    return torch.sigmoid(logits)
 
 
 def fuse_classes(
@@ -133,17 +193,11 @@ def fuse_classes(
     return (fused * spread(fused, transition)).sqrt()
 
 
-def _visual_visual(encoding: Encoding, memory: ClassMemory) -> Tensor:
-    """VVP of one class, (B, h, w)."""
-    valid = memory.valid[None]
-    maps = [
-        visual_visual_prior(tokens.float(), support[None], valid)[:, 0].mean(dim=1)
-        for tokens, support in (
-            (encoding.last, memory.last),
-            (encoding.previous, memory.previous),
-        )
-    ]
-    return min_max(torch.stack(maps).mean(dim=0).unflatten(1, encoding.grid))
+def patch_features(encoding: Encoding) -> Tensor:
+    """Unit vectors of the last two blocks side by side, float32 (B, N, 2D)."""
+    normalise = torch.nn.functional.normalize
+    parts = (encoding.last.float(), encoding.previous.float())
+    return torch.cat([normalise(part, dim=-1) for part in parts], dim=-1)
 
 
 def _dense_text(encoding: Encoding, directions: Tensor, logit_scale: float) -> Tensor:

@@ -17,12 +17,12 @@ from piclip.clip.cache import weights_hash
 from piclip.clip.encoder import Encoder
 from piclip.clip.preprocessing import fit_size, to_pixels
 from piclip.clip.prompts import Synonyms, text_prototypes
-from piclip.io.supports import ClassMemory, Support, read_support
+from piclip.io.supports import Support, read_labelled
 from piclip.priors import transition_matrix
 from piclip.results import Priors
 from piclip.scorer import Scored
-from piclip.training_free.evidence import Evidence, fuse_classes, gather_evidence
-from piclip.training_free.learning import learn_class
+from piclip.training_free.evidence import ClassMemory, Evidence, fuse_classes, gather_evidence
+from piclip.training_free.learning import learn_class, prepare_support
 from piclip.training_free.upsampling import edge_aware_upsample
 
 _TENSOR_FIELDS = tuple(field.name for field in fields(ClassMemory) if field.name != "name")
@@ -56,7 +56,8 @@ class ClipScorer:
         self, name: str, supports: Sequence[Support], *, synonyms: Synonyms | None, max_pixels: int
     ) -> ClassMemory:
         """Encodes the supports once; their masks also set how much each prior counts."""
-        images = [read_support(s, self.encoder, max_pixels=max_pixels) for s in supports]
+        read = (read_labelled(support, max_pixels=max_pixels) for support in supports)
+        images = [prepare_support(*pair, self.encoder) for pair in read]
         texts = text_prototypes(self.encoder.encode_text, [name], synonyms)
         foreground, background = (text[0].to(self.encoder.device) for text in texts)
         return learn_class(self.encoder, name, images, foreground, background)
