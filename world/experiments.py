@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from queue import Empty, Queue
 
-from piclip.clip.memory_cache import MemoryCache
+from piclip.clip.cache import MemoryCache
 from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.dataset import Split
 from piclip.datasets.few_shot import Classes, FewShotView

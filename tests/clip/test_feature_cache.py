@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from piclip.clip.cache import FeatureCache, content_key, weights_hash
+from piclip.clip.cache import FeatureCache, MemoryCache, content_key, weights_hash
 
 
 def test_keys_tell_contents_types_and_shapes_apart():
@@ -78,3 +78,13 @@ def test_a_full_disk_leaves_no_half_file_and_old_entries_readable(tmp_path, monk
         cache.put("cd34", {"a": torch.ones(1)})
     assert len([file for file in tmp_path.rglob("*") if file.is_file()]) == 1
     assert torch.equal(cache.get("ab12")["a"], torch.ones(1))
+
+
+def test_the_memory_cache_forgets_the_oldest():
+    cache = MemoryCache(limit=3 * 40)
+    for number in range(4):
+        cache.put(str(number), {"x": torch.full((10,), float(number))})
+        cache.get("0")
+    assert cache.get("1") is None
+    assert torch.equal(cache.get("0")["x"], torch.zeros(10))
+    assert cache.get("3") is not None

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from piclip.clip.memory_cache import MemoryCache
+from piclip.clip.cache import MemoryCache
 from piclip.decoders.clip_priors import PriorMaker
 from piclip.decoders.saved import Checkpoint
 from piclip.decoders.trained import TrainedDecoder

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from piclip import FewShotSegmenter, Support
-from piclip.clip.memory_cache import MemoryCache
+from piclip.clip.cache import MemoryCache
 from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.episode_files import episodes_hash, read_episodes, write_episodes
 from piclip.datasets.few_shot import FewShotView

@@ -1,17 +1,37 @@
-"""A folder of tensors by content: what a frozen model made of an image need not be made twice."""
+"""Tensors by content: what a frozen model made of an image need not be made twice."""
 
 from __future__ import annotations
 
 import hashlib
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from piclip.errors import OutputError
 from piclip.io.outputs import atomic_path
+
+LIMIT = 2**30
+"""Bytes of tensors that are kept in memory by default."""
+
+
+class Cache(Protocol):
+    """Keeps tensors by key.
+
+    Since cached images are encoded one at a time, no result depends on the size of a batch.
+    """
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """The tensors stored under a key, or None where there are none."""
+        ...
+
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Stores tensors under a key, in place of older ones."""
+        ...
 
 
 def content_key(*parts: str | Tensor) -> str:
@@ -81,6 +101,39 @@ class FeatureCache:
         return self.folder / key[:2] / f"{key}.safetensors"
 
 
+class MemoryCache:
+    """Keeps tensors by key until they take too much memory; what was used last stays.
+
+    Args:
+        limit: Most bytes of all tensors together.
+    """
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.limit = limit
+        self._kept: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """The tensors stored under a key, or None where there are none."""
+        if key not in self._kept:
+            return None
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Stores tensors under a key, in place of older ones."""
+        self._bytes -= _size(self._kept.pop(key, {}))
+        self._kept[key] = dict(tensors)
+        self._bytes += _size(tensors)
+        while self._bytes > self.limit:
+            _, oldest = self._kept.popitem(last=False)
+            self._bytes -= _size(oldest)
+
+
 def _bytes(value: Tensor) -> bytes:
     flat = value.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes()
+
+
+def _size(tensors: Mapping[str, Tensor]) -> int:
+    return sum(value.numel() * value.element_size() for value in tensors.values())

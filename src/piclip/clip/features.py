@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from piclip.clip.cache import FeatureCache, content_key, weights_hash
+from piclip.clip.cache import Cache, content_key, weights_hash
 from piclip.clip.encoder import Encoder
 from piclip.clip.preprocessing import mask_coverage, object_patches, object_pixels
 from piclip.errors import UsageError
@@ -87,7 +87,7 @@ class FeatureMaker:
         cache: Keeps what was made on disk; for images that come back unchanged.
     """
 
-    def __init__(self, encoder: Encoder, cache: FeatureCache | None = None) -> None:
+    def __init__(self, encoder: Encoder, cache: Cache | None = None) -> None:
         self.encoder, self.cache = encoder, cache
         self._model_hash = _model_hash(encoder) if cache else ""
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from piclip.clip.cache import FeatureCache
+from piclip.clip.cache import Cache
 from piclip.clip.encoder import Encoder
 from piclip.clip.features import (
     FeatureMaker,
@@ -70,7 +70,7 @@ class PriorMaker:
         *,
         text: MapKind = "refined",
         visual: VisualKind = "plain",
-        cache: FeatureCache | None = None,
+        cache: Cache | None = None,
     ) -> None:
         for channel, kind, kinds in (("text", text, MapKind), ("visual", visual, VisualKind)):
             if kind not in get_args(kinds):

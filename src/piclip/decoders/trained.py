@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from piclip.clip.cache import FeatureCache
+from piclip.clip.cache import Cache
 from piclip.clip.devices import usable_device
 from piclip.clip.encoder import Encoder
 from piclip.clip.features import Picture, QueryFeatures, SupportFeatures
@@ -109,7 +109,7 @@ class TrainedDecoder:
         clip: str | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype | None = None,
-        cache: FeatureCache | None = None,
+        cache: Cache | None = None,
         **hub: Unpack[HubOptions],
     ) -> TrainedDecoder:
         """Reads a checkpoint and the CLIP that its recipe names.

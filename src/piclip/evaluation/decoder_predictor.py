@@ -11,8 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from piclip.clip.cache import FeatureCache, weights_hash
-from piclip.clip.memory_cache import MemoryCache
+from piclip.clip.cache import Cache, MemoryCache, weights_hash
 from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode
 from piclip.decoders.backbones import resize
@@ -53,7 +52,7 @@ class DecoderPredictor:
         clip: str | None = None,
         device: str = "auto",
         dtype: str | None = None,
-        cache: FeatureCache | None = None,
+        cache: Cache | None = None,
     ) -> DecoderPredictor:
         """Reads a checkpoint and the CLIP that its recipe names.
 

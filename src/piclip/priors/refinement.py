@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 import torch
-from scipy import ndimage
+import torch.nn.functional as F
 from torch import Tensor
 
 from piclip.errors import UsageError
@@ -14,7 +13,6 @@ from piclip.priors.maps import min_max
 
 BoxClamp = Literal["cover", "reference"]
 
-_EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
 _LEVELS = 255  # the published code thresholds 8-bit maps
 
 
@@ -57,18 +55,51 @@ def box_mask(prior: Tensor, *, threshold: float = 0.4, box_clamp: BoxClamp = "co
     """
     if box_clamp not in ("cover", "reference"):
         raise UsageError(f"box_clamp must be 'cover' or 'reference', not {box_clamp!r}.")
-    height, width = prior.shape[-2:]
-    end_row, end_column = (height, width) if box_clamp == "cover" else (height - 1, width - 1)
-    maps = (prior.float() * _LEVELS).to(torch.uint8).flatten(0, -3).cpu().numpy()
-    masks = np.zeros(maps.shape, dtype=bool)
-    for levels, mask in zip(maps, masks, strict=True):
-        strong = levels > int(threshold * levels.max())
-        components, _ = ndimage.label(strong, structure=_EIGHT_CONNECTED)
-        for rows, columns in ndimage.find_objects(components):
-            mask[
-                rows.start : min(rows.stop, end_row), columns.start : min(columns.stop, end_column)
-            ] = True
-    return torch.from_numpy(masks).view(prior.shape).to(prior.device)
+    levels = (prior.float() * _LEVELS).to(torch.uint8).flatten(0, -3)
+    limit = (threshold * levels.amax((-2, -1), keepdim=True).double()).floor()
+    boxes = _boxes(_components(levels > limit), inset=0 if box_clamp == "cover" else 1)
+    return boxes.view(prior.shape)
+
+
+def _components(strong: Tensor) -> Tensor:
+    """A number above 0 for each 8-connected component of bool maps, (M, h, w); 0 elsewhere."""
+    height, width = strong.shape[-2:]
+    places = torch.arange(1, height * width + 1, device=strong.device).view(height, width)
+    numbers = strong * places.float()  # exact below 2 ** 24 patches; max_pool2d wants floats
+    while True:  # every patch takes the greatest number among its neighbours
+        spread_out = F.max_pool2d(numbers[:, None], 3, stride=1, padding=1)[:, 0] * strong
+        if torch.equal(spread_out, numbers):
+            return numbers.long()
+        numbers = spread_out
+
+
+def _boxes(components: Tensor, *, inset: int) -> Tensor:
+    """Where any component's bounding box is, without the last ``inset`` rows and columns."""
+    count, height, width = components.shape
+    own = components.flatten(1)
+    corners = []
+    for line, size in ((torch.arange(height)[:, None], height), (torch.arange(width), width)):
+        place = line.expand(height, width).to(own.device).flatten().expand(count, -1)
+        first = torch.full((count, height * width + 1), size, device=own.device)
+        last = torch.full_like(first, -1)
+        first.scatter_reduce_(1, own, place, "amin")
+        last.scatter_reduce_(1, own, place, "amax")
+        corners.append((first, (last + 1).clamp(max=size - inset)))
+    (top, bottom), (left, right) = corners
+    found = top < height
+    found[:, 0] = False  # the number of no component
+    which, _ = found.nonzero(as_tuple=True)
+    # Sums over rows and columns turn a box's four corners into its inside.
+    edges = torch.zeros(count, height + 1, width + 1, dtype=torch.long, device=own.device)
+    for rows, columns, sign in (
+        (top, left, 1),
+        (bottom, left, -1),
+        (top, right, -1),
+        (bottom, right, 1),
+    ):
+        at = (which, rows[found], columns[found])
+        edges.index_put_(at, edges.new_tensor(sign), accumulate=True)
+    return edges.cumsum(1).cumsum(2)[:, :-1, :-1] > 0
 
 
 def refine_prior(
