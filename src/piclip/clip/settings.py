@@ -111,7 +111,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file} cannot be read as JSON: download or copy it again.") from error
     if not isinstance(content, dict):
         raise ModelError(f"{file} is no JSON object: download or copy it again.")
