@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from piclip.decoders.backbones import resize
 from piclip.decoders.bam import BAM
-from piclip.decoders.checkpoints import load_published
+from piclip.decoders.base import DecoderOutput
 from piclip.decoders.ensemble import (
     Ensemble,
     PublishedShotWeights,
@@ -13,8 +13,8 @@ from piclip.decoders.ensemble import (
     gram_distances,
     known_elsewhere,
 )
-from piclip.decoders.output import DecoderOutput
 from piclip.decoders.pspnet import PSPNet
+from piclip.decoders.published import load_published
 from piclip.errors import ModelError
 
 
@@ -197,7 +197,7 @@ def test_the_episodes_class_changes_the_result_in_training():
 
 
 def test_takes_over_a_trained_base_learner():
-    learner = PSPNet("tiny", 3, backbone_options={"width": 4}, width=8).eval()
+    learner = PSPNet(backbone="tiny", classes=3, backbone_options={"width": 4}, width=8).eval()
     decoder = tiny().eval()
     decoder.load_base_learner(learner)
     query = torch.randn(1, 3, 33, 41)
@@ -208,6 +208,10 @@ def test_takes_over_a_trained_base_learner():
 
 def test_refuses_a_base_learner_of_another_kind():
     with pytest.raises(ModelError, match="backbone of this bam"):
-        tiny().load_base_learner(PSPNet("tiny", 3, backbone_options={"width": 8}, width=8))
+        tiny().load_base_learner(
+            PSPNet(backbone="tiny", classes=3, backbone_options={"width": 8}, width=8)
+        )
     with pytest.raises(ModelError, match="base learner of this bam"):
-        tiny().load_base_learner(PSPNet("tiny", 4, backbone_options={"width": 4}, width=8))
+        tiny().load_base_learner(
+            PSPNet(backbone="tiny", classes=4, backbone_options={"width": 4}, width=8)
+        )

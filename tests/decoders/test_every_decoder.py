@@ -204,12 +204,14 @@ def test_pushes_the_same_folder_to_the_hub(name, tmp_path, monkeypatch):
 @every_decoder
 def test_takes_over_the_backbone_of_a_base_learner(name):
     decoder = small_decoder(name)
-    learner = PSPNet("tiny", 3, backbone_options={"width": 4}, width=8)
+    learner = PSPNet(backbone="tiny", classes=3, backbone_options={"width": 4}, width=8)
     decoder.load_base_learner(learner)
     own = decoder.backbone.state_dict()
     assert all(torch.equal(own[k], v) for k, v in learner.backbone.state_dict().items())
     with pytest.raises(ModelError, match=f"backbone of this {name}"):
-        decoder.load_base_learner(PSPNet("tiny", 3, backbone_options={"width": 2}, width=8))
+        decoder.load_base_learner(
+            PSPNet(backbone="tiny", classes=3, backbone_options={"width": 2}, width=8)
+        )
 
 
 @every_decoder
@@ -243,9 +245,26 @@ def test_unknown_names_list_the_valid_ones():
 def test_folders_without_a_decoder_are_refused(tmp_path):
     with pytest.raises(ModelError, match="cannot be read as the configuration"):
         load_decoder(tmp_path)
-    PSPNet("tiny", 3, backbone_options={"width": 4}, width=8).save_pretrained(tmp_path / "base")
+    PSPNet(backbone="tiny", classes=3, backbone_options={"width": 4}, width=8).save_pretrained(
+        tmp_path / "base"
+    )
     with pytest.raises(ModelError, match="names 'pspnet'"):
         load_decoder(tmp_path / "base")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "{"])
+def test_a_config_that_is_no_json_object_is_refused(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ModelError, match="JSON"):
+        load_decoder(tmp_path)
+
+
+def test_a_config_with_an_unknown_option_lists_the_valid_ones(tmp_path):
+    small_decoder("pfenet").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "depth": 3}))
+    with pytest.raises(UsageError, match=r"no option 'depth': choose from backbone, .*scales"):
+        load_decoder(tmp_path)
 
 
 def test_damaged_or_foreign_weights_are_refused(tmp_path):

@@ -152,13 +152,15 @@ def test_mean_best_cosine_is_the_slow_maximum() -> None:
 
 def test_takes_over_a_trained_base_learner() -> None:
     network = tiny()
-    learner = PSPNet("tiny", 3, backbone_options={"width": 4}, width=16)
+    learner = PSPNet(backbone="tiny", classes=3, backbone_options={"width": 4}, width=16)
     network.load_base_learner(learner)
     own = network.state_dict()
     for name, tensor in learner.state_dict().items():
         assert torch.equal(tensor, own[name.replace("head.", "base_learner.")])
     with pytest.raises(ModelError, match="base learner"):
-        network.load_base_learner(PSPNet("tiny", 4, backbone_options={"width": 4}, width=16))
+        network.load_base_learner(
+            PSPNet(backbone="tiny", classes=4, backbone_options={"width": 4}, width=16)
+        )
 
 
 def test_saves_and_loads(tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ from torch import Tensor
 from piclip.decoders.hierarchical_matching import (
     AffineNorm,
     HierarchicalMatching,
+    MaskedMatching,
+    MatchingOptions,
+    SelfAttention,
     correlation_distillation,
 )
-from piclip.decoders.matching_attention import MaskedMatching, SelfAttention
-from piclip.decoders.published_names import MATCHING
+from piclip.decoders.published import MATCHING
 from piclip.errors import UsageError
 
 
@@ -36,7 +38,7 @@ def published_weights(golden, shots: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("shots", [1, 5])
 def test_equals_the_published_decoder(golden, shots: int) -> None:
-    network = HierarchicalMatching(prior_channels=2 + 2 * shots).eval()
+    network = HierarchicalMatching(MatchingOptions(), 2 + 2 * shots).eval()
     network.load_state_dict(MATCHING.to_own(published_weights(golden, shots)), strict=True)
 
     def given(name: str) -> Tensor:
@@ -122,9 +124,11 @@ def test_shots_are_columns_of_one_matching() -> None:
     torch.testing.assert_close(two.logits, three.logits, atol=1e-5, rtol=1e-4)
 
 
-def tiny(**options) -> HierarchicalMatching:
-    settings = {"channels": 8, "heads": (1, 2, 2), "reductions": (4, 2, 1), "blocks": 1}
-    return HierarchicalMatching(**{**settings, "expansion": 2, "dropout": 0.0, **options})
+def tiny(prior_channels: int = 2, heads: tuple[int, ...] = (1, 2, 2)) -> HierarchicalMatching:
+    options = MatchingOptions(
+        matching_width=8, heads=heads, blocks=1, expansion=2, matching_dropout=0.0
+    )
+    return HierarchicalMatching(options, prior_channels)
 
 
 def test_distillation_is_the_chain_of_divergences() -> None:
@@ -169,12 +173,11 @@ def test_affine_norm_is_the_same_in_training() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [({"heads": (3, 3, 3)}, "multiple"), ({"heads": (1, 1)}, "one entry per level")],
+    ("heads", "message"), [((3, 3, 3), "multiple"), ((1, 1), "one entry per level")]
 )
-def test_impossible_sizes_are_refused(options, message: str) -> None:
+def test_impossible_sizes_are_refused(heads, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        tiny(**options)
+        tiny(heads=heads)
 
 
 def test_the_number_of_priors_is_checked() -> None:

@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from piclip.decoders.checkpoints import load_published
-from piclip.decoders.features import EpisodeFeatures
-from piclip.decoders.matching import masked_average, max_cosine_prior, object_masks
-from piclip.decoders.output import cross_entropy
+from piclip.decoders.base import EpisodeFeatures
+from piclip.decoders.layers import best_cosine, cross_entropy, masked_average, object_masks
 from piclip.decoders.pfenet import PFENet, grid_size
+from piclip.decoders.published import load_published
 from piclip.errors import UsageError
+from piclip.priors import min_max
 
 RATIOS = (1.0, 0.5, 0.25, 0.125)
 BINS = (60, 30, 15, 8)
@@ -99,7 +99,7 @@ def test_the_prior_is_the_best_cosine_of_each_query_position():
                 )
         low, high = expected[item].min(), expected[item].max()
         expected[item] = (expected[item] - low) / (high - low)
-    torch.testing.assert_close(max_cosine_prior(query, support)[:, 0], expected)
+    torch.testing.assert_close(min_max(best_cosine(query, support))[:, 0], expected)
 
 
 def test_prototypes_are_means_over_the_mask_and_255_is_not_the_object():

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from piclip.decoders.checkpoints import load_published
 from piclip.decoders.pspnet import PSPNet
+from piclip.decoders.published import load_published
 from piclip.errors import ModelError
 
 
@@ -16,7 +16,7 @@ from piclip.errors import ModelError
     ],
 )
 def test_matches_the_published_base_learner(golden, reference, recorder, backbone, file):
-    network = PSPNet(backbone, 15).eval()
+    network = PSPNet(backbone=backbone, classes=15).eval()
     load_published(network, golden.weights(f"pspnet_{backbone}"))
     recorder.watch(network)
     expected = reference(file)
@@ -35,7 +35,7 @@ def test_matches_the_published_base_learner(golden, reference, recorder, backbon
 
 
 def tiny() -> PSPNet:
-    return PSPNet("tiny", 3, backbone_options={"width": 4}, width=8)
+    return PSPNet(backbone="tiny", classes=3, backbone_options={"width": 4}, width=8)
 
 
 def test_trains_backbone_and_head():

@@ -11,17 +11,17 @@ import torch
 from piclip.clip.weight_files import read_state_dict
 from piclip.decoders.backbones import build_backbone
 from piclip.decoders.bam import BAM
-from piclip.decoders.checkpoints import (
-    export_backbone,
-    export_published,
-    key_map_of,
-    load_backbone,
-    load_published,
-)
-from piclip.decoders.key_map import KeyMap
 from piclip.decoders.pfenet import PFENet
 from piclip.decoders.pspnet import PSPNet
-from piclip.decoders.published_names import SEMSEG_RESNET, TORCHVISION_RESNET, TORCHVISION_VGG
+from piclip.decoders.published import (
+    SEMSEG_RESNET,
+    TORCHVISION_RESNET,
+    TORCHVISION_VGG,
+    KeyMap,
+    export_published,
+    key_map_of,
+    load_published,
+)
 from piclip.errors import ModelError
 
 BLOCKS = {"50": (3, 4, 6, 3), "101": (3, 4, 23, 3)}
@@ -128,8 +128,8 @@ def test_imagenet_weights_load_and_are_written_again(backbone, key_map, names, l
     kept = {k: v for k, v in published.items() if not k.startswith(left_out)}
     with torch.device("meta"):
         network = build_backbone(backbone)
-    load_backbone(network, published)
-    assert shapes_of(export_backbone(network)) == shapes_of(kept)
+    load_published(network, published)
+    assert shapes_of(export_published(network)) == shapes_of(kept)
     own = key_map.to_own(published)
     assert values_of(key_map.to_published(own)) == values_of(kept)
     for theirs, ours in placed.items():
@@ -138,8 +138,8 @@ def test_imagenet_weights_load_and_are_written_again(backbone, key_map, names, l
 
 def test_imagenet_weights_of_old_files_have_no_batch_counters():
     backbone = build_backbone("tiny", width=2)
-    published = export_backbone(build_backbone("tiny", width=2))
-    load_backbone(backbone, {k: v for k, v in published.items() if "num_batches_tracked" not in k})
+    published = export_published(build_backbone("tiny", width=2))
+    load_published(backbone, {k: v for k, v in published.items() if "num_batches_tracked" not in k})
     assert torch.equal(backbone.state_dict()["stages.0.3.weight"], published["conv2.weight"])
 
 

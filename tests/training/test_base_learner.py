@@ -16,7 +16,7 @@ def base_view(recipe, images=36):
 
 def network():
     torch.manual_seed(0)
-    return PSPNet("tiny", 15, backbone_options={"width": 2}, width=6)
+    return PSPNet(backbone="tiny", classes=15, backbone_options={"width": 2}, width=6)
 
 
 def test_an_epoch_shows_every_image_once_and_numbers_are_independent(recipe):

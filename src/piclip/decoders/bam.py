@@ -11,22 +11,22 @@ CVPR 2022.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from piclip.decoders.base import Prior
+from piclip.decoders.base import DecoderOutput, EpisodeFeatures
 from piclip.decoders.ensemble import (
     Ensemble,
     EnsembleDecoder,
+    EnsembleOptions,
     build_shot_weights,
     gram_distances,
     known_elsewhere,
 )
-from piclip.decoders.features import EpisodeFeatures
 from piclip.decoders.layers import mask_classifier, pointwise, two_convolutions
-from piclip.decoders.output import DecoderOutput
 
 
 class ASPP(nn.Module):
@@ -52,6 +52,22 @@ class ASPP(nn.Module):
         return torch.cat([average, *(branch(maps) for branch in self.branches)], 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class BAMOptions(EnsembleOptions):
+    """What BAM is built with; all layers of its meta learner have ``width`` channels.
+
+    With ``published_shots`` it has BAM's own weighting, for that number of shots; with another
+    number the weights are then ``softmax(-distance)``.
+
+    Attributes:
+        dilations: Dilations of the ASPP.
+        published_hidden: Hidden channels of BAM's own weighting; 0 is a single layer.
+    """
+
+    dilations: Sequence[int] = (6, 12, 18)
+    published_hidden: int = 2
+
+
 class BAM(EnsembleDecoder):
     """BAM for any number of shots.
 
@@ -59,55 +75,23 @@ class BAM(EnsembleDecoder):
     from the distances. BAM's own weighting is a network for one number of supports; the default
     here is ``softmax(-s * distance)`` with one learnt number ``s``, for any number of supports (see
     :class:`piclip.decoders.ensemble.ShotWeights`).
-
-    Args:
-        backbone: Name of the backbone.
-        backbone_options: Its options.
-        prior: Which prior enters: ``imagenet``, ``piclip`` or ``none``.
-        base_classes: Number of base classes of the base learner, without background.
-        width: Channels of the reduced features and of all that follows.
-        dropout: Probability with which a channel of the reduced features is dropped.
-        base_width: Channels before the classifier of the base learner.
-        dilations: Dilations of the ASPP.
-        published_shots: Number of shots of a published checkpoint, to have BAM's own weighting;
-            with another number of shots the weights are then ``softmax(-distance)``.
-        published_hidden: Hidden channels of that weighting; 0 is a single layer.
-
-    Raises:
-        UsageError: If a name is unknown.
     """
 
     name = "bam"
+    Options = BAMOptions
+    options: BAMOptions
 
-    def __init__(
-        self,
-        *,
-        backbone: str = "resnet50",
-        backbone_options: dict[str, Any] | None = None,
-        prior: Prior = "imagenet",
-        base_classes: int = 15,
-        width: int = 256,
-        dropout: float = 0.5,
-        base_width: int = 512,
-        dilations: Sequence[int] = (6, 12, 18),
-        published_shots: int | None = None,
-        published_hidden: int = 2,
-    ) -> None:
-        super().__init__(
-            backbone=backbone,
-            backbone_options=backbone_options,
-            prior=prior,
-            base_classes=base_classes,
-            base_width=base_width,
-            width=width,
-            dropout=dropout,
-        )
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - of many kinds
+        super().__init__(**options)
+        width = self.options.width
         self.merge = pointwise(2 * width + self.prior_channels, width)
-        self.aspp = ASPP(width, dilations)
+        self.aspp = ASPP(width, self.options.dilations)
         self.fuse = pointwise(self.aspp.channels, width)
         self.refine = two_convolutions(width)
         self.classifier = mask_classifier(width)
-        self.shot_weights = build_shot_weights(published_shots, published_hidden)
+        self.shot_weights = build_shot_weights(
+            self.options.published_shots, self.options.published_hidden
+        )
         self.ensemble = Ensemble()
 
     def decode(self, episodes: EpisodeFeatures) -> DecoderOutput:

@@ -8,73 +8,152 @@ support's mask to a prototype; a *prior* says beforehand where the object may be
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from piclip.decoders.backbones import Backbone, build_backbone, resize
-from piclip.decoders.features import EpisodeFeatures, Features
-from piclip.decoders.layers import reduction
-from piclip.decoders.matching import masked_average, max_cosine_prior, object_masks
-from piclip.decoders.output import DecoderOutput, cross_entropy
-from piclip.decoders.pretrained import PretrainedModule, load_strictly
+from piclip.decoders.backbones import resize
+from piclip.decoders.layers import (
+    best_cosine,
+    cross_entropy,
+    masked_average,
+    object_masks,
+    pointwise,
+)
+from piclip.decoders.pretrained import NetworkOptions, PretrainedModule, load_strictly
 from piclip.errors import UsageError
+from piclip.priors.maps import min_max
 
 Prior = Literal["imagenet", "piclip", "none"]
 PRIOR_CHANNELS: dict[str, int] = {"imagenet": 1, "piclip": 2, "none": 0}
 
 
-class FewShotDecoder(PretrainedModule, ABC):
-    """A decoder on a frozen backbone, for any number of supports.
+@dataclass(frozen=True)
+class Features:
+    """Maps of the backbone's stages 2, 3 and 4: (N, C, h, w) each.
 
-    Args:
-        backbone: Name of the backbone, see :func:`piclip.decoders.backbones.build_backbone`.
-        backbone_options: Its options, for instance ``{"width": 16}``.
+    ``low`` has the size of ``middle``; ``high`` is empty where nothing reads it.
+    """
+
+    low: Tensor
+    middle: Tensor
+    high: Tensor
+
+    def joined(self) -> Tensor:
+        """Returns what the reductions take: the channels of ``middle``, then those of ``low``."""
+        return torch.cat([self.middle, self.low], 1)
+
+    def rows(self, rows: slice) -> Features:
+        """Returns the maps of some of the N images."""
+        return Features(self.low[rows], self.middle[rows], self.high[rows])
+
+    @classmethod
+    def stacked(cls, parts: Sequence[Features]) -> Features:
+        """Returns the maps of all images of several parts, one part after the other."""
+        return cls(
+            torch.cat([maps.low for maps in parts]),
+            torch.cat([maps.middle for maps in parts]),
+            torch.cat([maps.high for maps in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class EpisodeFeatures:
+    """A batch of episodes whose images have been through the backbone.
+
+    Attributes:
+        query: Of B queries.
+        supports: Of their B * K supports, those of the first query first.
+        masks: Masks of the supports, (B, K, H', W'): 1 is the object; 0 and 255 are not.
+        priors: The CLIP priors, (B, 2, h, w), for ``prior="piclip"``.
+        base_class: In training, the episode's class among the base classes, long (B,).
+    """
+
+    query: Features
+    supports: Features
+    masks: Tensor
+    priors: Tensor | None = None
+    base_class: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class DecoderOutput:
+    """What a decoder says about a batch of queries.
+
+    Attributes:
+        logits: Scores of background and foreground, (B, 2, H, W).
+        auxiliary: Further scores (B, 2, H, W) that are trained towards the same mask.
+        base_logits: Scores of background and the base classes, (B, 1 + base, H, W), if the
+            decoder has a base learner.
+        extra: Further scalar terms of the loss, by name.
+    """
+
+    logits: Tensor
+    auxiliary: tuple[Tensor, ...] = ()
+    base_logits: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def resized(self, size: Sequence[int]) -> DecoderOutput:
+        """The same with all scores at (H, W), bilinearly."""
+        base = self.base_logits
+        return replace(
+            self,
+            logits=resize(self.logits, size),
+            auxiliary=tuple(resize(scores, size) for scores in self.auxiliary),
+            base_logits=None if base is None else resize(base, size),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderOptions(NetworkOptions):
+    """What every decoder is built with; its own class of options adds to these.
+
+    ``config.json`` and a recipe's ``decoder`` name the same options.
+
+    Attributes:
         prior: ``imagenet``: one channel, the cosine of high features, averaged over supports;
             ``piclip``: two channels, the refined text prior and the visual prior, given to
-            :meth:`forward`; ``none``: no channel.
+            the decoder; ``none``: no channel.
         width: Channels of the reduced features.
         dropout: Probability with which a channel of the reduced features is dropped in training.
+    """
+
+    prior: Prior = "imagenet"
+    width: int = 256
+    dropout: float = 0.5
+
+
+class FewShotDecoder(PretrainedModule, ABC):
+    """A decoder on a frozen backbone, for any number of supports.
 
     Attributes:
         loss_weights: Weight of each term in :meth:`loss`; 1 for a term that is not named.
         knows_base_classes: Whether there is a base learner, which reads stage 4 of the query.
-        backbone_name: Name of the backbone.
         prior_channels: Number of channels of the prior.
         published_visual: Which visual prior published weights take, in the words of
             :class:`piclip.decoders.clip_priors.PriorMaker`; for weights whose training is unknown.
-
-    Raises:
-        UsageError: If a name is unknown.
     """
 
-    published_visual: str = "plain"
     loss_weights: ClassVar[Mapping[str, float]] = {}
     knows_base_classes: ClassVar[bool] = False
+    published_visual: str = "plain"
+    options: DecoderOptions
 
-    def __init__(
-        self,
-        *,
-        backbone: str = "resnet50",
-        backbone_options: dict[str, Any] | None = None,
-        prior: Prior = "imagenet",
-        width: int = 256,
-        dropout: float = 0.5,
-    ) -> None:
-        if prior not in PRIOR_CHANNELS:
-            raise UsageError(f"There is no prior {prior!r}: choose imagenet, piclip or none.")
-        super().__init__()
-        self.prior = prior
-        self.prior_channels = PRIOR_CHANNELS[prior]
-        self.width = width
-        self.backbone_name = backbone
-        self.backbone: Backbone = build_backbone(backbone, **(backbone_options or {}))
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - of many kinds
+        super().__init__(**options)
+        self.prior = self.options.prior
+        if self.prior not in PRIOR_CHANNELS:
+            raise UsageError(f"There is no prior {self.prior!r}: choose imagenet, piclip or none.")
+        self.prior_channels = PRIOR_CHANNELS[self.prior]
+        self.backbone_name = self.options.backbone
         self.backbone.requires_grad_(False).eval()
-        both = self.backbone.channels[0] + self.backbone.channels[1]
-        self.reduce_query = reduction(both, width, dropout)
-        self.reduce_support = reduction(both, width, dropout)
+        both, width = sum(self.backbone.channels[:2]), self.options.width
+        dropout = self.options.dropout
+        self.reduce_query = nn.Sequential(*pointwise(both, width), nn.Dropout2d(dropout))
+        self.reduce_support = nn.Sequential(*pointwise(both, width), nn.Dropout2d(dropout))
 
     def train(self, mode: bool = True) -> FewShotDecoder:
         """Switches to training; the frozen parts stay in evaluation (batch norm, dropout)."""
@@ -87,7 +166,7 @@ class FewShotDecoder(PretrainedModule, ABC):
         """The submodules that are not trained."""
         return (self.backbone,)
 
-    def load_base_learner(self, learner: nn.Module) -> None:
+    def load_base_learner(self, learner: PretrainedModule) -> None:
         """Takes over the backbone of a trained :class:`piclip.decoders.pspnet.PSPNet`.
 
         Raises:
@@ -95,7 +174,7 @@ class FewShotDecoder(PretrainedModule, ABC):
         """
         load_strictly(
             self.backbone,
-            learner.get_submodule("backbone").state_dict(),
+            learner.backbone.state_dict(),
             what=f"the backbone of this {self.name}",
         )
 
@@ -233,13 +312,14 @@ class FewShotDecoder(PretrainedModule, ABC):
 
     @torch.no_grad()
     def imagenet_priors(self, query: Features, supports: Features, masks: Tensor) -> Tensor:
-        """Returns the max-cosine prior of each support, (B, K, h, w), at the middle size.
+        """Returns PFENet's prior of each support in [0, 1], (B, K, h, w), at the middle size.
 
-        The supports' high features are masked once more, with the mask resized to their size.
+        It is the best cosine of each query position with the support, stretched to [0, 1]. The
+        supports' high features are masked once more, with the mask resized to their size.
         """
         inside = object_masks(masks, supports.high.shape[-2:])
         high = (supports.high * inside).unflatten(0, masks.shape[:2])
-        maps = [max_cosine_prior(query.high, shot) for shot in high.unbind(1)]
+        maps = [min_max(best_cosine(query.high, shot)) for shot in high.unbind(1)]
         return resize(torch.cat(maps, 1), query.middle.shape[-2:])
 
     def prior_maps(self, episodes: EpisodeFeatures, weights: Tensor) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from piclip.decoders.base import FewShotDecoder, Prior
-from piclip.decoders.pretrained import load_strictly
+from piclip.decoders.base import DecoderOptions, FewShotDecoder
+from piclip.decoders.pretrained import PretrainedModule, load_strictly
 from piclip.decoders.pspnet import PyramidHead
 
 
@@ -121,9 +122,9 @@ def known_elsewhere(base_logits: Tensor, base_class: Tensor | None = None) -> Te
     """
     probabilities = base_logits.softmax(1)[:, 1:]
     if base_class is not None:
-        others = torch.ones_like(probabilities)
-        others[torch.arange(len(others)), base_class] = 0
-        probabilities = probabilities * others
+        counted = torch.ones_like(probabilities)
+        counted[torch.arange(len(counted)), base_class] = 0
+        probabilities = probabilities * counted
     return probabilities.sum(1, keepdim=True)
 
 
@@ -163,44 +164,32 @@ class Ensemble(nn.Module):
         return torch.cat([background, foreground], 1)
 
 
-class EnsembleDecoder(FewShotDecoder):
-    """A decoder with a frozen base learner, which knows the classes that are not the object.
+@dataclass(frozen=True, kw_only=True)
+class EnsembleOptions(DecoderOptions):
+    """What a decoder with a base learner is built with.
 
-    Args:
-        backbone: Name of the backbone.
-        backbone_options: Its options.
-        prior: Which prior enters: ``imagenet``, ``piclip`` or ``none``.
+    Attributes:
         base_classes: Number of base classes of the base learner, without background.
         base_width: Channels before the classifier of the base learner.
-        width: Channels of the reduced features.
-        dropout: Probability with which a channel of the reduced features is dropped.
-
-    Raises:
-        UsageError: If a name is unknown.
+        published_shots: Number of shots of a published checkpoint, to have its form; None for our
+            own, which any number of shots trains.
     """
 
-    knows_base_classes = True
+    base_classes: int = 15
+    base_width: int = 512
+    published_shots: int | None = None
 
-    def __init__(
-        self,
-        *,
-        backbone: str,
-        backbone_options: dict[str, Any] | None,
-        prior: Prior,
-        base_classes: int,
-        base_width: int,
-        width: int,
-        dropout: float,
-    ) -> None:
-        super().__init__(
-            backbone=backbone,
-            backbone_options=backbone_options,
-            prior=prior,
-            width=width,
-            dropout=dropout,
-        )
+
+class EnsembleDecoder(FewShotDecoder):
+    """A decoder with a frozen base learner, which knows the classes that are not the object."""
+
+    knows_base_classes = True
+    options: EnsembleOptions
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - of many kinds
+        super().__init__(**options)
         self.base_learner = PyramidHead(
-            self.backbone.channels[2], base_classes + 1, width=base_width
+            self.backbone.channels[2], self.options.base_classes + 1, width=self.options.base_width
         )
         self.base_learner.requires_grad_(False).eval()
 
@@ -208,7 +197,7 @@ class EnsembleDecoder(FewShotDecoder):
         """The backbone and the base learner."""
         return (self.backbone, self.base_learner)
 
-    def load_base_learner(self, learner: nn.Module) -> None:
+    def load_base_learner(self, learner: PretrainedModule) -> None:
         """Takes over backbone and head of a trained :class:`piclip.decoders.pspnet.PSPNet`.
 
         Raises:

@@ -10,7 +10,6 @@ CVPR 2023; with ``prior="piclip"`` the decoder of PI-CLIP (Wang et al., CVPR 202
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,23 +18,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from piclip.decoders.backbones import resize
-from piclip.decoders.base import Prior
+from piclip.decoders.base import DecoderOutput, EpisodeFeatures, Features
 from piclip.decoders.ensemble import (
     Ensemble,
     EnsembleDecoder,
+    EnsembleOptions,
     build_shot_weights,
     gram_distances,
     known_elsewhere,
 )
-from piclip.decoders.features import EpisodeFeatures, Features
 from piclip.decoders.hierarchical_matching import (
     HierarchicalMatching,
     Matching,
+    MatchingOptions,
     correlation_distillation,
 )
-from piclip.decoders.layers import pointwise
-from piclip.decoders.matching import masked_average, object_masks
-from piclip.decoders.output import DecoderOutput
+from piclip.decoders.layers import best_cosine, masked_average, object_masks, pointwise
 from piclip.errors import UsageError
 
 PRIOR_GAIN = 10.0
@@ -53,6 +51,11 @@ class HDMNetOutput(DecoderOutput):
     correlations: tuple[Tensor, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class HDMNetOptions(MatchingOptions, EnsembleOptions):
+    """What HDMNet is built with; published checkpoints are of 1 or 5 shots."""
+
+
 class HDMNet(EnsembleDecoder):
     """HDMNet with its own or PI-CLIP's priors, for any number of shots.
 
@@ -63,75 +66,26 @@ class HDMNet(EnsembleDecoder):
     shots instead (see :attr:`prior_channels`); it still takes any number. As published, the
     matching sums over the object's positions in all shots, so that a support given twice is not
     quite like one given once (see :class:`piclip.decoders.matching_attention.MaskedMatching`).
-
-    Args:
-        backbone: Name of the backbone.
-        backbone_options: Its options.
-        prior: Which prior enters: ``imagenet``, ``piclip`` or ``none``.
-        base_classes: Number of classes the base learner knows, without background.
-        base_width: Channels before the classifier of the base learner.
-        width: Channels of the reduced features.
-        dropout: Probability with which a channel of the reduced features is dropped.
-        matching_width: Channels of the matching.
-        heads: Attention heads of its encoder per level, the finest first.
-        reductions: Side of the patches that are one key of the attention, per level.
-        match_heads: Heads of the matching.
-        blocks: Encoder blocks per level.
-        expansion: Hidden over plain width in the matching.
-        matching_dropout: Dropout inside the matching.
-        published_shots: 1 or 5 for the form of the published checkpoints; None for our own.
-
-    Raises:
-        UsageError: If a name is unknown, or the sizes do not fit together.
     """
 
     name = "hdmnet"
+    Options = HDMNetOptions
+    options: HDMNetOptions
 
-    def __init__(
-        self,
-        *,
-        backbone: str = "resnet50",
-        backbone_options: dict[str, Any] | None = None,
-        prior: Prior = "imagenet",
-        base_classes: int = 15,
-        base_width: int = 512,
-        width: int = 256,
-        dropout: float = 0.5,
-        matching_width: int = 64,
-        heads: Sequence[int] = (2, 4, 8),
-        reductions: Sequence[int] = (4, 2, 1),
-        match_heads: int = 2,
-        blocks: int = 2,
-        expansion: int = 4,
-        matching_dropout: float = 0.1,
-        published_shots: int | None = None,
-    ) -> None:
-        super().__init__(
-            backbone=backbone,
-            backbone_options=backbone_options,
-            prior=prior,
-            base_classes=base_classes,
-            base_width=base_width,
-            width=width,
-            dropout=dropout,
-        )
-        self.published_shots = published_shots
-        if published_shots is not None:
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - of many kinds
+        super().__init__(**options)
+        both, matching_width = 2 * self.options.width, self.options.matching_width
+        shots = self.options.published_shots
+        if shots is not None:
             self.published_visual = "raw"
-        self.prior_channels = _prior_channels(prior, published_shots)
-        self.merge_query = pointwise(2 * width + self.prior_channels, matching_width)
-        self.merge_support = pointwise(2 * width, matching_width)
-        self.matching = HierarchicalMatching(
-            matching_width,
-            self.prior_channels,
-            heads=heads,
-            reductions=reductions,
-            match_heads=match_heads,
-            blocks=blocks,
-            expansion=expansion,
-            dropout=matching_dropout,
-        )
-        self.shot_weights = build_shot_weights(published_shots)
+        if self.prior == "imagenet":
+            self.prior_channels = 2
+        elif self.prior == "piclip" and shots is not None:
+            self.prior_channels = 2 + 2 * shots
+        self.merge_query = pointwise(both + self.prior_channels, matching_width)
+        self.merge_support = pointwise(both, matching_width)
+        self.matching = HierarchicalMatching(self.options, self.prior_channels)
+        self.shot_weights = build_shot_weights(shots)
         self.ensemble = Ensemble()
 
     def check_episode(
@@ -215,7 +169,7 @@ class HDMNet(EnsembleDecoder):
             return torch.cat(maps, 1)
         if self.prior == "none" or priors is None:
             return None
-        text_copies = 1 if self.published_shots is None else 2
+        text_copies = 1 if self.options.published_shots is None else 2
         wanted = self.prior_channels - text_copies
         given = priors.shape[1] - 1
         if given not in {1, min(wanted, 2), wanted}:
@@ -253,20 +207,8 @@ def mean_best_cosine(query: Tensor, supports: Tensor, masks: Tensor) -> Tensor:
         Cosines, averaged over the supports, (B, 1, h, w).
     """
     inside = F.interpolate((masks == 1).float(), supports.shape[-2:], mode="nearest")
-    rows = query.flatten(2).transpose(1, 2)  # (B, N, C)
-    best = []
-    for support, mask in zip(supports.unbind(1), inside.unbind(1), strict=True):
-        columns = (support * mask.unsqueeze(1)).flatten(2)  # (B, C, M)
-        norms = rows.norm(dim=2, keepdim=True) * columns.norm(dim=1, keepdim=True)
-        best.append((rows @ columns / (norms + 1e-7)).amax(2))
-    mean: Tensor = torch.stack(best).mean(0).unflatten(1, query.shape[-2:])
-    return mean.unsqueeze(1)
-
-
-def _prior_channels(prior: Prior, published_shots: int | None) -> int:
-    if prior == "none":
-        return 0
-    return 2 if prior == "imagenet" or published_shots is None else 2 + 2 * published_shots
+    masked = supports * inside.unsqueeze(2)
+    return torch.stack([best_cosine(query, support) for support in masked.unbind(1)]).mean(0)
 
 
 def _spread(prototypes: Tensor, size: torch.Size) -> Tensor:

@@ -8,12 +8,15 @@ and added up; a small head turns the sum into background and foreground logits.
 Matching and encoding are kept apart: the encoder never sees the support mask. The features of all
 shots are columns of one matching, so a network works with any number of shots.
 
+Maps are (B, C, h, w); tokens are (B, N, C) with N = h w in row order.
+
 Source: Peng et al., "Hierarchical Dense Correlation Distillation for Few-Shot Segmentation",
 CVPR 2023, with the prior maps of PI-CLIP (Wang et al., CVPR 2024).
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -23,15 +26,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from piclip.decoders.backbones import resize
-from piclip.decoders.matching_attention import (
-    NORM_EPS,
-    EncoderBlock,
-    MatchingBlock,
-    PatchEmbedding,
-    as_maps,
-    as_tokens,
-)
 from piclip.errors import UsageError
+
+TEMPERATURE = 0.1
+"""Divides the cosines of the matching."""
+
+NORM_EPS = 1e-6
+"""Of every layer norm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingOptions:
+    """What the matching is built with.
+
+    Attributes:
+        matching_width: Channels of the feature maps, through the whole matching.
+        heads: Attention heads of the encoder, one entry per level, finest first.
+        reductions: Side of the patches that are one key of the encoder's attention, per level.
+        match_heads: Heads of the matching.
+        blocks: Encoder blocks per level.
+        expansion: Hidden width of feed-forward layers and heads, in units of ``matching_width``.
+        matching_dropout: Dropout of attention outputs and feed-forward layers.
+    """
+
+    matching_width: int = 64
+    heads: Sequence[int] = (2, 4, 8)
+    reductions: Sequence[int] = (4, 2, 1)
+    match_heads: int = 2
+    blocks: int = 2
+    expansion: int = 4
+    matching_dropout: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -52,54 +76,28 @@ class HierarchicalMatching(nn.Module):
     """From reduced features, support masks and priors to logits.
 
     Args:
-        channels: Channels of the feature maps, through the whole module.
+        options: Sizes.
         prior_channels: Number of prior maps that enter every level; 0 for none.
-        heads: Attention heads of the encoder, one entry per level, finest first.
-        reductions: Side of the patches that are one key of the encoder's attention, per level.
-        match_heads: Heads of the matching.
-        blocks: Encoder blocks per level.
-        expansion: Hidden width of the feed-forward layers and heads, in units of ``channels``.
-        dropout: Dropout of attention outputs and feed-forward layers.
 
     Raises:
-        UsageError: ``channels`` is not a multiple of a number of heads, or the lengths differ.
+        UsageError: The width is not a multiple of a number of heads, or the lengths differ.
     """
 
-    def __init__(
-        self,
-        channels: int = 64,
-        prior_channels: int = 2,
-        heads: Sequence[int] = (2, 4, 8),
-        reductions: Sequence[int] = (4, 2, 1),
-        match_heads: int = 2,
-        blocks: int = 2,
-        expansion: int = 4,
-        dropout: float = 0.1,
-    ) -> None:
+    def __init__(self, options: MatchingOptions, prior_channels: int) -> None:
         super().__init__()
-        if len(heads) != len(reductions) or not heads:
+        channels, heads = options.matching_width, options.heads
+        if len(heads) != len(options.reductions) or not heads:
             raise UsageError("heads and reductions of HDMNet need one entry per level each.")
-        if any(channels % count for count in (*heads, match_heads)):
+        if any(channels % count for count in (*heads, options.match_heads)):
             raise UsageError(
                 f"HDMNet's {channels} channels must be a multiple of each number of heads: "
-                f"{tuple(heads)} and {match_heads}."
+                f"{tuple(heads)} and {options.match_heads}."
             )
         self.prior_channels = prior_channels
         self.levels = nn.ModuleList(
-            Level(
-                channels,
-                prior_channels,
-                stride=1 if index == 0 else 2,
-                heads=heads[index],
-                reduction=reductions[index],
-                match_heads=match_heads,
-                blocks=blocks,
-                expansion=expansion,
-                dropout=dropout,
-            )
-            for index in range(len(heads))
+            Level(options, prior_channels, index) for index in range(len(heads))
         )
-        self.classifier = nn.Sequential(*_bottleneck(channels, channels * expansion, 2))
+        self.classifier = nn.Sequential(*_bottleneck(channels, channels * options.expansion, 2))
 
     def forward(
         self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor | None
@@ -119,7 +117,11 @@ class HierarchicalMatching(nn.Module):
             UsageError: The number of prior maps is not ``prior_channels``, or the feature map is
                 smaller than one patch of the encoder's attention.
         """
-        _check_priors(priors, self.prior_channels)
+        given = 0 if priors is None else priors.shape[1]
+        if given != self.prior_channels:
+            raise UsageError(
+                f"This HDMNet takes {self.prior_channels} prior maps per query but got {given}."
+            )
         batch, shots = supports.shape[:2]
         support = supports.flatten(0, 1)
         levels = cast(list[Level], list(self.levels))
@@ -141,31 +143,34 @@ class HierarchicalMatching(nn.Module):
 
 
 class Level(nn.Module):
-    """One scale: encoder blocks, the matching, and the merge with the coarser scales."""
+    """One scale: encoder blocks, the matching, and the merge with the coarser scales.
 
-    def __init__(
-        self,
-        channels: int,
-        prior_channels: int,
-        *,
-        stride: int,
-        heads: int,
-        reduction: int,
-        match_heads: int,
-        blocks: int,
-        expansion: int,
-        dropout: float,
-    ) -> None:
+    Args:
+        options: Sizes.
+        prior_channels: Number of prior maps.
+        index: 0 is the finest scale; each of the others halves the map.
+    """
+
+    def __init__(self, options: MatchingOptions, prior_channels: int, index: int) -> None:
         super().__init__()
-        self.embedding = PatchEmbedding(channels, stride)
+        channels, dropout = options.matching_width, options.matching_dropout
+        hidden, heads = channels * options.expansion, options.heads[index]
+        self.embedding = PatchEmbedding(channels, stride=1 if index == 0 else 2)
         self.blocks = nn.ModuleList(
-            EncoderBlock(channels, heads, reduction, expansion, dropout) for _ in range(blocks)
+            EncoderBlock(channels, heads, options.reductions[index], hidden, dropout)
+            for _ in range(options.blocks)
         )
         self.norm = nn.LayerNorm(channels, NORM_EPS)
-        self.matching = MatchingBlock(channels, match_heads, expansion, dropout)
-        self.fusion = Fusion(channels + prior_channels, channels)
+        self.matching = MatchingBlock(channels, options.match_heads, hidden, dropout)
+        self.fusion = nn.Sequential(
+            OrderedDict(
+                conv=nn.Conv2d(channels + prior_channels, channels, 3, padding=1, bias=False),
+                norm=AffineNorm(channels),
+                relu=nn.ReLU(),
+            )
+        )
         self.refinement = nn.Sequential(
-            *_bottleneck(channels, channels * expansion, channels), AffineNorm(channels), nn.ReLU()
+            *_bottleneck(channels, hidden, channels), AffineNorm(channels), nn.ReLU()
         )
 
     def encode(self, maps: Tensor) -> Tensor:
@@ -199,17 +204,168 @@ class Level(nn.Module):
         return total + refined
 
 
-class Fusion(nn.Module):
-    """3 x 3 convolution that joins matched features and priors, affine norm, ReLU."""
+class PatchEmbedding(nn.Module):
+    """A convolution (3 x 3 where it halves the map, else 1 x 1) and a layer norm per position."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.norm = AffineNorm(outputs)
+        kernel = 1 if stride == 1 else 3
+        self.projection = nn.Conv2d(channels, channels, kernel, stride, padding=kernel // 2)
+        self.norm = nn.LayerNorm(channels, NORM_EPS)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """(B, inputs, h, w) -> (B, outputs, h, w)."""
-        return F.relu(self.norm(self.conv(maps)))
+    def forward(self, maps: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """(B, C, h, w) -> tokens and the size of their map."""
+        maps = self.projection(maps)
+        height, width = maps.shape[-2:]
+        return self.norm(as_tokens(maps)), (height, width)
+
+
+class EncoderBlock(nn.Module):
+    """Pre-norm self-attention and feed-forward layer, both residual."""
+
+    def __init__(
+        self, channels: int, heads: int, reduction: int, hidden: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(channels, NORM_EPS)
+        self.attention = SelfAttention(channels, heads, reduction, dropout)
+        self.feedforward_norm = nn.LayerNorm(channels, NORM_EPS)
+        self.feedforward = FeedForward(channels, hidden, dropout)
+
+    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """Tokens of a map of ``size`` -> tokens of the same shape."""
+        tokens = tokens + self.attention(self.attention_norm(tokens), size)
+        out: Tensor = tokens + self.feedforward(self.feedforward_norm(tokens), size)
+        return out
+
+
+class MatchingBlock(nn.Module):
+    """The masked matching in the place of self-attention; query and supports share the norm."""
+
+    def __init__(self, channels: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(channels, NORM_EPS)
+        self.attention = MaskedMatching(channels, heads, dropout)
+        self.feedforward_norm = nn.LayerNorm(channels, NORM_EPS)
+        self.feedforward = FeedForward(channels, hidden, dropout)
+
+    def forward(
+        self, query: Tensor, supports: Tensor, objects: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """(B, N, C), (B, S, C), (B, S) -> (B, N, C) and correlations (B, N)."""
+        matched, correlation = self.attention(
+            self.attention_norm(query), self.attention_norm(supports), objects
+        )
+        query = query + matched
+        return query + self.feedforward(self.feedforward_norm(query), size), correlation
+
+
+class _Attention(nn.Module):
+    """The four projections that both kinds of attention share."""
+
+    def __init__(self, channels: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(channels, channels, bias=False)
+        self.key = nn.Linear(channels, channels, bias=False)
+        self.value = nn.Linear(channels, channels, bias=False)
+        self.output = nn.Linear(channels, channels, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def _split(self, tokens: Tensor) -> Tensor:  # (B, N, C) -> (B, heads, N, C / heads)
+        split: Tensor = tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return split
+
+    def _join(self, heads: Tensor) -> Tensor:
+        joined: Tensor = self.dropout(self.output(heads.transpose(1, 2).flatten(2)))
+        return joined
+
+
+class SelfAttention(_Attention):
+    """Scaled dot-product attention whose keys are patches of ``reduction`` x ``reduction``."""
+
+    def __init__(self, channels: int, heads: int, reduction: int, dropout: float) -> None:
+        super().__init__(channels, heads, dropout)
+        self.reduction: nn.Module | None = None
+        self.reduction_norm: nn.Module | None = None
+        self.side = reduction
+        if reduction > 1:
+            self.reduction = nn.Conv2d(channels, channels, reduction, stride=reduction)
+            self.reduction_norm = nn.LayerNorm(channels, NORM_EPS)
+
+    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """Attend inside one map of ``size``; raises UsageError if it is under one patch."""
+        source = tokens
+        if self.reduction is not None and self.reduction_norm is not None:
+            if min(size) < self.side:
+                raise UsageError(
+                    f"HDMNet's attention needs a map of at least {self.side} x {self.side} but got "
+                    f"{size[0]} x {size[1]}: use larger images or smaller reductions."
+                )
+            source = self.reduction_norm(as_tokens(self.reduction(as_maps(tokens, size))))
+        query, key, value = self.query(tokens), self.key(source), self.value(source)
+        return self._join(
+            F.scaled_dot_product_attention(self._split(query), self._split(key), self._split(value))
+        )
+
+
+class MaskedMatching(_Attention):
+    """Every object position of the supports spreads its value over the query.
+
+    With unit queries ``q_i`` and keys ``k_j`` per head, temperature ``t`` and object ``M``:
+
+        a_ij = exp(q_i . k_j / t) / sum_i' exp(q_i' . k_j / t)     (softmax over the QUERY)
+        matched_i = sum_{j in M} a_ij v_j
+        correlation_i = mean over heads and j in M of q_i . k_j / t
+
+    As published, ``matched`` is a sum over the object's positions in all shots, not their mean: it
+    grows with the object's area and with the number of shots, so that a support that is given
+    twice counts twice. (The correlation, like prototypes and priors, is a mean.)
+
+    The softmax runs over the query positions, so a column depends on no other support position and
+    the columns outside the object, which the mask would zero, need not be computed.
+    """
+
+    def forward(self, query: Tensor, supports: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
+        """Match tokens.
+
+        Args:
+            query: (B, N, C).
+            supports: (B, S, C), the positions of all shots one after the other.
+            objects: (B, S) bool, True on the object.
+
+        Returns:
+            Matched features (B, N, C) and correlations (B, N).
+        """
+        unit_queries = F.normalize(self._split(self.query(query)), dim=-1)
+        unit_keys = F.normalize(self._split(self.key(supports)), dim=-1)
+        values = self._split(self.value(supports))
+        matched, correlations = [], []
+        for rows, keys, columns, inside in zip(
+            unit_queries, unit_keys, values, objects, strict=True
+        ):
+            chosen = keys[:, inside]  # (heads, S in M, d)
+            spread = (rows @ chosen.transpose(1, 2) / TEMPERATURE).softmax(dim=1)
+            matched.append(spread @ columns[:, inside])
+            mean_key = chosen.sum(dim=1) / max(chosen.shape[1], 1)
+            correlations.append(torch.einsum("hnd,hd->hn", rows, mean_key).mean(0) / TEMPERATURE)
+        return self._join(torch.stack(matched)), torch.stack(correlations)
+
+
+class FeedForward(nn.Module):
+    """1 x 1, depth-wise 3 x 3 (which also encodes position), GELU, 1 x 1."""
+
+    def __init__(self, channels: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(channels, hidden, 1)
+        self.position = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.contract = nn.Conv2d(hidden, channels, 1)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """Tokens of a map of ``size`` -> tokens of the same shape."""
+        hidden = self.position(self.expand(as_maps(tokens, size)))
+        return as_tokens(self.dropout(self.contract(self.dropout(F.gelu(hidden)))))
 
 
 class AffineNorm(nn.BatchNorm2d):
@@ -224,6 +380,28 @@ class AffineNorm(nn.BatchNorm2d):
         return F.batch_norm(
             input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
         )
+
+
+def _bottleneck(inputs: int, hidden: int, outputs: int) -> tuple[nn.Module, ...]:
+    """1 x 1, 3 x 3, 1 x 1 convolutions with affine norms between them (and no activation)."""
+    return (
+        nn.Conv2d(inputs, hidden, 1),
+        AffineNorm(hidden),
+        nn.Conv2d(hidden, hidden, 3, padding=1),
+        AffineNorm(hidden),
+        nn.Conv2d(hidden, outputs, 1),
+    )
+
+
+def as_tokens(maps: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, h w, C)."""
+    return maps.flatten(2).transpose(1, 2)
+
+
+def as_maps(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, h w, C) -> (B, C, h, w)."""
+    maps: Tensor = tokens.transpose(1, 2).unflatten(2, size)
+    return maps
 
 
 def correlation_distillation(correlations: Sequence[Tensor], target: Tensor) -> Tensor:
@@ -252,20 +430,3 @@ def correlation_distillation(correlations: Sequence[Tensor], target: Tensor) -> 
         )
         teacher = correlation.detach()
     return torch.stack(losses).mean()
-
-
-def _bottleneck(inputs: int, hidden: int, outputs: int) -> tuple[nn.Module, ...]:
-    """1 x 1, 3 x 3, 1 x 1 convolutions with affine norms between them (and no activation)."""
-    return (
-        nn.Conv2d(inputs, hidden, 1),
-        AffineNorm(hidden),
-        nn.Conv2d(hidden, hidden, 3, padding=1),
-        AffineNorm(hidden),
-        nn.Conv2d(hidden, outputs, 1),
-    )
-
-
-def _check_priors(priors: Tensor | None, expected: int) -> None:
-    given = 0 if priors is None else priors.shape[1]
-    if given != expected:
-        raise UsageError(f"This HDMNet takes {expected} prior maps per query but got {given}.")

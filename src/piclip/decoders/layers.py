@@ -1,13 +1,12 @@
-"""The few kinds of layers that the decoders repeat."""
+"""The functions and the few kinds of layers that the decoders repeat."""
 
 from __future__ import annotations
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-
-def reduction(inputs: int, width: int, dropout: float) -> nn.Sequential:
-    """Returns a 1x1 convolution without bias, a ReLU, and a dropout of whole channels."""
-    return nn.Sequential(*pointwise(inputs, width), nn.Dropout2d(dropout))
+from piclip.decoders.backbones import resize
+from piclip.io.images import IGNORE
 
 
 def pointwise(inputs: int, width: int) -> nn.Sequential:
@@ -33,3 +32,52 @@ def mask_classifier(width: int) -> nn.Sequential:
         nn.Dropout2d(0.1),
         nn.Conv2d(width, 2, 1),
     )
+
+
+def object_masks(masks: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Returns masks (B, K, H, W) as soft masks of the object, (B * K, 1, h, w), in [0, 1].
+
+    Only the value 1 is the object: 255 (ignore) counts as background.
+    """
+    return resize((masks == 1).flatten(0, 1).unsqueeze(1).float(), size)
+
+
+def masked_average(features: Tensor, masks: Tensor) -> Tensor:
+    """Returns prototypes: ``sum(F * M) / (sum(M) + 0.0005)``; zero for an empty mask.
+
+    Args:
+        features: Maps, (N, C, h, w).
+        masks: Masks in [0, 1], (N, 1, h, w).
+
+    Returns:
+        Prototypes, (N, C).
+    """
+    return (features * masks).sum((2, 3)) / (masks.sum((2, 3)) + 0.0005)
+
+
+def best_cosine(query: Tensor, support: Tensor) -> Tensor:
+    """Returns how well each query position matches the support: ``max_j cos(Q(i), S(j))``.
+
+    Args:
+        query: Maps, (B, C, h, w).
+        support: Maps, (B, C, h', w'), zero outside the mask; the cosine with zero is zero.
+
+    Returns:
+        Cosines, (B, 1, h, w).
+    """
+    q, s = query.flatten(2), support.flatten(2)  # (B, C, N), (B, C, M)
+    norms = s.norm(dim=1)[:, :, None] * q.norm(dim=1)[:, None, :]
+    cosines = (s.transpose(1, 2) @ q) / (norms + 1e-7)  # (B, M, N)
+    best: Tensor = cosines.amax(1, keepdim=True).unflatten(2, query.shape[-2:])
+    return best
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross entropy over the pixels that are not 255; zero if there are none.
+
+    Args:
+        logits: Scores, (B, C, H, W).
+        target: Classes, long (B, H, W), 255 = ignore.
+    """
+    total = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
+    return total / (target != IGNORE).sum().clamp(min=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,7 @@ DECODERS: dict[str, str] = {"pfenet": "PFENet", "bam": "BAM", "hdmnet": "HDMNet"
 
 
 def decoder_class(name: str) -> type[FewShotDecoder]:
-    """Returns the class of a decoder.
-
-    Args:
-        name: ``pfenet``, ``bam`` or ``hdmnet``.
+    """Returns the class of a decoder: ``pfenet``, ``bam`` or ``hdmnet``.
 
     Raises:
         UsageError: If there is no such decoder; it lists the names.
@@ -34,25 +30,16 @@ def build_decoder(name: str, **options: Any) -> FewShotDecoder:  # noqa: ANN401 
 
     Args:
         name: ``pfenet``, ``bam`` or ``hdmnet``.
-        options: Arguments of its class.
+        options: Fields of its :class:`piclip.decoders.base.DecoderOptions`.
 
     Raises:
         UsageError: If there is no such decoder, or it does not take an option; it lists them.
     """
-    decoder = decoder_class(name)
-    known = [option for option in inspect.signature(decoder).parameters if option != "self"]
-    if unknown := [option for option in options if option not in known]:
-        raise UsageError(
-            f"The decoder {name!r} has no option {unknown[0]!r}: choose from {', '.join(known)}."
-        )
-    return decoder(**options)
+    return decoder_class(name)(**options)
 
 
 def load_decoder(folder: str | Path) -> FewShotDecoder:
     """Reads a decoder from a folder written by ``save_pretrained``; it is in evaluation mode.
-
-    Args:
-        folder: The folder with ``config.json`` and ``model.safetensors``.
 
     Raises:
         ModelError: If the folder does not hold a decoder, or its weights are damaged.

@@ -10,6 +10,7 @@ TPAMI 2020.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,54 +18,39 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from piclip.decoders.backbones import resize
-from piclip.decoders.base import FewShotDecoder, Prior
-from piclip.decoders.features import EpisodeFeatures
+from piclip.decoders.base import DecoderOptions, DecoderOutput, EpisodeFeatures, FewShotDecoder
 from piclip.decoders.layers import mask_classifier, pointwise, two_convolutions
-from piclip.decoders.output import DecoderOutput
 from piclip.errors import UsageError
 
 
-class PFENet(FewShotDecoder):
-    """PFENet for any number of shots; prototypes and priors are averaged over them.
+@dataclass(frozen=True, kw_only=True)
+class PFENetOptions(DecoderOptions):
+    """What PFENet is built with; all its layers have ``width`` channels.
 
-    Args:
-        backbone: Name of the backbone.
-        backbone_options: Its options.
-        prior: Which prior enters: ``imagenet``, ``piclip`` or ``none``.
-        width: Channels of the reduced features and of all that follows.
-        dropout: Probability with which a channel of the reduced features is dropped.
+    Attributes:
         scales: Sizes at which query and support meet, in order. An int is the side of a square
             grid (it may exceed the map); a float up to 1.0 is a part of the map's height and
             width, rounded down, at least one pixel.
-
-    Raises:
-        UsageError: If a name is unknown or a scale is not possible.
     """
 
-    name = "pfenet"
+    scales: Sequence[int | float] = (60, 30, 15, 8)
 
-    def __init__(
-        self,
-        *,
-        backbone: str = "resnet50",
-        backbone_options: dict[str, Any] | None = None,
-        prior: Prior = "imagenet",
-        width: int = 256,
-        dropout: float = 0.5,
-        scales: Sequence[int | float] = (60, 30, 15, 8),
-    ) -> None:
+
+class PFENet(FewShotDecoder):
+    """PFENet for any number of shots; prototypes and priors are averaged over them."""
+
+    name = "pfenet"
+    Options = PFENetOptions
+    options: PFENetOptions
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - of many kinds
+        super().__init__(**options)
+        width, scales = self.options.width, self.options.scales
         if not scales or any(s <= 0 or (isinstance(s, float) and s > 1) for s in scales):
             raise UsageError(
                 f"The scales {list(scales)} are not possible: give whole numbers of bins from 1, "
                 "or parts of the map as decimal numbers up to 1.0."
             )
-        super().__init__(
-            backbone=backbone,
-            backbone_options=backbone_options,
-            prior=prior,
-            width=width,
-            dropout=dropout,
-        )
         self.scales = tuple(scales)
         count, joined = len(self.scales), 2 * width + self.prior_channels
         self.merge = nn.ModuleList(pointwise(joined, width) for _ in range(count))

@@ -1,18 +1,34 @@
-"""Saving and loading of networks as a folder: safetensors and config.json."""
+"""Networks on a backbone: built from options, saved and loaded as config.json and safetensors."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
+from piclip.clip.settings import read_json
 from piclip.clip.weight_files import read_state_dict
-from piclip.errors import ModelError
-from piclip.io.documents import read_json
+from piclip.decoders.backbones import Backbone, build_backbone
+from piclip.errors import ModelError, UsageError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """What every network is built with.
+
+    Attributes:
+        backbone: Name of the backbone, see :func:`piclip.decoders.backbones.build_backbone`.
+        backbone_options: Its options, for instance ``{"width": 16}``.
+    """
+
+    backbone: str = "resnet50"
+    backbone_options: dict[str, Any] | None = None
 
 
 class PretrainedModule(  # type: ignore[call-arg]  # huggingface_hub is not type-checked
@@ -23,24 +39,42 @@ class PretrainedModule(  # type: ignore[call-arg]  # huggingface_hub is not type
     pipeline_tag="image-segmentation",
     tags=["few-shot-segmentation"],
 ):
-    """A network that saves as a folder or to the hub, and is read back strictly.
+    """A network on a backbone that saves as a folder or to the hub, and is read back strictly.
 
     ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` are those of huggingface_hub's
-    ``PyTorchModelHubMixin``: the arguments of the constructor go into ``config.json`` along with
-    ``"decoder"``, the network's name; the weights into ``model.safetensors``.
+    ``PyTorchModelHubMixin``: the options go into ``config.json`` along with ``"decoder"``, the
+    network's name; the weights into ``model.safetensors``.
+
+    Args:
+        options: Fields of the network's :attr:`Options`.
 
     Attributes:
         name: The network's name in ``config.json`` and in the registry.
+        Options: The dataclass of its options.
+        options: What this one was built with.
+        backbone: The backbone, with random weights.
+
+    Raises:
+        UsageError: If there is no such option, or its value is not possible.
     """
 
     name: ClassVar[str]
+    Options: ClassVar[type[NetworkOptions]]
+    options: NetworkOptions
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - of many kinds
         super().__init__()
-        self._hub_mixin_config: dict[str, Any] = {
-            **(self._hub_mixin_config or {}),
-            "decoder": self.name,
-        }
+        known = [field.name for field in fields(self.Options)]
+        if unknown := [option for option in options if option not in known]:
+            raise UsageError(
+                f"The network {self.name!r} has no option {unknown[0]!r}: choose from "
+                f"{', '.join(known)}."
+            )
+        self.options = self.Options(**options)
+        self._hub_mixin_config = {**asdict(self.options), "decoder": self.name}
+        self.backbone: Backbone = build_backbone(
+            self.options.backbone, **(self.options.backbone_options or {})
+        )
 
     @classmethod
     def _from_pretrained(
@@ -48,43 +82,32 @@ class PretrainedModule(  # type: ignore[call-arg]  # huggingface_hub is not type
         *,
         model_id: str,
         map_location: str = "cpu",
-        strict: bool = True,
+        decoder: str | None = None,  # in config.json, but no option
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         force_download: bool = False,
         local_files_only: bool = False,
         token: str | bool | None = None,
-        **options: Any,  # noqa: ANN401 - arguments of the class
+        **options: Any,  # noqa: ANN401 - of many kinds
     ) -> PretrainedModule:
-        if Path(model_id).is_dir():
-            network = cls(**options)
-            network.load_weights(read_state_dict(Path(model_id) / WEIGHTS), strict=strict)
-            return network.to(map_location).eval()
-        loaded: PretrainedModule = super()._from_pretrained(
-            model_id=model_id,
-            map_location=map_location,
-            strict=strict,
-            revision=revision,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-            token=token,
-            **options,
-        )
-        return loaded
-
-    def load_weights(self, weights: dict[str, Tensor], *, strict: bool = True) -> None:
-        """Copies a state dict of our own names into the network.
-
-        Raises:
-            ModelError: If names or shapes differ from the network's.
-        """
-        load_strictly(self, weights, strict=strict, what=f"this {self.name}")
+        weights = Path(model_id) / WEIGHTS
+        if not Path(model_id).is_dir():
+            downloaded = hf_hub_download(
+                model_id,
+                WEIGHTS,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
+            weights = Path(downloaded)
+        network = cls(**options)
+        load_strictly(network, read_state_dict(weights), what=f"this {cls.name}")
+        return network.to(map_location).eval()
 
 
-def load_strictly(
-    module: nn.Module, weights: dict[str, Tensor], *, what: str, strict: bool = True
-) -> None:
+def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], *, what: str) -> None:
     """Copies a state dict into a module.
 
     Args:
@@ -92,34 +115,30 @@ def load_strictly(
         weights: Its state dict. The batch counters of batch norm, which old checkpoints do not
             hold and evaluation does not use, may be absent.
         what: What the module is called in the error.
-        strict: Whether every name must be in both.
 
     Raises:
         ModelError: If names or shapes differ; it names the first of them.
     """
     own = module.state_dict()
-    counters = {name for name in own if name.endswith(".num_batches_tracked")}
-    missing = sorted(own.keys() - weights.keys() - counters) if strict else []
-    unknown = sorted(weights.keys() - own.keys()) if strict else []
-    shapes = [
+    counters = {name: own[name] for name in own if name.endswith(".num_batches_tracked")}
+    missing = sorted(own.keys() - weights.keys() - counters.keys())
+    unknown = sorted(weights.keys() - own.keys())
+    shapes = sorted(
         f"{name} is {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
         for name in own.keys() & weights.keys()
         if own[name].shape != weights[name].shape
-    ]
-    if missing or unknown or shapes:
-        parts = []
-        if missing:
-            parts.append(f"{len(missing)} tensors are missing ({missing[0]}, ...)")
-        if unknown:
-            parts.append(f"{len(unknown)} are unknown ({unknown[0]}, ...)")
-        if shapes:
-            parts.append(f"{len(shapes)} have another shape ({min(shapes)}, ...)")
+    )
+    kinds = (
+        ("tensors are missing", missing),
+        ("are unknown", unknown),
+        ("have another shape", shapes),
+    )
+    if faults := [f"{len(found)} {kind} ({found[0]}, ...)" for kind, found in kinds if found]:
         raise ModelError(
-            f"The weights do not fit {what}: {'; '.join(parts)}; build it with the options the "
+            f"The weights do not fit {what}: {'; '.join(faults)}; build it with the options the "
             "weights were trained with."
         )
-    absent = {name: own[name] for name in counters - weights.keys()}
-    module.load_state_dict({**absent, **weights}, strict=strict)
+    module.load_state_dict({**counters, **weights})
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -128,14 +147,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: If it is absent or not a JSON object.
     """
-    path = folder / CONFIG
-    try:
-        config = read_json(path)
-    except (OSError, ValueError) as error:
+    config = read_json(folder / CONFIG)
+    if config is None:
         raise ModelError(
-            f"{path} cannot be read as the configuration of a decoder: give a folder written by "
-            "save_pretrained or by piclip train."
-        ) from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} is not a JSON object: the folder does not hold a decoder.")
+            f"{folder / CONFIG} cannot be read as the configuration of a decoder: give a folder "
+            "written by save_pretrained or by piclip train."
+        )
     return config

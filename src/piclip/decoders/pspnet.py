@@ -11,14 +11,15 @@ its head. Source: Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, as us
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from piclip.decoders.backbones import build_backbone, resize
-from piclip.decoders.output import cross_entropy
-from piclip.decoders.pretrained import PretrainedModule
+from piclip.decoders.backbones import resize
+from piclip.decoders.layers import cross_entropy
+from piclip.decoders.pretrained import NetworkOptions, PretrainedModule
 
 
 class PyramidPooling(nn.Module):
@@ -78,35 +79,35 @@ class PyramidHead(nn.Module):
         return scores
 
 
-class PSPNet(PretrainedModule):
-    """Semantic segmentation of the base classes; the backbone is trained with it.
+@dataclass(frozen=True, kw_only=True)
+class PSPNetOptions(NetworkOptions):
+    """What a PSPNet is built with.
 
-    Args:
-        backbone: Name of the backbone.
+    Attributes:
         classes: Number of base classes; background comes in addition, as output 0.
-        backbone_options: Options of the backbone.
         width: Channels before the classifier.
         dropout: Probability with which one of them is dropped in training.
-
-    Raises:
-        UsageError: If there is no such backbone.
     """
 
-    name = "pspnet"
+    classes: int = 15
+    width: int = 512
+    dropout: float = 0.1
 
-    def __init__(
-        self,
-        backbone: str = "resnet50",
-        classes: int = 15,
-        *,
-        backbone_options: dict[str, Any] | None = None,
-        width: int = 512,
-        dropout: float = 0.1,
-    ) -> None:
-        super().__init__()
-        self.backbone = build_backbone(backbone, **(backbone_options or {}))
+
+class PSPNet(PretrainedModule):
+    """Semantic segmentation of the base classes; the backbone is trained with it."""
+
+    name = "pspnet"
+    Options = PSPNetOptions
+    options: PSPNetOptions
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - of many kinds
+        super().__init__(**options)
         self.head = PyramidHead(
-            self.backbone.channels[2], classes + 1, width=width, dropout=dropout
+            self.backbone.channels[2],
+            self.options.classes + 1,
+            width=self.options.width,
+            dropout=self.options.dropout,
         )
 
     def forward(self, images: Tensor) -> Tensor:

@@ -18,9 +18,8 @@ from piclip.clip.encoder import Encoder
 from piclip.clip.features import Picture, QueryFeatures, SupportFeatures
 from piclip.clip.prompts import Synonyms
 from piclip.decoders.backbones import resize
-from piclip.decoders.base import FewShotDecoder
+from piclip.decoders.base import EpisodeFeatures, Features, FewShotDecoder
 from piclip.decoders.clip_priors import ClassTexts, PriorMaker
-from piclip.decoders.features import EpisodeFeatures, Features
 from piclip.decoders.networks import load_decoder
 from piclip.decoders.plain_images import shrunk, shrunk_mask
 from piclip.decoders.saved import Checkpoint

@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 
 from piclip.datasets.few_shot import FewShotView, base_class_map
 from piclip.decoders.backbones import Backbone
-from piclip.decoders.checkpoints import load_backbone
 from piclip.decoders.pspnet import PSPNet
+from piclip.decoders.published import load_published
 from piclip.decoders.views import normalise
 from piclip.training.augment import draw_view
 from piclip.training.loop import BASE_WEIGHTS, Phase, seed_everything
@@ -68,8 +68,8 @@ def build_learner(recipe: Recipe, view: FewShotView) -> PSPNet:
     options = {} if recipe.base is None else recipe.base.options
     seed_everything(BASE_WEIGHTS, recipe.seed)
     learner = PSPNet(
-        recipe.decoder.backbone,
-        len(view.base_classes),
+        backbone=recipe.decoder.backbone,
+        classes=len(view.base_classes),
         backbone_options=recipe.decoder.backbone_options,
         **options,
     )
@@ -80,7 +80,7 @@ def build_learner(recipe: Recipe, view: FewShotView) -> PSPNet:
 def load_imagenet(backbone: Backbone, recipe: Recipe) -> None:
     """Reads the ImageNet weights that the recipe names, if it names any."""
     if recipe.decoder.backbone_weights is not None:
-        load_backbone(backbone, recipe.decoder.backbone_weights)
+        load_published(backbone, recipe.decoder.backbone_weights)
 
 
 def base_phase(

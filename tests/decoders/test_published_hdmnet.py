@@ -5,10 +5,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from piclip.decoders.checkpoints import export_published, load_published
-from piclip.decoders.checkpoints_hdmnet import published_options, read_published
 from piclip.decoders.hdmnet import HDMNet
-from piclip.decoders.published_names import HDMNET
+from piclip.decoders.published import (
+    HDMNET,
+    export_published,
+    load_published,
+    published_options,
+    read_published,
+)
 from piclip.errors import ModelError
 
 
