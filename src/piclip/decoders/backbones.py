@@ -143,8 +143,11 @@ class ResNet(Backbone):
                 f"{output_stride} cannot be built: give four positive numbers of blocks, a "
                 "positive width and an output stride of 4, 8, 16 or 32."
             )
-        stages: list[nn.Module] = [_deep_stem(width) if deep_stem else _plain_stem(width)]
         inputs = 2 * width if deep_stem else width
+        stem = _convolution(3, width, 3 if deep_stem else 7, stride=2)
+        if deep_stem:
+            stem += [*_convolution(width, width), *_convolution(width, inputs)]
+        stages = [nn.Sequential(*stem, nn.MaxPool2d(3, stride=2, padding=1))]
         reached, dilation = 4, 1
         for stage, count in enumerate(blocks):
             stride = 1
@@ -164,26 +167,15 @@ class ResNet(Backbone):
         super().__init__(stages, (8 * width, 16 * width, 32 * width))
 
 
-def _deep_stem(width: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    inputs = 3
-    for stride, outputs in ((2, width), (1, width), (1, 2 * width)):
-        layers += [
-            nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
-        ]
-        inputs = outputs
-    return nn.Sequential(*layers, nn.MaxPool2d(3, stride=2, padding=1))
-
-
-def _plain_stem(width: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False),
-        nn.BatchNorm2d(width),
+def _convolution(
+    inputs: int, outputs: int, side: int = 3, *, stride: int = 1, bias: bool = False
+) -> list[nn.Module]:
+    """A convolution with its batch norm and ReLU."""
+    return [
+        nn.Conv2d(inputs, outputs, side, stride=stride, padding=side // 2, bias=bias),
+        nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, stride=2, padding=1),
-    )
+    ]
 
 
 class VGG16BN(Backbone):
@@ -199,11 +191,7 @@ class VGG16BN(Backbone):
         for widths in plan:
             layers: list[nn.Module] = []
             for outputs in widths:
-                layers += [
-                    nn.Conv2d(inputs, outputs, 3, padding=1),
-                    nn.BatchNorm2d(outputs),
-                    nn.ReLU(inplace=True),
-                ]
+                layers += _convolution(inputs, outputs, bias=True)
                 inputs = outputs
             if len(stages) < 4:
                 layers.append(nn.MaxPool2d(2, stride=2, ceil_mode=True))

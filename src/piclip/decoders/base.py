@@ -233,19 +233,15 @@ class FewShotDecoder(PretrainedModule, ABC):
             ``main``; ``auxiliary``, the mean over the auxiliary scores; ``base``, if there are
             base scores and a target for them; the output's extra terms; and ``loss``.
         """
-        terms = {"main": self.mask_loss(output.logits, target)}
+        terms = {"main": cross_entropy(output.logits, target)}
         if output.auxiliary:
-            losses = [self.mask_loss(logits, target) for logits in output.auxiliary]
+            losses = [cross_entropy(logits, target) for logits in output.auxiliary]
             terms["auxiliary"] = torch.stack(losses).mean()
         if output.base_logits is not None and base_target is not None:
             terms["base"] = cross_entropy(output.base_logits, base_target)
         terms.update(output.extra)
         weighted = [self.loss_weights.get(name, 1.0) * term for name, term in terms.items()]
         return {"loss": torch.stack(weighted).sum(), **terms}
-
-    def mask_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of one map of scores against the mask: cross entropy, 255 ignored."""
-        return cross_entropy(logits, target)
 
     def check_episode(
         self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor | None

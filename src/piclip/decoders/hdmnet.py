@@ -65,7 +65,7 @@ class HDMNet(EnsembleDecoder):
     ``published_shots`` the network has the channels of the checkpoints published for that many
     shots instead (see :attr:`prior_channels`); it still takes any number. As published, the
     matching sums over the object's positions in all shots, so that a support given twice is not
-    quite like one given once (see :class:`piclip.decoders.matching_attention.MaskedMatching`).
+    quite like one given once (see :class:`piclip.decoders.hierarchical_matching.MaskedMatching`).
     """
 
     name = "hdmnet"

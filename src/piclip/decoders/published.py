@@ -101,6 +101,12 @@ def _rename(tensors: Mapping[str, Tensor], beginnings: Mapping[str, str]) -> dic
 STAGES = tuple((f"layer{stage}", f"backbone.stages.{stage}") for stage in range(5))
 """The backbone in every published few-shot network."""
 
+_REDUCTIONS = (("down_query", "reduce_query"), ("down_supp", "reduce_support"))
+_ENSEMBLE = (
+    ("kshot_rw", "shot_weights.layers"),
+    ("gram_merge", "ensemble.adjust"),
+    ("cls_merge", "ensemble.merge"),
+)
 _BLOCKS = tuple((f"layer{stage}", f"stages.{stage}") for stage in range(1, 5))
 
 SEMSEG_RESNET = KeyMap(
@@ -144,8 +150,7 @@ PSPNET = KeyMap(
 PFENET = KeyMap(
     pairs=(
         *STAGES,
-        ("down_query", "reduce_query"),
-        ("down_supp", "reduce_support"),
+        *_REDUCTIONS,
         ("init_merge", "merge"),
         ("alpha_conv", "interscale"),
         ("beta_conv", "refine"),
@@ -163,17 +168,14 @@ BAM = KeyMap(
         ("learner_base.1.0", "base_learner.fuse.0"),
         ("learner_base.1.1", "base_learner.fuse.1"),
         ("learner_base.1.4", "base_learner.classifier"),
-        ("down_query", "reduce_query"),
-        ("down_supp", "reduce_support"),
+        *_REDUCTIONS,
         ("init_merge", "merge"),
         ("ASPP_meta.layer6_0", "aspp.average"),
         *((f"ASPP_meta.layer6_{branch + 1}", f"aspp.branches.{branch}") for branch in range(4)),
         ("res1_meta", "fuse"),
         ("res2_meta", "refine"),
         ("cls_meta", "classifier"),
-        ("kshot_rw", "shot_weights.layers"),
-        ("gram_merge", "ensemble.adjust"),
-        ("cls_merge", "ensemble.merge"),
+        *_ENSEMBLE,
     )
 )
 
@@ -220,14 +222,11 @@ HDMNET = KeyMap(
         ("cls.0", "base_learner.fuse.0"),
         ("cls.1", "base_learner.fuse.1"),
         ("base_learnear.2", "base_learner.classifier"),  # published with this spelling
-        ("down_query", "reduce_query"),
-        ("down_supp", "reduce_support"),
+        *_REDUCTIONS,
         ("query_merge", "merge_query"),
         ("supp_merge", "merge_support"),
         *((f"transformer.{theirs}", f"matching.{ours}") for theirs, ours in MATCHING.pairs),
-        ("kshot_rw", "shot_weights.layers"),
-        ("gram_merge", "ensemble.adjust"),
-        ("cls_merge", "ensemble.merge"),
+        *_ENSEMBLE,
     ),
     dropped=("clip_model",),
 )
