@@ -265,6 +265,21 @@ def test_a_bad_image_is_told_in_its_place_and_costs_no_other(segmenter, episode,
     assert seen == ["0", "1"]
 
 
+def test_images_that_end_in_an_error_give_the_results_before_it(segmenter, episode):
+    def images():
+        yield from [episode.query.image] * 4
+        raise OSError("the disk is gone")
+
+    seen = []
+    with pytest.raises(OSError, match="disk is gone"):
+        for result in fitted(segmenter, episode).stream(images(), batch_size=3):
+            seen.append(result.name)
+    with pytest.raises(UsageError, match="not int"):
+        for result in fitted(segmenter, episode).stream([episode.query.image, 7]):
+            seen.append(result.name)
+    assert seen == ["00000", "00001", "00002", "00003", "00000"]
+
+
 class Picky:
     """A scorer that cannot score images of one width; the others' score is 1."""
 

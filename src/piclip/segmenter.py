@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -331,6 +332,8 @@ class FewShotSegmenter:
             good = [image for _, image in batch if isinstance(image, Image.Image)]
             scored = iter(_scored(good, score))
             for source, image in batch:
+                if isinstance(image, _Broken):
+                    raise image.error
                 found = image if isinstance(image, PiclipError) else next(scored)
                 if isinstance(image, PiclipError) or isinstance(found, PiclipError):
                     if on_error is None:
@@ -470,16 +473,23 @@ def _sources(images: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSourc
         yield image
 
 
-Read: TypeAlias = tuple[ImageSource, Image.Image | PiclipError]
+@dataclass(frozen=True)
+class _Broken:
+    """The images came to an end with an error of their own, or with something that is none."""
+
+    error: Exception
+
+
+_Read: TypeAlias = tuple[ImageSource, Image.Image | PiclipError | _Broken]
 
 
 def _read_ahead(
     sources: Iterable[ImageSource], read: Callable[[ImageSource], Image.Image], ahead: int
-) -> Iterator[Read]:
+) -> Iterator[_Read]:
     """Images, or why they cannot be read, in order; a thread is up to ``ahead`` of them ahead."""
     waiting: deque[tuple[ImageSource, Future[Image.Image]]] = deque()
 
-    def settled() -> Read:
+    def settled() -> _Read:
         source, reading = waiting.popleft()
         try:
             return source, reading.result()
@@ -488,22 +498,28 @@ def _read_ahead(
 
     thread = ThreadPoolExecutor(1)
     try:
-        for source in sources:
-            waiting.append((source, thread.submit(read, source)))
-            if len(waiting) > ahead:
-                yield settled()
+        broken: _Broken | None = None
+        try:
+            for source in sources:
+                waiting.append((source, thread.submit(read, source)))
+                if len(waiting) > ahead:
+                    yield settled()
+        except Exception as error:  # what was read before it gets its result
+            broken = _Broken(error)
         while waiting:
             yield settled()
+        if broken is not None:
+            yield "", broken
     finally:
         thread.shutdown(cancel_futures=True)
 
 
-def _batches(images: Iterable[Read], batch_size: int, classes: int) -> Iterator[list[Read]]:
+def _batches(images: Iterable[_Read], batch_size: int, classes: int) -> Iterator[list[_Read]]:
     """Groups of ``batch_size`` and of no more pixels than memory has room for scores."""
-    batch: list[Read] = []
+    batch: list[_Read] = []
     values = 0
     for source, image in images:
-        own = 0 if isinstance(image, PiclipError) else image.width * image.height * classes
+        own = image.width * image.height * classes if isinstance(image, Image.Image) else 0
         if batch and (len(batch) == batch_size or values + own > _VALUES_AT_ONCE):
             yield batch
             batch, values = [], 0

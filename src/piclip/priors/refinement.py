@@ -56,7 +56,8 @@ def box_mask(prior: Tensor, *, threshold: float = 0.4, box_clamp: BoxClamp = "co
     if box_clamp not in ("cover", "reference"):
         raise UsageError(f"box_clamp must be 'cover' or 'reference', not {box_clamp!r}.")
     levels = (prior.float() * _LEVELS).to(torch.uint8).flatten(0, -3)
-    limit = (threshold * levels.amax((-2, -1), keepdim=True).double()).floor()
+    limits = torch.tensor([int(threshold * level) for level in range(_LEVELS + 1)])
+    limit = limits.to(levels.device)[levels.amax((-2, -1), keepdim=True).long()]
     boxes = _boxes(_components(levels > limit), inset=0 if box_clamp == "cover" else 1)
     return boxes.view(prior.shape)
 
