@@ -5,32 +5,37 @@ import threading
 
 from fake_label_studio import brush_result, results_of, version_of
 
-from piclip.clip.encoder import Encoder
-from piclip.label_studio.project import UNLEARNED
+from piclip import FewShotSegmenter
+from piclip.label_studio.projects import UNLEARNED
 from piclip.label_studio.protocol import LEARNING
 
 
-def test_a_new_annotation_is_learned_and_known_images_are_not_encoded_again(
+def test_a_new_annotation_is_learned_and_other_classes_are_not_fitted_again(
     backend, label_studio, scenes, monkeypatch
 ):
     first = version_of(label_studio.setup(backend))
-    counts = {"encode": 0, "encode_tokens": 0}
-    for method in counts:
-        original = getattr(Encoder, method)
+    fit, fitted = FewShotSegmenter.fit, []
 
-        def count(self, pixels, method=method, original=original):
-            counts[method] += 1
-            return original(self, pixels)
+    def record(self, supports, **options):
+        fitted.append({name: len(examples) for name, examples in supports.items()})
+        return fit(self, supports, **options)
 
-        monkeypatch.setattr(Encoder, method, count)
+    monkeypatch.setattr(FewShotSegmenter, "fit", record)
 
     drawn = label_studio.annotate(3, brush_result("cat", scenes[3].mask("cat")))
     answer = label_studio.send_event(backend, "ANNOTATION_CREATED", drawn)
     assert (answer.status_code, answer.json()) == (201, {"status": "ok"})
     second = version_of(label_studio.setup(backend))
     assert second != first
-    # The new image, whole and masked; the other two are recalled.
-    assert counts == {"encode": 1, "encode_tokens": 1}
+    assert fitted == [{"cat": 3}]
+
+    drawn = label_studio.annotate(4, brush_result("star", scenes[4].mask("star")))
+    label_studio.send_event(backend, "ANNOTATION_CREATED", drawn)
+    assert version_of(label_studio.setup(backend)) not in {first, second}
+    assert fitted[1:] == [{"star": 1}]
+    label_studio.tasks[4]["annotations"] = []
+    label_studio.send_event(backend, "ANNOTATIONS_DELETED")
+    assert version_of(label_studio.setup(backend)) == second
 
     drawn = label_studio.annotate(3, brush_result("star", scenes[3].mask("cat")))
     label_studio.send_event(backend, "ANNOTATION_UPDATED", drawn)

@@ -10,7 +10,7 @@ from fake_label_studio import CONFIG, PROJECT, TOKEN, brush_result, results_of, 
 from label_studio_sdk.converter import brush
 from label_studio_sdk.label_interface import LabelInterface
 
-from piclip import FewShotSegmenter, Support
+from piclip import Support
 
 POLYGONS = CONFIG.replace("BrushLabels", "PolygonLabels")
 
@@ -28,14 +28,15 @@ def test_it_says_that_it_is_up(backend):
 
 
 def test_predictions_are_those_of_the_segmenter_and_fit_the_project(
-    backend, label_studio, scenes, encoder
+    backend, label_studio, scenes, segmenter
 ):
     version = version_of(label_studio.setup(backend))
     predictions = results_of(label_studio.predict(backend, 3, 4))
 
-    segmenter = FewShotSegmenter(encoder)
     supports = [Support(scenes[n].image, scenes[n].mask("cat")) for n in (1, 2)]
-    found = segmenter.fit(supports, name="cat").predict([scenes[n].image for n in (3, 4)])
+    found = (
+        segmenter.unfitted().fit(supports, name="cat").predict([scenes[n].image for n in (3, 4)])
+    )
     interface = LabelInterface(CONFIG)
     for prediction, expected in zip(predictions, found, strict=True):
         assert interface.validate_prediction(prediction, return_errors=True) == []

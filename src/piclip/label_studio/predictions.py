@@ -13,7 +13,7 @@ from piclip.formats.extras import library
 from piclip.formats.labels import LabelledFile, Region
 from piclip.formats.polygons import Corners, outlines
 from piclip.formats.segmentations import from_segmentation
-from piclip.label_studio.config import LabellingConfig
+from piclip.label_studio.tasks import LabellingConfig
 
 if TYPE_CHECKING:
     from piclip.results import Segmentation
