@@ -1,5 +1,6 @@
 """The protocol with the requests of Label Studio, over HTTP, with the built-in model."""
 
+import gzip
 import logging
 import re
 
@@ -11,6 +12,7 @@ from label_studio_sdk.converter import brush
 from label_studio_sdk.label_interface import LabelInterface
 
 from piclip import Support
+from piclip.label_studio import tasks
 
 POLYGONS = CONFIG.replace("BrushLabels", "PolygonLabels")
 
@@ -117,6 +119,37 @@ def test_label_studio_that_cannot_be_asked_is_told(backend, label_studio):
     label_studio.send_event(backend, "ANNOTATION_UPDATED")
     [prediction] = results_of(label_studio.predict(backend, 3))
     assert (prediction["model_version"], prediction["result"]) == (known, [])
+
+
+@pytest.mark.parametrize(
+    ("coding", "title", "why"),
+    [
+        ("gzip", "x", None),
+        ("identity", "x" * 100_000, "larger than"),
+        ("gzip", "x" * 100_000, "larger than"),
+        ("br", "x", "in gzip once"),
+    ],
+)
+def test_labels_of_too_many_bytes_are_refused(
+    label_studio, serving, monkeypatch, coding, title, why
+):
+    monkeypatch.setattr(tasks, "MOST_PAGE_BYTES", 50_000)
+    label_studio.tasks[1]["data"]["title"] = title
+    answer = label_studio.answer
+
+    def encoded(path, query, token):
+        status, headers, content = answer(path, query, token)
+        content = gzip.compress(content) if coding == "gzip" else content
+        return status, headers | {"Content-Encoding": coding}, content
+
+    monkeypatch.setattr(label_studio, "answer", encoded)
+    with serving(label_studio) as served:
+        response = label_studio.setup(served.url)
+    if why is None:
+        assert version_of(response).startswith("piclip-")
+    else:
+        assert response.status_code == 502
+        assert why in response.json()["error"]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,9 @@ Task = dict[str, Any]
 TaskSource = Callable[[str], Iterable[Task]]
 """Reads the tasks of a project that have annotations anew; a PiclipError if they cannot be had."""
 
+MOST_PAGE_BYTES = 200_000_000
+"""Larger answers of the API, each a page of tasks with their annotations, are refused."""
+
 _GEOMETRIES = ("brushlabels", "polygonlabels")
 """The tags that label regions as masks, the better one first."""
 
@@ -28,7 +31,6 @@ _ADVICE = (
     "<BrushLabels> or <PolygonLabels> for it"
 )
 _PAGE = 50
-_MOST_PAGE_BYTES = 200_000_000
 _SECONDS = 60
 
 
@@ -136,7 +138,7 @@ class LabelStudioApi:
                 base_url=self.url,
                 api_key=api_key,
                 timeout=_SECONDS,
-                httpx_client=bounded_client(_MOST_PAGE_BYTES, follow_redirects=True),
+                httpx_client=bounded_client(MOST_PAGE_BYTES, follow_redirects=True),
             )
         except Exception as error:  # the SDK looks into tokens and raises what it finds
             raise UsageError(
