@@ -147,18 +147,19 @@ class Backend:
             done: Future[str] = Future()
             done.set_result(project.version)
             return done
-        future = self._worker.submit(project.refresh)
-        future.add_done_callback(lambda done: _tell(project, done))
-        return future
+        return self._worker.submit(_logged, project)
 
 
-def _tell(project: Project, done: Future[str]) -> None:
-    """Log why learning failed: often nobody waits for it."""
-    error = None if done.cancelled() else done.exception()
-    if isinstance(error, PiclipError):
+def _logged(project: Project) -> str:
+    """Learn, and log why that failed: often nobody waits for it."""
+    try:
+        return project.refresh()
+    except PiclipError as error:
         logger.warning("Project %s: %s", project.number, error)
-    elif error is not None:
-        logger.error("Project %s cannot be learned for.", project.number, exc_info=error)
+        raise
+    except Exception:
+        logger.exception("Project %s cannot be learned for.", project.number)
+        raise
 
 
 class Project:
@@ -281,12 +282,8 @@ class Project:
         for name, files in examples.items():
             self._tools.leave_if_closing()
             if self._examples.get(name) != files:
-                learn(
-                    self._segmenter,
-                    {name: files},
-                    self._folder,
-                    max_pixels=self._tools.max_pixels,
-                )
+                shown = {name: files}
+                learn(self._segmenter, shown, self._folder, max_pixels=self._tools.max_pixels)
                 self._examples[name] = files
         counts = ", ".join(f"{len(files)} of {name}" for name, files in examples.items())
         logger.info("Project %s: learned from %s.", self.number, counts or "nothing yet")
