@@ -10,18 +10,18 @@ pytest.importorskip("starlette")
 pytest.importorskip("label_studio_sdk")
 
 from piclip.datasets.scenes import make_scene
-from piclip.label_studio.backend import Backend
-from piclip.label_studio.encodings import KeepingEncoder
-from piclip.label_studio.images import TaskImages
-from piclip.label_studio.project import Tools
+from piclip.label_studio.projects import Backend, Tools
 from piclip.label_studio.protocol import build_app
 from piclip.label_studio.server import listen, running
-from piclip.label_studio.source import LabelStudioApi
+from piclip.label_studio.task_images import TaskImages
+from piclip.label_studio.tasks import LabelStudioApi
+from piclip.segmenter import FewShotSegmenter
 
 
 @pytest.fixture(scope="session")
-def encoder():
-    return KeepingEncoder.from_pretrained("builtin", device="cpu", dtype="float32")
+def segmenter():
+    """With nothing learned."""
+    return FewShotSegmenter.from_pretrained("builtin", device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="session")
@@ -45,22 +45,23 @@ def label_studio(scenes):
 
 
 @pytest.fixture
-def serving(encoder, tmp_path):
+def serving(segmenter, tmp_path):
     """A function that serves a backend for a Label Studio."""
 
     @contextmanager
-    def serving(fake, *, login=None, setup_seconds=10.0, recheck_seconds=60.0, source=None, **more):
+    def serving(
+        fake, *, login=None, setup_seconds=10.0, recheck_seconds=60.0, segmenter=segmenter, **more
+    ):
         api = LabelStudioApi(fake.url, TOKEN)
         tools = Tools(
-            encoder=encoder,
-            model_hash="builtin",
-            source=source or api,
+            segmenter=segmenter,
+            source=api.labelled_tasks,
             images=TaskImages(fake.url, headers=api.headers, **more),
             folder=tmp_path,
-            threshold=encoder.settings.threshold,
+            threshold=segmenter.threshold,
         )
         with (
-            closing(tools),
+            closing(tools.images),
             closing(Backend(tools, recheck_seconds=recheck_seconds)) as backend,
             listen("127.0.0.1", 0) as listening,
             running(build_app(backend, login, setup_seconds=setup_seconds), listening) as served,

@@ -1,36 +1,48 @@
 """What the ML backend learns from a project's labels, and when it learns anew."""
 
 import logging
+import sys
 import threading
+from pathlib import Path
 
+import pytest
 from fake_label_studio import brush_result, results_of, version_of
 
-from piclip.clip.encoder import Encoder
-from piclip.label_studio.project import UNLEARNED
+from piclip import FewShotSegmenter, Support
+from piclip.annotation.certainty import certainty_of
+from piclip.label_studio.projects import UNLEARNED
 from piclip.label_studio.protocol import LEARNING
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "decoders"))
+from decoder_runs import load, saved
 
-def test_a_new_annotation_is_learned_and_known_images_are_not_encoded_again(
+
+def test_a_new_annotation_is_learned_and_other_classes_are_not_fitted_again(
     backend, label_studio, scenes, monkeypatch
 ):
     first = version_of(label_studio.setup(backend))
-    counts = {"encode": 0, "encode_tokens": 0}
-    for method in counts:
-        original = getattr(Encoder, method)
+    fit, fitted = FewShotSegmenter.fit, []
 
-        def count(self, pixels, method=method, original=original):
-            counts[method] += 1
-            return original(self, pixels)
+    def record(self, supports, **options):
+        fitted.append({name: len(examples) for name, examples in supports.items()})
+        return fit(self, supports, **options)
 
-        monkeypatch.setattr(Encoder, method, count)
+    monkeypatch.setattr(FewShotSegmenter, "fit", record)
 
     drawn = label_studio.annotate(3, brush_result("cat", scenes[3].mask("cat")))
     answer = label_studio.send_event(backend, "ANNOTATION_CREATED", drawn)
     assert (answer.status_code, answer.json()) == (201, {"status": "ok"})
     second = version_of(label_studio.setup(backend))
     assert second != first
-    # The new image, whole and masked; the other two are recalled.
-    assert counts == {"encode": 1, "encode_tokens": 1}
+    assert fitted == [{"cat": 3}]
+
+    drawn = label_studio.annotate(4, brush_result("star", scenes[4].mask("star")))
+    label_studio.send_event(backend, "ANNOTATION_CREATED", drawn)
+    assert version_of(label_studio.setup(backend)) not in {first, second}
+    assert fitted[1:] == [{"star": 1}]
+    label_studio.tasks[4]["annotations"] = []
+    label_studio.send_event(backend, "ANNOTATIONS_DELETED")
+    assert version_of(label_studio.setup(backend)) == second
 
     drawn = label_studio.annotate(3, brush_result("star", scenes[3].mask("cat")))
     label_studio.send_event(backend, "ANNOTATION_UPDATED", drawn)
@@ -122,3 +134,20 @@ def test_regions_of_other_images_and_unknown_classes_do_not_count(backend, label
     label_studio.annotate(3, other, unknown, {"type": "relation", "from_id": "a", "to_id": "b"})
     label_studio.send_event(backend, "ANNOTATION_CREATED")
     assert version_of(label_studio.setup(backend)) == first
+
+
+def test_a_trained_decoder_proposes_what_its_segmenter_finds(
+    label_studio, serving, scenes, tmp_path
+):
+    decoder = load(saved(tmp_path / "run"))
+    with serving(label_studio, segmenter=decoder) as served:
+        version = version_of(label_studio.setup(served.url))
+        [prediction] = results_of(label_studio.predict(served.url, 3))
+    with serving(label_studio) as served:
+        assert version_of(label_studio.setup(served.url)) != version
+    supports = [Support(scenes[n].image, scenes[n].mask("cat")) for n in (1, 2)]
+    [found] = decoder.unfitted().fit(supports, name="cat").predict([scenes[3].image])
+    assert prediction["model_version"] == version
+    expected = certainty_of(found.score, decoder.threshold)
+    assert prediction["score"] == pytest.approx(expected, abs=1e-4)
+    assert bool(prediction["result"]) == bool(found.mask.any())

@@ -3,7 +3,7 @@
 import pytest
 
 from piclip.errors import UsageError
-from piclip.label_studio.config import Control, parse_config
+from piclip.label_studio.tasks import Control, parse_config
 
 IMAGE = '<Image name="img" value="$photo"/>'
 BRUSH = '<BrushLabels name="b" toName="img"><Label value="cat"/></BrushLabels>'

@@ -1,5 +1,6 @@
 """The protocol with the requests of Label Studio, over HTTP, with the built-in model."""
 
+import gzip
 import logging
 import re
 
@@ -10,7 +11,8 @@ from fake_label_studio import CONFIG, PROJECT, TOKEN, brush_result, results_of, 
 from label_studio_sdk.converter import brush
 from label_studio_sdk.label_interface import LabelInterface
 
-from piclip import FewShotSegmenter, Support
+from piclip import Support
+from piclip.label_studio import tasks
 
 POLYGONS = CONFIG.replace("BrushLabels", "PolygonLabels")
 
@@ -28,14 +30,15 @@ def test_it_says_that_it_is_up(backend):
 
 
 def test_predictions_are_those_of_the_segmenter_and_fit_the_project(
-    backend, label_studio, scenes, encoder
+    backend, label_studio, scenes, segmenter
 ):
     version = version_of(label_studio.setup(backend))
     predictions = results_of(label_studio.predict(backend, 3, 4))
 
-    segmenter = FewShotSegmenter(encoder)
     supports = [Support(scenes[n].image, scenes[n].mask("cat")) for n in (1, 2)]
-    found = segmenter.fit(supports, name="cat").predict([scenes[n].image for n in (3, 4)])
+    found = (
+        segmenter.unfitted().fit(supports, name="cat").predict([scenes[n].image for n in (3, 4)])
+    )
     interface = LabelInterface(CONFIG)
     for prediction, expected in zip(predictions, found, strict=True):
         assert interface.validate_prediction(prediction, return_errors=True) == []
@@ -116,6 +119,37 @@ def test_label_studio_that_cannot_be_asked_is_told(backend, label_studio):
     label_studio.send_event(backend, "ANNOTATION_UPDATED")
     [prediction] = results_of(label_studio.predict(backend, 3))
     assert (prediction["model_version"], prediction["result"]) == (known, [])
+
+
+@pytest.mark.parametrize(
+    ("coding", "title", "why"),
+    [
+        ("gzip", "x", None),
+        ("identity", "x" * 100_000, "larger than"),
+        ("gzip", "x" * 100_000, "larger than"),
+        ("br", "x", "in gzip once"),
+    ],
+)
+def test_labels_of_too_many_bytes_are_refused(
+    label_studio, serving, monkeypatch, coding, title, why
+):
+    monkeypatch.setattr(tasks, "MOST_PAGE_BYTES", 50_000)
+    label_studio.tasks[1]["data"]["title"] = title
+    answer = label_studio.answer
+
+    def encoded(path, query, token):
+        status, headers, content = answer(path, query, token)
+        content = gzip.compress(content) if coding == "gzip" else content
+        return status, headers | {"Content-Encoding": coding}, content
+
+    monkeypatch.setattr(label_studio, "answer", encoded)
+    with serving(label_studio) as served:
+        response = label_studio.setup(served.url)
+    if why is None:
+        assert version_of(response).startswith("piclip-")
+    else:
+        assert response.status_code == 502
+        assert why in response.json()["error"]
 
 
 @pytest.mark.parametrize(

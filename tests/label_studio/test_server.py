@@ -40,6 +40,7 @@ def test_wrong_command_lines_are_told(refused, tmp_path, monkeypatch):
     assert "cannot listen at 192.0.2.1:9090" in refused(*url, "--host", "192.0.2.1")
     expired = "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjF9.tHdJxkU2vkmrVpPyNSNiUVqYdzJJp6ZjwmWUhqKHcQ0"
     assert "no valid token" in refused(*free, "--url", "http://localhost:1", "--api-key", expired)
+    assert "is no decoder" in refused(*free, *url, "--clip", "builtin")
     monkeypatch.setenv("LABEL_STUDIO_URL", "http://localhost:1")
     assert "asks for a token" in refused(*free)
 

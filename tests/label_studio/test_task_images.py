@@ -9,8 +9,8 @@ import pytest
 from fake_label_studio import TOKEN, FakeLabelStudio
 
 from piclip.errors import ImageError, UsageError
-from piclip.label_studio import images
-from piclip.label_studio.images import TaskImages
+from piclip.label_studio import task_images
+from piclip.label_studio.task_images import TaskImages
 
 HEADERS = {"Authorization": f"Token {TOKEN}"}
 
@@ -160,7 +160,7 @@ def test_images_in_the_address(fetch):
 
 
 def test_large_files_are_refused(host, fetch, tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "MOST_BYTES", 8)
+    monkeypatch.setattr(task_images, "MOST_BYTES", 8)
     (tmp_path / "large.png").write_bytes(b"the image")
     content = base64.b64encode(b"the image").decode()
     for address in (
@@ -267,7 +267,7 @@ def test_gzip_is_decoded_and_damage_told(encoded, fetch):
     [(1, "gzip", "larger than"), (2, "gzip, gzip", "in gzip once"), (1, "br", "in gzip once")],
 )
 def test_a_bomb_takes_no_memory(encoded, fetch, monkeypatch, layers, coding, sentence):
-    monkeypatch.setattr(images, "MOST_BYTES", 1_000_000)
+    monkeypatch.setattr(task_images, "MOST_BYTES", 1_000_000)
     bomb = bytes(64_000_000)
     for _ in range(layers):
         bomb = gzip.compress(bomb)

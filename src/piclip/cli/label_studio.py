@@ -10,10 +10,11 @@ import typer
 from piclip.cli.options import (
     DEFAULT_MODEL,
     MAX_PIXELS,
+    ClipOption,
     DeviceOption,
     DtypeOption,
     MaxPixelsOption,
-    ModelOption,
+    ModelOrDecoderOption,
     ThresholdOption,
     examples,
     login_of,
@@ -22,6 +23,7 @@ from piclip.cli.options import (
 EXAMPLES = examples(
     "LABEL_STUDIO_API_KEY=... piclip label-studio --url http://localhost:8080",
     "piclip label-studio --labels export.json --local-files /data/photos",
+    "piclip label-studio --model runs/pfenet --url http://localhost:8080",
     "piclip label-studio --url https://labels.example.org --host 0.0.0.0 "
     "--basic-auth anna:secret --allow-host images.example.org",
 )
@@ -49,7 +51,8 @@ def label_studio(
             metavar="FILE", help="Learn from this JSON export instead, whatever project asks."
         ),
     ] = None,
-    model: ModelOption = DEFAULT_MODEL,
+    model: ModelOrDecoderOption = DEFAULT_MODEL,
+    clip: ClipOption = None,
     threshold: ThresholdOption = None,
     host: Annotated[
         str,
@@ -99,6 +102,7 @@ def label_studio(
 
     settings = Settings(
         model=model,
+        clip=clip,
         url=url,
         api_key=api_key,
         labels=labels,

@@ -1,8 +1,8 @@
 """Answer Label Studio while people label: an ML backend that learns from the same project.
 
-`server` speaks the protocol over HTTP, `backend` keeps one `project` for each project that asks,
-which reads what is labelled (`source`), gets the images (`images`), learns, and turns what it finds
-into predictions (`predictions`) that fit the project's labelling configuration (`config`).
+`server` speaks the `protocol` over HTTP; `projects` keeps one project for each that asks, which
+reads what is labelled (`tasks`), gets the images (`task_images`), learns, and turns what it finds
+into `predictions` that fit the project's labelling configuration.
 
 The protocol's own SDK, label-studio-ml, is not used. Its last release on PyPI (1.0.9, January 2023)
 pins Flask 1.1.2, Werkzeug 2.0.2 and Jinja2 3.0.3, speaks the protocol of its time, and needs rq and

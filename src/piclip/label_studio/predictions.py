@@ -12,7 +12,7 @@ from piclip.formats import labelstudio
 from piclip.formats.labels import LabelledFile, Region
 from piclip.formats.polygons import outlines, simplified
 from piclip.formats.predictions import from_segmentation
-from piclip.label_studio.config import LabellingConfig
+from piclip.label_studio.tasks import LabellingConfig
 
 if TYPE_CHECKING:
     from piclip.results import Segmentation

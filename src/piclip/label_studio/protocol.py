@@ -13,18 +13,27 @@ import binascii
 import json
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as NotYet
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.authentication import (
+    AuthCredentials,
+    AuthenticationBackend,
+    AuthenticationError,
+    BaseUser,
+    SimpleUser,
+)
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from piclip.errors import PiclipError, UsageError
-from piclip.label_studio.backend import Backend
+from piclip.label_studio.projects import Backend
 
 MOST_BYTES = 200_000_000
 """Larger requests are refused; tasks bring along their annotations and earlier predictions."""
@@ -32,31 +41,18 @@ MOST_BYTES = 200_000_000
 LEARNING = "piclip-learning"
 """The version while one is being learned; no prediction has it."""
 
-SETUP_SECONDS = 1.5
-
 _CHANGES = frozenset(
     {
-        "ANNOTATION_CREATED",
-        "ANNOTATIONS_CREATED",
-        "ANNOTATION_UPDATED",
-        "ANNOTATIONS_DELETED",
-        "ANNOTATION_DELETED",
-        "TASKS_DELETED",
-        "START_TRAINING",
+        *("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATION_DELETED"),
+        *("ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED", "TASKS_DELETED", "START_TRAINING"),
     }
 )
 
-_BAD_REQUEST, _UNAUTHORISED, _TOO_LARGE, _WRONG_TYPE, _FAILED, _NO_ANSWER, _ENDING = (
-    *(400, 401, 413, 415),
-    *(500, 502, 503),
-)
-
-Handler = Callable[[Request], Awaitable[JSONResponse]]
 logger = logging.getLogger("piclip.label_studio")
 
 
 def build_app(
-    backend: Backend, login: tuple[str, str] | None = None, *, setup_seconds: float = SETUP_SECONDS
+    backend: Backend, login: tuple[str, str] | None = None, *, setup_seconds: float = 1.5
 ) -> Starlette:
     """The protocol as an ASGI application.
 
@@ -65,98 +61,91 @@ def build_app(
         login: (user, password) that every request must bring; None for no login.
         setup_seconds: How long `/setup` waits for learning.
     """
-    endpoints = _Endpoints(backend, setup_seconds)
-    routes = [
-        ("/", "GET", endpoints.health),
-        ("/health", "GET", endpoints.health),
-        ("/setup", "POST", endpoints.setup),
-        ("/predict", "POST", endpoints.predict),
-        ("/webhook", "POST", endpoints.webhook),
-        ("/versions", "GET", endpoints.versions),
-    ]
-    return Starlette(
-        routes=[Route(path, _guarded(run, login), methods=[method]) for path, method, run in routes]
-    )
 
-
-class _Endpoints:
-    def __init__(self, backend: Backend, setup_seconds: float) -> None:
-        self._backend = backend
-        self._setup_seconds = setup_seconds
-
-    async def health(self, request: Request) -> JSONResponse:
+    async def health(request: Request) -> JSONResponse:
         return JSONResponse({"status": "UP", "model_class": "piclip"})
 
-    async def setup(self, request: Request) -> JSONResponse:
+    async def setup(request: Request) -> JSONResponse:
         body = await _body(request)
-        learning = self._backend.setup(_project(body), _text(body, "schema"))
+        learning = backend.setup(_project(body), _text(body, "schema"))
         try:
-            version = await asyncio.to_thread(learning.result, self._setup_seconds)
+            version = await asyncio.to_thread(learning.result, setup_seconds)
         except NotYet:
             version = LEARNING
         return JSONResponse({"model_version": version})
 
-    async def predict(self, request: Request) -> JSONResponse:
+    async def predict(request: Request) -> JSONResponse:
         body = await _body(request)
         tasks = body.get("tasks")
         if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
             raise UsageError("The field 'tasks' must be a list of tasks.")
-        work = self._backend.predict(_project(body), _text(body, "label_config"), tasks)
+        work = backend.predict(_project(body), _text(body, "label_config"), tasks)
         return JSONResponse({"results": await asyncio.wrap_future(work)})
 
-    async def webhook(self, request: Request) -> JSONResponse:
+    async def webhook(request: Request) -> JSONResponse:
         body = await _body(request)
         if body.get("action") not in _CHANGES:
             return JSONResponse({"status": "Unknown event"})
         project = body.get("project")
         if not isinstance(project, dict):
             raise UsageError("The field 'project' must describe the project of the event.")
-        self._backend.labels_changed(str(project.get("id")))
+        backend.labels_changed(str(project.get("id")))
         return JSONResponse({"status": "ok"}, 201)
 
-    async def versions(self, request: Request) -> JSONResponse:
-        return JSONResponse({"versions": self._backend.versions})
+    async def versions(request: Request) -> JSONResponse:
+        return JSONResponse({"versions": backend.versions})
+
+    guard = Middleware(AuthenticationMiddleware, backend=_Login(login), on_error=_ask_for_login)
+    return Starlette(
+        routes=[
+            Route("/", health, methods=["GET"]),
+            Route("/health", health, methods=["GET"]),
+            Route("/setup", setup, methods=["POST"]),
+            Route("/predict", predict, methods=["POST"]),
+            Route("/webhook", webhook, methods=["POST"]),
+            Route("/versions", versions, methods=["GET"]),
+        ],
+        middleware=[guard],
+        exception_handlers=dict.fromkeys(
+            (HTTPException, PiclipError, CancelledError, Exception), _failed
+        ),
+    )
 
 
-def _guarded(handle: Handler, login: tuple[str, str] | None) -> Handler:
-    """Let in who may come in, and say in one sentence what went wrong."""
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    """Say in one sentence what went wrong."""
+    if isinstance(error, HTTPException):
+        return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+    if isinstance(error, PiclipError):
+        logger.warning("%s: %s", request.url.path, error)
+        return JSONResponse({"error": str(error)}, 400 if isinstance(error, UsageError) else 502)
+    if isinstance(error, CancelledError):
+        return JSONResponse({"error": "The server is ending."}, 503)
+    logger.error("%s failed.", request.url.path, exc_info=error)
+    return JSONResponse({"error": f"Unexpected {type(error).__name__}: {error}"}, 500)
 
-    async def run(request: Request) -> JSONResponse:
-        if login is not None and not _may_enter(request, login):
-            headers = {"WWW-Authenticate": 'Basic realm="piclip"'}
-            return JSONResponse(
-                {"error": "This server asks for a login."}, _UNAUTHORISED, headers=headers
-            )
+
+class _Login(AuthenticationBackend):
+    def __init__(self, login: tuple[str, str] | None) -> None:
+        self._login = login
+
+    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
+        if self._login is None:
+            return None
+        scheme, _, given = conn.headers.get("authorization", "").partition(" ")
         try:
-            return await handle(request)
-        except _Refused as error:
-            return JSONResponse({"error": str(error)}, error.status)
-        except PiclipError as error:
-            logger.warning("%s: %s", request.url.path, error)
-            status = _BAD_REQUEST if isinstance(error, UsageError) else _NO_ANSWER
-            return JSONResponse({"error": str(error)}, status)
-        except CancelledError:
-            return JSONResponse({"error": "The server is ending."}, _ENDING)
-        except Exception as error:
-            logger.exception("%s failed.", request.url.path)
-            return JSONResponse({"error": f"Unexpected {type(error).__name__}: {error}"}, _FAILED)
-
-    return run
+            decoded = base64.b64decode(given, validate=True)
+        except (binascii.Error, ValueError):
+            decoded = b""
+        right = secrets.compare_digest(decoded, ":".join(self._login).encode())
+        if scheme.lower() != "basic" or not right:
+            raise AuthenticationError("This server asks for a login.")
+        return AuthCredentials(), SimpleUser(self._login[0])
 
 
-class _Refused(Exception):  # noqa: N818
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-
-
-def _may_enter(request: Request, login: tuple[str, str]) -> bool:
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    try:
-        decoded = base64.b64decode(given, validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    return scheme.lower() == "basic" and secrets.compare_digest(decoded, ":".join(login).encode())
+def _ask_for_login(conn: HTTPConnection, error: AuthenticationError) -> JSONResponse:
+    headers = {"WWW-Authenticate": 'Basic realm="piclip"'}
+    return JSONResponse({"error": str(error)}, 401, headers=headers)
 
 
 async def _body(request: Request) -> dict[str, Any]:
@@ -166,14 +155,14 @@ async def _body(request: Request) -> dict[str, Any]:
     browser on this computer ask here.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise _Refused(_WRONG_TYPE, "Send JSON, with the header Content-Type: application/json.")
+        raise HTTPException(415, "Send JSON, with the header Content-Type: application/json.")
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise _Refused(_WRONG_TYPE, "Send JSON as it is, without Content-Encoding.")
+        raise HTTPException(415, "Send JSON as it is, without Content-Encoding.")
     content = bytearray()
     async for piece in request.stream():
         content += piece
         if len(content) > MOST_BYTES:
-            raise _Refused(_TOO_LARGE, f"The request is larger than {MOST_BYTES:,} bytes.")
+            raise HTTPException(413, f"The request is larger than {MOST_BYTES:,} bytes.")
     try:
         body = json.loads(content)
     except (ValueError, RecursionError) as error:

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from piclip.clip.cache import weights_hash
 from piclip.errors import PiclipError, UsageError
 from piclip.io.addresses import is_loopback
 from piclip.io.decoding import reason
 from piclip.io.extras import needs_extra
 from piclip.io.images import MAX_PIXELS
-from piclip.label_studio.encodings import KeepingEncoder
-from piclip.label_studio.source import ExportFile, LabelStudioApi, TaskSource
+from piclip.segmenter import FewShotSegmenter
 
 with needs_extra("labelstudio", "The backend of Label Studio"):
     import uvicorn
     from starlette.applications import Starlette
 
-    from piclip.label_studio.backend import Backend
-    from piclip.label_studio.images import TaskImages
-    from piclip.label_studio.project import Tools
+    from piclip.label_studio.projects import Backend, Tools
     from piclip.label_studio.protocol import build_app
-
-DEFAULT_PORT = 9090
-"""Where Label Studio's own examples listen."""
+    from piclip.label_studio.task_images import TaskImages
+    from piclip.label_studio.tasks import LabelStudioApi, TaskSource, exported_tasks
 
 
 @dataclass(frozen=True)
@@ -38,7 +32,8 @@ class Settings:
     """How to serve.
 
     Attributes:
-        model: "builtin", a hub name or a folder.
+        model: What `piclip.FewShotSegmenter.from_pretrained` takes, like clip, device and dtype.
+        clip: The CLIP of a decoder's priors; None for that of its training.
         url: Address of Label Studio, or None.
         api_key: Its token, or None.
         labels: An export to learn from instead of Label Studio's API, or None.
@@ -48,17 +43,18 @@ class Settings:
         local_files: Folder of Label Studio's local files, if it is on this computer.
         allowed_hosts: Further servers that images may come from.
         threshold: Least score of a class; None for the model's own.
-        device: As in `piclip.FewShotSegmenter.from_pretrained`.
-        dtype: The same.
+        device: Where the model runs.
+        dtype: Of the CLIP.
         max_pixels: Larger images are refused.
     """
 
     model: str
+    clip: str | None = None
     url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     labels: Path | None = None
     host: str = "127.0.0.1"
-    port: int = DEFAULT_PORT
+    port: int = 9090  # where Label Studio's own examples listen
     login: tuple[str, str] | None = field(default=None, repr=False)
     local_files: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
@@ -101,15 +97,19 @@ def serve(settings: Settings) -> Iterator[Served]:
             cannot be had.
         ModelError: The model cannot be had.
     """
-    # The port is taken at once, so that a taken one is told before a model is loaded.
-    with (
-        listen(settings.host, settings.port) as listening,
-        tempfile.TemporaryDirectory(prefix="piclip-label-studio-") as folder,
-        closing(_tools(settings, Path(folder))) as tools,
-        closing(Backend(tools)) as backend,
-        running(build_app(backend, settings.login), listening) as served,
-    ):
-        yield served
+    with ExitStack() as stack:
+        # The port is taken at once, so that a taken one is told before a model is loaded.
+        listening = stack.enter_context(listen(settings.host, settings.port))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="piclip-label-studio-"))
+        source, images = _connections(settings)
+        stack.enter_context(closing(images))
+        segmenter = FewShotSegmenter.from_pretrained(
+            settings.model, clip=settings.clip, device=settings.device, dtype=settings.dtype
+        )
+        threshold = segmenter.threshold if settings.threshold is None else settings.threshold
+        tools = Tools(segmenter, source, images, Path(folder), threshold, settings.max_pixels)
+        backend = stack.enter_context(closing(Backend(tools)))
+        yield stack.enter_context(running(build_app(backend, settings.login), listening))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -118,23 +118,15 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         UsageError: The address or the port cannot be had.
     """
-    listening: socket.socket | None = None
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listening = socket.socket(family, kind, protocol)
-        if os.name == "posix":  # elsewhere it would let two servers take one port
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
+        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as error:
-        if listening is not None:
-            listening.close()
+        why = reason(error).partition(" (while")[0]  # the rest repeats the address
         raise UsageError(
-            f"The server cannot listen at {host}:{port} ({reason(error)}); choose another --port "
-            f"or --host."
+            f"The server cannot listen at {host}:{port} ({why}); choose another --port or --host."
         ) from error
-    return listening
 
 
 @contextmanager
@@ -171,27 +163,6 @@ def running(app: Starlette, listening: socket.socket) -> Iterator[Served]:
         thread.join()
 
 
-def _tools(settings: Settings, folder: Path) -> Tools:
-    source, images = _connections(settings)
-    try:
-        encoder = KeepingEncoder.from_pretrained(
-            settings.model, device=settings.device, dtype=settings.dtype
-        )
-    except BaseException:
-        images.close()
-        raise
-    threshold = settings.threshold
-    return Tools(
-        encoder=encoder,
-        model_hash=weights_hash(encoder.model),
-        source=source,
-        images=images,
-        folder=folder,
-        threshold=encoder.settings.threshold if threshold is None else threshold,
-        max_pixels=settings.max_pixels,
-    )
-
-
 def _connections(settings: Settings) -> tuple[TaskSource, TaskImages]:
     """Where labels and images come from."""
     if settings.local_files is not None and not settings.local_files.is_dir():
@@ -210,13 +181,14 @@ def _connections(settings: Settings) -> tuple[TaskSource, TaskImages]:
         local_files=settings.local_files,
         allowed_hosts=settings.allowed_hosts,
     )
-    if settings.labels is not None:
-        if not settings.labels.is_file():
-            raise UsageError(f"--labels {settings.labels} is no file; check the path.")
-        return ExportFile(settings.labels), images
+    path = settings.labels
+    if path is not None:
+        if not path.is_file():
+            raise UsageError(f"--labels {path} is no file; check the path.")
+        return lambda _: exported_tasks(path), images
     if api is None:
         raise UsageError(
             "There is nothing to learn from: give the address of Label Studio as LABEL_STUDIO_URL "
             "or with --url, or an export with --labels."
         )
-    return api, images
+    return api.labelled_tasks, images

@@ -1,4 +1,4 @@
-"""One project of Label Studio: what is labelled in it, what that teaches, what it finds."""
+"""The projects of Label Studio: what is labelled in each, what that teaches, what it finds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,16 @@ from piclip.annotation.fitted import choose_examples, learn
 from piclip.errors import ImageError, MaskError, PiclipError
 from piclip.formats.labels import LabelledFile, Labels
 from piclip.io.images import MAX_PIXELS, image_size, read_image
-from piclip.label_studio.config import LabellingConfig
-from piclip.label_studio.encodings import KeepingEncoder, KeptEncodings
-from piclip.label_studio.images import TaskImages
 from piclip.label_studio.predictions import empty_prediction, to_prediction
-from piclip.label_studio.source import Task, TaskSource, image_address, read_labels
+from piclip.label_studio.task_images import TaskImages
+from piclip.label_studio.tasks import (
+    LabellingConfig,
+    Task,
+    TaskSource,
+    image_address,
+    parse_config,
+    read_labels,
+)
 from piclip.segmenter import FewShotSegmenter
 
 UNLEARNED = "piclip-unlearned"
@@ -35,8 +42,7 @@ class Tools:
     """What all projects share.
 
     Attributes:
-        encoder: The model.
-        model_hash: Tells this model's predictions from those of another one.
+        segmenter: The model, with nothing learned.
         source: Where the labelled tasks come from.
         images: Where their images come from.
         folder: For files; somebody else removes it.
@@ -45,8 +51,7 @@ class Tools:
         closing: Set when the server ends; whatever takes long then stops.
     """
 
-    encoder: KeepingEncoder
-    model_hash: str
+    segmenter: FewShotSegmenter
     source: TaskSource
     images: TaskImages
     folder: Path
@@ -54,9 +59,106 @@ class Tools:
     max_pixels: int = MAX_PIXELS
     closing: threading.Event = field(default_factory=threading.Event)
 
+    @cached_property
+    def model_hash(self) -> str:
+        """Tells this model's predictions from those of another one."""
+        return self.segmenter.scorer.fingerprint()
+
+    def leave_if_closing(self) -> None:
+        """Raise a PiclipError if the server ends."""
+        if self.closing.is_set():
+            raise PiclipError("The server is ending; start it again and ask once more.")
+
+
+class Backend:
+    """Keeps the projects and does their work in a thread of its own, in the order of asking.
+
+    Args:
+        tools: What the projects share.
+        recheck_seconds: How old what was read of the labels may be when Label Studio connects
+            without an event.
+    """
+
+    def __init__(self, tools: Tools, *, recheck_seconds: float = 60) -> None:
+        self._tools = tools
+        self._recheck_seconds = recheck_seconds
+        self._projects: dict[str, Project] = {}
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="piclip")
+
+    @property
+    def versions(self) -> list[str]:
+        """The versions of what is learned, each once."""
+        known = (project.version for project in list(self._projects.values()))
+        return list(dict.fromkeys(version for version in known if version is not None))
+
+    def setup(self, number: str, config: str) -> Future[str]:
+        """A project connects, which it does before every request for predictions.
+
+        Label Studio tells every change of a label by an event. In case it cannot, the labels are
+        read again here if that was long ago.
+
+        Returns:
+            The version to come; there at once if nothing has to be learned.
+
+        Raises:
+            UsageError: The labelling configuration does not fit.
+        """
+        project = self._project(number, config)
+        if project.age > self._recheck_seconds:
+            project.mark_stale()
+        return self._refresh(project)
+
+    def predict(self, number: str, config: str, tasks: list[Task]) -> Future[list[dict[str, Any]]]:
+        """One prediction per task to come; see `Project.predict`.
+
+        Raises:
+            UsageError: The labelling configuration does not fit.
+        """
+        return self._worker.submit(self._project(number, config).predict, tasks)
+
+    def labels_changed(self, number: str) -> None:
+        """Labels of a project were made, changed or deleted: learn anew, soon.
+
+        A project that has never asked for anything is not learned for.
+        """
+        project = self._projects.get(number)
+        if project is not None:
+            project.mark_stale()
+            self._refresh(project)
+
     def close(self) -> None:
-        """Close the connections."""
-        self.images.close()
+        """Stop what is being done and forget what was asked."""
+        self._tools.closing.set()
+        self._worker.shutdown(cancel_futures=True)
+
+    def _project(self, number: str, config: str) -> Project:
+        parsed = parse_config(config)
+        project = self._projects.get(number)
+        if project is None:
+            project = self._projects[number] = Project(number, parsed, self._tools)
+        elif project.config != parsed:
+            project.config = parsed
+            project.mark_stale()
+        return project
+
+    def _refresh(self, project: Project) -> Future[str]:
+        if project.current and project.version is not None:
+            done: Future[str] = Future()
+            done.set_result(project.version)
+            return done
+        return self._worker.submit(_logged, project)
+
+
+def _logged(project: Project) -> str:
+    """Learn, and log why that failed: often nobody waits for it."""
+    try:
+        return project.refresh()
+    except PiclipError as error:
+        logger.warning("Project %s: %s", project.number, error)
+        raise
+    except Exception:
+        logger.exception("Project %s cannot be learned for.", project.number)
+        raise
 
 
 class Project:
@@ -77,9 +179,8 @@ class Project:
         self._stale = True
         self._learning = False
         self._read_at = -math.inf
-        self._segmenter = FewShotSegmenter(tools.encoder)
-        self._encodings = KeptEncodings()
-        self._examples: dict[str, list[LabelledFile]] = {}
+        self._segmenter = tools.segmenter.unfitted()
+        self._examples: dict[str, list[LabelledFile]] = {}  # what the segmenter was fitted on
         # Projects of two Label Studios may have one number, but never share a server's folder.
         self._folder = Path(tempfile.mkdtemp(dir=tools.folder))
 
@@ -93,10 +194,8 @@ class Project:
         """Seconds since the labels were read."""
         return time.monotonic() - self._read_at
 
-    def mark_stale(self, config: LabellingConfig | None = None) -> None:
+    def mark_stale(self) -> None:
         """The labels, or how they are made, may have changed."""
-        if config is not None:
-            self.config = config
         self._stale = True
 
     def refresh(self) -> str:
@@ -146,14 +245,14 @@ class Project:
             version = self.version
         predictions = []
         for task in tasks:
-            self._leave_if_closing()
+            self._tools.leave_if_closing()
             predictions.append(self._prediction(task, version))
         return predictions
 
     def _read_labels(self) -> Labels:
         files = []
-        for index, task in enumerate(self._tools.source.labelled_tasks(self.number)):
-            self._leave_if_closing()
+        for index, task in enumerate(self._tools.source(self.number)):
+            self._tools.leave_if_closing()
             try:
                 file = read_labels(task, self.config)
             except PiclipError as error:
@@ -168,7 +267,7 @@ class Project:
         return Labels(tuple(sorted(names)), tuple(files))
 
     def _learn(self, labels: Labels) -> None:
-        """Learn the classes whose examples have changed; the others keep their memories."""
+        """Learn the classes whose examples have changed; what is known of the others stays."""
         chosen = choose_examples(labels) if labels.labelled else {}
         wanted = {file.path: file for files in chosen.values() for file in files}
         there = {path for path, file in wanted.items() if self._fetch_support(file)}
@@ -177,20 +276,15 @@ class Project:
             for name, files in chosen.items()
             if (kept := [file for file in files if file.path in there])
         }
-        for name in set(self._segmenter.classes) - set(examples):
+        for name in set(self._examples) - set(examples):
             self._segmenter.forget(name)
             del self._examples[name]
-        with self._tools.encoder.keeping(self._encodings):
-            for name, files in examples.items():
-                self._leave_if_closing()
-                if self._examples.get(name) != files:
-                    learn(
-                        self._segmenter,
-                        {name: files},
-                        self._folder,
-                        max_pixels=self._tools.max_pixels,
-                    )
-                    self._examples[name] = files
+        for name, files in examples.items():
+            self._tools.leave_if_closing()
+            if self._examples.get(name) != files:
+                shown = {name: files}
+                learn(self._segmenter, shown, self._folder, max_pixels=self._tools.max_pixels)
+                self._examples[name] = files
         counts = ", ".join(f"{len(files)} of {name}" for name, files in examples.items())
         logger.info("Project %s: learned from %s.", self.number, counts or "nothing yet")
 
@@ -218,7 +312,7 @@ class Project:
             raise
 
     def _prediction(self, task: Task, version: str) -> dict[str, Any]:
-        if not self._segmenter.classes:
+        if not self._examples:
             return empty_prediction(version)
         path = self._folder / "query"
         number = task.get("id")
@@ -232,12 +326,11 @@ class Project:
         except PiclipError as error:
             reason = str(error).replace(str(path), "its image")
             logger.warning("Nothing is proposed for task %s: %s", number, reason)
-            return empty_prediction(version)
         except Exception:  # memory that does not suffice, for one; other tasks may be smaller
             logger.exception("Nothing is proposed for task %s:", number)
-            return empty_prediction(version)
         finally:
             path.unlink(missing_ok=True)
+        return empty_prediction(version)
 
     def _version_now(self) -> str:
         if not self._examples:
@@ -250,7 +343,3 @@ class Project:
                 masks = [r.mask.counts for r in file.regions if r.class_name == name]
                 content.update(repr((name, file.source, file.size, masks)).encode())
         return f"piclip-{content.hexdigest()[:12]}"
-
-    def _leave_if_closing(self) -> None:
-        if self._tools.closing.is_set():
-            raise PiclipError("The server is ending; start it again and ask once more.")

@@ -1,53 +1,120 @@
-"""Where the labelled tasks come from: Label Studio's API, or an export."""
+"""What a project says: where its regions go, and its labelled tasks by API or from an export."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from piclip.errors import PiclipError, UsageError
 from piclip.formats import labelstudio
 from piclip.formats.extras import library
 from piclip.formats.json_files import load_json
 from piclip.formats.labels import LabelledFile
-from piclip.label_studio.config import LabellingConfig
+from piclip.label_studio.bounded_client import bounded_client
 
 Task = dict[str, Any]
 """A task as Label Studio writes it: id, data, annotations."""
 
+TaskSource = Callable[[str], Iterable[Task]]
+"""Reads the tasks of a project that have annotations anew; a PiclipError if they cannot be had."""
+
+MOST_PAGE_BYTES = 200_000_000
+"""Larger answers of the API, each a page of tasks with their annotations, are refused."""
+
+_GEOMETRIES = ("brushlabels", "polygonlabels")
+"""The tags that label regions as masks, the better one first."""
+
+_ADVICE = (
+    "the labelling interface needs an <Image> whose value is a field such as $image, and "
+    "<BrushLabels> or <PolygonLabels> for it"
+)
 _PAGE = 50
 _SECONDS = 60
 
 
-class TaskSource(Protocol):
-    """Gives the tasks of a project that have annotations."""
+@dataclass(frozen=True)
+class Control:
+    """A tag with which people label regions.
 
-    def labelled_tasks(self, project_id: str) -> Iterator[Task]:
-        """Read the tasks anew.
+    Attributes:
+        kind: "brushlabels" or "polygonlabels".
+        name: How results call it (``from_name``).
+        class_names: The labels that it offers; None if each task brings its own.
+    """
 
-        Raises:
-            PiclipError: They cannot be had.
-        """
-        ...
+    kind: str
+    name: str
+    class_names: tuple[str, ...] | None
 
 
-class ExportFile:
-    """A JSON export; it stands for every project."""
+@dataclass(frozen=True)
+class LabellingConfig:
+    """How the images of a project are labelled.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Attributes:
+        field: Where in a task's data the image's address is.
+        image: How results call the image (``to_name``).
+        controls: The tags that label it, brushes first.
+    """
 
-    def labelled_tasks(self, project_id: str) -> Iterator[Task]:
-        """See `TaskSource`."""
-        tasks = load_json(self._path)
-        if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-            raise UsageError(
-                f"{self._path}: this is not a list of tasks; export from Label Studio as JSON, "
-                f"not JSON-MIN."
-            )
-        yield from tasks
+    field: str
+    image: str
+    controls: tuple[Control, ...]
+
+    def control_for(self, class_name: str) -> Control | None:
+        """The tag for regions of a class, a brush if there is one; None for an unknown class."""
+        for control in self.controls:
+            if control.class_names is None or class_name in control.class_names:
+                return control
+        return None
+
+
+def parse_config(xml: str) -> LabellingConfig:
+    """Reads a labelling configuration as Label Studio sends it.
+
+    Returns:
+        Of the first image that regions can be drawn on, and all tags for it.
+
+    Raises:
+        UsageError: This is no XML, or nothing in it labels regions of an image.
+    """
+    interface = library("label_studio_sdk.label_interface").LabelInterface
+    try:
+        tags = list(interface(xml).controls)
+    except Exception as error:  # the SDK raises anything on a broken configuration
+        raise UsageError(f"The labelling configuration cannot be read: {_ADVICE}.") from error
+    found = sorted(
+        (_GEOMETRIES.index(tag.tag.lower()), target.name, tag, target)
+        for tag in tags
+        if tag.tag.lower() in _GEOMETRIES
+        for target in tag.objects
+        if target.tag.lower() == "image" and target.value_is_variable
+    )
+    if not found:
+        raise UsageError(f"Regions cannot be proposed for this project: {_ADVICE}.")
+    target = found[0][-1]
+    controls = tuple(
+        Control(tag.tag.lower(), tag.name, None if tag.dynamic_value else tuple(tag.labels))
+        for *_, tag, other in found
+        if other.name == target.name
+    )
+    return LabellingConfig(target.value_name, target.name, controls)
+
+
+def exported_tasks(path: Path) -> list[Task]:
+    """Reads the tasks of a JSON export.
+
+    Raises:
+        UsageError: The file is no such export.
+    """
+    tasks = load_json(path)
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        raise UsageError(
+            f"{path}: this is not a list of tasks; export from Label Studio as JSON, not JSON-MIN."
+        )
+    return tasks
 
 
 class LabelStudioApi:
@@ -67,7 +134,12 @@ class LabelStudioApi:
         self.url = url.rstrip("/")
         client = library("label_studio_sdk.client").LabelStudio
         try:
-            self._client = client(base_url=self.url, api_key=api_key, timeout=_SECONDS)
+            self._client = client(
+                base_url=self.url,
+                api_key=api_key,
+                timeout=_SECONDS,
+                httpx_client=bounded_client(MOST_PAGE_BYTES, follow_redirects=True),
+            )
         except Exception as error:  # the SDK looks into tokens and raises what it finds
             raise UsageError(
                 "The --api-key is no valid token of Label Studio, or has expired; make a new one "
@@ -87,12 +159,12 @@ class LabelStudioApi:
             raise self._failed(error) from error
         return {"Authorization": headers["Authorization"]}
 
-    def labelled_tasks(self, project_id: str) -> Iterator[Task]:
+    def labelled_tasks(self, project: str) -> Iterator[Task]:
         """See `TaskSource`."""
         try:
-            number = int(project_id)
+            number = int(project)
         except ValueError as error:
-            raise UsageError(f"The project {project_id!r} is no number of Label Studio.") from error
+            raise UsageError(f"The project {project!r} is no number of Label Studio.") from error
         try:
             for task in self._client.tasks.list(
                 project=number,

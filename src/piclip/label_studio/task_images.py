@@ -19,8 +19,7 @@ import binascii
 import re
 import shutil
 import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, unquote
 
@@ -28,6 +27,7 @@ import httpx
 
 from piclip.errors import ImageError, UsageError
 from piclip.io.decoding import reason
+from piclip.label_studio.bounded_client import bounded_client
 
 MOST_BYTES = 100_000_000
 """Larger image files are refused."""
@@ -42,9 +42,6 @@ _DATA_ROUTE = re.compile(r"/(data/.+|(tasks|projects)/[0-9]+/(presign|resolve)/?
 
 _CLIMBING = re.compile(r"[\\\x00-\x1f]|(^|/)\.\.?(;[^/]*)?(/|$)")
 """What some server on the way may take for another path than the one that is written."""
-
-_PIECE = 2**16
-"""Most bytes that are decoded at once."""
 
 
 class TaskImages:
@@ -73,11 +70,7 @@ class TaskImages:
         self._headers = headers
         self._root = None if local_files is None else local_files.resolve()
         self._allowed = frozenset(part for host in allowed_hosts for part in _host_ports(host))
-        self._client = httpx.Client(
-            follow_redirects=False,
-            timeout=httpx.Timeout(30, connect=5),
-            headers={"Accept-Encoding": "identity"},  # image files are compressed already
-        )
+        self._client = bounded_client(MOST_BYTES, follow_redirects=False)
 
     def close(self) -> None:
         """Close the connections."""
@@ -94,74 +87,59 @@ class TaskImages:
         Raises:
             ImageError: The image may not be fetched from there, or cannot be.
         """
-        shown = address if len(address) <= 200 else f"{address[:200]}..."
         try:
-            self._copy(address, task_id, destination, shown)
-        except BaseException:
+            self._copy(address, task_id, destination)
+        except Exception as error:
             destination.unlink(missing_ok=True)
-            raise
+            if isinstance(error, httpx.HTTPError | httpx.InvalidURL):
+                why = f"the image cannot be fetched ({str(error) or type(error).__name__})."
+            elif isinstance(error, ValueError):
+                why = str(error)
+            else:
+                raise
+            shown = address if len(address) <= 200 else f"{address[:200]}..."
+            raise ImageError(f"{shown}: {why}") from error
 
-    def _copy(self, address: str, task_id: int | None, destination: Path, shown: str) -> None:
+    def _copy(self, address: str, task_id: int | None, destination: Path) -> None:
+        """What cannot be had is an error of httpx, or a ValueError that says why."""
         if address.startswith("data:"):
-            destination.write_bytes(_decode_data(address, shown))
+            destination.write_bytes(_decode_data(address))
             return
         if address.startswith(("upload/", "/upload/")):
             address = "/data/" + address.lstrip("/")
         if self._base is not None and address.startswith(self._base + "/"):
             address = address.removeprefix(self._base)
         if self._root is not None and address.startswith(_LOCAL_FILES):
-            self._copy_local(address, self._root, destination, shown)
-            return
-        self._download(self._absolute(address, task_id, shown), destination, shown)
+            _copy_local(address, self._root, destination)
+        else:
+            self._download(self._absolute(address, task_id), destination)
 
-    def _absolute(self, address: str, task_id: int | None, shown: str) -> httpx.URL:
+    def _absolute(self, address: str, task_id: int | None) -> httpx.URL:
         """The address to ask, at Label Studio where the task names no host."""
         scheme = address.partition(":")[0].lower()
         if scheme in _CLOUD and task_id is not None:
             name = base64.urlsafe_b64encode(address.encode()).decode()
             address = f"/tasks/{task_id}/presign/?fileuri={name}"
         elif scheme in _DEFAULT_PORTS:
-            return _url(address, shown)
+            return httpx.URL(address)
         elif not address.startswith("/"):
-            raise ImageError(f"{shown}: this is no address of an image that can be fetched.")
+            raise ValueError("this is no address of an image that can be fetched.")
         if self._base is None:
-            raise ImageError(
-                f"{shown}: this image lies in Label Studio, whose address is not known; give it "
-                f"with --url, or the folder with --local-files."
+            raise ValueError(
+                "this image lies in Label Studio, whose address is not known; give it with --url, "
+                "or the folder with --local-files."
             )
-        return _url(self._base + address, shown)
+        return httpx.URL(self._base + address)
 
-    def _copy_local(self, address: str, root: Path, destination: Path, shown: str) -> None:
-        names = parse_qs(address.partition("?")[2]).get("d", [""])
-        try:
-            path = (root / names[-1].lstrip("/")).resolve()
-            if not path.is_relative_to(root):
-                raise ImageError(
-                    f"{shown}: this leads out of the folder of --local-files; refused."
-                )
-            if path.stat().st_size > MOST_BYTES:
-                raise _too_large(shown)
-            shutil.copyfile(path, destination)
-        except (OSError, ValueError) as error:  # ValueError: a name with a null character
-            raise ImageError(
-                f"{shown}: the image cannot be read in the folder of --local-files "
-                f"({reason(error)}); give the folder that Label Studio serves."
-            ) from error
-
-    def _download(self, url: httpx.URL, destination: Path, shown: str) -> None:
+    def _download(self, url: httpx.URL, destination: Path) -> None:
         end = time.monotonic() + _SECONDS
-        try:
-            for _ in range(_MOST_REDIRECTS + 1):
-                with self._client.stream("GET", url, headers=self._headers_for(url)) as response:
-                    if response.next_request is None:
-                        _save(response, destination, shown, end)
-                        return
-                    url = response.next_request.url
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ImageError(
-                f"{shown}: the image cannot be fetched ({str(error) or type(error).__name__})."
-            ) from error
-        raise ImageError(f"{shown}: the image is redirected more than {_MOST_REDIRECTS} times.")
+        for _ in range(_MOST_REDIRECTS + 1):
+            with self._client.stream("GET", url, headers=self._headers_for(url)) as response:
+                if response.next_request is None:
+                    _save(response, destination, end)
+                    return
+                url = response.next_request.url
+        raise ValueError(f"the image is redirected more than {_MOST_REDIRECTS} times.")
 
     def _headers_for(self, url: httpx.URL) -> Mapping[str, str]:
         """The token for Label Studio's files alone; no host is asked that was not allowed."""
@@ -198,65 +176,43 @@ class TaskImages:
             path = unquoted
 
 
-def _save(response: httpx.Response, destination: Path, shown: str, end: float) -> None:
+def _save(response: httpx.Response, destination: Path, end: float) -> None:
     if response.status_code != httpx.codes.OK:
-        raise ImageError(
-            f"{shown}: the image cannot be fetched (the server answers {response.status_code}"
-            f"{' ' + response.reason_phrase if response.reason_phrase else ''})."
-        )
-    size = 0
+        answer = f"{response.status_code} {response.reason_phrase}".strip()
+        raise ValueError(f"the image cannot be fetched (the server answers {answer}).")
     with destination.open("wb") as file:
-        for piece in _decoded(response, shown):
-            size += len(piece)
-            if size > MOST_BYTES:
-                raise _too_large(shown)
+        for piece in response.iter_bytes():
             if time.monotonic() > end:
-                raise ImageError(f"{shown}: the image takes more than {_SECONDS} seconds.")
+                raise ValueError(f"the image takes more than {_SECONDS} seconds.")
             file.write(piece)
 
 
-def _decoded(response: httpx.Response, shown: str) -> Iterator[bytes]:
-    """The body in small pieces: a few bytes can stand for gigabytes, which httpx makes at once."""
-    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if coding == "identity":
-        yield from response.iter_raw()
-        return
-    if coding not in {"gzip", "x-gzip"}:
-        raise ImageError(
-            f"{shown}: the server sends the image encoded as {coding[:50]!r}; serve it as it is, "
-            f"or in gzip once."
-        )
-    decoder = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+def _copy_local(address: str, root: Path, destination: Path) -> None:
+    names = parse_qs(address.partition("?")[2]).get("d", [""])
     try:
-        for raw in response.iter_raw():
-            piece = decoder.decompress(raw, _PIECE)
-            yield piece
-            while len(piece) == _PIECE:
-                piece = decoder.decompress(decoder.unconsumed_tail, _PIECE)
-                yield piece
-    except zlib.error as error:
-        raise ImageError(f"{shown}: the gzip of this image is damaged.") from error
-    if not decoder.eof:
-        raise ImageError(f"{shown}: the gzip of this image is cut off.")
+        path = (root / names[-1].lstrip("/")).resolve()
+        if not path.is_relative_to(root):
+            raise PermissionError("it leads out of the folder; refused")
+        if path.stat().st_size > MOST_BYTES:
+            raise _too_large()
+        shutil.copyfile(path, destination)
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character, too
+        raise ValueError(
+            f"the image cannot be read in the folder of --local-files ({reason(error)}); this must "
+            f"be the folder that Label Studio serves."
+        ) from error
 
 
-def _decode_data(address: str, shown: str) -> bytes:
+def _decode_data(address: str) -> bytes:
     head, _, content = address.partition(",")
     if not (head.startswith("data:image/") and head.endswith(";base64")):
-        raise ImageError(f"{shown}: this is no image in base64.")
+        raise ValueError("this is no image in base64.")
     if len(content) > MOST_BYTES:
-        raise _too_large(shown)
+        raise _too_large()
     try:
         return base64.b64decode(content, validate=True)
     except binascii.Error as error:
-        raise ImageError(f"{shown}: the base64 of this image is damaged.") from error
-
-
-def _url(address: str, shown: str) -> httpx.URL:
-    try:
-        return httpx.URL(address)
-    except httpx.InvalidURL as error:
-        raise ImageError(f"{shown}: this is no valid address ({error}).") from error
+        raise ValueError("the base64 of this image is damaged.") from error
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
@@ -275,7 +231,5 @@ def _host_ports(text: str) -> list[tuple[str, int | None]]:
     return [(url.host, port) for port in ([url.port] if url.port else _DEFAULT_PORTS.values())]
 
 
-def _too_large(shown: str) -> ImageError:
-    return ImageError(
-        f"{shown}: the image file is larger than {MOST_BYTES // 1_000_000} MB; make it smaller."
-    )
+def _too_large() -> ValueError:
+    return ValueError(f"it is larger than {MOST_BYTES // 1_000_000} MB")
