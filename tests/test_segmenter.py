@@ -6,11 +6,13 @@ import torch
 from PIL import Image
 
 from piclip import FewShotSegmenter, Support
+from piclip.clip.cache import MemoryCache
 from piclip.clip.preprocessing import mask_coverage
 from piclip.datasets.episodes import scene_episode
 from piclip.errors import ImageError, MaskError, ModelError, UsageError
 from piclip.scorer import Scored
 from piclip.training_free.learning import fit_discriminant, prepare_support
+from piclip.training_free.scorer import ClipScorer
 
 
 @pytest.fixture(scope="module")
@@ -322,6 +324,14 @@ def test_large_images_are_scored_a_few_at_a_time(monkeypatch):
         [Image.new("RGB", (width, 1)) for width in (4, 4, 4, 20, 1, 1, 1, 1)], batch_size=3
     )
     assert picky.asked == [2, 1, 1, 3, 1]
+
+
+def test_kept_encodings_change_nothing(segmenter, episode):
+    plain = FewShotSegmenter(segmenter.encoder).fit(supports(episode, 2), name="cat")
+    model = FewShotSegmenter(ClipScorer(segmenter.encoder, MemoryCache()))
+    model.fit(supports(episode), name="cat").fit(supports(episode, 2), name="cat")
+    one, other = (m.predict(episode.query.image)[0] for m in (plain, model))
+    np.testing.assert_array_equal(one.scores, other.scores)
 
 
 def test_a_contrast_of_one_name_is_one_name(segmenter, episode):

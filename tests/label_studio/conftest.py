@@ -9,6 +9,8 @@ from fake_label_studio import TOKEN, FakeLabelStudio, brush_result, png
 pytest.importorskip("starlette")
 pytest.importorskip("label_studio_sdk")
 
+from piclip.clip.cache import MemoryCache
+from piclip.clip.encoder import Encoder
 from piclip.datasets.scenes import make_scene
 from piclip.label_studio.projects import Backend, Tools
 from piclip.label_studio.protocol import build_app
@@ -16,12 +18,14 @@ from piclip.label_studio.server import listen, running
 from piclip.label_studio.task_images import TaskImages
 from piclip.label_studio.tasks import LabelStudioApi
 from piclip.segmenter import FewShotSegmenter
+from piclip.training_free.scorer import ClipScorer
 
 
 @pytest.fixture(scope="session")
 def segmenter():
     """With nothing learned."""
-    return FewShotSegmenter.from_pretrained("builtin", device="cpu", dtype="float32")
+    encoder = Encoder.from_pretrained("builtin", device="cpu", dtype="float32")
+    return FewShotSegmenter(ClipScorer(encoder, MemoryCache()))
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,35 @@ from fake_label_studio import brush_result, results_of, version_of
 
 from piclip import FewShotSegmenter, Support
 from piclip.annotation.certainty import certainty_of
+from piclip.clip.cache import MemoryCache
+from piclip.clip.encoder import Encoder
 from piclip.label_studio.projects import UNLEARNED
 from piclip.label_studio.protocol import LEARNING
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "decoders"))
 from decoder_runs import load, saved
+
+
+def test_a_new_annotation_is_learned_and_known_images_are_not_encoded_again(
+    backend, label_studio, scenes, segmenter, monkeypatch
+):
+    monkeypatch.setattr(segmenter.scorer, "cache", MemoryCache())
+    version_of(label_studio.setup(backend))
+    counts = {"encode": 0, "encode_tokens": 0}
+    for method in counts:
+        original = getattr(Encoder, method)
+
+        def count(self, pixels, method=method, original=original):
+            counts[method] += 1
+            return original(self, pixels)
+
+        monkeypatch.setattr(Encoder, method, count)
+
+    drawn = label_studio.annotate(3, brush_result("cat", scenes[3].mask("cat")))
+    label_studio.send_event(backend, "ANNOTATION_CREATED", drawn)
+    version_of(label_studio.setup(backend))
+    # The new image, whole and masked; the other two are recalled.
+    assert counts == {"encode": 1, "encode_tokens": 1}
 
 
 def test_a_new_annotation_is_learned_and_other_classes_are_not_fitted_again(

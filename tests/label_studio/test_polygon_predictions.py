@@ -4,8 +4,8 @@ import sys
 
 import numpy as np
 
-from piclip.label_studio.config import Control, LabellingConfig
 from piclip.label_studio.predictions import to_prediction
+from piclip.label_studio.tasks import Control, LabellingConfig
 from piclip.results import Segmentation
 
 CONFIG = LabellingConfig("photo", "image", (Control("polygonlabels", "shape", ("cat",)),))

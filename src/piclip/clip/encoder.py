@@ -208,6 +208,29 @@ class Encoder:
         )
 
     @torch.inference_mode()
+    def resume(self, last_input: Tensor, attention: Tensor, grid: tuple[int, int]) -> Encoding:
+        """The encoding of images of which little was kept; the last block alone is run again.
+
+        The record of the last block is eleven times as large as what this needs of an encoding.
+
+        Args:
+            last_input: As in `Encoding`, on any device, (B, 1 + N, D).
+            attention: The same, (B, N, N).
+            grid: (h, w).
+        """
+        x = last_input.to(self.device)
+        scratch = x.new_zeros(len(x), x.shape[1], x.shape[1], dtype=torch.float32)
+        block = record_block(x, self._blocks[-1], self._head, scratch)
+        return Encoding(
+            last=block.output[:, 1:],
+            previous=x[:, 1:],
+            attention=attention.to(self.device),
+            last_input=x,
+            grid=grid,
+            last_block=block,
+        )
+
+    @torch.inference_mode()
     def encode_tokens(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Encodes support images, which need neither attention maps nor a record.
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from piclip.clip.cache import Cache
-from piclip.clip.encoder import Encoder
+from piclip.clip.encoder import Encoder, Encoding
 from piclip.clip.features import (
     FeatureMaker,
     Mask,
@@ -26,7 +26,7 @@ from piclip.clip.features import (
     pad_objects,
 )
 from piclip.clip.prompts import BACKGROUND, FOREGROUND, Synonyms, text_prototypes
-from piclip.clip.vit import LastBlock, record_block
+from piclip.clip.vit import LastBlock
 from piclip.errors import UsageError
 from piclip.priors import mean_cosines, min_max, refine_prior, visual_text_prior
 
@@ -80,10 +80,6 @@ class PriorMaker:
         self.text, self.visual = text, visual
         self._maker = FeatureMaker(encoder, cache)
         self._texts: dict[str, ClassTexts] = {}
-        # The weights of the last block, which is run again on kept tokens: its record is eleven
-        # times their size. Any image tells which they are.
-        side = 2 * encoder.patch_size
-        self._block = encoder.encode(torch.zeros(1, 3, side, side)).last_block
 
     def features(self, images: Sequence[Picture]) -> list[QueryFeatures]:
         """Encodes queries, each once; see `FeatureMaker.features`."""
@@ -138,16 +134,13 @@ class PriorMaker:
                 f"{len(texts)} names and {len(supports)} lists of supports."
             )
         with torch.inference_mode():
-            device = self.encoder.device
-            tokens = torch.stack([query.tokens for query in queries]).to(device)
-            attention = torch.stack([query.attention for query in queries]).to(device)
-            scratch = torch.zeros(
-                len(tokens), tokens.shape[1], tokens.shape[1], dtype=torch.float32, device=device
+            encoding = self.encoder.resume(
+                torch.stack([query.tokens for query in queries]),
+                torch.stack([query.attention for query in queries]),
+                grids.pop(),
             )
-            block = record_block(tokens, self._block.weights, self._block.head, scratch)
-            grid = grids.pop()
-            text = self._text_map(block, attention, grid, texts, rivals)
-            visual = self._visual_map(block.output[:, 1:], tokens[:, 1:], attention, grid, supports)
+            text = self._text_map(encoding, texts, rivals)
+            visual = self._visual_map(encoding, supports)
             maps = torch.cat([text, visual], dim=1)
         return maps.clone()  # an ordinary tensor, which training may save for its backward pass
 
@@ -191,50 +184,44 @@ class PriorMaker:
 
     def _text_map(
         self,
-        block: LastBlock,
-        attention: Tensor,
-        grid: tuple[int, int],
+        encoding: Encoding,
         texts: Sequence[ClassTexts],
         rivals: Sequence[Sequence[ClassTexts]],
     ) -> Tensor:
         if self.text == "none":
-            return torch.zeros(len(texts), 1, *grid, device=attention.device)
+            return torch.zeros(len(texts), 1, *encoding.grid, device=encoding.last.device)
         maps = []
         for index, (foreground, background) in enumerate(texts):
             contrast = [vector for rival in rivals[index] for vector in rival]
             maps.append(
                 visual_text_prior(
-                    _one_image(block, index),
+                    _one_image(encoding.last_block, index),
                     foreground[None],
                     background[None],
                     logit_scale=self.encoder.logit_scale,
-                    grid=grid,
+                    grid=encoding.grid,
                     contrast=torch.stack(contrast) if contrast else None,
                 )
             )
         text = torch.cat(maps)
-        return refine_prior(text, attention) if self.text == "refined" else text
+        return refine_prior(text, encoding.attention) if self.text == "refined" else text
 
     def _visual_map(
-        self,
-        last: Tensor,
-        previous: Tensor,
-        attention: Tensor,
-        grid: tuple[int, int],
-        supports: Sequence[Sequence[SupportFeatures]],
+        self, encoding: Encoding, supports: Sequence[Sequence[SupportFeatures]]
     ) -> Tensor:
+        last, previous = encoding.last, encoding.previous
         if self.visual == "none":
-            return torch.zeros(len(last), 1, *grid, device=attention.device)
+            return torch.zeros(len(last), 1, *encoding.grid, device=last.device)
         maps = []
         for index, shots in enumerate(supports):
             *objects, valid = (part.to(last.device) for part in pad_objects(shots))
             maps.append(mean_cosines((last[[index]], previous[[index]]), objects, valid))
-        mean: Tensor = torch.stack(maps).unflatten(2, grid)
+        mean: Tensor = torch.stack(maps).unflatten(2, encoding.grid)
         if self.visual == "raw":
             return mean
         visual = min_max(mean)
         # Squaring sharpens the flat map of cosines before it is spread along the attention.
-        return refine_prior(visual**2, attention) if self.visual == "refined" else visual
+        return refine_prior(visual**2, encoding.attention) if self.visual == "refined" else visual
 
     def _encoded(self, name: str, wordings: Synonyms) -> ClassTexts:
         foreground, background = text_prototypes(

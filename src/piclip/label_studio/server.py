@@ -10,12 +10,14 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from piclip.clip.cache import MemoryCache
 from piclip.errors import PiclipError, UsageError
 from piclip.io.addresses import is_loopback
 from piclip.io.decoding import reason
 from piclip.io.extras import needs_extra
 from piclip.io.images import MAX_PIXELS
 from piclip.segmenter import FewShotSegmenter
+from piclip.training_free.scorer import ClipScorer
 
 with needs_extra("labelstudio", "The backend of Label Studio"):
     import uvicorn
@@ -106,6 +108,8 @@ def serve(settings: Settings) -> Iterator[Served]:
         segmenter = FewShotSegmenter.from_pretrained(
             settings.model, clip=settings.clip, device=settings.device, dtype=settings.dtype
         )
+        if isinstance(segmenter.scorer, ClipScorer):  # labels come one by one
+            segmenter.scorer.cache = MemoryCache()
         threshold = segmenter.threshold if settings.threshold is None else settings.threshold
         tools = Tools(segmenter, source, images, Path(folder), threshold, settings.max_pixels)
         backend = stack.enter_context(closing(Backend(tools)))

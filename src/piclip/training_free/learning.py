@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from piclip.clip.cache import Cache, content_key
 from piclip.clip.encoder import Encoder, Encoding
-from piclip.clip.features import encode_object, pad_objects
+from piclip.clip.features import SupportFeatures, encode_object, pad_objects
 from piclip.clip.preprocessing import (
     fit_size,
     mask_coverage,
@@ -82,6 +83,7 @@ def learn_class(
     supports: Sequence[LabelledImage],
     foreground: Tensor,
     background: Tensor,
+    cache: Cache | None = None,
 ) -> ClassMemory:
     """Builds the memory of one class.
 
@@ -91,16 +93,13 @@ def learn_class(
         supports: Its labelled images.
         foreground: Text vector of the class, (E,).
         background: Text vector of its absence, (E,).
+        cache: Keeps what the CLIP makes of supports, for classes that are learned again with more.
     """
     settings = encoder.settings
-    encodings = [encoder.encode(support.pixels[None]) for support in supports]
+    encodings = [_encoding(encoder, support.pixels, cache) for support in supports]
     features = [patch_features(encoding)[0] for encoding in encodings]
     coverage = [support.coverage.flatten().to(encoder.device) for support in supports]
-    objects = [
-        encode_object(encoder, s.pixels * object_pixels(s.mask), s.object_patches.flatten())
-        for s in supports
-    ]
-    last, previous, valid = pad_objects(objects)
+    last, previous, valid = pad_objects([_object(encoder, s, cache) for s in supports])
     default = torch.tensor(settings.fusion_for(len(supports)), device=encoder.device)
 
     def memory(kept: Sequence[int]) -> ClassMemory:
@@ -131,7 +130,7 @@ def learn_class(
         if not others:
             # A single support is its own query, seen in a mirror.
             mirror = supports[held_out].mirrored()
-            encoding, target = encoder.encode(mirror.pixels[None]), mirror.coverage
+            encoding, target = _encoding(encoder, mirror.pixels, cache), mirror.coverage
         maps.append(_evidence(encoder, encoding, memory(others) if others else whole))
         targets.append(target.flatten())
     weights = calibrate(
@@ -141,6 +140,34 @@ def learn_class(
         settings.calibration / len(maps),
     )
     return replace(whole, fusion=weights)
+
+
+def _encoding(encoder: Encoder, pixels: Tensor, cache: Cache | None) -> Encoding:
+    """The encoding of one image, from what is kept of it if it came before."""
+    if cache is None:
+        return encoder.encode(pixels[None])
+    key = content_key("whole", pixels)
+    kept = cache.get(key)
+    if kept is not None:
+        grid = (pixels.shape[1] // encoder.patch_size, pixels.shape[2] // encoder.patch_size)
+        return encoder.resume(kept["last_input"], kept["attention"], grid)
+    encoding = encoder.encode(pixels[None])
+    cache.put(key, {"last_input": encoding.last_input, "attention": encoding.attention})
+    return encoding
+
+
+def _object(encoder: Encoder, support: LabelledImage, cache: Cache | None) -> SupportFeatures:
+    """The object's tokens of one support, kept too."""
+    pixels = support.pixels * object_pixels(support.mask)
+    patches = support.object_patches.flatten()
+    if cache is None:
+        return encode_object(encoder, pixels, patches)
+    key = content_key("object", pixels, patches)
+    kept = cache.get(key)
+    if kept is None:
+        kept = vars(encode_object(encoder, pixels, patches))
+        cache.put(key, kept)
+    return SupportFeatures(**kept)
 
 
 def _evidence(encoder: Encoder, encoding: Encoding, memory: ClassMemory) -> Tensor:

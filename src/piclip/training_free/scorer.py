@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from piclip.clip.cache import weights_hash
+from piclip.clip.cache import Cache, weights_hash
 from piclip.clip.encoder import Encoder
 from piclip.clip.preprocessing import fit_size, to_pixels
 from piclip.clip.prompts import Synonyms, text_prototypes
@@ -33,10 +33,12 @@ class ClipScorer:
 
     Args:
         encoder: The frozen CLIP.
+        cache: Keeps what this CLIP makes of supports, so that a class that is fitted again with
+            one support more encodes that one alone.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
-        self.encoder = encoder
+    def __init__(self, encoder: Encoder, cache: Cache | None = None) -> None:
+        self.encoder, self.cache = encoder, cache
 
     @property
     def threshold(self) -> float:
@@ -60,7 +62,7 @@ class ClipScorer:
         images = [prepare_support(*pair, self.encoder) for pair in read]
         texts = text_prototypes(self.encoder.encode_text, [name], synonyms)
         foreground, background = (text[0].to(self.encoder.device) for text in texts)
-        return learn_class(self.encoder, name, images, foreground, background)
+        return learn_class(self.encoder, name, images, foreground, background, self.cache)
 
     def score(
         self,
