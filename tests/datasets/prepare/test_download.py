@@ -151,7 +151,10 @@ class FullDisk(io.FileIO):
 
 
 def test_a_full_disk_keeps_what_has_come(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(Path, "open", FullDisk)
+    def full(path, mode):
+        return FullDisk(path, mode)
+
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(OutputError, match="No space left on device"):
         fetch(server.url(), tmp_path)
     monkeypatch.undo()

@@ -9,18 +9,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
 
 from piclip.datasets.dataset import Split
-from piclip.datasets.image_files import Files
-from piclip.datasets.prepare.preparation import SPLITS, read_class_map, read_description
-from piclip.datasets.prepared import PreparedDataset, open_coco, open_pascal
+from piclip.datasets.prepared import (
+    SPLITS,
+    PreparedDataset,
+    open_coco,
+    open_pascal,
+    read_description,
+)
 from piclip.errors import ImageError, MaskError, UsageError
+from piclip.formats.image_files import image_size
 from piclip.io.images import IGNORE
 from piclip.io.outputs import Progress
 
 _OPENERS = {"pascal-5i": open_pascal, "coco-20i": open_coco}
-_TURNED = range(5, 9)  # EXIF orientations that swap width and height
 
 
 @dataclass(frozen=True)
@@ -164,11 +167,11 @@ def _look_at(key: str, dataset: PreparedDataset) -> _LookedAt:
     pixels: NDArray[np.int64] = np.zeros(classes, dtype=np.int64)
     photograph = mask = None
     try:
-        photograph = _size_of(files)
+        photograph = image_size(files.image)
     except ImageError as error:
         problems.append(Problem("photograph", key, str(error)))
     try:
-        class_map = read_class_map(files.mask, classes)
+        class_map = dataset.class_map(key)
         mask = class_map.shape
         counts = np.bincount(class_map.ravel(), minlength=IGNORE + 1)
         pixels = counts[1 : classes + 1].astype(np.int64)
@@ -183,17 +186,6 @@ def _look_at(key: str, dataset: PreparedDataset) -> _LookedAt:
         )
         problems.append(Problem("size", key, text))
     return _LookedAt(pixels, problems)
-
-
-def _size_of(files: Files) -> tuple[int, int]:
-    """(height, width) of the photograph as a viewer shows it, from its header."""
-    try:
-        with Image.open(files.image) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
-            return image.size if turned else (image.height, image.width)
-    except Exception as error:  # Pillow raises anything on broken headers
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ImageError(f"{files.image} cannot be read ({reason}).") from error
 
 
 def _has_list(root: Path, split: Split) -> bool:

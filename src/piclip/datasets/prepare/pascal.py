@@ -16,11 +16,11 @@ from piclip.datasets.prepare.preparation import (
     Prepared,
     carry_out,
     names_in,
-    read_class_map,
     refuse_missing,
 )
 from piclip.datasets.prepare.sbd import SbdMasks, find_folder
 from piclip.errors import ImageError, UsageError
+from piclip.formats.voc import read_class_map
 from piclip.io.outputs import Progress
 
 TrainList: TypeAlias = Literal["published", "aug"]
