@@ -231,8 +231,7 @@ class LabelledImages(ABC):
 
     def _count(self, key: str) -> NDArray[np.int64]:
         """Pixels of every class in one class map (C,)."""
-        counts = np.bincount(self.class_map(key).ravel(), minlength=IGNORE + 1)
-        return counts[1 : len(self.class_names) + 1].astype(np.int64)
+        return count_pixels(self.class_map(key), len(self.class_names))
 
     def _unknown_key(self, key: str) -> UsageError:
         return UsageError(
@@ -280,6 +279,12 @@ def _check_names(dataset: str, names: Sequence[str]) -> None:
         raise DatasetError(f"{dataset}: two classes are called {twice!r}; rename one of them.")
 
 
+def count_pixels(class_map: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
+    """Pixels of every class (C,) in a class map."""
+    counts = np.bincount(class_map.ravel(), minlength=IGNORE + 1)
+    return counts[1 : classes + 1].astype(np.int64)
+
+
 def check_class_count(names: Sequence[str], source: Path) -> None:
     """Refuses more classes than a uint8 class map has values for (DatasetError)."""
     if len(names) > MOST_CLASSES:
@@ -304,7 +309,7 @@ def _load_presence(
     Args:
         path: The ``.npz`` file; None for none.
         keys: N images.
-        classes: Number of classes C.
+        classes: Number C of classes.
         count: Pixels of every class (C,) in one image; called from several threads.
         fingerprint: Everything the counts depend on besides ``keys``.
 

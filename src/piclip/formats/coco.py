@@ -48,12 +48,12 @@ def read(
         MaskError: An annotation is empty, damaged, or outside its image.
     """
     path = Path(source)
-    categories, images = load(path)
+    categories, found = load(path)
     if class_names:
         for index, name in enumerate(categories.values()):
             check_class(name, class_names, f"{path}: category {index}")
     files = []
-    for number, image in images.items():
+    for number, image in found.items():
         regions = []
         for item in image.annotations:
             where = f"{path}: annotation {item.get('id', '')}"

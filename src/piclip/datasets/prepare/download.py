@@ -238,8 +238,8 @@ def _fetch(url: str, part: Path, archive: Archive, progress: Progress) -> None:
         try:
             return _continue(url, part, archive, progress)
         except requests.HTTPError as error:
-            status = error.response.status_code
-            reason = f"the server answers {status} ({error.response.reason})"
+            status = 0 if error.response is None else error.response.status_code
+            reason = f"the server answers {status}"
             if status == _UNSATISFIABLE:  # the file there is shorter than what is here
                 part.unlink(missing_ok=True)
             elif status < 500:

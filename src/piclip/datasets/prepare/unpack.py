@@ -9,14 +9,21 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, TypeAlias
 
 from piclip.errors import PiclipError
 from piclip.io.outputs import Progress, atomic_path, ensure_folder
 
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
-_DAMAGE += (RuntimeError,)  # zipfile's, of members with a password or packed in unknown ways
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    EOFError,
+    RuntimeError,  # zipfile's, of members with a password or packed in unknown ways
+)
 
 _File: TypeAlias = tuple[str, int, Callable[[], "IO[bytes] | None"]]
 """Name, size in bytes and how to read a regular file of an archive."""
@@ -65,13 +72,13 @@ def _files(raw: IO[bytes]) -> Iterator[_File]:
         with zipfile.ZipFile(raw) as package:
             for entry in package.infolist():
                 if not entry.is_dir():
-                    yield entry.filename, entry.file_size, lambda entry=entry: package.open(entry)
+                    yield entry.filename, entry.file_size, partial(package.open, entry)
     else:
         raw.seek(0)
-        with tarfile.open(fileobj=raw, mode="r:*") as package:
-            for entry in package:
-                if entry.isreg():
-                    yield entry.name, entry.size, lambda entry=entry: package.extractfile(entry)
+        with tarfile.open(fileobj=raw, mode="r:*") as tar:
+            for member in tar:
+                if member.isreg():
+                    yield member.name, member.size, partial(tar.extractfile, member)
 
 
 def _inside(name: str, archive: Path) -> Path:
