@@ -225,7 +225,7 @@ class Experiments:
         def work(progress: Progress) -> None:
             view = self._view(fold, "novel", "val")
             predictor = DecoderPredictor.load(
-                Checkpoint.find(run), view.dataset.wordings, cache=_features()
+                Checkpoint.find(run), view.dataset.synonyms, cache=_features()
             )
             evaluate(predictor, view, self._protocol(shots), output=output, progress=progress)
 

@@ -57,7 +57,7 @@ def test_run_lengths_that_do_not_fill_the_image_are_refused(drawn, counts):
     content, file = drawn
     content["annotations"][2]["segmentation"]["counts"] = counts
     file.write_text(json.dumps(content))
-    with pytest.raises(DatasetError, match=r"annotation 3 .*run lengths"):
+    with pytest.raises(DatasetError, match=r"annotation 3: .*run lengths"):
         open_drawn(file).class_map("a.b")
 
 
@@ -118,7 +118,7 @@ def test_a_train_key_is_known_before_the_train_split_is(shared):
 
 def test_faults_are_said_in_one_sentence(drawn):
     content, file = drawn
-    with pytest.raises(DatasetError, match=r"instances_train2014.json cannot be read"):
+    with pytest.raises(DatasetError, match=r"instances_train2014.json: no such file"):
         open_drawn(file).keys("train")
     shutil.copy(file, file.parent / "train.json")
     with pytest.raises(DatasetError, match=r"a.b is in the val split too"):
@@ -130,17 +130,17 @@ def test_faults_are_said_in_one_sentence(drawn):
             open_drawn(file).presence("val")
 
     first = content["annotations"][0]
-    refused("annotation 1 is of the category 7", annotations=[{**first, "category_id": 7}])
-    refused("has not the structure", annotations=[{**first, "image_id": 7}])
-    refused("has not the structure", images=[{"id": 1}])
-    refused("two images have one id", images=content["images"] * 2)
+    refused("annotation 1: the category 7 is not among", annotations=[{**first, "category_id": 7}])
+    refused("annotation 1: the image id 7 is not among", annotations=[{**first, "image_id": 7}])
+    refused("image 0: .*'file_name' is missing", images=[{"id": 1}])
+    refused("image 1: the id 1 is used twice", images=content["images"] * 2)
     refused("there is no class", categories=[], annotations=[])
     refused(
-        "annotation 1 cannot be drawn .*image has",
+        "annotation 1: the mask's size is .*image's is",
         annotations=[{**first, "segmentation": {"counts": [4], "size": [2, 2]}}],
     )
     file.write_text("{")
-    with pytest.raises(DatasetError, match="no intact JSON"):
+    with pytest.raises(DatasetError, match="not valid JSON"):
         open_drawn(file)
 
 

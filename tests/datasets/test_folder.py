@@ -10,7 +10,7 @@ from piclip.errors import DatasetError, ImageError, MaskError, UsageError
 def test_a_folder_without_lists_is_all_val(own_folder):
     dataset = open_dataset("folder", own_folder)
     assert dataset.class_names == ("cat", "garden gnome")
-    assert dataset.wordings["garden gnome"] == ("garden gnome",)
+    assert dataset.synonyms["garden gnome"] == ("garden gnome",)
     assert dataset.keys("val") == tuple(f"photo {number}" for number in range(8))
     with pytest.raises(DatasetError, match=r"no train split; list its images .* train.txt"):
         dataset.keys("train")

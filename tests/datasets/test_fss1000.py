@@ -26,7 +26,7 @@ def test_the_split_files_decide(tmp_path):
     dataset = open_dataset("fss-1000", tmp_path)
     assert dataset.published_split and dataset.folds() == 1
     assert dataset.class_names == ("class_5", "class_0", "class_1", "class_4", "class_3")
-    assert dataset.wordings["class_5"] == ("class 5",)
+    assert dataset.synonyms["class_5"] == ("class 5",)
     assert dataset.novel_classes(0) == (3, 4)
     assert dataset.keys("val") == tuple(f"class_{c}/{n}" for c in "43" for n in (1, 2, 3))
     sample = dataset.sample("class_4/2")

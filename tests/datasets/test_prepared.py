@@ -97,8 +97,8 @@ def test_coco_has_both_fold_conventions_and_its_wordings(prepared):
     for fold in range(4):
         assert interleaved.novel_classes(fold) == tuple(4 * j + fold for j in range(20))
         assert contiguous.novel_classes(fold) == tuple(range(20 * fold, 20 * fold + 20))
-    assert interleaved.wordings["bird"] == ("bird avian",)
-    assert interleaved.wordings["zebra"] == ("zebra",)
+    assert interleaved.synonyms["bird"] == ("bird avian",)
+    assert interleaved.synonyms["zebra"] == ("zebra",)
 
 
 def test_faults_are_said_in_one_sentence(prepared):

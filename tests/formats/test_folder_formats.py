@@ -170,7 +170,7 @@ def test_bad_masks_are_named(tmp_path):
     with pytest.raises(MaskError, match=r"photo\.png: the mask has no object pixel"):
         masks.read(tmp_path / "m", images=root, class_names=["cat"])
     Image.new("L", (7, 5), 9).save(mask)
-    with pytest.raises(UsageError, match=r"photo\.png: the class index 9 has no name"):
+    with pytest.raises(MaskError, match=r"photo\.png: the mask holds the unknown values 9"):
         voc.read(tmp_path / "m", images=root, class_names=["cat"])
     Image.new("RGB", (7, 5), 9).save(mask)
     with pytest.raises(MaskError, match=r"photo\.png: a class map has a palette"):

@@ -150,7 +150,7 @@ def test_polygons_may_reach_a_little_over_the_frame():
 
 def test_no_runs_and_no_polygons_are_empty_labels():
     for make in (
-        lambda: RunLengthMask.from_runs([16], (4, 4), "f: item"),
+        lambda: RunLengthMask.from_runs([16], (4, 4), "f: item").not_empty("f: item"),
         lambda: RunLengthMask.from_polygons([], (4, 4), "f: item"),
     ):
         with pytest.raises(MaskError, match="f: item: the label covers no pixel"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
     from piclip.datasets.prepare.check import Report
     from piclip.datasets.prepare.preparation import Prepared
+    from piclip.io.outputs import Progress
 
 _MIB = 1 << 20
 
@@ -82,11 +85,9 @@ def pascal(
     Images of VOC's own lists keep VOC's masks, the others have SBD's; val is VOC's val list.
     Stopped and run again, it goes on where it was.
     """
-    from piclip.cli.console import progress_bar
     from piclip.datasets.prepare.pascal import prepare_pascal
 
-    with progress_bar() as progress:
-        task = progress.add_task("Masks", total=None)
+    with _shown("Masks") as progress:
         prepared = prepare_pascal(
             out,
             voc=voc,
@@ -94,7 +95,7 @@ def pascal(
             masks=masks,
             train_list=train_list,
             list_file=list_file,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=progress,
         )
     _report_prepared(prepared, json)
 
@@ -124,17 +125,10 @@ def coco(
     is in train or val says the name of its annotation file. Stopped and run again, it goes on
     where it was.
     """
-    from piclip.cli.console import progress_bar
     from piclip.datasets.prepare.coco import prepare_coco
 
-    with progress_bar() as progress:
-        task = progress.add_task("Masks", total=None)
-        prepared = prepare_coco(
-            out,
-            images=images,
-            annotations=annotations,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    with _shown("Masks") as progress:
+        prepared = prepare_coco(out, images=images, annotations=annotations, progress=progress)
     _report_prepared(prepared, json)
 
 
@@ -177,19 +171,26 @@ def check(
 
     Exit code: 0 when all is there, 1 when something is missing or wrong.
     """
-    from piclip.cli.console import print_json, progress_bar
+    from piclip.cli.console import print_json
     from piclip.datasets.prepare.check import check_folder
 
-    with progress_bar() as progress:
-        task = progress.add_task("Images", total=None)
-        report = check_folder(
-            folder, lambda done, total: progress.update(task, completed=done, total=total)
-        )
+    with _shown("Images") as progress:
+        report = check_folder(folder, progress)
     _report_check(report)
     if json:
         print_json(report.as_json())
     if report.problems:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _shown(label: str) -> Iterator[Progress]:
+    """A progress bar with one line."""
+    from piclip.cli.console import progress_bar
+
+    with progress_bar() as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _report_prepared(prepared: Prepared, json: bool) -> None:

@@ -133,7 +133,7 @@ def load_predictor(request: Request, view: FewShotView) -> Predictor:
     _refuse_a_leak(checkpoint, view)
     return DecoderPredictor.load(
         checkpoint,
-        view.dataset.wordings,
+        view.dataset.synonyms,
         clip=request.model,
         device=request.device,
         dtype=request.dtype,
@@ -185,7 +185,7 @@ def load_training_free(request: Request, view: FewShotView) -> TrainingFree:
     segmenter = FewShotSegmenter.from_pretrained(
         model, device=request.device, dtype=request.dtype or "auto"
     )
-    wordings, threshold = view.dataset.wordings, request.threshold
+    wordings, threshold = view.dataset.synonyms, request.threshold
     if request.prior is not None and threshold is None:
         base = FewShotView(
             view.dataset,

@@ -1,41 +1,32 @@
-"""COCO instance annotations with their folder of images, read as they are.
+"""COCO's instance annotations with their folder of images, read as they are.
 
-How objects that overlap are drawn says `piclip.datasets.coco_objects`.
+Where objects overlap, the one with the smaller mask lies on top (of equal ones the later): of a
+person behind a small cup both stay visible. Crowd regions are 255 (ignore) and lie below all single
+objects, whose outlines are more exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from piclip.datasets.coco_objects import coco_masks, draw_objects
 from piclip.datasets.dataset import (
     MINIMUM_PIXELS,
     FoldConvention,
     LabelledImages,
     Split,
+    check_class_count,
     check_split,
+    file_state,
     fold_members,
 )
-from piclip.datasets.image_files import check_class_count
-from piclip.datasets.presence import file_state
-from piclip.errors import DatasetError
-from piclip.io.documents import read_json
-from piclip.io.images import read_image
-
-
-@dataclass(frozen=True)
-class _Labelled:
-    """One image of an annotation file: path, (height, width) in pixels and its objects."""
-
-    image: Path
-    size: tuple[int, int]
-    objects: list[dict[str, Any]] = field(default_factory=list)
+from piclip.errors import DatasetError, PiclipError
+from piclip.formats.coco import CocoImage, drawn_mask, load
+from piclip.io.extras import needs_extra
+from piclip.io.images import IGNORE, read_image
 
 
 class CocoJson(LabelledImages):
@@ -73,13 +64,12 @@ class CocoJson(LabelledImages):
         minimum_pixels: int = MINIMUM_PIXELS,
         cache: Path | None = None,
     ) -> None:
-        coco_masks()
         self._sources: dict[Split, tuple[Path, Path]] = {
             "train": (root / train_annotations, root / train_images),
             "val": (root / val_annotations, root / val_images),
         }
-        file, images = self._sources["val"]
-        categories, labelled = _read(file, images)
+        file, _ = self._sources["val"]
+        categories, labelled = read_coco(file)
         names = list(categories.values())
         check_class_count(names, file)
         super().__init__(
@@ -87,11 +77,11 @@ class CocoJson(LabelledImages):
             names,
             novel=fold_members(len(names), folds, fold_convention) if names else None,
             minimum_pixels=minimum_pixels,
-            cache=None if cache is None else Path(cache),
+            cache=cache,
         )
         self._categories = categories
         self._value = {number: value for value, number in enumerate(categories, start=1)}
-        self._splits: dict[Split, dict[str, _Labelled]] = {"val": labelled}
+        self._splits: dict[Split, dict[str, CocoImage]] = {"val": labelled}
 
     def keys(self, split: Split) -> tuple[str, ...]:
         """The images of a split, in the order of the file.
@@ -103,7 +93,8 @@ class CocoJson(LabelledImages):
 
     def image(self, key: str) -> NDArray[np.uint8]:
         """The picture alone, uint8 (H, W, 3), upright."""
-        return np.array(read_image(self._labelled(key).image), dtype=np.uint8)
+        split, labelled = self._labelled(key)
+        return np.array(read_image(self._sources[split][1] / labelled.path), dtype=np.uint8)
 
     def class_map(self, key: str) -> NDArray[np.uint8]:
         """The labels alone, uint8 (H, W).
@@ -111,20 +102,13 @@ class CocoJson(LabelledImages):
         Raises:
             DatasetError: An annotation is damaged.
         """
-        labelled = self._labelled(key)
-        return draw_objects(
-            labelled.objects,
-            labelled.size,
-            self._value.__getitem__,
-            image=labelled.image.name,
-            error=DatasetError,
-        )
+        return draw_objects(self._labelled(key)[1], self._value)
 
-    def _split(self, split: Split) -> dict[str, _Labelled]:
+    def _split(self, split: Split) -> dict[str, CocoImage]:
         check_split(split)
         if split not in self._splits:
-            file, images = self._sources[split]
-            categories, labelled = _read(file, images)
+            file, _ = self._sources[split]
+            categories, labelled = read_coco(file)
             if categories != self._categories:
                 raise DatasetError(
                     f"{file} has other categories than {self._sources['val'][0].name}; give both "
@@ -139,51 +123,63 @@ class CocoJson(LabelledImages):
             self._splits[split] = labelled
         return self._splits[split]
 
-    def _labelled(self, key: str) -> _Labelled:
-        for labelled in self._splits.values():
-            if key in labelled:
-                return labelled[key]
+    def _labelled(self, key: str) -> tuple[Split, CocoImage]:
+        for split, images in self._splits.items():
+            if key in images:
+                return split, images[key]
         # A key of train may come before anybody asked for the train split.
         if self._sources["train"][0].is_file() and key in self._split("train"):
-            return self._split("train")[key]
+            return "train", self._split("train")[key]
         raise self._unknown_key(key)
 
     def _fingerprint(self, split: Split) -> Iterator[str]:
         yield file_state(self._sources[split][0])
 
 
-def _read(file: Path, images: Path) -> tuple[dict[int, str], dict[str, _Labelled]]:
-    """Category names by id, ascending, and the images by key."""
+def read_coco(file: Path) -> tuple[dict[int, str], dict[str, CocoImage]]:
+    """Category names by id, ascending, and the images by path without suffix.
+
+    Raises:
+        DatasetError: The file is missing, damaged or no instance annotations.
+        UsageError: pycocotools is not installed.
+    """
+    with needs_extra("data", "Reading COCO's annotations"):
+        import pycocotools  # noqa: F401, PLC0415 - an extra
     try:
-        data = read_json(file)
-    except OSError as error:
-        raise DatasetError(f"{file} cannot be read ({error.strerror}); check the path.") from error
-    except ValueError as error:
-        raise DatasetError(f"{file} is no intact JSON ({error}); get it anew.") from error
-    try:
-        categories = {int(c["id"]): str(c["name"]) for c in data["categories"]}
-        by_id = {
-            image["id"]: _Labelled(
-                images / image["file_name"], (int(image["height"]), int(image["width"]))
-            )
-            for image in data["images"]
-        }
-        stems = [str(PurePosixPath(image["file_name"]).with_suffix("")) for image in data["images"]]
-        for annotation in data["annotations"]:
-            if annotation["category_id"] not in categories:
-                raise DatasetError(
-                    f"{file}: annotation {annotation.get('id')} is of the category "
-                    f"{annotation['category_id']}, which is not listed; add the category."
-                )
-            by_id[annotation["image_id"]].objects.append(annotation)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(
-            f"{file} has not the structure of COCO's instance annotations ({error!r}); it needs "
-            f"categories, images with file_name, height and width, and annotations of them."
-        ) from error
-    labelled = dict(zip(stems, by_id.values(), strict=False))
-    if len(labelled) < len(data["images"]):
-        raise DatasetError(
-            f"{file}: two images have one id or name without suffix; give each its own."
-        )
-    return dict(sorted(categories.items())), labelled
+        categories, images = load(file)
+    except PiclipError as error:
+        raise DatasetError(str(error)) from error
+    by_key = {str(PurePosixPath(image.path).with_suffix("")): image for image in images.values()}
+    if len(by_key) < len(images):
+        raise DatasetError(f"{file}: two images have one name without suffix; give each its own.")
+    return dict(sorted(categories.items())), by_key
+
+
+def draw_objects(image: CocoImage, values: Mapping[int, int]) -> NDArray[np.uint8]:
+    """Draws the objects of one image, the larger first.
+
+    Args:
+        image: Its annotations and size.
+        values: The value in the map by category id.
+
+    Returns:
+        uint8 (H, W).
+
+    Raises:
+        DatasetError: An annotation is damaged.
+    """
+    class_map = np.zeros(image.size, dtype=np.uint8)
+    drawn = []
+    for annotation in image.annotations:
+        where = f"{image.path}: annotation {annotation.get('id', '')}"
+        try:
+            mask = drawn_mask(annotation, image.size, where).to_array()
+        except PiclipError as error:
+            raise DatasetError(str(error)) from error
+        if annotation.get("iscrowd"):
+            class_map[mask] = IGNORE
+        else:
+            drawn.append((int(mask.sum()), values[annotation["category_id"]], mask))
+    for _, value, mask in sorted(drawn, key=lambda item: -item[0]):
+        class_map[mask] = value
+    return class_map

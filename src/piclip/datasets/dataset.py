@@ -6,23 +6,28 @@ Class maps are uint8 (H, W): 0 is background, value ``i + 1`` is class index ``i
 
 from __future__ import annotations
 
+import hashlib
+import os
+import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from piclip.datasets.presence import PresenceTable, load_presence
-from piclip.errors import DatasetError, UsageError
+from piclip.errors import DatasetError, OutputError, UsageError
 from piclip.io.images import IGNORE
+from piclip.io.outputs import atomic_path
 
 Split: TypeAlias = Literal["train", "val"]
 FoldConvention: TypeAlias = Literal["interleaved", "contiguous"]
 
 MOST_CLASSES = 254  # values 1 to 254 of a class map
+_PRESENCE_FORMAT = "presence 1"
 MINIMUM_PIXELS = 2048  # 2 x 32 x 32, the rule of PASCAL-5i and COCO-20i
 
 
@@ -58,7 +63,7 @@ class Dataset(Protocol):
     Attributes:
         name: What `piclip.datasets.catalogue.open_dataset` calls it.
         class_names: C names; the place of a name is its class index.
-        wordings: What a prompt calls each class, at least one wording by class name.
+        synonyms: What a prompt calls each class, at least one wording by class name.
         minimum_pixels: How many pixels of a class make an image count for it, by default.
     """
 
@@ -67,7 +72,7 @@ class Dataset(Protocol):
     @property
     def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
     @property
-    def wordings(self) -> Mapping[str, tuple[str, ...]]: ...  # noqa: D102
+    def synonyms(self) -> Mapping[str, tuple[str, ...]]: ...  # noqa: D102
     @property
     def minimum_pixels(self) -> int: ...  # noqa: D102
 
@@ -92,13 +97,39 @@ class Dataset(Protocol):
         ...
 
 
+class PresenceTable(Mapping[str, NDArray[np.int64]]):
+    """Pixels of every class by key.
+
+    Attributes:
+        counts: int64 (N, C), one row per key, in the order of the keys; not to be written to.
+    """
+
+    def __init__(self, keys: Sequence[str], counts: NDArray[Any]) -> None:
+        self.counts: NDArray[np.int64] = counts.astype(np.int64)
+        self.counts.flags.writeable = False
+        self._rows = {key: row for row, key in enumerate(keys)}
+
+    def __getitem__(self, key: str) -> NDArray[np.int64]:
+        """The counts (C,) of one image."""
+        counts: NDArray[np.int64] = self.counts[self._rows[key]]
+        return counts
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys, in the dataset's order."""
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        """Number of images N."""
+        return len(self._rows)
+
+
 class LabelledImages(ABC):
     """What the datasets of this package share; each adds where images and maps come from.
 
     Args:
         name: As in `Dataset`.
         class_names: At least one, each once.
-        wordings: Wordings of some of the classes; a class without is called by its name.
+        synonyms: Wordings of some of the classes; a class without is called by its name.
         novel: Novel class indices of every fold; None for one fold in which all are.
         minimum_pixels: As in `Dataset`.
         cache: Folder for the counts of `presence`, which need not be there or writable; None
@@ -114,7 +145,7 @@ class LabelledImages(ABC):
         name: str,
         class_names: Sequence[str],
         *,
-        wordings: Mapping[str, tuple[str, ...]] | None = None,
+        synonyms: Mapping[str, tuple[str, ...]] | None = None,
         novel: Sequence[tuple[int, ...]] | None = None,
         minimum_pixels: int = MINIMUM_PIXELS,
         cache: Path | None = None,
@@ -127,10 +158,10 @@ class LabelledImages(ABC):
             )
         self.name = name
         self.class_names = tuple(class_names)
-        self.wordings = {c: (wordings or {}).get(c, (c,)) for c in self.class_names}
+        self.synonyms = {c: (synonyms or {}).get(c, (c,)) for c in self.class_names}
         self.minimum_pixels = minimum_pixels
         self._novel = (tuple(range(len(class_names))),) if novel is None else tuple(novel)
-        self._cache = cache
+        self._cache = None if cache is None else Path(cache)
         self._presence: dict[Split, PresenceTable] = {}
 
     @abstractmethod
@@ -174,7 +205,7 @@ class LabelledImages(ABC):
             DatasetError: A mask has unknown values.
         """
         if split not in self._presence:
-            self._presence[split] = load_presence(
+            self._presence[split] = _load_presence(
                 self._cache / f"presence-{split}.npz" if self._cache else None,
                 self.keys(split),
                 len(self.class_names),
@@ -200,8 +231,7 @@ class LabelledImages(ABC):
 
     def _count(self, key: str) -> NDArray[np.int64]:
         """Pixels of every class in one class map (C,)."""
-        counts = np.bincount(self.class_map(key).ravel(), minlength=IGNORE + 1)
-        return counts[1 : len(self.class_names) + 1].astype(np.int64)
+        return count_pixels(self.class_map(key), len(self.class_names))
 
     def _unknown_key(self, key: str) -> UsageError:
         return UsageError(
@@ -247,3 +277,84 @@ def _check_names(dataset: str, names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DatasetError(f"{dataset}: two classes are called {twice!r}; rename one of them.")
+
+
+def count_pixels(class_map: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
+    """Pixels of every class (C,) in a class map."""
+    counts = np.bincount(class_map.ravel(), minlength=IGNORE + 1)
+    return counts[1 : classes + 1].astype(np.int64)
+
+
+def check_class_count(names: Sequence[str], source: Path) -> None:
+    """Refuses more classes than a uint8 class map has values for (DatasetError)."""
+    if len(names) > MOST_CLASSES:
+        raise DatasetError(
+            f"{source}: there are {len(names)} classes, but a class map holds up to {MOST_CLASSES};"
+            f" leave some out."
+        )
+
+
+def _load_presence(
+    path: Path | None,
+    keys: Sequence[str],
+    classes: int,
+    count: Callable[[str], NDArray[np.int64]],
+    fingerprint: Iterable[str],
+) -> PresenceTable:
+    """Takes the counts from a file, or counts and writes the file.
+
+    A file that is not there, damaged or of another state of the dataset is made anew; one that
+    cannot be written (a read-only folder) is done without.
+
+    Args:
+        path: The ``.npz`` file; None for none.
+        keys: N images.
+        classes: Number C of classes.
+        count: Pixels of every class (C,) in one image; called from several threads.
+        fingerprint: Everything the counts depend on besides ``keys``.
+
+    Returns:
+        The table.
+    """
+    digest = hashlib.sha256(repr((_PRESENCE_FORMAT, classes, tuple(keys))).encode())
+    for part in fingerprint:
+        digest.update(f"{part}\0".encode("utf-8", "surrogateescape"))
+    state = digest.hexdigest()
+    stored = None if path is None else _read_counts(path, state, (len(keys), classes))
+    if stored is not None:
+        return PresenceTable(keys, stored)
+    # Decoders and bincount let go of the interpreter's lock, so threads share the work.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        rows = list(pool.map(count, keys))
+    counts = np.stack(rows) if rows else np.zeros((0, classes), dtype=np.int64)
+    if path is not None:
+        _write_counts(path, state, counts)
+    return PresenceTable(keys, counts)
+
+
+def file_state(path: Path) -> str:
+    """Name, size and time of change of a file, or only its name where it cannot be read."""
+    try:
+        status = path.stat()
+    except OSError:
+        return str(path.name)
+    return f"{path.name} {status.st_size} {status.st_mtime_ns}"
+
+
+def _read_counts(path: Path, state: str, shape: tuple[int, int]) -> NDArray[Any] | None:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if str(stored["state"]) != state:
+                return None
+            counts = np.asarray(stored["counts"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return counts if counts.shape == shape else None
+
+
+def _write_counts(path: Path, state: str, counts: NDArray[np.int64]) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            np.savez_compressed(temporary, state=np.array(state), counts=counts.astype(np.uint32))
+    except OutputError:
+        return  # the counts are known all the same

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from piclip.datasets.dataset import MINIMUM_PIXELS, FoldConvention, Split, fold_members
-from piclip.datasets.image_files import (
-    Files,
-    ImageFiles,
-    by_key,
+from piclip.datasets.dataset import (
+    MINIMUM_PIXELS,
+    FoldConvention,
+    Split,
     check_class_count,
-    read_lines,
+    fold_members,
 )
+from piclip.datasets.file_dataset import FileDataset, Files, by_key, read_lines
 from piclip.errors import DatasetError
 from piclip.io.images import list_images
 
 
-class FolderDataset(ImageFiles):
+class FolderDataset(FileDataset):
     """A folder of one's own images.
 
     ``classes.txt`` names one class per line: line n is the value n in the masks; 0 is background
@@ -57,7 +57,7 @@ class FolderDataset(ImageFiles):
             advice=f"list its images in {root}, one name per line of train.txt and val.txt",
             novel=fold_members(len(names), folds, fold_convention) if names else None,
             minimum_pixels=minimum_pixels,
-            cache=None if cache is None else Path(cache),
+            cache=cache,
         )
 
 

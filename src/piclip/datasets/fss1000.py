@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from piclip.datasets.dataset import MOST_CLASSES
-from piclip.datasets.image_files import Files, ImageFiles, by_key, read_lines
+from piclip.datasets.file_dataset import FileDataset, Files, by_key, read_lines
 from piclip.errors import DatasetError, UsageError
 from piclip.io.images import list_images, read_mask
 
@@ -21,7 +21,7 @@ _TRN_SHARE, _VAL_SHARE = 0.52, 0.24
 _LEAST = 128
 
 
-class FSS1000(ImageFiles):
+class FSS1000(FileDataset):
     """FSS-1000's layout ``ROOT/CLASS/N.jpg`` with ``ROOT/CLASS/N.png``; keys are ``CLASS/N``.
 
     The split is one of classes: the train split shows the classes of ``trn``, the val split those
@@ -67,10 +67,10 @@ class FSS1000(ImageFiles):
             names,
             files={"train": _files(root, train), "val": _files(root, val)},
             advice="check the folder",  # both splits are always there
-            wordings={name: (name.replace("_", " "),) for name in names},
+            synonyms={name: (name.replace("_", " "),) for name in names},
             novel=[tuple(range(len(train), len(names)))],
             minimum_pixels=minimum_pixels,
-            cache=None if cache is None else Path(cache),
+            cache=cache,
         )
         self._index = {name: index for index, name in enumerate(names)}
 

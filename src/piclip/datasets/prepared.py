@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from piclip.datasets.dataset import MINIMUM_PIXELS, FoldConvention, Split, fold_members
-from piclip.datasets.image_files import (
-    Files,
-    ImageFiles,
-    by_key,
+from piclip.datasets.dataset import (
+    MINIMUM_PIXELS,
+    FoldConvention,
+    Split,
     check_class_count,
-    read_lines,
+    fold_members,
 )
-from piclip.datasets.prepare.preparation import read_description
+from piclip.datasets.file_dataset import FileDataset, Files, by_key, read_lines
 from piclip.errors import DatasetError, UsageError
+from piclip.io.documents import read_json
 
 FOLDS = 4
+FORMAT = 1
+SPLITS: tuple[Split, ...] = ("train", "val")
 
-# Name, spellings and wordings of piclip.clip.prompts that belong to it.
+# Name, spellings and synonyms of piclip.clip.prompts that belong to it.
 _TABLES = {"pascal-5i": "voc", "coco-20i": "coco"}
 
 
-class PreparedDataset(ImageFiles):
+class PreparedDataset(FileDataset):
     """A prepared folder: ``dataset.json``, ``masks/`` and ``lists/train.txt``, ``val.txt``.
 
     Args:
@@ -62,57 +66,42 @@ class PreparedDataset(ImageFiles):
             names,
             files={
                 split: _read_list(path, root, photographs)
-                for split, path in _lists(root).items()
-                if path.is_file()
+                for split in SPLITS
+                if (path := root / "lists" / f"{split}.txt").is_file()
             },
             advice=f"prepare {root} again with the images of that split",
-            wordings=_wordings(names, _TABLES[name]),
+            synonyms=_synonyms(names, _TABLES[name]),
             novel=fold_members(len(names), FOLDS, fold_convention),
             minimum_pixels=minimum_pixels,
-            cache=root if cache is None else Path(cache),
+            cache=root if cache is None else cache,
         )
 
 
-def open_pascal(
-    root: Path,
-    *,
-    fold_convention: FoldConvention = "contiguous",
-    minimum_pixels: int = MINIMUM_PIXELS,
-    images: Path | None = None,
-    cache: Path | None = None,
-) -> PreparedDataset:
-    """Opens PASCAL-5i; the options are those of `PreparedDataset`."""
-    return PreparedDataset(
-        "pascal-5i",
-        root,
-        fold_convention=fold_convention,
-        minimum_pixels=minimum_pixels,
-        images=images,
-        cache=cache,
-    )
+open_pascal = partial(PreparedDataset, "pascal-5i", fold_convention="contiguous")
+open_coco = partial(PreparedDataset, "coco-20i", fold_convention="interleaved")
 
 
-def open_coco(
-    root: Path,
-    *,
-    fold_convention: FoldConvention = "interleaved",
-    minimum_pixels: int = MINIMUM_PIXELS,
-    images: Path | None = None,
-    cache: Path | None = None,
-) -> PreparedDataset:
-    """Opens COCO-20i; the options are those of `PreparedDataset`."""
-    return PreparedDataset(
-        "coco-20i",
-        root,
-        fold_convention=fold_convention,
-        minimum_pixels=minimum_pixels,
-        images=images,
-        cache=cache,
-    )
+def read_description(out: Path) -> dict[str, Any]:
+    """Read ``dataset.json`` of a prepared folder.
 
-
-def _lists(root: Path) -> dict[Split, Path]:
-    return {"train": root / "lists" / "train.txt", "val": root / "lists" / "val.txt"}
+    Raises:
+        UsageError: The file is missing, no JSON or not of this format.
+    """
+    path = out / "dataset.json"
+    try:
+        description = read_json(path)
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{out} is no prepared folder (it has no dataset.json); make one with "
+            f"'piclip data prepare'."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read ({error}); prepare the folder again.") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise UsageError(
+            f"{path} does not say format {FORMAT}; prepare the folder again with this version."
+        )
+    return description
 
 
 def _class_names(value: object, root: Path) -> list[str]:
@@ -140,8 +129,8 @@ def _read_list(path: Path, root: Path, photographs: Path) -> dict[str, Files]:
     return by_key(entries, path)
 
 
-def _wordings(names: list[str], table: str) -> dict[str, tuple[str, ...]]:
-    """The published rewordings, such as "bird avian", of the classes that have one."""
+def _synonyms(names: list[str], table: str) -> dict[str, tuple[str, ...]]:
+    """The published resynonyms, such as "bird avian", of the classes that have one."""
     # piclip.clip needs torch, which no other part of reading a dataset does.
     from piclip.clip.prompts import synonym_table  # noqa: PLC0415
 

@@ -9,12 +9,12 @@ show them one pixel larger. Reading polygons keeps the pixels they cover, not th
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from piclip.errors import UsageError
+from piclip.errors import MaskError, UsageError
 from piclip.formats.image_files import relative_path
 from piclip.formats.json_files import dump_json, field, image_size_field, load_json, optional_number
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
@@ -48,32 +48,81 @@ def read(
         MaskError: An annotation is empty, damaged, or outside its image.
     """
     path = Path(source)
+    categories, found = load(path)
+    if class_names:
+        for index, name in enumerate(categories.values()):
+            check_class(name, class_names, f"{path}: category {index}")
+    files = []
+    for number, image in found.items():
+        regions = []
+        for item in image.annotations:
+            where = f"{path}: annotation {item.get('id', '')}"
+            name, crowd = categories[item["category_id"]], bool(item.get("iscrowd", 0))
+            score = optional_number(item, "score", where)
+            regions.append(Region(name, _mask(item, image.size, where), crowd, score))
+        files.append(LabelledFile(image.path, *image.size, regions=tuple(regions), id=number))
+    names = tuple(class_names or categories.values())
+    ids = {name: number for number, name in categories.items()}
+    all_known = all(name in ids for name in names)
+    return Labels(names, tuple(files), tuple(ids[n] for n in names) if all_known else None)
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """One image of a COCO file, its masks not yet decoded.
+
+    Attributes:
+        path: Relative to the folder of images, with ``/``.
+        size: (height, width) in pixels.
+        annotations: As they are in the file, in its order.
+    """
+
+    path: str
+    size: tuple[int, int]
+    annotations: list[dict[str, Any]]
+
+
+def load(path: Path) -> tuple[dict[int, str], dict[int, CocoImage]]:
+    """Read the names of the categories and the images of a COCO file, both by id.
+
+    Raises:
+        UsageError: The file is malformed, or names an unknown image or category.
+        ImageError: The size of an image is none, or over the limit.
+    """
     content = load_json(path)
-    categories = _categories(field(content, "categories", list, str(path)), path, class_names)
-    sizes = _images(field(content, "images", list, str(path)), path)
-    regions: dict[int, list[Region]] = defaultdict(list)
+    categories = _categories(field(content, "categories", list, str(path)), path)
+    images = _images(field(content, "images", list, str(path)), path)
     for index, item in enumerate(field(content, "annotations", list, str(path))):
         where = f"{path}: annotation {item.get('id', index) if isinstance(item, dict) else index}"
         image_id = field(item, "image_id", int, where)
-        if image_id not in sizes:
+        if image_id not in images:
             raise UsageError(f"{where}: the image id {image_id} is not among the file's images.")
         category = field(item, "category_id", int, where)
         if category not in categories:
             raise UsageError(
                 f"{where}: the category {category} is not among the file's categories."
             )
-        mask = _mask(item, sizes[image_id][1], where)
-        score = optional_number(item, "score", where)
-        region = Region(categories[category], mask, bool(item.get("iscrowd", 0)), score)
-        regions[image_id].append(region)
-    names = tuple(class_names or categories.values())
-    ids = {name: number for number, name in categories.items()}
-    files = [
-        LabelledFile(name, *size, regions=tuple(regions[number]), id=number)
-        for number, (name, size) in sizes.items()
-    ]
-    all_known = all(name in ids for name in names)
-    return Labels(names, tuple(files), tuple(ids[n] for n in names) if all_known else None)
+        images[image_id].annotations.append(item)
+    return categories, images
+
+
+def drawn_mask(item: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthMask:
+    """Decode an annotation as pycocotools does, whose outlines may enclose nothing.
+
+    Published annotations have outlines of two points and some that leave the image; labels that
+    are to be learned from are read more strictly.
+
+    Raises:
+        UsageError, MaskError: The annotation is damaged.
+    """
+    shape = item.get("segmentation")
+    if not isinstance(shape, list):
+        return _run_lengths(shape, size, where)
+    try:
+        # pycocotools takes four numbers for a box.
+        return RunLengthMask.filled([polygon for polygon in shape if len(polygon) >= 6], size)
+    except Exception as error:  # whatever pycocotools makes of a damaged outline
+        raise MaskError(f"{where}: the outline is damaged ({error}).") from error
 
 
 def write(labels: Labels, destination: str | Path, *, polygons: bool = False) -> list[Path]:
@@ -132,27 +181,27 @@ def to_dict(labels: Labels, *, polygons: bool = False) -> dict[str, Any]:
     }
 
 
-def _categories(items: list[Any], path: Path, class_names: Sequence[str]) -> dict[int, str]:
-    names = {}
+def _categories(items: list[Any], path: Path) -> dict[int, str]:
+    names: dict[int, str] = {}
     for index, item in enumerate(items):
         where = f"{path}: category {index}"
         number, name = field(item, "id", int, where), field(item, "name", str, where)
         if number in names:
             raise UsageError(f"{where}: the id {number} is used twice; give each category its own.")
-        names[number] = check_class(name, class_names, where) if class_names else name
+        names[number] = name
     return names
 
 
-def _images(items: list[Any], path: Path) -> dict[int, tuple[str, tuple[int, int]]]:
-    sizes = {}
+def _images(items: list[Any], path: Path) -> dict[int, CocoImage]:
+    images: dict[int, CocoImage] = {}
     for index, item in enumerate(items):
         where = f"{path}: image {index}"
         number = field(item, "id", int, where)
         name = relative_path(field(item, "file_name", str, where))
-        if number in sizes:
+        if number in images:
             raise UsageError(f"{where}: the id {number} is used twice; give each image its own.")
-        sizes[number] = name, image_size_field(item, f"{where} ({name})")
-    return sizes
+        images[number] = CocoImage(name, image_size_field(item, f"{where} ({name})"), [])
+    return images
 
 
 def _mask(item: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthMask:
@@ -160,6 +209,10 @@ def _mask(item: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthM
     if isinstance(shape, list):
         corners = [corners_from(polygon, where) for polygon in shape]
         return RunLengthMask.from_polygons(corners, size, where)
+    return _run_lengths(shape, size, where).not_empty(where)
+
+
+def _run_lengths(shape: object, size: tuple[int, int], where: str) -> RunLengthMask:
     if not isinstance(shape, dict):
         raise UsageError(
             f"{where}: the field 'segmentation' is missing; label masks, not boxes only."

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from piclip.errors import MaskError
 from piclip.formats.extras import library
-from piclip.formats.run_lengths import whole_runs
 
 _MARGIN = 1.0
 """Tools let polygons reach a little over the frame; more means another image or another scale."""
@@ -52,25 +51,31 @@ class RunLengthMask:
             MaskError: Fewer than three corners, corners that are no numbers or lie more than one
                 pixel outside the image, or no pixel inside.
         """
-        height, width = size
         for corners in polygons:
             _check_polygon(corners, size, where)
-        api = library("pycocotools.mask")
         flat = [corners.ravel().tolist() for corners in polygons]
-        packed = api.merge(api.frPyObjects(flat, height, width)) if flat else {"counts": b""}
-        return cls(height, width, packed["counts"])._not_empty(where)
+        return cls.filled(flat, size).not_empty(where)
+
+    @classmethod
+    def filled(cls, polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> RunLengthMask:
+        """Fills polygons x, y, x, y ... by COCO's own rule, unchecked; may hold no pixel."""
+        if not polygons:
+            return cls.from_array(np.zeros(size, dtype=np.bool_))
+        api = library("pycocotools.mask")
+        packed = api.merge(api.frPyObjects(polygons, *size))
+        return cls(*size, packed["counts"])
 
     @classmethod
     def from_runs(
         cls, runs: Sequence[int] | str, size: tuple[int, int], where: str
     ) -> RunLengthMask:
-        """Takes COCO's run lengths, plain numbers or the compressed text.
+        """Takes COCO's run lengths, plain numbers or the compressed text; may hold no pixel.
 
         Raises:
-            MaskError: The runs are damaged, do not fill the image, or hold no pixel.
+            MaskError: The runs are damaged or do not fill the image.
         """
         height, width = size
-        numbers = whole_runs(runs, size)
+        numbers = _whole_runs(runs, size)
         if numbers is None:
             raise MaskError(
                 f"{where}: the run lengths are damaged or belong to an image of another size than "
@@ -79,7 +84,7 @@ class RunLengthMask:
         api = library("pycocotools.mask")
         given = api.frPyObjects({"size": [height, width], "counts": numbers}, height, width)
         # Others may write runs of length 0; encoded anew, equal masks have equal runs.
-        return cls.from_array(api.decode(given))._not_empty(where)
+        return cls.from_array(api.decode(given))
 
     @classmethod
     def union(cls, masks: Sequence[RunLengthMask]) -> RunLengthMask:
@@ -111,7 +116,8 @@ class RunLengthMask:
         """``{"size": [height, width], "counts": bytes}`` for pycocotools."""
         return {"size": [self.height, self.width], "counts": self.counts}
 
-    def _not_empty(self, where: str) -> RunLengthMask:
+    def not_empty(self, where: str) -> RunLengthMask:
+        """Refuses a mask without pixels (MaskError)."""
         if not self.counts or self.area == 0:
             raise MaskError(f"{where}: the label covers no pixel; draw it anew or delete it.")
         return self
@@ -129,3 +135,34 @@ def _check_polygon(corners: npt.NDArray[np.float64], size: tuple[int, int], wher
             f"{where}: the polygon's corner ({x:g}, {y:g}) lies outside the image of {size[1]} x "
             f"{size[0]} pixels (width x height); check that the label belongs to this image."
         )
+
+
+def _whole_runs(runs: Sequence[int] | str, size: tuple[int, int]) -> list[int] | None:
+    """Plain run lengths, None where they are damaged or do not fill (height, width) exactly.
+
+    pycocotools reads past the end of runs that do not fit.
+    """
+    numbers = _decompress(runs) if isinstance(runs, str) else list(runs)
+    if numbers is None or not all(type(n) is int and n >= 0 for n in numbers):
+        return None
+    return numbers if sum(numbers) == size[0] * size[1] else None
+
+
+def _decompress(text: str) -> list[int] | None:
+    """The runs in COCO's compressed text, None where it is damaged."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        # From the fourth on, runs are written as differences to the last but one.
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return runs if shift == 0 else None

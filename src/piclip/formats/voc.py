@@ -59,9 +59,10 @@ def read(
         The labels, one region per class and image.
 
     Raises:
-        UsageError: The folder, the class names or ``images`` are missing, or an index has no name.
+        UsageError: The folder, the class names or ``images`` are missing.
         ImageError: A map has no image or cannot be read.
-        MaskError: A map is no class map or has another size than its image.
+        MaskError: A map is no class map, has an index without a name or another size than its
+            image.
     """
     folder = Path(source)
     if images is None:
@@ -72,7 +73,13 @@ def read(
     for path in sorted(folder.rglob("*.png")):
         image = found.find(path, folder)
         size = image_size(Path(images) / image)
-        class_map = _class_map(path, len(names), size)
+        class_map = read_class_map(path, len(names))
+        if class_map.shape != size:
+            raise MaskError(
+                f"{path}: the class map is {class_map.shape[1]} x {class_map.shape[0]} pixels "
+                f"(width x height) but its image is {size[1]} x {size[0]}; give it the size of its "
+                f"image."
+            )
         regions = [
             Region(names[index - 1], RunLengthMask.from_array(class_map == index))
             for index in np.unique(class_map)
@@ -132,23 +139,37 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     return tuple(line for line in read_lines(folder / _NAMES) if line not in _NOT_CLASSES)
 
 
-def _class_map(path: Path, count: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def read_class_map(path: Path, classes: int) -> npt.NDArray[np.uint8]:
+    """Read one class map.
+
+    Args:
+        path: An image of one channel or with a palette.
+        classes: Number of classes; the values 0 to ``classes`` and 255 are known.
+
+    Returns:
+        uint8 (H, W).
+
+    Raises:
+        ImageError: The file is missing or damaged.
+        MaskError: It has colours instead of class indices, or unknown values.
+    """
     image = decode(path, MAX_PIXELS)
     if image.mode not in {"P", "L"}:
         raise MaskError(
             f"{path}: a class map has a palette or is gray with 8 bits, and this image is "
-            f"{image.mode}; save the class indices."
+            f"{image.mode}; convert its colours to class indices."
         )
     class_map = np.asarray(image, dtype=np.uint8)
-    if class_map.shape != size:
-        raise MaskError(
-            f"{path}: the class map is {class_map.shape[1]} x {class_map.shape[0]} pixels (width x "
-            f"height) but its image is {size[1]} x {size[0]}; give it the size of its image."
-        )
-    for index in np.unique(class_map):
-        if count < index < IGNORE:
-            raise UsageError(
-                f"{path}: the class index {index} has no name, for there are {count} classes; "
-                f"name it in {_NAMES}."
-            )
+    check_values(class_map, classes, str(path))
     return class_map
+
+
+def check_values(class_map: npt.NDArray[np.uint8], classes: int, name: str) -> None:
+    """Refuse values that are neither background, a class nor 255 (MaskError)."""
+    present = np.flatnonzero(np.bincount(class_map.ravel(), minlength=IGNORE + 1))
+    unknown = [int(value) for value in present if classes < value < IGNORE]
+    if unknown:
+        raise MaskError(
+            f"{name}: the mask holds the unknown values {', '.join(map(str, unknown[:12]))}; known "
+            f"are 0 (background), 1 to {classes} (classes) and {IGNORE} (ignore)."
+        )

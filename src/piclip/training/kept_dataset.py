@@ -32,9 +32,9 @@ class KeptDataset:
         return self.dataset.class_names
 
     @property
-    def wordings(self) -> Mapping[str, tuple[str, ...]]:
-        """The dataset's wordings."""
-        return self.dataset.wordings
+    def synonyms(self) -> Mapping[str, tuple[str, ...]]:
+        """The dataset's synonyms."""
+        return self.dataset.synonyms
 
     @property
     def minimum_pixels(self) -> int:

@@ -206,7 +206,7 @@ def _prior_maker(recipe: Recipe, dataset: Dataset, device: torch.device) -> Prio
     clip = recipe.clip
     return PriorMaker(
         Encoder.from_pretrained(clip.model, device=device, dtype=clip.dtype),
-        dataset.wordings,
+        dataset.synonyms,
         text=clip.text,
         visual=clip.visual,
         cache=None if clip.cache is None else FeatureCache(clip.cache),

@@ -7,17 +7,17 @@ import tarfile
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from piclip.datasets.prepare import download as downloads
-from piclip.datasets.prepare import transfer
 from piclip.datasets.prepare.download import Archive, download, download_archive
-from piclip.datasets.prepare.transfer import fetch
 from piclip.datasets.prepare.unpack import unpack
 from piclip.errors import OutputError, PiclipError, UsageError
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB
+PART = ".file.bin.part"
 
 
 class Server(ThreadingHTTPServer):
@@ -69,7 +69,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(transfer.time, "sleep", lambda _: None)
+    monkeypatch.setattr(downloads, "_PAUSE", 0)
+    monkeypatch.setattr(downloads, "_CHUNK", 100_000)
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
@@ -81,44 +82,57 @@ def md5(content):
     return hashlib.md5(content).hexdigest()
 
 
+def archive_at(*urls, content=CONTENT, **fields):
+    return Archive("file.bin", urls, md5(content), len(content), packed=False, **fields)
+
+
+def fetch(url, folder, **options):
+    return download_archive(archive_at(url), folder, **options).read_bytes()
+
+
 def test_a_broken_connection_is_taken_up_where_it_broke(server, tmp_path):
     server.breaks = 2
     told = []
-    fetch(server.url(), tmp_path / "x", progress=lambda done, total: told.append((done, total)))
-    assert (tmp_path / "x").read_bytes() == CONTENT
+    fetch(server.url(), tmp_path, progress=lambda label, done, total: told.append((done, total)))
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
     assert server.asked == [None, "bytes=300000-", "bytes=600000-"]
     assert told[-1] == (len(CONTENT), len(CONTENT))
 
 
 def test_another_run_goes_on_where_the_first_gave_up(server, tmp_path):
     server.breaks, server.after = 100, 0
-    (tmp_path / "x").write_bytes(CONTENT[:1000])
+    (tmp_path / PART).write_bytes(CONTENT[:1000])
     with pytest.raises(PiclipError, match="1000 bytes are kept"):
-        fetch(server.url(), tmp_path / "x", attempts=3)
-    assert server.asked == ["bytes=1000-"] * 3
+        fetch(server.url(), tmp_path)
+    assert server.asked == ["bytes=1000-"] * 5
     server.breaks = 0
-    fetch(server.url(), tmp_path / "x")
-    assert (tmp_path / "x").read_bytes() == CONTENT
+    assert fetch(server.url(), tmp_path) == CONTENT
 
 
 def test_a_server_without_ranges_sends_everything_anew(server, tmp_path):
     server.ranges = False
-    (tmp_path / "x").write_bytes(b"something old")
-    fetch(server.url(), tmp_path / "x")
-    assert (tmp_path / "x").read_bytes() == CONTENT
+    (tmp_path / PART).write_bytes(b"something old")
+    assert fetch(server.url(), tmp_path) == CONTENT
 
 
 @pytest.mark.parametrize("excess", [0, 5])
 def test_what_is_whole_stays_and_what_is_too_long_is_replaced(server, tmp_path, excess):
-    (tmp_path / "x").write_bytes(CONTENT + b"!" * excess)
-    fetch(server.url(), tmp_path / "x")
-    assert (tmp_path / "x").read_bytes() == CONTENT
-    assert len(server.asked) == (1 if excess == 0 else 2)
+    (tmp_path / PART).write_bytes(CONTENT + b"!" * excess)
+    assert fetch(server.url(), tmp_path) == CONTENT
+    assert len(server.asked) == (0 if excess == 0 else 1)
+
+
+def test_more_than_the_server_has_is_replaced(server, tmp_path):
+    server.files["/file.bin"] = CONTENT[:2000]
+    (tmp_path / PART).write_bytes(CONTENT[:3000])
+    with pytest.raises(PiclipError, match="md5"):
+        fetch(server.url(), tmp_path)
+    assert server.asked == ["bytes=3000-", None]
 
 
 def test_not_found_is_not_tried_again(server, tmp_path):
     with pytest.raises(PiclipError, match="404"):
-        fetch(server.url("nothing"), tmp_path / "x")
+        fetch(server.url("nothing"), tmp_path)
     assert len(server.asked) == 1
 
 
@@ -127,25 +141,26 @@ def test_no_server_at_all(server, tmp_path):
     server.server_close()
     server.shutdown()
     with pytest.raises(PiclipError, match="could not be downloaded"):
-        fetch(url, tmp_path / "x", attempts=2)
+        fetch(url, tmp_path)
+
+
+class FullDisk(io.FileIO):
+    def write(self, data):
+        super().write(data[:1000])
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_full_disk_keeps_what_has_come(server, tmp_path, monkeypatch):
-    def full(file, data, path):
-        file.write(data[:1000])
-        raise transfer._unwritable(path, OSError(errno.ENOSPC, "No space left on device"))
+    def full(path, mode):
+        return FullDisk(path, mode)
 
-    monkeypatch.setattr(transfer, "_write", full)
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(OutputError, match="No space left on device"):
-        fetch(server.url(), tmp_path / "x")
-    assert (tmp_path / "x").read_bytes() == CONTENT[:1000]
+        fetch(server.url(), tmp_path)
     monkeypatch.undo()
-    fetch(server.url(), tmp_path / "x")
-    assert (tmp_path / "x").read_bytes() == CONTENT
-
-
-def archive_at(*urls, content=CONTENT, **fields):
-    return Archive("file.bin", urls, md5(content), len(content), packed=False, **fields)
+    monkeypatch.setattr(downloads, "_PAUSE", 0)
+    assert (tmp_path / PART).read_bytes() == CONTENT[:1000]
+    assert fetch(server.url(), tmp_path) == CONTENT
 
 
 def test_the_checksum_decides(server, tmp_path):
@@ -169,7 +184,6 @@ def test_ctrl_c_keeps_what_has_come(server, tmp_path, monkeypatch):
     def stop(label, done, total):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(transfer, "_CHUNK", 100_000)
     monkeypatch.setitem(downloads.ARCHIVES, "pascal", (archive_at(server.url()),))
     with pytest.raises(PiclipError, match="Stopped"):
         download("pascal", tmp_path, stop)

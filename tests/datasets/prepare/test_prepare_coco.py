@@ -11,7 +11,7 @@ from trees import SIZE, box, coco
 
 from piclip.datasets.prepare.coco import CATEGORY_IDS, prepare_coco
 from piclip.datasets.prepared import open_coco
-from piclip.errors import DatasetError, ImageError, MaskError, OutputError, UsageError
+from piclip.errors import DatasetError, OutputError, UsageError
 
 KEY = "COCO_val2014_000000000001"
 
@@ -76,13 +76,16 @@ def test_each_file_fills_its_own_list(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"category_id": 12}, "annotation 1 cannot be drawn"),
-        ({"segmentation": {"size": [3, 3], "counts": [9]}}, r"its mask is for \[3, 3\]"),
-        ({"segmentation": None}, "annotation 1 cannot be drawn"),
+        ({"category_id": 12}, "annotation 1: the category 12 is not among"),
+        (
+            {"segmentation": {"size": [3, 3], "counts": [9]}},
+            r"annotation 1: the mask's size is \[3, 3\]",
+        ),
+        ({"segmentation": None}, "annotation 1: .*'segmentation' is missing"),
     ],
 )
 def test_damaged_annotations_are_named(tmp_path, change, words):
-    with pytest.raises(MaskError, match=words):
+    with pytest.raises(DatasetError, match=words):
         prepared_mask(tmp_path, [box(1, 1, (0, 4, 0, 4)) | change])
 
 
@@ -96,12 +99,14 @@ def test_files_that_are_something_else(tmp_path):
         with pytest.raises(error, match=words):
             prepare_coco(tmp_path / "out", images=tmp_path, annotations=[path])
 
-    refused(MaskError, "no intact JSON", data=json.dumps(good)[:-20])
-    refused(UsageError, "not the structure", data=[1, 2])
-    refused(UsageError, "not the structure", data={**good, "annotations": [{}]})
+    refused(DatasetError, "not valid JSON", data=json.dumps(good)[:-20])
+    refused(DatasetError, "an object with the field 'categories'", data=[1, 2])
+    refused(
+        DatasetError, "annotation 0: .*'image_id' is missing", data={**good, "annotations": [{}]}
+    )
     refused(UsageError, "not COCO's 80", data={**good, "categories": good["categories"][:5]})
     refused(UsageError, "put train or val", name="instances.json")
-    with pytest.raises(ImageError, match="nowhere"):
+    with pytest.raises(DatasetError, match="nowhere"):
         prepare_coco(tmp_path, images=tmp_path, annotations=[tmp_path / "nowhere.json"])
     (tmp_path / "val2014" / f"{KEY}.jpg").unlink()
     refused(DatasetError, "1 photographs are missing")

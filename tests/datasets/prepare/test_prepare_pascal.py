@@ -23,8 +23,7 @@ from trees import (
 
 from piclip.datasets.few_shot import FewShotView
 from piclip.datasets.prepare import preparation
-from piclip.datasets.prepare.pascal import prepare_pascal
-from piclip.datasets.prepare.sbd import read_instance_mat
+from piclip.datasets.prepare.pascal import prepare_pascal, read_instance_mat
 from piclip.datasets.prepared import open_pascal
 from piclip.errors import DatasetError, ImageError, MaskError, OutputError, PiclipError, UsageError
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from piclip.datasets.dataset import Split
-from piclip.datasets.prepare.preparation import SPLITS, read_class_map, read_description
-from piclip.datasets.prepared import PreparedDataset, open_coco, open_pascal
+from piclip.datasets.dataset import Split, count_pixels
+from piclip.datasets.prepared import (
+    SPLITS,
+    PreparedDataset,
+    open_coco,
+    open_pascal,
+    read_description,
+)
 from piclip.errors import ImageError, MaskError, UsageError
-from piclip.io.images import IGNORE, image_size
+from piclip.io.images import image_size
 from piclip.io.outputs import Progress
 
 _OPENERS = {"pascal-5i": open_pascal, "coco-20i": open_coco}
@@ -48,7 +54,7 @@ class Count:
     counting: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class Report:
     """What a prepared folder holds.
 
@@ -65,10 +71,10 @@ class Report:
     name: str
     folder: Path
     minimum_pixels: int
-    images: dict[Split, int] = field(default_factory=dict)
-    classes: list[dict[str, dict[Split, Count]]] = field(default_factory=list)
-    folds: list[dict[Split, Count]] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
+    images: dict[Split, int]
+    classes: list[dict[str, dict[Split, Count]]]
+    folds: list[dict[Split, Count]]
+    problems: list[Problem]
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain data."""
@@ -126,92 +132,73 @@ def check_folder(root: Path, progress: Progress | None = None) -> Report:
             f"{root} holds {name!r}, which cannot be checked; known are {', '.join(_OPENERS)}."
         )
     dataset = _OPENERS[name](root)
-    report = Report(name, root, dataset.minimum_pixels)
-    listed = {split: dataset.keys(split) for split in SPLITS if _has_list(root, split)}
-    total, done = sum(map(len, listed.values())), 0
-    pixels: dict[Split, list[NDArray[np.int64]]] = {split: [] for split in listed}
+    classes = len(dataset.class_names)
+    problems: list[Problem] = []
+    listed: dict[Split, tuple[str, ...]] = {}
     for split in SPLITS:
-        if split not in listed:
-            text = f"The {split} list ({root / 'lists' / split}.txt) is missing; prepare it."
-            report.problems.append(Problem("list", "", text))
+        path = root / "lists" / f"{split}.txt"
+        if path.is_file():
+            listed[split] = dataset.keys(split)
+        else:
+            text = f"The {split} list ({path}) is missing; prepare it."
+            problems.append(Problem("list", "", text))
+    pixels: dict[Split, NDArray[np.int64]] = {}
+    total, done = sum(map(len, listed.values())), 0
     with ThreadPoolExecutor() as pool:
         for split, keys in listed.items():
-            report.images[split] = len(keys)
-            for looked_at in pool.map(lambda key: _look_at(key, dataset), keys):
-                pixels[split].append(looked_at.pixels)
-                report.problems.extend(looked_at.problems)
+            pixels[split] = np.zeros((len(keys), classes), dtype=np.int64)
+            looked_at = pool.map(lambda key: _look_at(key, dataset), keys)
+            for row, (counts, found) in enumerate(looked_at):
+                pixels[split][row] = counts
+                problems.extend(found)
                 done += 1
                 if progress is not None:
                     progress(done, total)
-    _count(report, dataset, {split: np.array(rows) for split, rows in pixels.items() if rows})
-    return report
+
+    def images_with(columns: Sequence[int]) -> dict[Split, Count]:
+        """Images that show, and that count for, at least one of the classes."""
+        return {
+            split: Count(
+                int((rows[:, columns] > 0).any(axis=1).sum()),
+                int((rows[:, columns] >= dataset.minimum_pixels).any(axis=1).sum()),
+            )
+            for split, rows in pixels.items()
+        }
+
+    novel = [dataset.novel_classes(fold) for fold in range(dataset.folds())]
+    return Report(
+        name=name,
+        folder=root,
+        minimum_pixels=dataset.minimum_pixels,
+        images={split: len(keys) for split, keys in listed.items()},
+        classes=[{dataset.class_names[i]: images_with([i]) for i in fold} for fold in novel],
+        folds=[images_with(fold) for fold in novel],
+        problems=problems,
+    )
 
 
-@dataclass(frozen=True)
-class _LookedAt:
+def _look_at(key: str, dataset: PreparedDataset) -> tuple[NDArray[np.int64], list[Problem]]:
     """Pixels of every class (C,) in one image, zeros without an intact mask; and problems."""
-
-    pixels: NDArray[np.int64]
-    problems: list[Problem]
-
-
-def _look_at(key: str, dataset: PreparedDataset) -> _LookedAt:
     files, problems = dataset.files(key), []
-    classes = len(dataset.class_names)
-    pixels: NDArray[np.int64] = np.zeros(classes, dtype=np.int64)
+    pixels: NDArray[np.int64] = np.zeros(len(dataset.class_names), dtype=np.int64)
     photograph = mask = None
     try:
         photograph = image_size(files.image)
     except ImageError as error:
         problems.append(Problem("photograph", key, str(error)))
     try:
-        class_map = read_class_map(files.mask, classes)
-        mask = class_map.shape
-        counts = np.bincount(class_map.ravel(), minlength=IGNORE + 1)
-        pixels = counts[1 : classes + 1].astype(np.int64)
-    except ImageError as error:
-        problems.append(Problem("mask", key, str(error)))
-    except MaskError as error:
-        problems.append(Problem("values", key, str(error)))
+        class_map = dataset.class_map(key)
+        mask, pixels = class_map.shape, count_pixels(class_map, len(dataset.class_names))
+    except (ImageError, MaskError) as error:
+        kind = "values" if isinstance(error, MaskError) else "mask"
+        problems.append(Problem(kind, key, str(error)))
     if photograph is not None and mask is not None and photograph != mask:
         text = (
             f"{files.image} is {photograph[1]} x {photograph[0]} pixels (width x height) but its "
             f"mask is {mask[1]} x {mask[0]}."
         )
         problems.append(Problem("size", key, text))
-    return _LookedAt(pixels, problems)
-
-
-def _has_list(root: Path, split: Split) -> bool:
-    return (root / "lists" / f"{split}.txt").is_file()
-
-
-def _count(
-    report: Report, dataset: PreparedDataset, pixels: dict[Split, NDArray[np.int64]]
-) -> None:
-    """Fill in the counts per class and fold; ``pixels`` are (N, C) for each split."""
-    for fold in range(dataset.folds()):
-        novel = dataset.novel_classes(fold)
-        report.folds.append(
-            {split: _images_with(counts[:, novel], report) for split, counts in pixels.items()}
-        )
-        report.classes.append(
-            {
-                dataset.class_names[index]: {
-                    split: _images_with(counts[:, [index]], report)
-                    for split, counts in pixels.items()
-                }
-                for index in novel
-            }
-        )
-
-
-def _images_with(pixels: NDArray[np.int64], report: Report) -> Count:
-    """Images (rows) that show, and that count for, at least one of the classes (columns)."""
-    return Count(
-        int((pixels > 0).any(axis=1).sum()),
-        int((pixels >= report.minimum_pixels).any(axis=1).sum()),
-    )
+    return pixels, problems
 
 
 def _plain(counts: dict[Split, Count]) -> dict[str, dict[str, int]]:

@@ -1,15 +1,20 @@
-"""Download PASCAL VOC 2012, SBD and COCO 2014: checked, taken up again, safely unpacked."""
+"""Download PASCAL VOC 2012, SBD and COCO 2014: checked, taken up again, safely unpacked.
+
+pooch transfers and checks the files. It does not take up what broke off, so it writes to the end of
+a file beside the archive, and the server is asked for what is missing there.
+"""
 
 from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from piclip.datasets.prepare.transfer import fetch
+from piclip import __version__
 from piclip.datasets.prepare.unpack import unpack
 from piclip.errors import OutputError, PiclipError, UsageError
 from piclip.io.extras import needs_extra
@@ -19,6 +24,11 @@ Progress: TypeAlias = Callable[[str, int, int | None], None]
 """Told (what is being done, bytes done, bytes in all where known)."""
 
 _MIB = 1 << 20
+_CHUNK = 1 << 16
+_ATTEMPTS = 5  # in a row that bring nothing
+_PAUSE = 2.0  # seconds between attempts
+_TIMEOUT = 60.0  # seconds without a byte
+_UNSATISFIABLE = 416
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,11 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
 }
 
 
-def download(dataset: str, out: Path, progress: Progress | None = None) -> list[str]:
+def _unheard(_label: str, _done: int, _total: int | None) -> None:
+    """A `Progress` for nobody."""
+
+
+def download(dataset: str, out: Path, progress: Progress = _unheard) -> list[str]:
     """Download and unpack the files of a dataset into a folder.
 
     Archives go to ``OUT/archives``; files that were put there by hand are checked and used. Once
@@ -133,20 +147,21 @@ def download(dataset: str, out: Path, progress: Progress | None = None) -> list[
     return notes
 
 
-def _provide(archive: Archive, out: Path, progress: Progress | None) -> None:
-    folder = ensure_folder(out / "archives" if archive.packed else out)
-    done = folder / f"{archive.name}.unpacked"
-    if archive.packed and done.is_file():
+def _provide(archive: Archive, out: Path, progress: Progress) -> None:
+    if not archive.packed:
+        download_archive(archive, ensure_folder(out), progress)
         return
-    file = download_archive(archive, folder, progress)
-    if archive.packed:
-        show = None if progress is None else _labelled(progress, f"Unpacking {archive.name}")
-        count = unpack(file, out, show)
+    folder = ensure_folder(out / "archives")
+    done = folder / f"{archive.name}.unpacked"
+    if not done.is_file():
+        file = download_archive(archive, folder, progress)
+        label = f"Unpacking {archive.name}"
+        count = unpack(file, out, lambda done, total: progress(label, done, total))
         write_json({"files": count}, done)
 
 
-def download_archive(archive: Archive, folder: Path, progress: Progress | None = None) -> Path:
-    """Download one file with pooch, from the first of its addresses that works.
+def download_archive(archive: Archive, folder: Path, progress: Progress = _unheard) -> Path:
+    """Download one file from the first of its addresses that works.
 
     Args:
         archive: What to download.
@@ -168,8 +183,7 @@ def download_archive(archive: Archive, folder: Path, progress: Progress | None =
     _check_space(archive, folder, part)
 
     def resuming(url: str, output_file: str, _pooch: object) -> None:
-        show = None if progress is None else _labelled(progress, f"Downloading {archive.name}")
-        fetch(url, part, progress=show)
+        _fetch(url, part, archive, progress)
         part.replace(output_file)
 
     failure = PiclipError(f"{archive.name} has no address to download from.")
@@ -192,15 +206,15 @@ def download_archive(archive: Archive, folder: Path, progress: Progress | None =
         except OSError as error:
             raise OutputError(
                 f"{folder} cannot be written ({error.strerror or error}); free some space or "
-                f"choose another folder."
+                f"choose another folder and run the same command again: what has come is kept."
             ) from error
     raise failure
 
 
 def _check_space(archive: Archive, folder: Path, part: Path) -> None:
     """Refuse to start what cannot end: photographs hardly shrink in archives."""
-    there = [path.stat().st_size for path in (folder / archive.name, part) if path.is_file()]
-    needed = (2 if archive.packed else 1) * archive.size - max(there, default=0)
+    there = max(_size(folder / archive.name), _size(part))
+    needed = (2 if archive.packed else 1) * archive.size - there
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OutputError(
@@ -209,5 +223,85 @@ def _check_space(archive: Archive, folder: Path, part: Path) -> None:
         )
 
 
-def _labelled(progress: Progress, label: str) -> Callable[[int, int | None], None]:
-    return lambda done, total: progress(label, done, total)
+def _fetch(url: str, part: Path, archive: Archive, progress: Progress) -> None:
+    """Download to a file; bytes that are already in it are not fetched again.
+
+    Raises:
+        PiclipError: The server refuses, or the connection keeps breaking.
+        OSError: The file cannot be written.
+    """
+    import requests  # noqa: PLC0415 - comes with pooch
+
+    reason, failures = "", 0
+    while failures < _ATTEMPTS:
+        before = _size(part)
+        try:
+            return _continue(url, part, archive, progress)
+        except requests.HTTPError as error:
+            status = 0 if error.response is None else error.response.status_code
+            reason = f"the server answers {status}"
+            if status == _UNSATISFIABLE:  # the file there is shorter than what is here
+                part.unlink(missing_ok=True)
+            elif status < 500:
+                raise PiclipError(
+                    f"{url} cannot be downloaded: {reason}; get the file elsewhere and put it "
+                    f"beside the others."
+                ) from error
+        except requests.RequestException as error:
+            reason = " ".join(str(error).split())
+        failures = 0 if _size(part) > before else failures + 1
+        time.sleep(_PAUSE)
+    raise PiclipError(
+        f"{url} could not be downloaded ({reason}); {_size(part)} bytes are kept, run the same "
+        f"command again to go on."
+    )
+
+
+def _continue(url: str, part: Path, archive: Archive, progress: Progress) -> None:
+    """One connection: append what it brings."""
+    import pooch  # noqa: PLC0415 - an extra
+
+    if _size(part) > archive.size:
+        part.unlink()
+    have = _size(part)
+    if have == archive.size:
+        return
+    headers = {"User-Agent": f"piclip/{__version__}", "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    with part.open("ab") as file:
+
+        def start(response: Any, **_: object) -> None:  # noqa: ANN401 - requests has no types
+            if response.status_code == 200:  # all of it comes, whatever was asked for
+                file.truncate(0)
+
+        pooch.HTTPDownloader(
+            progressbar=_Told(
+                lambda: progress(f"Downloading {archive.name}", file.tell(), archive.size)
+            ),
+            chunk_size=_CHUNK,
+            headers=headers,
+            timeout=_TIMEOUT,
+            hooks={"response": start},
+        )(url, file, None)
+
+
+class _Told:
+    """What pooch takes for a progress bar; the file itself says how much of it is there."""
+
+    total = 0
+
+    def __init__(self, told: Callable[[], None]) -> None:
+        self._told = told
+
+    def update(self, _count: int) -> None:
+        self._told()
+
+    def reset(self) -> None:
+        """Nothing is counted here."""
+
+    close = reset
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0

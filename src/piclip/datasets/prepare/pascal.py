@@ -1,11 +1,17 @@
-"""PASCAL-5i from VOC 2012 and SBD: whose mask counts, and which images are listed."""
+"""PASCAL-5i from VOC 2012 and SBD: whose mask counts, and which images are listed.
+
+SBD is the Semantic Boundaries Dataset, whose masks are MATLAB files.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from piclip.clip.prompts import class_names
 from piclip.datasets.dataset import Split
@@ -16,12 +22,11 @@ from piclip.datasets.prepare.preparation import (
     Prepared,
     carry_out,
     names_in,
-    read_class_map,
     refuse_missing,
 )
-from piclip.datasets.prepare.sbd import SbdMasks, find_folder
-from piclip.errors import ImageError, UsageError
-from piclip.io.documents import read_text
+from piclip.errors import ImageError, MaskError, UsageError
+from piclip.formats.voc import read_class_map
+from piclip.io.documents import check_regular, read_text
 from piclip.io.outputs import Progress
 
 TrainList: TypeAlias = Literal["published", "aug"]
@@ -73,7 +78,7 @@ def prepare_pascal(
         raise UsageError(
             f"There is no train list {train_list!r}; choose from {', '.join(TRAIN_LISTS)}."
         )
-    folder = find_folder(
+    folder = _find_folder(
         voc, ("", "VOC2012", "VOCdevkit/VOC2012"), ("ImageSets/Segmentation",), "VOC 2012"
     )
     origin = _origin(folder, sbd, masks)
@@ -122,7 +127,7 @@ def _origin(voc: Path, sbd: Path | None, masks: Path | None) -> _Origin:
         raise UsageError(
             "Give either --sbd, the folder of SBD, or --masks, a ready SegmentationClassAug folder."
         )
-    boundaries = SbdMasks(sbd)
+    boundaries = _SbdMasks(sbd)
     own = voc / "SegmentationClass"
     listed = _segmentation_keys(voc, "train") | _segmentation_keys(voc, "val")
     refuse_missing(listed - names_in(own, ".png"), "masks of VOC", own, "unpack the archive again")
@@ -170,3 +175,115 @@ def read_keys(path: Path) -> set[str]:
 
 def _listed(keys: Iterable[str]) -> list[Listed]:
     return [Listed(key, f"JPEGImages/{key}.jpg") for key in sorted(keys)]
+
+
+class _SbdMasks:
+    """Class masks of an SBD folder, or of one that its archive was unpacked to.
+
+    Attributes:
+        folder: The folder with ``cls`` (class masks) or ``inst`` (masks of single objects).
+        keys: Stems of the images that have a mask.
+
+    Raises:
+        UsageError: There is neither ``cls`` nor ``inst``.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.folder = _find_folder(
+            root, ("", "dataset", "benchmark_RELEASE/dataset"), ("cls", "inst"), "SBD"
+        )
+        self._kind = "cls" if (self.folder / "cls").is_dir() else "inst"
+        self.keys = frozenset(names_in(self.folder / self._kind, ".mat"))
+
+    @property
+    def train_noval(self) -> Path | None:
+        """SBD's list of images outside of VOC 2012 val, where it has been put into the folder."""
+        for folder in (self.folder, self.folder.parent, self.folder.parent.parent):
+            if (folder / "train_noval.txt").is_file():
+                return folder / "train_noval.txt"
+        return None
+
+    def read(self, key: str) -> ClassMap:
+        """Read the class map uint8 (H, W) of an image; its values are those of VOC.
+
+        Raises:
+            MaskError: The file is missing or damaged.
+        """
+        path = self.folder / self._kind / f"{key}.mat"
+        return _read_class_mat(path) if self._kind == "cls" else read_instance_mat(path)
+
+
+def _read_class_mat(path: Path) -> ClassMap:
+    """Read ``cls/KEY.mat``: the field Segmentation of the struct GTcls (MaskError if damaged)."""
+    return _as_class_map(_field(_struct(path, "GTcls"), "Segmentation", path), path)
+
+
+def read_instance_mat(path: Path) -> ClassMap:
+    """Read ``inst/KEY.mat``: object numbers (GTinst.Segmentation) looked up in their Categories.
+
+    Raises:
+        MaskError: The file is missing, damaged or of another structure.
+    """
+    struct = _struct(path, "GTinst")
+    objects = _as_class_map(_field(struct, "Segmentation", path), path)
+    categories = np.asarray(_field(struct, "Categories", path)).ravel()
+    if categories.size and not (categories.min() >= 1 and categories.max() <= 254):
+        raise MaskError(f"{path}: the categories of the objects are no class numbers.")
+    classes = np.concatenate([[0], categories]).astype(np.uint8)
+    if objects.max() >= len(classes):
+        raise MaskError(
+            f"{path}: object {objects.max()} has no category among the {len(classes) - 1} listed; "
+            f"unpack the archive again."
+        )
+    return np.asarray(classes[objects])
+
+
+def _find_folder(root: Path, places: tuple[str, ...], markers: tuple[str, ...], name: str) -> Path:
+    """The first of the places below ``root`` that holds one of the marker folders.
+
+    Raises:
+        UsageError: There is none.
+    """
+    for place in places:
+        if any((root / place / marker).is_dir() for marker in markers):
+            return root / place
+    wanted = " or ".join(markers)
+    raise UsageError(
+        f"{root} is no folder of {name}: {wanted} is not in it; give the folder that holds it."
+    )
+
+
+def _struct(path: Path, name: str) -> dict[str, NDArray[Any]]:
+    """The fields of a MATLAB struct."""
+    from scipy.io import loadmat  # noqa: PLC0415 - slow to import, and only needed here
+
+    try:
+        check_regular(path)
+        with path.open("rb") as file:
+            record = loadmat(file, variable_names=[name])[name][0, 0]
+            return {field: record[field] for field in record.dtype.names}
+    except Exception as error:  # SciPy's reader raises anything on damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise MaskError(
+            f"{path}: the file cannot be read as a mask of SBD ({reason}); unpack the archive "
+            f"again."
+        ) from error
+
+
+def _field(struct: dict[str, NDArray[Any]], name: str, path: Path) -> NDArray[Any]:
+    try:
+        return struct[name]
+    except KeyError as error:
+        raise MaskError(
+            f"{path}: the file has no {name} and so is no mask of SBD; unpack the archive again."
+        ) from error
+
+
+def _as_class_map(array: NDArray[Any], path: Path) -> ClassMap:
+    if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "ui":
+        raise MaskError(
+            f"{path}: the Segmentation is no matrix of whole numbers; unpack the archive again."
+        )
+    if array.min() < 0 or array.max() > 255:
+        raise MaskError(f"{path}: the Segmentation holds values beyond 0 to 255.")
+    return array.astype(np.uint8)

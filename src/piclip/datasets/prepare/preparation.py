@@ -12,21 +12,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from piclip.datasets.dataset import Split
-from piclip.errors import DatasetError, ImageError, MaskError, PiclipError, UsageError
-from piclip.io.decoding import decode
-from piclip.io.documents import read_json
-from piclip.io.images import IGNORE, MAX_PIXELS
+from piclip.datasets.prepared import FORMAT, SPLITS, read_description
+from piclip.errors import DatasetError, ImageError, PiclipError, UsageError
+from piclip.formats.voc import check_values
 from piclip.io.outputs import Progress, atomic_path, ensure_folder, write_json, write_png
 from piclip.io.overlays import class_map_image
 
-FORMAT = 1
-SPLITS: tuple[Split, ...] = ("train", "val")
 ClassMap: TypeAlias = npt.NDArray[np.uint8]
 
 _NAMED = 3
@@ -142,46 +139,6 @@ def carry_out(plan: Plan, out: Path, progress: Progress | None = None) -> Prepar
     return Prepared(out, counts, plan.published, made, len(keys) - len(waiting))
 
 
-def read_class_map(path: Path, classes: int) -> ClassMap:
-    """Read a class mask.
-
-    Args:
-        path: A PNG of one channel or with a palette.
-        classes: Number of classes; the values 0 to ``classes`` and 255 are known.
-
-    Returns:
-        uint8 (H, W).
-
-    Raises:
-        ImageError: The file is missing or damaged.
-        MaskError: It has colours instead of class indices, or unknown values.
-    """
-    image = decode(path, MAX_PIXELS)
-    if image.mode not in {"P", "L"}:
-        raise MaskError(
-            f"{path}: a class mask needs one channel or a palette of class indices, and this "
-            f"image is {image.mode}; convert its colours to indices."
-        )
-    class_map = np.asarray(image, dtype=np.uint8)
-    check_values(class_map, classes, str(path))
-    return class_map
-
-
-def check_values(class_map: ClassMap, classes: int, name: str) -> None:
-    """Refuse values that are neither background, a class nor 255.
-
-    Raises:
-        MaskError: Naming the unknown values.
-    """
-    present = np.flatnonzero(np.bincount(class_map.ravel(), minlength=IGNORE + 1))
-    unknown = [int(value) for value in present if classes < value < IGNORE]
-    if unknown:
-        raise MaskError(
-            f"{name}: the mask holds the unknown values {', '.join(map(str, unknown[:12]))}; known "
-            f"are 0 (background), 1 to {classes} (classes) and {IGNORE} (ignore)."
-        )
-
-
 def write_class_map(class_map: ClassMap, path: Path) -> Path:
     """Write a class map uint8 (H, W) as a PNG with VOC's palette, in full or not at all."""
     return write_png(class_map_image(class_map), path)
@@ -257,29 +214,6 @@ def _start(plan: Plan, out: Path) -> None:
         "made_from": plan.made_from,
     }
     write_json(description, out / "dataset.json")
-
-
-def read_description(out: Path) -> dict[str, Any]:
-    """Read ``dataset.json`` of a prepared folder.
-
-    Raises:
-        UsageError: The file is missing, no JSON or not of this format.
-    """
-    path = out / "dataset.json"
-    try:
-        description = read_json(path)
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"{out} is no prepared folder (it has no dataset.json); make one with "
-            f"'piclip data prepare'."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({error}); prepare the folder again.") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise UsageError(
-            f"{path} does not say format {FORMAT}; prepare the folder again with this version."
-        )
-    return description
 
 
 def _write_lists(plan: Plan, out: Path) -> None:

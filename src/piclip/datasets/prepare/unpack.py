@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import gzip
+import shutil
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO
+from typing import IO, TypeAlias
 
 from piclip.errors import PiclipError
 from piclip.io.outputs import Progress, atomic_path, ensure_folder
 
-_CHUNK = 1 << 20
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    EOFError,
+    RuntimeError,  # zipfile's, of members with a password or packed in unknown ways
+)
 
-
-@dataclass(frozen=True)
-class _Member:
-    """A regular file of an archive."""
-
-    name: str
-    size: int
-    position: int
-    open: Callable[[], IO[bytes]]
+_File: TypeAlias = tuple[str, int, Callable[[], "IO[bytes] | None"]]
+"""Name, size in bytes and how to read a regular file of an archive."""
 
 
 def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> int:
     """Unpack the regular files of a .zip, .tar or .tgz archive.
 
     Files of the right size that are already there are kept, so an interrupted run can be
-    repeated. Links and devices, which data sets do not need, are left out.
+    repeated; that, and that each file is there in full or not at all, is what the standard
+    library's ``extractall`` does not do. Links and devices are left out.
 
     Args:
         archive: The archive.
@@ -48,67 +51,34 @@ def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> int
     ensure_folder(folder)
     total = archive.stat().st_size
     count = 0
-    for member in _members(archive):
-        target = folder / _inside(member.name, archive)
-        if not (target.is_file() and target.stat().st_size == member.size):
-            with atomic_path(target) as temporary, temporary.open("wb") as file:
-                for chunk in _chunks(member, archive):
-                    file.write(chunk)
-        count += 1
-        if progress is not None:
-            progress(min(member.position, total), total)
+    with archive.open("rb") as raw, _damage_of(archive):
+        for name, size, opened in _files(raw):
+            target = folder / _inside(name, archive)
+            if not (target.is_file() and target.stat().st_size == size):
+                # Damage is told apart inside, since a full disk is an OSError as well.
+                with atomic_path(target) as temporary, _damage_of(archive):
+                    source = opened()
+                    with temporary.open("wb") as file:
+                        if source is not None:
+                            shutil.copyfileobj(source, file)
+            count += 1
+            if progress is not None:
+                progress(min(raw.tell(), total), total)
     return count
 
 
-def _members(archive: Path) -> Iterator[_Member]:
-    try:
-        if zipfile.is_zipfile(archive):
-            yield from _zip_members(archive)
-        else:
-            yield from _tar_members(archive)
-    except _DAMAGE as error:
-        raise _damaged(archive, error) from error
-
-
-def _zip_members(archive: Path) -> Iterator[_Member]:
-    position = 0
-    with zipfile.ZipFile(archive) as package:
-        for entry in package.infolist():
-            position += entry.compress_size
-            if not entry.is_dir():
-
-                def opened(entry: zipfile.ZipInfo = entry) -> IO[bytes]:
-                    return package.open(entry)
-
-                yield _Member(entry.filename, entry.file_size, position, opened)
-
-
-def _tar_members(archive: Path) -> Iterator[_Member]:
-    with archive.open("rb") as raw, tarfile.open(fileobj=raw, mode="r:*") as package:
-        for entry in package:
-            if entry.isreg():
-
-                def opened(entry: tarfile.TarInfo = entry) -> IO[bytes]:
-                    file = package.extractfile(entry)
-                    if file is None:
-                        raise tarfile.ReadError(f"{entry.name} cannot be read")
-                    return file
-
-                yield _Member(entry.name, entry.size, raw.tell(), opened)
-
-
-def _chunks(member: _Member, archive: Path) -> Iterator[bytes]:
-    """The content of a file; damage is told apart from a full disk by happening here."""
-    left = member.size
-    try:
-        with member.open() as source:
-            while chunk := source.read(_CHUNK):
-                left -= len(chunk)
-                yield chunk
-    except _DAMAGE as error:
-        raise _damaged(archive, error) from error
-    if left:
-        raise _damaged(archive, EOFError(f"{member.name} ends too early"))
+def _files(raw: IO[bytes]) -> Iterator[_File]:
+    if zipfile.is_zipfile(raw):
+        with zipfile.ZipFile(raw) as package:
+            for entry in package.infolist():
+                if not entry.is_dir():
+                    yield entry.filename, entry.file_size, partial(package.open, entry)
+    else:
+        raw.seek(0)
+        with tarfile.open(fileobj=raw, mode="r:*") as tar:
+            for member in tar:
+                if member.isreg():
+                    yield member.name, member.size, partial(tar.extractfile, member)
 
 
 def _inside(name: str, archive: Path) -> Path:
@@ -126,8 +96,12 @@ def _inside(name: str, archive: Path) -> Path:
     return Path(path)
 
 
-def _damaged(archive: Path, error: BaseException) -> PiclipError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return PiclipError(
-        f"{archive} is damaged ({reason}); delete it and run the same command again."
-    )
+@contextmanager
+def _damage_of(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PiclipError(
+            f"{archive} is damaged ({reason}); delete it and run the same command again."
+        ) from error

@@ -78,7 +78,7 @@ class SceneDataset(LabelledImages):
                 for fold in range(FOLDS)
             ],
             minimum_pixels=minimum_pixels or max(1, round(_MINIMUM_PIXELS * scale**2)),
-            cache=None if cache is None else Path(cache),
+            cache=cache,
         )
         self.size, self.seed = size, seed
         low, high = WORLD.scale

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from piclip.datasets.dataset import (
     MINIMUM_PIXELS,
-    MOST_CLASSES,
     LabelledImages,
     Split,
     check_split,
+    file_state,
 )
-from piclip.datasets.prepare.preparation import read_class_map
-from piclip.datasets.presence import file_state
 from piclip.errors import DatasetError
+from piclip.formats.voc import read_class_map
 from piclip.io.decoding import reason
 from piclip.io.documents import read_text
 from piclip.io.images import read_image
@@ -37,7 +36,7 @@ class Files:
     mask: Path
 
 
-class ImageFiles(LabelledImages):
+class FileDataset(LabelledImages):
     """Labelled images in files.
 
     Args:
@@ -45,7 +44,7 @@ class ImageFiles(LabelledImages):
         class_names: As in `LabelledImages`; up to 254, the values that a class map has.
         files: The images by key, of every split that there is.
         advice: What to do when somebody asks for a split that is not there.
-        wordings: As in `LabelledImages`.
+        synonyms: As in `LabelledImages`.
         novel: As in `LabelledImages`.
         minimum_pixels: As in `LabelledImages`.
         cache: As in `LabelledImages`.
@@ -61,7 +60,7 @@ class ImageFiles(LabelledImages):
         *,
         files: Mapping[Split, Mapping[str, Files]],
         advice: str,
-        wordings: Mapping[str, tuple[str, ...]] | None = None,
+        synonyms: Mapping[str, tuple[str, ...]] | None = None,
         novel: Sequence[tuple[int, ...]] | None = None,
         minimum_pixels: int = MINIMUM_PIXELS,
         cache: Path | None = None,
@@ -69,7 +68,7 @@ class ImageFiles(LabelledImages):
         super().__init__(
             name,
             class_names,
-            wordings=wordings,
+            synonyms=synonyms,
             novel=novel,
             minimum_pixels=minimum_pixels,
             cache=cache,
@@ -122,15 +121,6 @@ def by_key(entries: Iterable[tuple[str, Files]], source: Path) -> dict[str, File
             )
         files[key] = entry
     return files
-
-
-def check_class_count(names: Sequence[str], source: Path) -> None:
-    """Refuses more classes than a uint8 class map has values for (DatasetError)."""
-    if len(names) > MOST_CLASSES:
-        raise DatasetError(
-            f"{source}: there are {len(names)} classes, but a class map holds up to {MOST_CLASSES};"
-            f" leave some out."
-        )
 
 
 def read_lines(path: Path) -> list[str]:
