@@ -51,7 +51,7 @@ def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> int
     ensure_folder(folder)
     total = archive.stat().st_size
     count = 0
-    with archive.open("rb") as raw, _damage_of(archive):
+    with _damage_of(archive, OSError), archive.open("rb") as raw:
         for name, size, opened in _files(raw):
             target = folder / _inside(name, archive)
             if not (target.is_file() and target.stat().st_size == size):
@@ -61,9 +61,9 @@ def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> int
                     with temporary.open("wb") as file:
                         if source is not None:
                             shutil.copyfileobj(source, file)
+                if progress is not None:
+                    progress(min(raw.tell(), total), total)
             count += 1
-            if progress is not None:
-                progress(min(raw.tell(), total), total)
     return count
 
 
@@ -97,10 +97,10 @@ def _inside(name: str, archive: Path) -> Path:
 
 
 @contextmanager
-def _damage_of(archive: Path) -> Iterator[None]:
+def _damage_of(archive: Path, *more: type[Exception]) -> Iterator[None]:
     try:
         yield
-    except _DAMAGE as error:
+    except (*_DAMAGE, *more) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PiclipError(
             f"{archive} is damaged ({reason}); delete it and run the same command again."
