@@ -11,7 +11,7 @@ help:
 	@echo "make test               run the tests"
 	@echo "make test-slow          run the tests that take minutes too"
 	@echo "make test-browser       the tests of the web page in Chromium"
-	@echo "make lint               ruff and mypy --strict"
+	@echo "make lint               ruff, mypy --strict and the layers of the imports"
 	@echo "make benchmark          measure quality on the built-in world, then speed"
 	@echo "make experiments        train and compare all decoders on the built-in world (1.5 hours; resumes)"
 	@echo "make experiments-quick  the same path in minutes; its figures say little"
@@ -43,6 +43,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 benchmark: $(INSTALLED)
 	$(BIN)/piclip benchmark scenes
