@@ -68,7 +68,7 @@ def test_with_the_option_folders_of_this_computer_are_taken(tmp_path, temporary,
     clip = clip_in(tmp_path / "clip")
     models = Models(local_models=True)
     for name in (str(clip), "./clip", "clip"):
-        assert models.load(name).embed_dim == Models().load("builtin").embed_dim
+        assert models.load(name).encoder.embed_dim == Models().load("builtin").encoder.embed_dim
     assert "There is no file or folder" in refusal(models, tmp_path / "missing")
     assert "is no path" in refusal(models, "~nobody-of-this-name/clip")
 
