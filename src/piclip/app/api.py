@@ -46,8 +46,7 @@ class _Endpoints:
     """Plain values in, plain values out."""
 
     def __init__(self, handlers: Handlers) -> None:
-        self._models = handlers.models
-        self._session = handlers.session
+        self._models, self._session = handlers.models, handlers.session
 
     def example(self, title: str, request: gr.Request) -> dict[str, Any]:
         """Load built-in scenes in place of everything: "Cats", ..."""

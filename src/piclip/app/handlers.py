@@ -109,6 +109,11 @@ class Handlers:
         return None, None, *_labelled(session)
 
     @told()
+    def tell(self, sentence: str) -> None:
+        """Something failed in the browser."""
+        raise UsageError(sentence)
+
+    @told()
     def remove_example(self, chosen: int | None, request: gr.Request) -> tuple[Output, ...]:
         """Forget the chosen example, or the last one."""
         session = self.session(request)

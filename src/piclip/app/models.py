@@ -16,15 +16,12 @@ BUILTIN = "builtin"
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
-_HINTS = {
-    True: "The built-in model is **for trying only**: it knows drawn scenes, not photographs.",
-    False: "A model of the hub is downloaded once, then works offline.",
-}
-
 
 def hint(model: str) -> str:
     """What to know about a model before trusting it, in one sentence of Markdown."""
-    return _HINTS[model.strip() == BUILTIN]
+    if model.strip() == BUILTIN:
+        return "The built-in model is **for trying only**: it knows drawn scenes, not photographs."
+    return "A model of the hub is downloaded once, then works offline."
 
 
 class Models:

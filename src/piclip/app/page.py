@@ -10,7 +10,7 @@ from piclip.app.api import add_endpoints
 from piclip.app.example_scenes import EXAMPLES
 from piclip.app.handlers import PRIORS, Handlers, told
 from piclip.app.models import BUILTIN, Models, hint
-from piclip.app.painting import LISTEN, not_opened, read_canvas, too_large
+from piclip.app.painting import FAILURES, LISTEN, read_canvas
 from piclip.app.session import Sessions
 from piclip.clip.encoder import DEFAULT_MODEL
 
@@ -91,11 +91,9 @@ def _label_step(handlers: Handlers) -> list[Any]:
                 gallery, chosen = _gallery("labelled", "Labelled images", visible=False)
                 remove = _small_button("Remove the chosen label")
         with gr.Row(elem_classes="app-hidden"):
-            for button, tell in (
-                ("canvas-too-large", too_large),
-                ("canvas-not-opened", not_opened),
-            ):
-                gr.Button(button, elem_id=button).click(told()(tell), **_NOW)
+            for name_of_failure, sentence in FAILURES.items():
+                failed = gr.Button(sentence, elem_id=name_of_failure)
+                failed.click(handlers.tell, failed, **_NOW)
     listed = [gallery, note, remove]
     add.click(handlers.add_painted, [canvas, name], [canvas, *listed], **_NOW)
     add_files.click(handlers.add_uploaded, [*uploads, name], [*uploads, *listed], **_NOW)

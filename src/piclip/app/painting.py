@@ -16,13 +16,21 @@ from piclip.io.decoding import decode
 _MOST_LAYERS = 1  # the page offers no others
 _PAINTED = 64  # least opacity of paint; the brush leaves about 150, its soft border less
 
+FAILURES = {
+    "canvas-too-large": "As PNG, the painted image is larger than this page takes; use a smaller "
+    "copy of it, or start the page with a larger --max-upload-mb.",
+    "canvas-not-opened": "This browser cannot open that file as an image; convert it to PNG or "
+    "JPEG, or upload it with its mask.",
+}
+"""What is told when the hidden button of a name is pressed."""
+
 LISTEN = """() => window.addEventListener("unhandledrejection", ({reason}) => {
   const press = (id) => document.getElementById(id)?.click();
   if (String(reason?.message).includes("413")) press("canvas-too-large");
   else if (reason?.name === "InvalidStateError") press("canvas-not-opened");
 })"""
 """Runs when the page is loaded. The canvas reads files and sends PNGs by itself and says nothing
-when that fails; a press of a hidden button then tells the person."""
+when that fails; a press of a button of ``FAILURES`` then tells the person."""
 
 
 def read_canvas(sent: Any, pixels: int) -> dict[str, Any] | None:  # noqa: ANN401
@@ -78,19 +86,3 @@ def painted_mask(layers: Sequence[npt.NDArray[Any]], size: tuple[int, int]) -> I
     if not painted.any():
         raise MaskError("Nothing is painted yet; paint over the object with the brush.")
     return Image.fromarray(painted * np.uint8(255))
-
-
-def too_large() -> None:
-    """Tell that the browser could not send the canvas."""
-    raise UsageError(
-        "As PNG, the painted image is larger than this page takes; use a smaller copy of it, or "
-        "start the page with a larger --max-upload-mb."
-    )
-
-
-def not_opened() -> None:
-    """Tell that the browser could not show an image."""
-    raise ImageError(
-        "This browser cannot open that file as an image; convert it to PNG or JPEG, or upload it "
-        "with its mask."
-    )

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
@@ -322,11 +323,8 @@ class AppSession:
     def _free_name(self, stem: str) -> str:
         """A name that no other query has: ``herd``, ``herd-2``, ``herd-3`` ..."""
         taken = {query.name.lower() for query in self.queries}
-        name, number = stem, 1
-        while name.lower() in taken:
-            number += 1
-            name = f"{stem}-{number}"
-        return name
+        names = chain([stem], (f"{stem}-{number}" for number in count(2)))
+        return next(name for name in names if name.lower() not in taken)
 
 
 class Sessions:
