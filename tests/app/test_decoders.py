@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from decoder_folders import trained
 from PIL import Image
 
+from decoder_folders import trained
 from piclip import FewShotSegmenter, Support
 from piclip.app.example_scenes import load_example
 from piclip.app.files import masks_zip
@@ -54,23 +54,22 @@ def test_the_priors_are_left_out_and_one_sentence_says_why(page):
     from piclip.app.handlers import PRIORS
 
     def shown(model):
-        status, *_ = list(page.handlers.run(model, page.request))[-1]
+        list(page.handlers.run(model, page.request))
         parts = page.handlers.show(page.request)
-        tabs, pictures = parts[8 : 8 + len(PRIORS)], parts[8 + len(PRIORS) :]
-        return status, parts[5], [tab["visible"] for tab in map(vars_of, tabs)], pictures
+        return parts[5], parts[8 : 8 + len(PRIORS)], parts[8 + len(PRIORS) :]
 
-    status, classes, tabs, pictures = shown("")
-    assert "A trained decoder keeps no priors, so none are shown." in status
-    assert tabs == [False] * len(PRIORS) and pictures == (None,) * len(PRIORS)
+    classes, texts, pictures = shown("")
+    assert texts == ("A trained decoder keeps no priors to look at.",) * len(PRIORS)
+    assert pictures == (None,) * len(PRIORS)
     assert not vars_of(classes)["visible"]
     picked = SimpleNamespace(index=1)
     index, image, _, *maps = page.handlers.choose("horse", picked, page.request)
     assert index == 1 and image.size == (720, 720) and set(maps) == {None}
     assert set(page.handlers.choose_class(1, "horse", page.request)) == {None}
 
-    status, classes, tabs, pictures = shown("builtin")
-    assert "priors" not in status and tabs == [True] * len(PRIORS) and None not in pictures
-    assert vars_of(classes)["visible"]
+    classes, texts, pictures = shown("builtin")
+    assert texts == tuple(text for _, _, text in PRIORS)
+    assert None not in pictures and vars_of(classes)["visible"]
 
 
 def vars_of(update):

@@ -170,7 +170,7 @@ class Handlers:
         """All of step 3 after a run.
 
         Placeholder, panel, gallery, chosen index, slider, class choice, result, its text, and the
-        tab and the picture of each prior.
+        texts and the pictures of the priors.
         """
         session = self.session(request)
         found = bool(session.answers)
@@ -188,7 +188,7 @@ class Handlers:
             gr.Slider(value=round(session.threshold, 2)),
             gr.Radio(choices=list(names), value=first or None, visible=known and len(names) > 1),
             *shown,
-            *(gr.Tab(visible=known) for _ in PRIORS),
+            *(text if known or not found else _DECODER for _, _, text in PRIORS),
             *maps,
         )
 
@@ -236,6 +236,7 @@ class Handlers:
 
 # Values for the page's components, in their order.
 
+_DECODER = "A trained decoder keeps no priors to look at."
 _NO_PRIORS: tuple[Image.Image | None, ...] = (None,) * len(PRIORS)
 
 
@@ -294,10 +295,8 @@ def _outcome(session: AppSession) -> str:
     """Status after a run."""
     done, asked = len(session.answers), len(session.queries)
     stopped = done + len(session.failures) < asked
-    lines = [f"{'Stopped: ' if stopped else ''}{done} of {asked} images segmented."]
-    if done and session.answers[0].preview.priors is None:
-        lines.append("A trained decoder keeps no priors, so none are shown.")
-    return "".join(f"<p>{escape(line)}</p>" for line in (*lines, *session.failures))
+    text = f"{'Stopped: ' if stopped else ''}{done} of {asked} images segmented."
+    return "".join(f"<p>{escape(line)}</p>" for line in (text, *session.failures))
 
 
 def _result_thumbnails(session: AppSession) -> list[tuple[Image.Image, str]]:

@@ -185,12 +185,11 @@ def _results_step(handlers: Handlers) -> list[Any]:
                 class_name = gr.Radio([], label="Class in the priors", visible=False)
                 with gr.Tab("Result"):
                     result = [_picture("result"), gr.HTML("")]
-                tabs, priors = [], []
+                priors, texts = [], []
                 for field, title, text in PRIORS:
-                    with gr.Tab(title) as tab:
+                    with gr.Tab(title):
                         priors.append(_picture(f"prior-{field}"))
-                        gr.HTML(text, elem_classes="quiet")
-                    tabs.append(tab)
+                        texts.append(gr.HTML(text, elem_classes="quiet"))
         with gr.Row(elem_classes="app-hidden"):
             zip_file = gr.DownloadButton("masks", elem_id="zip-file")
             coco_file = gr.DownloadButton("coco", elem_id="coco-file")
@@ -207,7 +206,7 @@ def _results_step(handlers: Handlers) -> list[Any]:
         button.click(make, None, file, **_NOW).success(
             None, None, None, js=_FETCH.format(file.elem_id), api_visibility="private"
         )
-    return [empty, panel, gallery, chosen, slider, class_name, *result, *tabs, *priors]
+    return [empty, panel, gallery, chosen, slider, class_name, *result, *texts, *priors]
 
 
 def _title(number: int, title: str, text: str) -> None:
