@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from piclip.app.content import Limits
 from piclip.app.server import Settings, serve
+from piclip.app.session import Limits
 from piclip.datasets.scenes import make_scene
 from piclip.errors import ModelError, UsageError
 

@@ -7,7 +7,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from decoder_folders import trained
 
+from piclip.app import models as models_of_the_page
 from piclip.app.models import Models
 from piclip.app.server import Settings, serve
 from piclip.clip.checkpoints import BUILTIN_FOLDER
@@ -39,7 +41,7 @@ def clip_in(folder):
 def test_without_the_option_no_answer_depends_on_the_files_of_this_computer(
     tmp_path, temporary, monkeypatch
 ):
-    present = clip_in(tmp_path / "present")
+    present, decoder = clip_in(tmp_path / "present"), trained(tmp_path / "run")
     (tmp_path / "file.pt").write_bytes(b"no weights")
     monkeypatch.chdir(tmp_path)
     models = Models()
@@ -48,7 +50,7 @@ def test_without_the_option_no_answer_depends_on_the_files_of_this_computer(
         for name in (
             present, f"{present}/", tmp_path / "missing", "present", "missing", "./present",
             "../missing", "file.pt", "/etc", "~root", "~nobody-of-this-name", "a/b/c", "C:\\x",
-            "here/\0",
+            "here/\0", decoder,
         )
     }  # fmt: skip
     assert len(sentences) == 1 and "--local-models" in sentences.pop()
@@ -68,9 +70,38 @@ def test_with_the_option_folders_of_this_computer_are_taken(tmp_path, temporary,
     clip = clip_in(tmp_path / "clip")
     models = Models(local_models=True)
     for name in (str(clip), "./clip", "clip"):
-        assert models.load(name).embed_dim == Models().load("builtin").embed_dim
+        assert models.load(name).encoder.embed_dim == Models().load("builtin").encoder.embed_dim
     assert "There is no file or folder" in refusal(models, tmp_path / "missing")
     assert "is no path" in refusal(models, "~nobody-of-this-name/clip")
+
+
+def test_with_the_option_trained_decoders_of_this_computer_are_taken(tmp_path, temporary):
+    models = Models(local_models=True)
+    run = trained(tmp_path / "run")
+    assert models.load(str(run)).threshold == 0.5
+    with pytest.raises(UsageError, match="decoder"):
+        _ = models.load(str(run)).encoder  # it has one of its own
+    unnamed = trained(tmp_path / "unnamed", clip=None)
+    with pytest.raises(UsageError, match="CLIP whose priors"):
+        models.load(str(unnamed))
+    assert "temporary files" in refusal(models, trained(temporary / "run"))
+
+
+def test_the_clip_of_the_command_line_is_that_of_its_decoder_only(tmp_path):
+    run = str(trained(tmp_path / "run", clip=None))
+    models = Models(run, clip="builtin", local_models=True)
+    assert models.load("") is models.load(run)
+    assert models.load("builtin").encoder.embed_dim > 0
+    with pytest.raises(UsageError, match="leave clip out"):
+        Models("builtin", clip="builtin").load("")
+
+
+def test_the_hub_gives_no_decoders(tmp_path, monkeypatch):
+    downloaded = trained(tmp_path / "run", clip=None) / "decoder"
+    monkeypatch.setattr(models_of_the_page, "hub_folder", lambda name: downloaded)
+    for models in (Models(), Models(local_models=True)):
+        with pytest.raises(ModelError):
+            models.load("owner/decoder")
 
 
 def test_models_in_temporary_folders_are_refused(tmp_path, temporary, monkeypatch):

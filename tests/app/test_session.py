@@ -7,22 +7,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from piclip import FewShotSegmenter, Support
-from piclip.app.content import Limits
-from piclip.app.downloads import coco_json, masks_zip
+from piclip import Support
 from piclip.app.example_scenes import EXAMPLES, load_example
+from piclip.app.files import coco_json, masks_zip, pair_by_name
 from piclip.app.models import BUILTIN, Models, hint
-from piclip.app.pairing import pair_by_name
-from piclip.app.pictures import PREVIEW_PIXELS, painted_mask
-from piclip.app.session import AppSession
-from piclip.app.sessions import Sessions
+from piclip.app.painting import painted_mask
+from piclip.app.session import PREVIEW_PIXELS, AppSession, Limits, Sessions
 from piclip.datasets.scenes import make_scene
 from piclip.errors import ImageError, MaskError, ModelError, UsageError
 from piclip.figures.panels import heat
 
 
 @pytest.fixture(scope="module")
-def encoder():
+def model():
     return Models().load(BUILTIN)
 
 
@@ -52,20 +49,18 @@ def ready(session, tmp_path, queries=2, names=("cat",)):
     return session
 
 
-def finish(session, encoder):
-    return list(session.run(encoder))
+def finish(session, model):
+    return list(session.run(model))
 
 
-def test_results_are_those_of_the_segmenter_at_every_threshold(session, tmp_path, encoder):
+def test_results_are_those_of_the_segmenter_at_every_threshold(session, tmp_path, model):
     ready(session, tmp_path)
     session.add_query(saved(tmp_path, 12, "wide.png", (190, 77)))
-    steps = finish(session, encoder)
+    steps = finish(session, model)
     assert [step.done for step in steps] == [0, 1, 2, 3] and {s.total for s in steps} == {3}
 
     labelled = scene(0)
-    segmenter = FewShotSegmenter(encoder).fit(
-        [Support(labelled.image, labelled.mask("cat"))], name="cat"
-    )
+    segmenter = model.unfitted().fit([Support(labelled.image, labelled.mask("cat"))], name="cat")
     expected = segmenter.predict([query.path for query in session.queries])
     for answer, whole in zip(session.answers, expected, strict=True):
         # The file keeps ten bits of the scores: only pixels that close to the threshold may differ.
@@ -78,21 +73,21 @@ def test_results_are_those_of_the_segmenter_at_every_threshold(session, tmp_path
         assert abs(preview - whole.mask.mean()) < 0.02
 
 
-def test_moving_the_threshold_computes_no_features(session, tmp_path, encoder, monkeypatch):
-    finish(ready(session, tmp_path), encoder)
+def test_moving_the_threshold_computes_no_features(session, tmp_path, model, monkeypatch):
+    finish(ready(session, tmp_path), model)
 
     def refuse(*_, **__):
         raise AssertionError("the encoder was asked again")
 
-    monkeypatch.setattr(type(encoder), "encode", refuse)
+    monkeypatch.setattr(type(model.encoder), "encode", refuse)
     shares = [session.answer(0).preview.at_threshold(t).mask.mean() for t in (0, 0.3, 0.6, 1)]
     assert shares[0] == 1 and shares == sorted(shares, reverse=True) and shares[-1] < shares[1]
     masks_zip(session, 0.4)
 
 
-def test_several_classes_and_the_downloads(session, tmp_path, encoder):
+def test_several_classes_and_the_downloads(session, tmp_path, model):
     ready(session, tmp_path, names=("cat", "star"))
-    finish(session, encoder)
+    finish(session, model)
     assert session.answers[0].preview.class_names == ("cat", "star")
     expected = [answer.at_threshold(0.45).class_map for answer in session.answers]
     with zipfile.ZipFile(masks_zip(session, 0.45)) as archive:
@@ -112,20 +107,20 @@ def test_several_classes_and_the_downloads(session, tmp_path, encoder):
     assert not [path for path in session.folder.iterdir() if path.is_dir()]
 
 
-def test_a_run_can_be_stopped_and_started_again(session, tmp_path, encoder):
+def test_a_run_can_be_stopped_and_started_again(session, tmp_path, model):
     ready(session, tmp_path, queries=3)
-    run = session.run(encoder)
+    run = session.run(model)
     assert next(run).done == 0 and next(run).done == 1
     with pytest.raises(UsageError, match="going on already"):
-        next(session.run(encoder))
+        next(session.run(model))
     session.stop()
     assert list(run) == [] and len(session.answers) == 1 and not session.running
-    assert finish(session, encoder)[-1].done == 3 and len(session.answers) == 3
+    assert finish(session, model)[-1].done == 3 and len(session.answers) == 3
 
 
-def test_closing_during_a_run_ends_it_and_deletes_everything(session, tmp_path, encoder):
+def test_closing_during_a_run_ends_it_and_deletes_everything(session, tmp_path, model):
     ready(session, tmp_path)
-    run = session.run(encoder)
+    run = session.run(model)
     next(run)
     next(run)
     session.close()
@@ -135,9 +130,9 @@ def test_closing_during_a_run_ends_it_and_deletes_everything(session, tmp_path, 
         session.add_query(saved(tmp_path, 1, "late.png"))
 
 
-def test_an_image_removed_during_a_run_gets_no_result(session, tmp_path, encoder):
+def test_an_image_removed_during_a_run_gets_no_result(session, tmp_path, model):
     ready(session, tmp_path, queries=3)
-    run = session.run(encoder)
+    run = session.run(model)
     next(run)
     session.remove_query(1)
     list(run)
@@ -145,9 +140,9 @@ def test_an_image_removed_during_a_run_gets_no_result(session, tmp_path, encoder
     assert session.failures == []
 
 
-def test_what_is_missing_is_said(session, tmp_path, encoder):
+def test_what_is_missing_is_said(session, tmp_path, model):
     with pytest.raises(UsageError, match="Label at least one image"):
-        next(session.run(encoder))
+        next(session.run(model))
     with pytest.raises(UsageError, match="no result to download"):
         masks_zip(session, 0.5)
     with pytest.raises(UsageError, match="no such result"):
@@ -155,7 +150,7 @@ def test_what_is_missing_is_said(session, tmp_path, encoder):
     labelled = scene(0)
     session.add_example(labelled.image, labelled.mask("cat"), "cat")
     with pytest.raises(UsageError, match="Add at least one image"):
-        next(session.run(encoder))
+        next(session.run(model))
 
 
 @pytest.mark.parametrize(
@@ -221,9 +216,9 @@ def test_examples_are_complete(tmp_path, title):
         load_example(session, "Dragons")
 
 
-def test_an_example_takes_the_place_of_everything(session, tmp_path, encoder):
+def test_an_example_takes_the_place_of_everything(session, tmp_path, model):
     session = AppSession(tmp_path / "roomy", Limits())
-    finish(ready(session, tmp_path), encoder)
+    finish(ready(session, tmp_path), model)
     load_example(session, "Cats")
     assert session.answers == [] and len(session.examples) == 1 and len(session.queries) == 6
 

@@ -23,9 +23,11 @@ def test_the_options_reach_the_page(piclip, monkeypatch):
     assert piclip("app", "--local-models", "--auth", "anna:secret").code == 0
     ran = piclip("app", "--allow-host", "a.example", "--allow-host", "localhost:9000")
     assert ran.code == 0 and "Anybody who reaches this address" in ran.err  # through the proxy
-    plain, local, behind = asked
+    assert piclip("app", "--model", "runs/pfenet", "--clip", "builtin").code == 0
+    plain, local, behind, decoder = asked
     assert plain == server.Settings()
     assert local == server.Settings(local_models=True, login=("anna", "secret"))
+    assert decoder == server.Settings(model="runs/pfenet", clip="builtin")
     assert behind == server.Settings(allow_hosts=("a.example", "localhost:9000"))
 
 

@@ -15,8 +15,8 @@ def browser():
 
 @pytest.fixture(scope="module")
 def served():
-    from piclip.app.content import Limits
     from piclip.app.server import Settings, serve
+    from piclip.app.session import Limits
 
     with serve(Settings(limits=Limits(images=30), upload_megabytes=1)) as served:
         yield served

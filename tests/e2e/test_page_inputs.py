@@ -8,6 +8,9 @@ import pytest
 from browsing import download, open_page, playwright, scene, wait_for_results
 from PIL import Image
 
+from decoder_folders import trained
+from piclip.app.server import Settings, serve
+
 pytestmark = pytest.mark.slow
 
 DROP_HERE = "Drop an image here"
@@ -100,9 +103,9 @@ def test_a_file_that_is_too_large_is_told(page, tmp_path):
     assert "exceed the maximum allowed size" in message(page)
 
 
-def test_uploaded_masks_and_a_second_class(page, tmp_path):
+def label_by_masks(page, tmp_path, *names):
     page.get_by_role("tab", name="Upload masks").click()
-    for index, name in ((0, "cat"), (1, "another cat")):
+    for index, name in enumerate(names):
         image, mask = scene(tmp_path, index)
         page.get_by_label("What is it?").fill(name)
         page.locator("#label-images input[type=file]").set_input_files(str(image))
@@ -114,7 +117,27 @@ def test_uploaded_masks_and_a_second_class(page, tmp_path):
     playwright.expect(page.get_by_text("1 image to segment")).to_be_visible()
     page.locator("#run").click()
     wait_for_results(page, 1)
+
+
+def test_uploaded_masks_and_a_second_class(page, tmp_path):
+    label_by_masks(page, tmp_path, "cat", "another cat")
     playwright.expect(page.get_by_label("another cat")).to_be_visible()
+
+
+def test_a_trained_decoder_has_no_priors_and_the_next_model_has(browser, tmp_path):
+    with serve(Settings(model=str(trained(tmp_path / "run")))) as served:
+        page, _ = open_page(browser, served)
+        label_by_masks(page, tmp_path, "cat", "another cat")
+        page.locator("#result img").wait_for()
+        assert page.get_by_label("another cat").count() == 0  # no choice of a class to see
+        page.get_by_role("tab", name="Fused").click()
+        playwright.expect(page.get_by_text("A trained decoder keeps no priors")).to_be_visible()
+        assert page.locator("#prior-fused img").count() == 0
+        page.get_by_role("button", name="Cats").click()
+        wait_for_results(page, 6)
+        page.locator("#prior-fused img").wait_for()
+        playwright.expect(page.get_by_text("All evidence together")).to_be_visible()
+        page.close()
 
 
 def test_errors_are_messages(page, tmp_path):

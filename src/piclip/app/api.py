@@ -7,11 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from piclip.app.content import Answer
-from piclip.app.downloads import coco_json, masks_zip
 from piclip.app.example_scenes import load_example
-from piclip.app.handlers import Handlers, add_queries, told
-from piclip.app.session import AppSession
+from piclip.app.files import coco_json, masks_zip
+from piclip.app.handlers import Handlers, told
+from piclip.app.session import Answer, AppSession
 from piclip.errors import UsageError
 
 
@@ -32,7 +31,7 @@ def add_endpoints(handlers: Handlers) -> None:
 
     def add(name: str, function: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
         options = {"concurrency_limit": 1, "concurrency_id": "run"} if name == "run" else {}
-        trigger.click(told(function), inputs, outputs, api_name=name, **options)
+        trigger.click(told()(function), inputs, outputs, api_name=name, **options)
 
     add("example", endpoints.example, [text], [answer])
     add("label", endpoints.label, [image, mask, other], [answer])
@@ -47,11 +46,11 @@ class _Endpoints:
     """Plain values in, plain values out."""
 
     def __init__(self, handlers: Handlers) -> None:
-        self._handlers = handlers
+        self._models, self._session = handlers.models, handlers.session
 
     def example(self, title: str, request: gr.Request) -> dict[str, Any]:
         """Load built-in scenes in place of everything: "Cats", ..."""
-        session = self._handlers.session(request)
+        session = self._session(request)
         load_example(session, title)
         return _contents(session)
 
@@ -59,7 +58,7 @@ class _Endpoints:
         self, image: str | None, mask: str | None, class_name: str, request: gr.Request
     ) -> dict[str, Any]:
         """Add a labelled image: an image file, a mask file of its size, the class's name."""
-        session = self._handlers.session(request)
+        session = self._session(request)
         if image is None or mask is None:
             raise UsageError("Give an image file and a mask file.")
         session.add_example(image, mask, class_name)
@@ -67,15 +66,15 @@ class _Endpoints:
 
     def add_images(self, files: list[str] | None, request: gr.Request) -> dict[str, Any]:
         """Add images to segment; "refused" says what was left out and why."""
-        session = self._handlers.session(request)
-        refused = add_queries(session, files or ())
+        session = self._session(request)
+        refused = session.add_queries(files or ())
         return {**_contents(session), "refused": refused}
 
     def run(self, model: str, request: gr.Request) -> dict[str, Any]:
         """Segment all images with a model ("" is the page's own, "builtin" is for trying)."""
-        session = self._handlers.session(request)
+        session = self._session(request)
         session.check_ready()
-        for _ in session.run(self._handlers.models.load(model)):
+        for _ in session.run(self._models.load(model)):
             pass
         return {
             "threshold": session.threshold,
@@ -85,19 +84,19 @@ class _Endpoints:
 
     def overlay(self, index: int, threshold: float | None, request: gr.Request) -> Any:  # noqa: ANN401
         """One result drawn over its image; no threshold means the model's own."""
-        session = self._handlers.session(request)
+        session = self._session(request)
         chosen = session.threshold if threshold is None else threshold
         return session.answer(int(index)).preview.at_threshold(chosen).overlay()
 
     def download(self, threshold: float | None, request: gr.Request) -> tuple[str, str]:
         """All masks as ZIP and COCO JSON; no threshold means the model's own."""
-        session = self._handlers.session(request)
+        session = self._session(request)
         chosen = session.threshold if threshold is None else threshold
         return str(masks_zip(session, chosen)), str(coco_json(session, chosen))
 
     def clear(self, request: gr.Request) -> dict[str, Any]:
         """Forget everything."""
-        session = self._handlers.session(request)
+        session = self._session(request)
         session.clear()
         return _contents(session)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from PIL import Image
 
-from piclip.app.pictures import fit_picture
-from piclip.app.session import AppSession
+from piclip.app.session import AppSession, fit_picture
 from piclip.datasets.scenes import IMAGE_SIZE, Layout, make_scene
 from piclip.errors import UsageError
 from piclip.io.outputs import write_png
@@ -19,8 +18,7 @@ _CLEAR = Layout(objects=(1, 1), scale=(0.4 * IMAGE_SIZE, 0.6 * IMAGE_SIZE), clut
 """People label images that show the object well; what is asked for is as crowded as ever."""
 
 
-@dataclass(frozen=True)
-class ExampleScenes:
+class ExampleScenes(NamedTuple):
     """One example: its classes and how many labelled images each has."""
 
     class_names: tuple[str, ...]
@@ -35,11 +33,7 @@ EXAMPLES: dict[str, ExampleScenes] = {
 
 
 def load_example(session: AppSession, title: str) -> Image.Image:
-    """Fill a session with an example, in place of what it had.
-
-    Args:
-        session: The session.
-        title: One of ``EXAMPLES``.
+    """Fill a session with one of ``EXAMPLES``, in place of what it had.
 
     Returns:
         One more scene with the first class, unlabelled and enlarged, to paint on.
@@ -49,19 +43,17 @@ def load_example(session: AppSession, title: str) -> Image.Image:
     """
     if title not in EXAMPLES:
         raise UsageError(f"There is no example {title!r}; choose from {', '.join(EXAMPLES)}.")
-    example = EXAMPLES[title]
+    names, shots = EXAMPLES[title]
     session.clear()
     number = 1000 * list(EXAMPLES).index(title)
-    for name in example.class_names:
-        for _ in range(example.shots):
-            scene = make_scene(_SEED, number, _CLEAR, name)
-            session.add_example(scene.image, scene.mask(name), name)
-            number += 1
+    for name in (name for name in names for _ in range(shots)):
+        scene = make_scene(_SEED, number, _CLEAR, name)
+        session.add_example(scene.image, scene.mask(name), name)
+        number += 1
     for count in range(_QUERIES):
-        name = example.class_names[count % len(example.class_names)]
-        scene = make_scene(_SEED, number, include=name)
+        scene = make_scene(_SEED, number, include=names[count % len(names)])
         path = write_png(scene.image, session.folder / "scene.png")
         session.add_query(path, f"scene-{count + 1}.png")
         number += 1
-    last = make_scene(_SEED, number, _CLEAR, example.class_names[0])
+    last = make_scene(_SEED, number, _CLEAR, names[0])
     return fit_picture(Image.fromarray(last.image), _PAPER_PIXELS)

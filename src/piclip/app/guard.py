@@ -54,18 +54,16 @@ class Hosts:
     A web page elsewhere can let its own name point to this computer (DNS rebinding); its requests
     then look like those of the page itself, but for their ``Host``. An address in numbers cannot be
     made to point elsewhere.
+
+    Args:
+        host: Address that the page listens at.
+        allowed: Further names as NAME (then with any port) or NAME:PORT.
+
+    Raises:
+        UsageError: A name in ``allowed`` is none.
     """
 
     def __init__(self, host: str, allowed: Sequence[str] = ()) -> None:
-        """Takes the address that is listened at, and what else is accepted.
-
-        Args:
-            host: Address that the page listens at.
-            allowed: Further names as NAME (then with any port) or NAME:PORT.
-
-        Raises:
-            UsageError: A name in ``allowed`` is none.
-        """
         self._host = host.strip("[]").lower()
         self._loopback = is_loopback(self._host)
         self._allowed = {_named(text) for text in allowed}
@@ -85,13 +83,16 @@ class Hosts:
 
 
 class Guard:
-    """Middleware in front of all endpoints, gradio's own included."""
+    """Middleware in front of all endpoints, gradio's own included.
+
+    Args:
+        app: The application behind it.
+        hosts: What it answers to.
+        login: Whether the application has one.
+    """
 
     def __init__(self, app: ASGIApp, hosts: Hosts, *, login: bool) -> None:
-        """Takes the application behind it, the hosts that it answers to, whether it has a login."""
-        self._app = app
-        self._hosts = hosts
-        self._login = login
+        self._app, self._hosts, self._login = app, hosts, login
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or say why not."""

@@ -2,69 +2,58 @@
 
 from __future__ import annotations
 
-import functools
-import html
-import inspect
 import os
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
 from typing import Any
 
 import gradio as gr
+import numpy as np
+from PIL import Image
 
-from piclip.app import views
-from piclip.app.downloads import coco_json, masks_zip
 from piclip.app.example_scenes import load_example
+from piclip.app.files import coco_json, masks_zip, pair_by_name
 from piclip.app.models import BUILTIN, Models, hint
-from piclip.app.pairing import pair_by_name
-from piclip.app.pictures import painted_mask
-from piclip.app.session import AppSession
-from piclip.app.sessions import Sessions
+from piclip.app.painting import painted_mask
+from piclip.app.session import THUMBNAIL_PIXELS, AppSession, Example, Sessions, Step, fit_picture
 from piclip.errors import PiclipError, UsageError
+from piclip.figures.panels import heat
+from piclip.io.overlays import draw_overlay
+
+PRIORS: tuple[tuple[str, str, str], ...] = (
+    ("visual_text", "VTP", "Text prior: where the image agrees with the class's name."),
+    ("visual_text_refined", "VTP refined", "Text prior, spread along the model's attention."),
+    ("visual_visual", "VVP", "Image prior: likeness to the labelled objects."),
+    ("visual_visual_refined", "VVP refined", "Image prior, spread along the model's attention."),
+    ("fused", "Fused", "All evidence together, before it goes from patches to pixels."),
+)
+"""Field of ``Priors``, title of the tab, explanation."""
 
 Output = Any  # what gradio takes for a component: a value, or an update of its properties
 
 
-def page_error(error: Exception) -> gr.Error:
-    """An error as a message on the page: one sentence, no traceback."""
-    if isinstance(error, gr.Error):
-        return error
-    if os.environ.get("PICLIP_DEBUG", "0") not in {"", "0"}:
-        traceback.print_exception(error)
-    text = str(error)
-    if not isinstance(error, PiclipError):
-        said = " ".join(text.split()) or type(error).__name__
-        text = (
-            f"Unexpected {type(error).__name__}: {said}; start the page with PICLIP_DEBUG=1 and "
-            f"report what it prints."
-        )
-    return gr.Error(
-        html.escape(text, quote=False), title="That did not work", print_exception=False
-    )
-
-
-def told(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a handler (or a generator of updates) so that errors end as messages."""
-    if inspect.isgeneratorfunction(function):
-
-        @functools.wraps(function)
-        def steps(*args: Any, **kwargs: Any) -> Iterator[Any]:  # noqa: ANN401
-            try:
-                yield from function(*args, **kwargs)
-            except Exception as error:
-                raise page_error(error) from None
-
-        return steps
-
-    @functools.wraps(function)
-    def once(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        try:
-            return function(*args, **kwargs)
-        except Exception as error:
-            raise page_error(error) from None
-
-    return once
+@contextmanager
+def told() -> Iterator[None]:
+    """Let errors end as messages on the page, of one sentence; also a decorator of handlers."""
+    try:
+        yield
+    except gr.Error:
+        raise
+    except Exception as error:
+        if os.environ.get("PICLIP_DEBUG", "0") not in {"", "0"}:
+            traceback.print_exception(error)
+        text = str(error)
+        if not isinstance(error, PiclipError):
+            said = " ".join(text.split()) or type(error).__name__
+            text = (
+                f"Unexpected {type(error).__name__}: {said}; start the page with PICLIP_DEBUG=1 "
+                f"and report what it prints."
+            )
+        text = escape(text, quote=False)
+        raise gr.Error(text, title="That did not work", print_exception=False) from None
 
 
 class Handlers:
@@ -84,22 +73,15 @@ class Handlers:
 
     # Step 1: label
 
-    @told
+    @told()
     def example(self, title: str, request: gr.Request) -> tuple[Output, ...]:
         """Load built-in scenes in place of everything, with the built-in model."""
         session = self.session(request)
-        paper = load_example(session, title)
-        editor = {"background": paper, "layers": [], "composite": None}
-        return (
-            session.class_names[0],
-            editor,
-            *views.examples(session),
-            *views.queries(session),
-            BUILTIN,
-            hint(BUILTIN),
-        )
+        editor = {"background": load_example(session, title), "layers": [], "composite": None}
+        listed = (*_labelled(session), *_queries(session))
+        return session.class_names[0], editor, *listed, BUILTIN, hint(BUILTIN)
 
-    @told
+    @told()
     def add_painted(
         self, editor: dict[str, Any] | None, class_name: str, request: gr.Request
     ) -> tuple[Output, ...]:
@@ -110,9 +92,9 @@ class Handlers:
         background = editor["background"]
         mask = painted_mask(editor["layers"], (background.height, background.width))
         session.add_example(background, mask, class_name)
-        return None, *views.examples(session)
+        return None, *_labelled(session)
 
-    @told
+    @told()
     def add_uploaded(
         self,
         images: Sequence[str] | None,
@@ -124,54 +106,58 @@ class Handlers:
         session = self.session(request)
         for image, mask in pair_by_name(images or (), masks or ()):
             session.add_example(image, mask, class_name)
-        return None, None, *views.examples(session)
+        return None, None, *_labelled(session)
 
-    @told
+    @told()
+    def tell(self, sentence: str) -> None:
+        """Something failed in the browser."""
+        raise UsageError(sentence)
+
+    @told()
     def remove_example(self, chosen: int | None, request: gr.Request) -> tuple[Output, ...]:
         """Forget the chosen example, or the last one."""
         session = self.session(request)
         session.remove_example(len(session.examples) - 1 if chosen is None else chosen)
-        return None, *views.examples(session)
+        return None, *_labelled(session)
 
     # Step 2: images
 
-    @told
+    @told()
     def add_queries(self, files: Sequence[str] | None, request: gr.Request) -> tuple[Output, ...]:
         """Take uploaded images; what cannot be read is told and left out."""
         session = self.session(request)
-        refused = add_queries(session, files or ())
+        refused = session.add_queries(files or ())
         if refused:
             gr.Warning(
-                "<br>".join(html.escape(text, quote=False) for text in refused[:5]),
+                "<br>".join(escape(text, quote=False) for text in refused[:5]),
                 title="Left out" if len(refused) <= 5 else f"{len(refused)} images left out",
             )
-        return None, *views.queries(session)
+        return None, *_queries(session)
 
-    @told
+    @told()
     def remove_query(self, chosen: int | None, request: gr.Request) -> tuple[Output, ...]:
         """Forget the chosen image, or the last one."""
         session = self.session(request)
         session.remove_query(len(session.queries) - 1 if chosen is None else chosen)
-        return None, *views.queries(session)
+        return None, *_queries(session)
 
-    @told
     def run(self, model: str, request: gr.Request) -> Iterator[tuple[Output, ...]]:
-        """Segment all images, telling how far it is: status, the two buttons, step 3."""
-        session = self.session(request)
-        session.check_ready()
-        unchanged = (gr.skip(),) * views.RESULT_OUTPUTS
+        """Segment all images, telling how far it is: status and the two buttons."""
         buttons = gr.Button(interactive=False), gr.Button(visible=True, interactive=True)
         idle = gr.Button(interactive=True), gr.Button(visible=False)
-        yield (views.loading(model), *buttons, *unchanged)
-        try:
-            for progress in session.run(self.models.load(model)):
-                yield (views.progress_bar(progress), *buttons, *unchanged)
-        except Exception:
-            yield ("", *idle, *unchanged)
-            raise
-        yield (views.outcome(session), *idle, *views.results(session))
+        with told():
+            session = self.session(request)
+            session.check_ready()
+            yield _loading(model), *buttons
+            try:
+                for step in session.run(self.models.load(model)):
+                    yield _progress_bar(step), *buttons
+            except Exception:
+                yield "", *idle
+                raise
+            yield _outcome(session), *idle
 
-    @told
+    @told()
     def stop(self, request: gr.Request) -> Output:
         """End a run after the image that it is at."""
         self.session(request).stop()
@@ -179,60 +165,168 @@ class Handlers:
 
     # Step 3: results
 
-    @told
+    @told()
+    def show(self, request: gr.Request) -> tuple[Output, ...]:
+        """All of step 3 after a run.
+
+        Placeholder, panel, gallery, chosen index, slider, class choice, result, its text, and the
+        texts and the pictures of the priors.
+        """
+        session = self.session(request)
+        found = bool(session.answers)
+        names = session.answers[0].preview.class_names if found else ()
+        first = names[0] if found else ""
+        shown, maps = (None, ""), _NO_PRIORS
+        if found:
+            shown, maps = _result(session, 0), _priors(session, 0, first)
+        known = maps[0] is not None
+        return (
+            gr.HTML(visible=not found),
+            gr.Column(visible=found),
+            gr.Gallery(_result_thumbnails(session), selected_index=0 if found else None),
+            0,
+            gr.Slider(value=round(session.threshold, 2)),
+            gr.Radio(choices=list(names), value=first or None, visible=known and len(names) > 1),
+            *shown,
+            *(text if known or not found else _DECODER for _, _, text in PRIORS),
+            *maps,
+        )
+
+    @told()
     def choose(
         self, class_name: str, picked: gr.SelectData, request: gr.Request
     ) -> tuple[Output, ...]:
         """Show the result that was picked, and its priors."""
         session, index = self.session(request), int(picked.index)
-        shown = views.result(session, index)
-        return (index, *shown, *views.priors(session, index, class_name))
+        return index, *_result(session, index), *_priors(session, index, class_name)
 
-    @told
+    @told()
     def choose_class(self, index: int, class_name: str, request: gr.Request) -> tuple[Output, ...]:
         """Show the priors of another class."""
-        return views.priors(self.session(request), index, class_name)
+        return _priors(self.session(request), index, class_name)
 
-    @told
+    @told()
     def move_threshold(
         self, threshold: float, index: int, request: gr.Request
     ) -> tuple[Output, ...]:
         """Decide anew which pixels are object in the result shown."""
         session = self.session(request)
         session.threshold = threshold
-        return views.result(session, index)
+        return _result(session, index)
 
-    @told
+    @told()
     def settle_threshold(self, threshold: float, request: gr.Request) -> Output:
         """The slider was let go: bring the small results up to date."""
         session = self.session(request)
         session.threshold = threshold
-        return views.result_thumbnails(session)
+        return _result_thumbnails(session)
 
-    @told
+    @told()
     def download_masks(self, request: gr.Request) -> Output:
         """All masks at the threshold shown, as ZIP."""
         session = self.session(request)
         return str(masks_zip(session, session.threshold))
 
-    @told
+    @told()
     def download_coco(self, request: gr.Request) -> Output:
         """Everything at the threshold shown, as COCO JSON."""
         session = self.session(request)
         return str(coco_json(session, session.threshold))
 
 
-def picked_index(picked: gr.SelectData) -> int:
-    """Which picture of a gallery was picked."""
-    return int(picked.index)
+# Values for the page's components, in their order.
+
+_DECODER = "A trained decoder keeps no priors to look at."
+_NO_PRIORS: tuple[Image.Image | None, ...] = (None,) * len(PRIORS)
 
 
-def add_queries(session: AppSession, files: Sequence[str]) -> list[str]:
-    """Add images to a session; gives a sentence for each that was refused."""
-    refused = []
-    for file in files:
-        try:
-            session.add_query(Path(file))
-        except PiclipError as error:
-            refused.append(str(error))
-    return list(dict.fromkeys(refused))
+def _labelled(session: AppSession) -> tuple[Output, ...]:
+    """Gallery of the labelled images, a note, and the button that removes one."""
+    names = session.class_names
+    pictures = [
+        (_labelled_thumbnail(example, names.index(example.class_name)), example.class_name)
+        for example in session.examples
+    ]
+    counts = Counter(example.class_name for example in session.examples)
+    note = ", ".join(f"{name}: {count}" for name, count in counts.items())
+    return _listed(pictures, f"Labelled so far: {note}" if note else "Nothing is labelled yet.")
+
+
+def _queries(session: AppSession) -> tuple[Output, ...]:
+    """Gallery of the images to segment, a note, and the button that removes one."""
+    pictures = [(query.thumbnail, query.file_name) for query in session.queries]
+    count = len(pictures)
+    note = f"{count} image{'s' * (count != 1)} to segment." if count else "No image yet."
+    return _listed(pictures, note)
+
+
+def _listed(pictures: list[tuple[Image.Image, str]], text: str) -> tuple[Output, ...]:
+    some = bool(pictures)
+    return gr.Gallery(pictures, visible=some), _quiet(text), gr.Button(visible=some)
+
+
+def _labelled_thumbnail(example: Example, class_index: int) -> Image.Image:
+    """A labelled image, small, with its mask in the colour of class ``class_index`` (from 0)."""
+    small = fit_picture(example.image, THUMBNAIL_PIXELS)
+    marks = Image.fromarray(example.mask).resize(small.size, Image.Resampling.NEAREST)
+    class_map = np.asarray(marks).astype(np.uint8) * np.uint8(class_index % 254 + 1)
+    return draw_overlay(small, class_map, alpha=0.6)
+
+
+def _loading(model: str) -> str:
+    """Status while the model is loaded and learns."""
+    which = "the built-in model" if model.strip() == BUILTIN else model.strip()
+    return f"<progress></progress><p>Loading {escape(which)} and learning from your labels …</p>"
+
+
+def _progress_bar(step: Step) -> str:
+    """Status while images are segmented."""
+    if not step.done:
+        return "<progress></progress><p>Learning from your labels …</p>"
+    left = step.seconds_left or 0
+    when = f"about {left:.0f} s left" if left < 100 else f"about {left / 60:.0f} min left"
+    return (
+        f'<progress max="{step.total}" value="{step.done}"></progress>'
+        f"<p>{step.done} of {step.total} images, {when}</p>"
+    )
+
+
+def _outcome(session: AppSession) -> str:
+    """Status after a run."""
+    done, asked = len(session.answers), len(session.queries)
+    stopped = done + len(session.failures) < asked
+    text = f"{'Stopped: ' if stopped else ''}{done} of {asked} images segmented."
+    return "".join(f"<p>{escape(line)}</p>" for line in (text, *session.failures))
+
+
+def _result_thumbnails(session: AppSession) -> list[tuple[Image.Image, str]]:
+    """All results at the threshold shown, small."""
+    shown = []
+    for answer in session.answers:
+        overlay = answer.preview.at_threshold(session.threshold).overlay()
+        overlay.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+        shown.append((overlay, answer.query.file_name))
+    return shown
+
+
+def _result(session: AppSession, index: int) -> tuple[Output, ...]:
+    """One result at the threshold shown: the picture and how much each class covers."""
+    answer = session.answer(index)
+    preview = answer.preview.at_threshold(session.threshold)
+    shares = ", ".join(f"{name} {preview.mask_of(name).mean():.1%}" for name in preview.class_names)
+    return preview.overlay(), _quiet(f"{answer.query.file_name}: {shares}")
+
+
+def _priors(session: AppSession, index: int, class_name: str) -> tuple[Image.Image | None, ...]:
+    """The priors of one class over one image, in the order of ``PRIORS``, as far as it has any."""
+    preview = session.answer(index).preview
+    if preview.priors is None:
+        return _NO_PRIORS
+    names = preview.class_names
+    number = names.index(class_name) if class_name in names else 0
+    image = preview.image or Image.new("RGB", (preview.size[1], preview.size[0]))
+    return tuple(heat(image, getattr(preview.priors, field)[number]) for field, _, _ in PRIORS)
+
+
+def _quiet(text: str) -> str:
+    return f'<div class="quiet">{escape(text)}</div>'

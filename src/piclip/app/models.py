@@ -10,41 +10,45 @@ from pathlib import Path
 from piclip.clip.encoder import DEFAULT_MODEL, Encoder
 from piclip.clip.hub import hub_folder
 from piclip.errors import ModelError
+from piclip.segmenter import FewShotSegmenter
 
 BUILTIN = "builtin"
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
-_HINTS = {
-    True: "The built-in model is **for trying only**: it knows drawn scenes, not photographs.",
-    False: "A model of the hub is downloaded once, then works offline.",
-}
-
 
 def hint(model: str) -> str:
     """What to know about a model before trusting it, in one sentence of Markdown."""
-    return _HINTS[model.strip() == BUILTIN]
+    if model.strip() == BUILTIN:
+        return "The built-in model is **for trying only**: it knows drawn scenes, not photographs."
+    return "A model of the hub is downloaded once, then works offline."
 
 
 class Models:
-    """Loads models by name; the last one stays in memory."""
+    """Loads models by name; the last one stays in memory.
+
+    Args:
+        default: What the page starts with: whatever `FewShotSegmenter.from_pretrained` takes.
+        clip: The CLIP of the default's priors, if that is a trained decoder.
+        any_model: Whether people may name other models of the hub than ``choices``.
+        local_models: Whether they may also name folders and files of this computer.
+    """
 
     def __init__(
-        self, default: str = BUILTIN, *, any_model: bool = True, local_models: bool = False
+        self,
+        default: str = BUILTIN,
+        *,
+        clip: str | None = None,
+        any_model: bool = True,
+        local_models: bool = False,
     ) -> None:
-        """Nothing is loaded yet.
-
-        Args:
-            default: What the page starts with: "builtin", a hub name, a folder or a file.
-            any_model: Whether people may name other models of the hub than ``choices``.
-            local_models: Whether they may also name folders and files of this computer.
-        """
         self.default = default
         self.any_model = any_model
         self.local_models = any_model and local_models
+        self._clip = clip
         self._lock = threading.Lock()
         self._name: str | None = None
-        self._encoder: Encoder | None = None
+        self._model: FewShotSegmenter | None = None
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -52,11 +56,12 @@ class Models:
         offered = (self.default, BUILTIN, *((DEFAULT_MODEL,) if self.any_model else ()))
         return tuple(dict.fromkeys(offered))
 
-    def load(self, name: str) -> Encoder:
+    def load(self, name: str) -> FewShotSegmenter:
         """The model of this name, from memory if it was the last one used.
 
         Raises:
             ModelError: It cannot be had, or this page does not offer it.
+            UsageError: A decoder's CLIP is not known, or one is given and not taken.
         """
         name = name.strip() or self.default
         if not self.any_model and name not in self.choices:
@@ -65,20 +70,27 @@ class Models:
                 f"offer another one with --model."
             )
         with self._lock:
-            if self._encoder is None or self._name != name:
-                source = name if name in (self.default, BUILTIN) else self._source(name)
-                self._encoder = None  # makes room before the next one comes
-                self._encoder, self._name = Encoder.from_pretrained(source), name
-            return self._encoder
+            if self._model is None or self._name != name:
+                self._model = None  # makes room before the next one comes
+                self._model, self._name = self._loaded(name), name
+            return self._model
 
-    def _source(self, name: str) -> Path:
+    def _loaded(self, name: str) -> FewShotSegmenter:
+        """What is written as on the hub is looked for there only, and taken as a CLIP only."""
+        if name == self.default:
+            return FewShotSegmenter.from_pretrained(name, clip=self._clip)
+        if name == BUILTIN:
+            return FewShotSegmenter.from_pretrained(name)
+        if _HUB_NAME.fullmatch(name):
+            return FewShotSegmenter(Encoder.from_pretrained(hub_folder(name)))
+        return FewShotSegmenter.from_pretrained(self._local(name))
+
+    def _local(self, name: str) -> Path:
         """The folder or file of a model that somebody named on the page.
 
-        What is written as on the hub is looked for there only, and no answer depends on files that
-        may not be named: whoever asks must not learn which there are.
+        No answer depends on files that may not be named: whoever asks must not learn which there
+        are.
         """
-        if _HUB_NAME.fullmatch(name):
-            return hub_folder(name)
         if not self.local_models:
             raise ModelError(
                 f"This page takes models of the hub, written as in {DEFAULT_MODEL}, not {name}; "

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
-from piclip.app import views
 from piclip.app.api import add_endpoints
 from piclip.app.example_scenes import EXAMPLES
-from piclip.app.handlers import Handlers, picked_index, told
+from piclip.app.handlers import PRIORS, Handlers, told
 from piclip.app.models import BUILTIN, Models, hint
-from piclip.app.painting import LISTEN, make_canvas, not_opened, too_large
-from piclip.app.sessions import Sessions
+from piclip.app.painting import FAILURES, LISTEN, read_canvas
+from piclip.app.session import Sessions
 from piclip.clip.encoder import DEFAULT_MODEL
 
 _CACHE_SECONDS = (300, 1800)  # how often files made for browsers are looked at, and their age
-_IMAGES = ["image"]
+_IMAGES = {"file_count": "multiple", "file_types": ["image"], "height": 150}
+_PAINT = ("#d55e00", 0.6)
 _EVENT = {"api_visibility": "private", "show_progress": "hidden"}
 _NOW = {**_EVENT, "concurrency_limit": None}
+# One run at a time on this computer, whichever tab and button it comes from.
+_RUN = {**_EVENT, "concurrency_limit": 1, "concurrency_id": "run"}
 
 # The file is made when its button is pressed; the browser then fetches it by itself.
 _FETCH = "() => document.getElementById('{}').click()"
@@ -46,17 +48,165 @@ def build_page(sessions: Sessions, models: Models) -> gr.Blocks:
         with gr.Row(elem_id="examples"):
             gr.HTML("Try it with drawn scenes:", elem_classes="quiet")
             scenes = [gr.Button(title, size="sm", variant="secondary") for title in EXAMPLES]
-        label = _label_step(sessions.limits.pixels)
-        images = _images_step(models)
-        shown = _results_step()
-        _connect_label(handlers, label)
-        _connect_images(handlers, images, shown)
-        _connect_results(handlers, shown)
-        for button in scenes:
-            _connect_example(handlers, button, label, images, shown)
+        labels = _label_step(handlers)
+        images = _images_step(handlers)
+        results = _results_step(handlers)
+        filled = [*labels, *images.listed, images.model, images.hint]
+        starts = [images.run.click]
+        starts += [b.click(handlers.example, b, filled, **_NOW).success for b in scenes]
+        for start in starts:
+            ran = start(
+                handlers.run, images.model, [images.status, images.run, images.stop], **_RUN
+            )
+            ran.success(handlers.show, None, results, **_NOW)
         page.load(None, None, None, js=LISTEN, api_visibility="private")
         page.unload(handlers.unload)
     return page
+
+
+def _label_step(handlers: Handlers) -> list[Any]:
+    """Step 1; gives what an example fills."""
+    with gr.Column(elem_classes="step"):
+        _title(1, "Label", "Mark the object in one or more images and say what it is.")
+        with gr.Row():
+            with gr.Column(scale=3, min_width=320):
+                name = gr.Textbox(
+                    label="What is it?", placeholder="In a word or two, such as zebra",
+                    max_lines=1, elem_id="class-name",
+                )  # fmt: skip
+                with gr.Tab("Paint"):
+                    canvas = _canvas(handlers.sessions.limits.pixels)
+                    add = gr.Button("Add this label", variant="primary", elem_id="add")
+                with gr.Tab("Upload masks"):
+                    uploads = [
+                        gr.File(label="Images", elem_id="label-images", **_IMAGES),
+                        gr.File(
+                            label="Their masks, of the same names and sizes",
+                            elem_id="label-masks", **_IMAGES,
+                        ),
+                    ]  # fmt: skip
+                    add_files = gr.Button("Add these labels", variant="primary")
+            with gr.Column(scale=2, min_width=280):
+                note = gr.HTML("Nothing is labelled yet.", elem_classes="quiet")
+                gallery, chosen = _gallery("labelled", "Labelled images", visible=False)
+                remove = _small_button("Remove the chosen label")
+        with gr.Row(elem_classes="app-hidden"):
+            for name_of_failure, sentence in FAILURES.items():
+                failed = gr.Button(sentence, elem_id=name_of_failure)
+                failed.click(handlers.tell, failed, **_NOW)
+    listed = [gallery, note, remove]
+    add.click(handlers.add_painted, [canvas, name], [canvas, *listed], **_NOW)
+    add_files.click(handlers.add_uploaded, [*uploads, name], [*uploads, *listed], **_NOW)
+    remove.click(handlers.remove_example, chosen, [chosen, *listed], **_NOW)
+    return [name, canvas, *listed]
+
+
+def _canvas(pixels: int) -> gr.ImageEditor:
+    """The canvas to paint on, whose value is what `read_canvas` gives."""
+    canvas = gr.ImageEditor(
+        label="Paint over the object", show_label=False, sources=("upload", "clipboard"),
+        layers=False, transforms=(), height=400, buttons=[], elem_id="editor",
+        brush=gr.Brush(colors=[_PAINT], default_color=_PAINT, color_mode="fixed"),
+        placeholder="Drop an image here\nor click to choose one",
+    )  # fmt: skip
+    # Gradio would decode whatever comes, before anything could be refused.
+    canvas.preprocess = told()(lambda sent: read_canvas(sent, pixels))
+    # Takes any number of pictures into memory, for listeners to every stroke; there is none here.
+    canvas.accept_blobs = None
+    return canvas
+
+
+class _Images(NamedTuple):
+    """What others need of step 2."""
+
+    listed: list[Any]
+    model: gr.Dropdown
+    hint: gr.Markdown
+    status: gr.HTML
+    run: gr.Button
+    stop: gr.Button
+
+
+def _images_step(handlers: Handlers) -> _Images:
+    models = handlers.models
+    with gr.Column(elem_classes="step"):
+        _title(2, "Images", "Add the images in which to find it.")
+        with gr.Row():
+            with gr.Column(scale=3, min_width=320):
+                files = gr.File(label="Images to segment", elem_id="query-files", **_IMAGES)
+                note = gr.HTML("No image yet.", elem_classes="quiet")
+                gallery, chosen = _gallery("queries", "To segment", visible=False)
+                remove = _small_button("Remove the chosen image")
+            with gr.Column(scale=2, min_width=280):
+                model = _model_choice(models)
+                about = gr.Markdown(hint(models.default), elem_classes="quiet")
+                run = gr.Button("Find the objects", variant="primary", size="lg", elem_id="run")
+                stop = gr.Button("Stop", visible=False, elem_id="stop")
+                status = gr.HTML("", elem_id="status")
+    listed = [gallery, note, remove]
+    files.upload(handlers.add_queries, files, [files, *listed], **_NOW)
+    remove.click(handlers.remove_query, chosen, [chosen, *listed], **_NOW)
+    model.change(hint, model, about, **_NOW)
+    stop.click(handlers.stop, None, stop, **_NOW)
+    return _Images(listed, model, about, status, run, stop)
+
+
+def _model_choice(models: Models) -> gr.Dropdown:
+    titles = {
+        BUILTIN: "Built-in (for trying only)",
+        DEFAULT_MODEL: f"CLIP ViT-B/16 ({DEFAULT_MODEL})",
+    }
+    info = None
+    if models.any_model:
+        local = ", or a folder of this computer as ./folder" if models.local_models else ""
+        info = f"Choose one, or write a name of the hub as owner/model{local}."
+    return gr.Dropdown(
+        [(titles.get(name, name), name) for name in models.choices], value=models.default,
+        label="Model", allow_custom_value=models.any_model, info=info, elem_id="model",
+    )  # fmt: skip
+
+
+def _results_step(handlers: Handlers) -> list[Any]:
+    """Step 3; gives what a run fills."""
+    with gr.Column(elem_classes="step"):
+        _title(3, "Results", "Set the threshold, look, and take the masks home.")
+        empty = gr.HTML("<div class='empty'>Results appear here.</div>")
+        with gr.Column(visible=False) as panel, gr.Row():
+            with gr.Column(scale=2, min_width=280):
+                gallery, chosen = _gallery("results", "Results")
+                with gr.Row():
+                    get_zip = gr.Button("Masks (ZIP)", elem_id="get-zip", min_width=120)
+                    get_coco = gr.Button("COCO JSON", elem_id="get-coco", min_width=120)
+            with gr.Column(scale=3, min_width=320):
+                slider = gr.Slider(
+                    0, 1, 0.5, step=0.01, label="Threshold", buttons=[],
+                    info="Lower finds more, higher only what is certain.", elem_id="threshold",
+                )  # fmt: skip
+                class_name = gr.Radio([], label="Class in the priors", visible=False)
+                with gr.Tab("Result"):
+                    result = [_picture("result"), gr.HTML("")]
+                priors, texts = [], []
+                for field, title, text in PRIORS:
+                    with gr.Tab(title):
+                        priors.append(_picture(f"prior-{field}"))
+                        texts.append(gr.HTML(text, elem_classes="quiet"))
+        with gr.Row(elem_classes="app-hidden"):
+            zip_file = gr.DownloadButton("masks", elem_id="zip-file")
+            coco_file = gr.DownloadButton("coco", elem_id="coco-file")
+    slider.input(
+        handlers.move_threshold, [slider, chosen], result, trigger_mode="always_last", **_NOW
+    )
+    slider.release(handlers.settle_threshold, slider, gallery, **_NOW)
+    gallery.select(handlers.choose, class_name, [chosen, *result, *priors], **_NOW)
+    class_name.input(handlers.choose_class, [chosen, class_name], priors, **_NOW)
+    for button, make, file in (
+        (get_zip, handlers.download_masks, zip_file),
+        (get_coco, handlers.download_coco, coco_file),
+    ):
+        button.click(make, None, file, **_NOW).success(
+            None, None, None, js=_FETCH.format(file.elem_id), api_visibility="private"
+        )
+    return [empty, panel, gallery, chosen, slider, class_name, *result, *texts, *priors]
 
 
 def _title(number: int, title: str, text: str) -> None:
@@ -67,124 +217,23 @@ def _title(number: int, title: str, text: str) -> None:
     )
 
 
-def _gallery(name: str, label: str, **options: Any) -> gr.Gallery:  # noqa: ANN401
-    return gr.Gallery(
+def _gallery(name: str, label: str, **options: Any) -> tuple[gr.Gallery, gr.State]:  # noqa: ANN401
+    """A gallery, and which of its pictures was picked last."""
+    gallery = gr.Gallery(
         label=label, elem_id=name, allow_preview=False, format="jpeg", interactive=False,
         object_fit="cover", buttons=[], show_label=False, fit_columns=False, **options,
     )  # fmt: skip
+    chosen = gr.State(None)
+    gallery.select(_picked_index, None, chosen, **_NOW)
+    return gallery, chosen
+
+
+def _picked_index(picked: gr.SelectData) -> int:
+    return int(picked.index)
 
 
 def _small_button(text: str) -> gr.Button:
     return gr.Button(text, size="sm", visible=False, elem_classes="slim")
-
-
-def _label_step(pixels: int) -> dict[str, Any]:
-    parts: dict[str, Any] = {}
-    with gr.Column(elem_classes="step"):
-        _title(1, "Label", "Mark the object in one or more images and say what it is.")
-        with gr.Row():
-            with gr.Column(scale=3, min_width=320):
-                parts["name"] = gr.Textbox(
-                    label="What is it?", placeholder="In a word or two, such as zebra",
-                    max_lines=1, elem_id="class-name",
-                )  # fmt: skip
-                with gr.Tab("Paint"):
-                    parts["editor"] = make_canvas(pixels, told)
-                    parts["add"] = gr.Button("Add this label", variant="primary", elem_id="add")
-                with gr.Tab("Upload masks"):
-                    parts["images"] = gr.File(
-                        label="Images", file_count="multiple", file_types=_IMAGES, height=150,
-                        elem_id="label-images",
-                    )  # fmt: skip
-                    parts["masks"] = gr.File(
-                        label="Their masks, of the same names and sizes", file_count="multiple",
-                        file_types=_IMAGES, height=150, elem_id="label-masks",
-                    )  # fmt: skip
-                    parts["add_files"] = gr.Button("Add these labels", variant="primary")
-            with gr.Column(scale=2, min_width=280):
-                parts["note"] = gr.HTML("Nothing is labelled yet.", elem_classes="quiet")
-                parts["gallery"] = _gallery("labelled", "Labelled images", visible=False)
-                parts["remove"] = _small_button("Remove the chosen label")
-        parts["chosen"] = gr.State(None)
-        with gr.Row(elem_classes="app-hidden"):
-            parts["too_large"] = gr.Button("too large", elem_id="canvas-too-large")
-            parts["not_opened"] = gr.Button("not opened", elem_id="canvas-not-opened")
-    return parts
-
-
-def _images_step(models: Models) -> dict[str, Any]:
-    parts: dict[str, Any] = {}
-    titles = {
-        BUILTIN: "Built-in (for trying only)",
-        DEFAULT_MODEL: f"CLIP ViT-B/16 ({DEFAULT_MODEL})",
-    }
-    with gr.Column(elem_classes="step"):
-        _title(2, "Images", "Add the images in which to find it.")
-        with gr.Row():
-            with gr.Column(scale=3, min_width=320):
-                parts["files"] = gr.File(
-                    label="Images to segment", file_count="multiple", file_types=_IMAGES,
-                    height=150, elem_id="query-files",
-                )  # fmt: skip
-                parts["note"] = gr.HTML("No image yet.", elem_classes="quiet")
-                parts["gallery"] = _gallery("queries", "To segment", visible=False)
-                parts["remove"] = _small_button("Remove the chosen image")
-            with gr.Column(scale=2, min_width=280):
-                parts["model"] = gr.Dropdown(
-                    [(titles.get(name, name), name) for name in models.choices],
-                    value=models.default, label="Model", allow_custom_value=models.any_model,
-                    info=_model_info(models), elem_id="model",
-                )  # fmt: skip
-                parts["hint"] = gr.Markdown(hint(models.default), elem_classes="quiet")
-                parts["run"] = gr.Button(
-                    "Find the objects", variant="primary", size="lg", elem_id="run"
-                )
-                parts["stop"] = gr.Button("Stop", visible=False, elem_id="stop")
-                parts["status"] = gr.HTML("", elem_id="status")
-        parts["chosen"] = gr.State(None)
-    return parts
-
-
-def _model_info(models: Models) -> str | None:
-    if not models.any_model:
-        return None
-    local = ", or a folder of this computer as ./folder" if models.local_models else ""
-    return f"Choose one, or write a name of the hub as owner/model{local}."
-
-
-def _results_step() -> dict[str, Any]:
-    parts: dict[str, Any] = {}
-    with gr.Column(elem_classes="step"):
-        _title(3, "Results", "Set the threshold, look, and take the masks home.")
-        parts["empty"] = gr.HTML("<div class='empty'>Results appear here.</div>")
-        with gr.Column(visible=False) as parts["panel"], gr.Row():
-            with gr.Column(scale=2, min_width=280):
-                parts["gallery"] = _gallery("results", "Results")
-                with gr.Row():
-                    parts["zip"] = gr.Button("Masks (ZIP)", elem_id="get-zip", min_width=120)
-                    parts["coco"] = gr.Button("COCO JSON", elem_id="get-coco", min_width=120)
-            with gr.Column(scale=3, min_width=320):
-                parts["slider"] = gr.Slider(
-                    0, 1, 0.5, step=0.01, label="Threshold", buttons=[],
-                    info="Lower finds more, higher only what is certain.", elem_id="threshold",
-                )  # fmt: skip
-                parts["class"] = gr.Radio([], label="Class in the priors", visible=False)
-                with gr.Tab("Result"):
-                    parts["image"] = _picture("result")
-                    parts["text"] = gr.HTML("")
-                parts["priors"] = [_prior_tab(*prior) for prior in views.PRIORS]
-        with gr.Row(elem_classes="app-hidden"):
-            parts["zip_file"] = gr.DownloadButton("masks", elem_id="zip-file")
-            parts["coco_file"] = gr.DownloadButton("coco", elem_id="coco-file")
-        parts["chosen"] = gr.State(0)
-    return parts
-
-
-def _prior_tab(field: str, title: str, text: str) -> gr.Image:
-    with gr.Tab(title):
-        picture = _picture(f"prior-{field}")
-        gr.HTML(text, elem_classes="quiet")
-    return picture
 
 
 def _picture(name: str) -> gr.Image:
@@ -192,88 +241,3 @@ def _picture(name: str) -> gr.Image:
         show_label=False, format="jpeg", interactive=False, height=430, buttons=["fullscreen"],
         elem_id=name,
     )  # fmt: skip
-
-
-def _connect_label(handlers: Handlers, label: dict[str, Any]) -> None:
-    shown = [label["gallery"], label["note"], label["remove"]]
-    label["gallery"].select(picked_index, None, label["chosen"], **_NOW)
-    label["add"].click(
-        handlers.add_painted, [label["editor"], label["name"]], [label["editor"], *shown], **_NOW
-    )
-    label["too_large"].click(told(too_large), **_NOW)
-    label["not_opened"].click(told(not_opened), **_NOW)
-    uploads = [label["images"], label["masks"]]
-    label["add_files"].click(
-        handlers.add_uploaded, [*uploads, label["name"]], [*uploads, *shown], **_NOW
-    )
-    label["remove"].click(
-        handlers.remove_example, label["chosen"], [label["chosen"], *shown], **_NOW
-    )
-
-
-def _connect_images(handlers: Handlers, images: dict[str, Any], shown: dict[str, Any]) -> None:
-    listed = [images["gallery"], images["note"], images["remove"]]
-    images["gallery"].select(picked_index, None, images["chosen"], **_NOW)
-    images["files"].upload(
-        handlers.add_queries, images["files"], [images["files"], *listed], **_NOW
-    )
-    images["remove"].click(
-        handlers.remove_query, images["chosen"], [images["chosen"], *listed], **_NOW
-    )
-    images["model"].change(hint, images["model"], images["hint"], **_NOW)
-    images["run"].click(handlers.run, images["model"], _run_outputs(images, shown), **_running())
-    images["stop"].click(handlers.stop, None, images["stop"], **_NOW)
-
-
-def _connect_example(
-    handlers: Handlers,
-    button: gr.Button,
-    label: dict[str, Any],
-    images: dict[str, Any],
-    shown: dict[str, Any],
-) -> None:
-    title = button.value
-
-    def load(request: gr.Request) -> tuple[Any, ...]:
-        return tuple(handlers.example(title, request))
-
-    filled = [
-        label["name"], label["editor"], label["gallery"], label["note"], label["remove"],
-        images["gallery"], images["note"], images["remove"], images["model"], images["hint"],
-    ]  # fmt: skip
-    button.click(load, None, filled, **_NOW).success(
-        handlers.run, images["model"], _run_outputs(images, shown), **_running()
-    )
-
-
-def _run_outputs(images: dict[str, Any], shown: dict[str, Any]) -> list[Any]:
-    parts = ("empty", "panel", "gallery", "chosen", "slider", "class", "image", "text")
-    return [
-        images["status"], images["run"], images["stop"],
-        *(shown[part] for part in parts), *shown["priors"],
-    ]  # fmt: skip
-
-
-def _running() -> dict[str, Any]:
-    """One run at a time on this computer, whichever tab and button it comes from."""
-    return {**_EVENT, "concurrency_limit": 1, "concurrency_id": "run"}
-
-
-def _connect_results(handlers: Handlers, shown: dict[str, Any]) -> None:
-    slider, chosen, result = shown["slider"], shown["chosen"], [shown["image"], shown["text"]]
-    slider.input(
-        handlers.move_threshold, [slider, chosen], result, trigger_mode="always_last", **_NOW
-    )
-    slider.release(handlers.settle_threshold, slider, shown["gallery"], **_NOW)
-    shown["gallery"].select(
-        handlers.choose, shown["class"], [chosen, *result, *shown["priors"]], **_NOW
-    )
-    shown["class"].input(handlers.choose_class, [chosen, shown["class"]], shown["priors"], **_NOW)
-    for button, file, make in (
-        ("zip", "zip_file", handlers.download_masks),
-        ("coco", "coco_file", handlers.download_coco),
-    ):
-        link = _FETCH.format(shown[file].elem_id)
-        shown[button].click(make, None, shown[file], **_NOW).success(
-            None, None, None, js=link, api_visibility="private"
-        )

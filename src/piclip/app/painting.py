@@ -1,19 +1,28 @@
-"""The canvas to paint on: what it takes, and how its failures in the browser become messages."""
+"""The canvas to paint on: what it sends, and how its failures in the browser become messages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
-from piclip.errors import ImageError, UsageError
+from piclip.errors import ImageError, MaskError, UsageError
 from piclip.io.decoding import decode
 
-_PAINT = ("#d55e00", 0.6)
 _MOST_LAYERS = 1  # the page offers no others
+_PAINTED = 64  # least opacity of paint; the brush leaves about 150, its soft border less
+
+FAILURES = {
+    "canvas-too-large": "As PNG, the painted image is larger than this page takes; use a smaller "
+    "copy of it, or start the page with a larger --max-upload-mb.",
+    "canvas-not-opened": "This browser cannot open that file as an image; convert it to PNG or "
+    "JPEG, or upload it with its mask.",
+}
+"""What is told when the hidden button of a name is pressed."""
 
 LISTEN = """() => window.addEventListener("unhandledrejection", ({reason}) => {
   const press = (id) => document.getElementById(id)?.click();
@@ -21,34 +30,7 @@ LISTEN = """() => window.addEventListener("unhandledrejection", ({reason}) => {
   else if (reason?.name === "InvalidStateError") press("canvas-not-opened");
 })"""
 """Runs when the page is loaded. The canvas reads files and sends PNGs by itself and says nothing
-when that fails; a press of a hidden button then tells the person."""
-
-
-def make_canvas(pixels: int, told: Callable[..., Any]) -> gr.ImageEditor:
-    """Make the canvas; it gives the image and the layers that are painted on it.
-
-    Args:
-        pixels: Images and layers with more pixels are refused before they are decoded.
-        told: Turns errors into messages on the page.
-
-    Returns:
-        An editor whose value is None or has ``background``, a Pillow image, and ``layers``, uint8
-        arrays (H, W, 4).
-    """
-    canvas = gr.ImageEditor(
-        label="Paint over the object", show_label=False, sources=("upload", "clipboard"),
-        layers=False, transforms=(), height=400, buttons=[], elem_id="editor",
-        brush=gr.Brush(colors=[_PAINT], default_color=_PAINT, color_mode="fixed"),
-        placeholder="Drop an image here\nor click to choose one",
-    )  # fmt: skip
-
-    def preprocess(sent: Any) -> dict[str, Any] | None:  # noqa: ANN401
-        return read_canvas(sent, pixels)
-
-    canvas.preprocess = told(preprocess)
-    # Takes any number of pictures into memory, for listeners to every stroke; there is none here.
-    canvas.accept_blobs = None
-    return canvas
+when that fails; a press of a button of ``FAILURES`` then tells the person."""
 
 
 def read_canvas(sent: Any, pixels: int) -> dict[str, Any] | None:  # noqa: ANN401
@@ -59,7 +41,8 @@ def read_canvas(sent: Any, pixels: int) -> dict[str, Any] | None:  # noqa: ANN40
         pixels: Images and layers with more pixels are refused before they are decoded.
 
     Returns:
-        As of `make_canvas`; None for an empty canvas.
+        ``background``, a Pillow image, and ``layers``, uint8 arrays (H, W, 4); None for an empty
+        canvas.
 
     Raises:
         ImageError: A file is no image or has too many pixels.
@@ -76,24 +59,30 @@ def read_canvas(sent: Any, pixels: int) -> dict[str, Any] | None:  # noqa: ANN40
     }
 
 
-def _decode(path: str, pixels: int) -> Any:  # noqa: ANN401
+def _decode(path: str, pixels: int) -> Image.Image:
     try:
         return decode(Path(path), pixels)
     except ImageError as error:
         raise ImageError(str(error).replace(path, "The painted image")) from error
 
 
-def too_large() -> None:
-    """Tell that the browser could not send the canvas."""
-    raise UsageError(
-        "As PNG, the painted image is larger than this page takes; use a smaller copy of it, or "
-        "start the page with a larger --max-upload-mb."
-    )
+def painted_mask(layers: Sequence[npt.NDArray[Any]], size: tuple[int, int]) -> Image.Image:
+    """Where anything was painted.
 
+    Args:
+        layers: RGBA, uint8 (H, W, 4), of the image's size.
+        size: (height, width) of the image.
 
-def not_opened() -> None:
-    """Tell that the browser could not show an image."""
-    raise ImageError(
-        "This browser cannot open that file as an image; convert it to PNG or JPEG, or upload it "
-        "with its mask."
-    )
+    Returns:
+        A mask of 0 and 255, mode L.
+
+    Raises:
+        MaskError: Nothing was painted.
+    """
+    painted = np.zeros(size, dtype=bool)
+    for layer in layers:
+        if layer.shape == (*size, 4):
+            painted |= layer[:, :, 3] >= _PAINTED
+    if not painted.any():
+        raise MaskError("Nothing is painted yet; paint over the object with the brush.")
+    return Image.fromarray(painted * np.uint8(255))

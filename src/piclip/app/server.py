@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from piclip.app.content import Limits
 from piclip.app.models import BUILTIN, Models
-from piclip.app.sessions import Sessions
+from piclip.app.session import Limits, Sessions
 from piclip.errors import UsageError
 from piclip.io.addresses import is_loopback
 from piclip.io.extras import needs_extra
@@ -28,8 +27,9 @@ class Settings:
     """How to serve the page.
 
     Attributes:
-        model: What it starts with: "builtin", a hub name, a folder or a file. A page that others
-            can reach offers only this and the built-in one.
+        model: What it starts with: whatever `FewShotSegmenter.from_pretrained` takes. A page that
+            others can reach offers only this and the built-in one.
+        clip: The CLIP of its priors, if that is a trained decoder; None for that of its training.
         local_models: Whether people may name folders and files of this computer as models.
         host: Address to listen at.
         port: Port, or None for the first free one from 7860.
@@ -40,6 +40,7 @@ class Settings:
     """
 
     model: str = BUILTIN
+    clip: str | None = None
     local_models: bool = False
     host: str = "127.0.0.1"
     port: int | None = None
@@ -71,7 +72,7 @@ def serve(settings: Settings) -> Iterator[Served]:
 
     Raises:
         UsageError: gradio is missing, the address or port cannot be had, one of ``allow_hosts`` is
-            no name, or others would be offered local models.
+            no name, others would be offered local models, or the model's CLIP is not known.
         ModelError: The model it starts with cannot be had.
     """
     if settings.local_models and not settings.local:
@@ -90,7 +91,10 @@ def serve(settings: Settings) -> Iterator[Served]:
         hosts = Hosts(settings.host, settings.allow_hosts)
         sessions = Sessions(Path(name) / "sessions", settings.limits)
         models = Models(
-            settings.model, any_model=settings.local, local_models=settings.local_models
+            settings.model,
+            clip=settings.clip,
+            any_model=settings.local,
+            local_models=settings.local_models,
         )
         models.load(settings.model)  # a wrong name is told here, and the first click does not wait
         page = build_page(sessions, models)
@@ -117,8 +121,6 @@ def _launched(page: Blocks, settings: Settings, hosts: Hosts) -> str:
             prevent_thread_lock=True,
             quiet=True,
             share=False,
-            inbrowser=False,
-            show_error=False,
             run_history=False,
             enable_monitoring=False,
             ssr_mode=False,

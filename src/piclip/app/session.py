@@ -1,39 +1,122 @@
-"""What one browser tab has: labelled examples, images to segment, results. No page code here."""
+"""What browser tabs have: labelled examples, images to segment, results. No page code here."""
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from time import monotonic
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
-from piclip.app.content import Answer, Example, Limits, Progress, Query
-from piclip.app.pictures import PREVIEW_PIXELS, THUMBNAIL_PIXELS, fit_maps, fit_picture
-from piclip.clip.encoder import Encoder
 from piclip.errors import ImageError, PiclipError, UsageError
 from piclip.io.decoding import ImageSource
-from piclip.io.images import read_image, read_mask
+from piclip.io.images import MAX_PIXELS, read_image, read_mask
 from piclip.io.supports import Support
 from piclip.results import Segmentation
 from piclip.segmenter import FewShotSegmenter
 
+PREVIEW_PIXELS = 720
+"""Longer side of what the page shows, small images enlarged: the slider must answer at once."""
+
+THUMBNAIL_PIXELS = 240
+
 _LONGEST_NAME = 60
 _PATIENCE = 60.0  # seconds that a stopped run has to finish the image it is at
+_IDLE_SECONDS = 6 * 3600.0
+_MOST_SESSIONS = 200
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one tab may hold.
+
+    Attributes:
+        images: Images to segment.
+        examples: Labelled images of all classes together.
+        classes: Different class names.
+        pixels: Pixels of any one image.
+        labelled_pixels: Pixels of all labelled images together, which are held in memory with
+            their masks, 4 bytes each.
+    """
+
+    images: int = 100
+    examples: int = 100
+    classes: int = 20
+    pixels: int = MAX_PIXELS
+    labelled_pixels: int = 8 * MAX_PIXELS
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One labelled image: RGB, and bool (H, W) where the class is."""
+
+    class_name: str
+    image: Image.Image
+    mask: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """One image to segment.
+
+    Attributes:
+        file_name: What its owner calls it, such as ``herd.jpg``; numbered if two are called so.
+        name: The same without suffix, different from all others of the tab.
+        path: The tab's own copy.
+        thumbnail: The image, small.
+    """
+
+    file_name: str
+    name: str
+    path: Path
+    thumbnail: Image.Image
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """The result for one query: small to look at, at its full size in a file.
+
+    Attributes:
+        query: What was segmented.
+        preview: The result with its longer side at ``PREVIEW_PIXELS``; it holds its image.
+        scores_file: The scores at the query's own size, float16 (C, H, W).
+    """
+
+    query: Query
+    preview: Segmentation
+    scores_file: Path
+
+    def at_threshold(self, threshold: float) -> Segmentation:
+        """The result at the query's own size, without its image."""
+        scores = np.load(self.scores_file).astype(np.float32)
+        return _with_scores(self.preview, scores, None).at_threshold(threshold)
+
+
+class Step(NamedTuple):
+    """How far a run is: images done, images in all, and seconds left (None: not yet known)."""
+
+    done: int
+    total: int
+    seconds_left: float | None
 
 
 class AppSession:
-    """The work of one browser tab. Results stay on disk in its folder, which `close` removes."""
+    """The work of one browser tab. Results stay on disk in its folder, which `close` removes.
+
+    Args:
+        folder: Made here; the session owns it.
+        limits: What to refuse.
+    """
 
     def __init__(self, folder: Path, limits: Limits) -> None:
-        """Starts empty.
-
-        Args:
-            folder: Made here; the session owns it.
-            limits: What to refuse.
-        """
         folder.mkdir(parents=True)
         self.folder = folder
         self.limits = limits
@@ -42,6 +125,7 @@ class AppSession:
         self.answers: list[Answer] = []
         self.failures: list[str] = []
         self.threshold = 0.5
+        self.used = monotonic()
         self._lock = threading.Lock()
         self._busy = threading.Lock()
         self._stop = threading.Event()
@@ -58,43 +142,36 @@ class AppSession:
         """Whether a run is going on."""
         return self._busy.locked()
 
-    def add_example(self, image: ImageSource, mask: ImageSource, class_name: str) -> Example:
-        """Add a labelled image.
-
-        Args:
-            image: The image.
-            mask: Where the class is, of the same size.
-            class_name: In words, such as "zebra".
+    def add_example(self, image: ImageSource, mask: ImageSource, class_name: str) -> None:
+        """Add an image and the mask of its size that shows where the class is.
 
         Raises:
             UsageError: No usable name, or too many examples, classes or pixels.
             ImageError: The image cannot be read.
             MaskError: The mask is empty or of another size.
         """
-        name = " ".join(class_name.split())
+        limits, name = self.limits, " ".join(class_name.split())
         if not name:
             raise UsageError("Name what you marked, in a word or two, such as zebra.")
         if len(name) > _LONGEST_NAME:
             raise UsageError(f"The class name is longer than {_LONGEST_NAME} letters; shorten it.")
-        if len(self.examples) >= self.limits.examples:
+        if len(self.examples) >= limits.examples:
             raise UsageError(
-                f"This page takes {self.limits.examples} labelled images; remove some first."
+                f"This page takes {limits.examples} labelled images; remove some first."
             )
-        if len({*self.class_names, name}) > self.limits.classes:
-            raise UsageError(f"This page takes {self.limits.classes} classes; remove one first.")
-        picture = read_image(image, max_pixels=self.limits.pixels)
+        if len({*self.class_names, name}) > limits.classes:
+            raise UsageError(f"This page takes {limits.classes} classes; remove one first.")
+        picture = read_image(image, max_pixels=limits.pixels)
         size = (picture.height, picture.width)
-        marked = read_mask(mask, size=size, max_pixels=self.limits.pixels)
-        if sum(e.mask.size for e in self.examples) + marked.size > self.limits.labelled_pixels:
+        marked = read_mask(mask, size=size, max_pixels=limits.pixels)
+        if sum(e.mask.size for e in self.examples) + marked.size > limits.labelled_pixels:
             raise UsageError(
-                f"This page takes {self.limits.labelled_pixels / 1e6:.0f} million pixels of "
+                f"This page takes {limits.labelled_pixels / 1e6:.0f} million pixels of "
                 f"labelled images; remove some first or use smaller copies."
             )
-        example = Example(name, picture, marked)
-        self.examples.append(example)
-        return example
+        self.examples.append(Example(name, picture, marked))
 
-    def add_query(self, path: Path, file_name: str | None = None) -> Query:
+    def add_query(self, path: Path, file_name: str | None = None) -> None:
         """Add an image to segment; it is read once to be sure and copied.
 
         Args:
@@ -110,11 +187,11 @@ class AppSession:
                 f"This page takes {self.limits.images} images at a time; use `piclip segment` for "
                 f"whole folders."
             )
-        shown = Path(file_name or path.name).name
+        shown = Path(file_name or path.name)
         try:
             image = read_image(path, max_pixels=self.limits.pixels)
         except ImageError as error:
-            raise ImageError(str(error).replace(str(path), shown)) from error
+            raise ImageError(str(error).replace(str(path), shown.name)) from error
         thumbnail = fit_picture(image, THUMBNAIL_PIXELS)
         with self._lock:
             if self._closed:
@@ -122,10 +199,18 @@ class AppSession:
             self._count += 1
             own = self.folder / f"image-{self._count}{path.suffix.lower()}"
             shutil.copyfile(path, own)
-            name = self._free_name(Path(shown).stem)
-            query = Query(name + Path(shown).suffix, name, own, thumbnail)
-            self.queries.append(query)
-        return query
+            name = self._free_name(shown.stem)
+            self.queries.append(Query(name + shown.suffix, name, own, thumbnail))
+
+    def add_queries(self, files: Sequence[str]) -> list[str]:
+        """Add image files; gives a sentence for each that was refused."""
+        refused = []
+        for file in files:
+            try:
+                self.add_query(Path(file))
+            except PiclipError as error:
+                refused.append(str(error))
+        return list(dict.fromkeys(refused))
 
     def remove_example(self, index: int) -> None:
         """Forget one labelled image."""
@@ -159,16 +244,16 @@ class AppSession:
         if not self.queries:
             raise UsageError("Add at least one image to segment first (step 2).")
 
-    def run(self, encoder: Encoder) -> Iterator[Progress]:
+    def run(self, model: FewShotSegmenter) -> Iterator[Step]:
         """Learn from the examples, then segment image by image.
 
         Results of an earlier run are replaced. Stopped early, the images done so far have theirs.
 
         Args:
-            encoder: The CLIP.
+            model: What segments; what it was fitted on is not used and not changed.
 
         Yields:
-            The progress, first with nothing done.
+            How far it is, first with nothing done.
 
         Raises:
             UsageError: There is no example, no image, or a run is going on already.
@@ -179,17 +264,19 @@ class AppSession:
             raise UsageError("A run is going on already; wait for its end or stop it.")
         try:
             self._stop.clear()
-            yield from self._run(encoder, list(self.queries))
+            yield from self._run(model.unfitted(), list(self.examples), list(self.queries))
         finally:
             self._busy.release()
 
-    def _run(self, encoder: Encoder, queries: Sequence[Query]) -> Iterator[Progress]:
-        yield Progress(0, len(queries), None)
-        segmenter = FewShotSegmenter(encoder)
-        examples = list(self.examples)
+    def _run(
+        self, segmenter: FewShotSegmenter, examples: Sequence[Example], queries: Sequence[Query]
+    ) -> Iterator[Step]:
+        yield Step(0, len(queries), None)
         with self._lock:
-            self._forget_answers()
-            self.threshold = encoder.settings.threshold
+            for answer in self.answers:
+                answer.scores_file.unlink(missing_ok=True)
+            self.answers, self.failures = [], []
+            self.threshold = segmenter.threshold
         for name in dict.fromkeys(example.class_name for example in examples):
             supports = [Support(e.image, e.mask) for e in examples if e.class_name == name]
             segmenter.fit(supports, name=name, max_pixels=self.limits.pixels)
@@ -198,25 +285,21 @@ class AppSession:
             if self._stop.is_set():
                 return
             try:
-                result = segmenter.predict([query.path], max_pixels=self.limits.pixels)[0]
+                (result,) = segmenter.predict([query.path], max_pixels=self.limits.pixels)
             except PiclipError as error:
                 if query in self.queries:
                     self.failures.append(str(error).replace(str(query.path), query.file_name))
             else:
                 self._keep(query, result)
-            left = (monotonic() - start) / done * (len(queries) - done)
-            yield Progress(done, len(queries), left)
+            yield Step(done, len(queries), (monotonic() - start) / done * (len(queries) - done))
 
     def _keep(self, query: Query, result: Segmentation) -> None:
         """Store a result: full scores on disk, a preview in memory."""
         if result.image is None:
             raise UsageError("The result holds no image.")
         image = fit_picture(result.image, PREVIEW_PIXELS)
-        scores = fit_maps(result.scores, (image.height, image.width))
-        blank = np.zeros(scores.shape[1:], dtype=np.uint8)
-        preview = Segmentation(
-            result.class_names, blank, scores, result.priors, image, query.name
-        ).at_threshold(self.threshold)
+        preview = _with_scores(result, _fit_maps(result.scores, image.size), image)
+        preview = replace(preview, name=query.name).at_threshold(self.threshold)
         with self._lock:
             if self._closed or query not in self.queries:
                 return
@@ -237,16 +320,88 @@ class AppSession:
             self._closed = True
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _forget_answers(self) -> None:
-        for answer in self.answers:
-            answer.scores_file.unlink(missing_ok=True)
-        self.answers, self.failures = [], []
-
     def _free_name(self, stem: str) -> str:
         """A name that no other query has: ``herd``, ``herd-2``, ``herd-3`` ..."""
         taken = {query.name.lower() for query in self.queries}
-        name, number = stem, 1
-        while name.lower() in taken:
-            number += 1
-            name = f"{stem}-{number}"
-        return name
+        names = chain([stem], (f"{stem}-{number}" for number in count(2)))
+        return next(name for name in names if name.lower() not in taken)
+
+
+class Sessions:
+    """The sessions of all tabs and API clients, by user and session identifier.
+
+    Tabs never mix, and abandoned ones are forgotten.
+
+    Args:
+        folder: Where the sessions make their folders.
+        limits: What each may hold.
+    """
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        self._folder = folder
+        self.limits = limits
+        self._sessions: dict[tuple[str, str], AppSession] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """How many tabs are known."""
+        return len(self._sessions)
+
+    def of(self, user: str | None, identifier: str | None) -> AppSession:
+        """The session of one tab, made when first asked for.
+
+        Args:
+            user: Who logged in, or None.
+            identifier: What the tab calls itself.
+
+        Raises:
+            UsageError: The request names no session, or there are too many.
+        """
+        if not identifier:
+            raise UsageError("The request has no session_hash; call through gradio_client.")
+        key, now = (user or "", identifier), monotonic()
+        with self._lock:
+            for other, session in list(self._sessions.items()):
+                if now - session.used > _IDLE_SECONDS and not session.running:
+                    self._sessions.pop(other).close()
+            if key not in self._sessions:
+                if len(self._sessions) >= _MOST_SESSIONS:
+                    raise UsageError("Too many pages are open on this server; try again later.")
+                folder = self._folder / secrets.token_hex(8)
+                self._sessions[key] = AppSession(folder, self.limits)
+            self._sessions[key].used = now
+            return self._sessions[key]
+
+    def close(self, user: str | None, identifier: str | None) -> None:
+        """End the session of a tab that was closed; nothing happens if there is none."""
+        with self._lock:
+            session = self._sessions.pop((user or "", identifier or ""), None)
+        if session is not None:
+            session.close()
+
+    def close_all(self) -> None:
+        """End all sessions and delete their files."""
+        with self._lock:
+            while self._sessions:
+                self._sessions.popitem()[1].close()
+
+
+def fit_picture(image: Image.Image, longest: int) -> Image.Image:
+    """The image as RGB with its longer side at ``longest`` pixels, enlarged if need be."""
+    scale = longest / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def _fit_maps(maps: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Maps in [0, 1], float32 (C, h, w), resized to (width, height)."""
+    resized = [Image.fromarray(each).resize(size, Image.Resampling.BILINEAR) for each in maps]
+    return np.clip(np.stack([np.asarray(each) for each in resized]), 0, 1)
+
+
+def _with_scores(
+    result: Segmentation, scores: npt.NDArray[np.float32], image: Image.Image | None
+) -> Segmentation:
+    """A result with scores of another size, float32 (C, H, W); nothing is decided yet."""
+    blank = np.zeros(scores.shape[1:], dtype=np.uint8)
+    return replace(result, scores=scores, class_map=blank, image=image)

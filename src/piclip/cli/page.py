@@ -6,24 +6,20 @@ from typing import Annotated
 
 import typer
 
-from piclip.cli.options import examples, login_of
+from piclip.cli.options import ClipOption, ModelOrDecoderOption, examples, login_of
 
 EXAMPLES = examples(
     "piclip app",
     "piclip app --model openai/clip-vit-base-patch16 --local-models",
+    "piclip app --model runs/pfenet --clip openai/clip-vit-base-patch16",
     "piclip app --host 0.0.0.0 --port 8000 --auth anna:secret",
     "piclip app --auth anna:secret --allow-host piclip.example.org",
 )
 
 
 def app(
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Model the page starts with: builtin (for trying only), a hub name or a folder.",
-        ),
-    ] = "builtin",
+    model: ModelOrDecoderOption = "builtin",
+    clip: ClipOption = None,
     local_models: Annotated[
         bool,
         typer.Option(
@@ -71,12 +67,13 @@ def app(
     Everything stays on this computer: no telemetry, nothing is fetched from elsewhere (but a
     model that you name), and all files are deleted when a tab is closed and when this ends.
     """
-    from piclip.app.content import Limits
     from piclip.app.server import Settings, serve
+    from piclip.app.session import Limits
     from piclip.cli.console import people
 
     settings = Settings(
         model=model,
+        clip=clip,
         local_models=local_models,
         host=host,
         port=port,

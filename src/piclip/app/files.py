@@ -1,17 +1,41 @@
-"""The files that a person takes home: masks as ZIP, everything as COCO JSON."""
+"""Files that people bring in pairs, and those that they take home: masks as ZIP, COCO JSON."""
 
 from __future__ import annotations
 
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from piclip.app.content import Answer
-from piclip.app.session import AppSession
+from piclip.app.session import Answer, AppSession
 from piclip.errors import UsageError
 from piclip.formats import Labels, from_segmentation
 from piclip.formats.coco import to_dict
 from piclip.io.outputs import atomic_path, write_json
+
+
+def pair_by_name(images: Sequence[str], masks: Sequence[str]) -> list[tuple[Path, Path]]:
+    """Pair images and masks by their names without suffix; one of each belong together anyway.
+
+    Returns:
+        (image, mask), in the order of the images.
+
+    Raises:
+        UsageError: A file of either kind is missing.
+    """
+    if not images or not masks:
+        missing = "image" if not images else "mask"
+        raise UsageError(f"Upload at least one {missing} first: every image needs its mask.")
+    if len(images) == len(masks) == 1:
+        return [(Path(images[0]), Path(masks[0]))]
+    by_stem = {Path(mask).stem.lower(): Path(mask) for mask in masks}
+    lonely = [Path(image).name for image in images if Path(image).stem.lower() not in by_stem]
+    if lonely or len(masks) != len(images):
+        what = f"{lonely[0]} has none" if lonely else f"{len(images)} and {len(masks)} came"
+        raise UsageError(
+            f"Each image needs a mask of the same name (zebra.jpg and zebra.png), but {what}."
+        )
+    return [(Path(image), by_stem[Path(image).stem.lower()]) for image in images]
 
 
 def masks_zip(session: AppSession, threshold: float) -> Path:
@@ -19,10 +43,6 @@ def masks_zip(session: AppSession, threshold: float) -> Path:
 
     It holds one PNG per image at the image's own size, named after it: 0 and 255 for one class,
     class indices with VOC's palette for several, and ``classes.txt`` with the indices.
-
-    Args:
-        session: A session with results.
-        threshold: Least score of an object, 0 to 1.
 
     Raises:
         UsageError: There is no result.
@@ -45,10 +65,6 @@ def masks_zip(session: AppSession, threshold: float) -> Path:
 
 def coco_json(session: AppSession, threshold: float) -> Path:
     """Write ``piclip-coco.json`` into the session's folder: every connected region an annotation.
-
-    Args:
-        session: A session with results.
-        threshold: Least score of an object, 0 to 1.
 
     Raises:
         UsageError: There is no result.
