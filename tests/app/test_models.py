@@ -7,8 +7,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from decoder_folders import trained
 
+from decoder_folders import trained
 from piclip.app import models as models_of_the_page
 from piclip.app.models import Models
 from piclip.app.server import Settings, serve

@@ -16,7 +16,7 @@ from typing import IO, TypeAlias
 from piclip.errors import PiclipError
 from piclip.io.outputs import Progress, atomic_path, ensure_folder
 
-_DAMAGE = (
+_DAMAGE: tuple[type[Exception], ...] = (
     tarfile.TarError,
     zipfile.BadZipFile,
     gzip.BadGzipFile,
