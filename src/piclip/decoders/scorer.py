@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from piclip.clip.cache import content_key, weights_hash
+from piclip.clip.cache import FeatureCache, content_key, weights_hash
 from piclip.clip.features import SupportFeatures
 from piclip.clip.prompts import Synonyms
 from piclip.decoders.clip_priors import ClassTexts
@@ -73,6 +73,7 @@ class DecoderScorer:
         clip: str | None = None,
         device: str | torch.device = "auto",
         dtype: str = "auto",
+        cache: FeatureCache | None = None,
     ) -> DecoderScorer:
         """Reads the folder of a training or of a decoder.
 
@@ -81,6 +82,7 @@ class DecoderScorer:
             clip: The CLIP of its priors; by default that of its training.
             device: "auto" (CUDA, else the CPU) or a torch device.
             dtype: Of the CLIP; "auto" is what the decoder was trained with.
+            cache: Keeps CLIP's features of images that come back.
 
         Raises:
             ModelError: Decoder or CLIP cannot be read.
@@ -88,7 +90,11 @@ class DecoderScorer:
         """
         checkpoint = Checkpoint.find(folder)
         trained = TrainedDecoder.load(
-            checkpoint, clip=clip, device=device, dtype=None if dtype == "auto" else dtype
+            checkpoint,
+            clip=clip,
+            device=device,
+            dtype=None if dtype == "auto" else dtype,
+            cache=cache,
         )
         if clip is not None and trained.maker is None:
             raise UsageError(
