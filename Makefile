@@ -57,7 +57,7 @@ experiments-quick: RUNS := runs/quick
 experiments-quick: QUICK := --quick
 
 experiments experiments-quick: $(INSTALLED)
-	$(BIN)/python -m world.run_experiments $(QUICK) --output $(RESULTS) --runs $(RUNS)
+	$(BIN)/python -m world.experiments $(QUICK) --output $(RESULTS) --runs $(RUNS)
 	$(BIN)/piclip table $(RESULTS)/*.json > $(RESULTS)/main.md
 	$(BIN)/piclip table $(RESULTS)/*.json --style priors > $(RESULTS)/priors.md
 	$(BIN)/piclip table $(RESULTS)/*.json --style ablation > $(RESULTS)/ablation.md

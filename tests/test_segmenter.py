@@ -26,7 +26,7 @@ def episode():
 
 
 def supports(episode, count=1):
-    return [Support(s.image, s.mask(episode.name)) for s in episode.supports[:count]]
+    return [Support(s.image, s.mask(episode.class_index)) for s in episode.supports[:count]]
 
 
 def fitted(segmenter, episode, count=1):
@@ -42,7 +42,7 @@ def test_it_finds_the_class_better_than_chance(segmenter):
     found, share = [], []
     for index in range(8):
         episode = scene_episode(1, index)
-        truth = episode.query.mask(episode.name)
+        truth = episode.query.mask(episode.class_index)
         result = fitted(segmenter, episode).predict([episode.query.image])[0]
         found.append(iou(result.mask, truth))
         share.append(truth.mean())
@@ -417,7 +417,7 @@ def test_discriminant_solves_the_weighted_ridge_problem():
 
 
 def test_coverage_of_a_support_is_exact(segmenter, episode):
-    mask = episode.supports[0].mask(episode.name)
+    mask = episode.supports[0].mask(episode.class_index)
     labelled = prepare_support(Image.fromarray(episode.supports[0].image), mask, segmenter.encoder)
     assert torch.equal(labelled.coverage, mask_coverage(mask, (16, 16)))
     assert labelled.mirrored().coverage.equal(labelled.coverage.flip(1))

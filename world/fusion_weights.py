@@ -22,8 +22,8 @@ from piclip.clip.preprocessing import mask_coverage, to_pixels
 from piclip.clip.settings import SETTINGS_FILE, read_json
 from piclip.datasets.episodes import scene_episode
 from piclip.datasets.scenes.glyphs import CLASS_NAMES
-from piclip.evaluation.benchmarks.scenes import THRESHOLDS, episode_maps
-from piclip.evaluation.metrics import ClassIoU
+from piclip.evaluation.metrics import THRESHOLDS, FewShotIoU
+from piclip.evaluation.predictor import Predictor, truth_of
 from piclip.io.images import MAX_PIXELS, read_image
 from piclip.io.outputs import write_json
 from piclip.io.supports import Support
@@ -61,14 +61,14 @@ def fit_weights(segmenter: FewShotSegmenter, shots: int, episodes: int) -> tuple
 
 def choose_threshold(segmenter: FewShotSegmenter, episodes: int) -> float:
     """The threshold with the best mIoU of the finished masks, mean over the numbers of shots."""
-    curves = []
+    predictor, curves = Predictor(segmenter), []
     for shots in SHOTS.values():
-        meter = ClassIoU(CLASS_NAMES, THRESHOLDS)
+        meter = FewShotIoU(CLASS_NAMES, THRESHOLDS)
         for index in range(episodes):
             episode = scene_episode(0, index, shots, calibration=True)
-            truth = episode.query.mask(episode.name)
-            meter.add(episode.name, episode_maps(segmenter, episode)["final"], truth)
-        curves.append(meter.miou())
+            truth = truth_of(episode.query, episode.class_index)
+            meter.add(episode.name, predictor.segment(episode).scores[0], truth)
+        curves.append(meter.mious())
     return THRESHOLDS[int(np.mean(curves, axis=0).argmax())]
 
 
@@ -82,7 +82,9 @@ def _evidence(
     grid = (side // encoder.patch_size, side // encoder.patch_size)
     for index in range(episodes):
         episode = scene_episode(0, index, shots, calibration=True)
-        supports = [Support(scene.image, scene.mask(episode.name)) for scene in episode.supports]
+        supports = [
+            Support(scene.image, scene.mask(episode.class_index)) for scene in episode.supports
+        ]
         memory = scorer.fit(episode.name, supports, synonyms=None, max_pixels=MAX_PIXELS)
         image = read_image(episode.query.image)
         pixels = to_pixels(image, (side, side), settings.mean, settings.std)
@@ -90,7 +92,7 @@ def _evidence(
             encoder.encode(pixels[None]), [memory], logit_scale=encoder.logit_scale
         )[0]
         logits = evidence_logits(evidence.stacked()[0]).flatten(1).T
-        yield logits, mask_coverage(episode.query.mask(episode.name), grid).flatten()
+        yield logits, mask_coverage(episode.query.mask(episode.class_index), grid).flatten()
 
 
 def main() -> None:

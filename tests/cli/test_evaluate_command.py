@@ -48,7 +48,7 @@ def test_a_decoder_is_evaluated_as_its_recipe_says_and_resumes(run, decoder_run,
 
 
 def test_all_folds_have_a_file_each(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("piclip.cli.evaluation_runs.evaluate", _nothing_but_output)
+    monkeypatch.setattr("piclip.evaluation.evaluate.evaluate", _nothing_but_output)
     out = run(
         *("training-free", "--dataset", "scenes", "--fold", "all", "--option", "val_images=40"),
         *("--output", tmp_path / "free.json", "--device", "cpu", "--json"),
@@ -59,7 +59,7 @@ def test_all_folds_have_a_file_each(run, tmp_path, monkeypatch):
 
 
 def test_runs_of_all_folds_say_their_dataset_themselves(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("piclip.cli.evaluation_runs.evaluate", _nothing_but_output)
+    monkeypatch.setattr("piclip.evaluation.evaluate.evaluate", _nothing_but_output)
     decoder = build_decoder("pfenet", backbone="tiny", prior="none", width=16)
     for fold in range(4):
         folder = tmp_path / f"run-{fold}"

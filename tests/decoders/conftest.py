@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.few_shot import FewShotView
-from piclip.evaluation.predictors import blind
+from piclip.evaluation.predictor import blind
 
 CLASSIFIER_OUTPUTS = (2, 16)
 

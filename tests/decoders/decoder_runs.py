@@ -1,7 +1,8 @@
-"""Folders of trainings, the segmenters of their decoders, and what the evaluation says of them."""
+"""Folders of trainings, the segmenters of their decoders, and what a plain pass says of them."""
 
 import json
 
+import numpy as np
 import torch
 from small_decoders import small_decoder
 
@@ -34,8 +35,13 @@ def supports(episode, count=None):
     return [Support(s.image, s.mask(episode.class_index)) for s in episode.supports[:count]]
 
 
-def probabilities(predictor, episode, others=()):
-    """What the evaluation makes of an episode, before it takes the larger score."""
-    logits = predictor.logits([episode], [others])[0]
+def probabilities(trained, episode, others=()):
+    """What a decoder makes of an episode, one step after the other."""
+    maker = trained.maker
+    texts = [] if maker is None else [maker.texts(episode.name)]
+    contrast = [] if maker is None else [[maker.texts(name) for name in others]]
+    labelled = [(s.image, s.mask(episode.class_index).astype(np.uint8)) for s in episode.supports]
+    queries, shown = trained.see([episode.query.image]), trained.show([labelled])
+    logits = trained.logits(queries, shown, texts, contrast)[0]
     own = laid_back(logits, episode.query.image.shape[:2])
     return torch.sigmoid(own[1] - own[0]).numpy()

@@ -38,7 +38,7 @@ def inputs(episodes):
     return (
         [e.query.image for e in episodes],
         [[s.image for s in e.supports] for e in episodes],
-        [[s.mask(e.name) for s in e.supports] for e in episodes],
+        [[s.mask(e.class_index) for s in e.supports] for e in episodes],
         [e.name for e in episodes],
     )
 
@@ -65,7 +65,9 @@ def direct(encoder, episode):
     )
     total = 0
     for scene in episode.supports:
-        last, previous, valid = encoded_object(encoder, scene.image, scene.mask(episode.name))
+        last, previous, valid = encoded_object(
+            encoder, scene.image, scene.mask(episode.class_index)
+        )
         for query, tokens in ((encoding.last, last), (encoding.previous, previous)):
             total = total + visual_visual_prior(query, tokens[None], valid[None])[0, 0, 0]
     visual = min_max((total / 4).view(1, 1, *encoding.grid))

@@ -9,7 +9,6 @@ from piclip import FewShotSegmenter
 from piclip.decoders.saved import Checkpoint
 from piclip.decoders.trained import TrainedDecoder
 from piclip.errors import ModelError, UsageError
-from piclip.evaluation.decoder_predictor import DecoderPredictor
 
 
 @pytest.mark.parametrize("prior", ["imagenet", "none"])
@@ -37,9 +36,9 @@ def test_a_decoder_of_unknown_training_asks_for_its_clip(tmp_path, run, episode,
     given = load(folder, clip="builtin", dtype="float32")
     fitted = given.fit(supports(episode), name=episode.name)
     trained = TrainedDecoder.load(Checkpoint.find(run), device="cpu")
-    predictor = DecoderPredictor(TrainedDecoder(trained.decoder, trained.maker, size=41))
+    small = TrainedDecoder(trained.decoder, trained.maker, size=41)
     score = fitted.predict([episode.query.image])[0].scores[0]
-    np.testing.assert_allclose(score, probabilities(predictor, episode), atol=1e-6)
+    np.testing.assert_allclose(score, probabilities(small, episode), atol=1e-6)
     loaded = FewShotSegmenter.load(fitted.save(tmp_path / "kept"), device="cpu")
     assert loaded.classes == (episode.name,)
 

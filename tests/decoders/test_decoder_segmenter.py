@@ -12,8 +12,7 @@ from piclip.decoders.clip_priors import PriorMaker
 from piclip.decoders.saved import Checkpoint
 from piclip.decoders.trained import TrainedDecoder
 from piclip.errors import ImageError, MaskError, ModelError, UsageError
-from piclip.evaluation.decoder_predictor import DecoderPredictor
-from piclip.evaluation.predictors import blind
+from piclip.evaluation.predictor import Predictor, blind
 from piclip.results import priors_of
 
 torch.set_num_threads(1)
@@ -40,18 +39,23 @@ def other(view, episode):
         ("hdmnet", "none", "augmented"),
     ],
 )
-def test_it_finds_what_the_evaluation_finds(tmp_path, view, name, prior, sees):
+def test_it_finds_what_a_plain_pass_finds_and_so_does_the_evaluation(
+    tmp_path, view, name, prior, sees
+):
     folder = saved(tmp_path, name, prior, sees)
     segmenter = load(folder)
-    predictor = DecoderPredictor.load(Checkpoint.find(folder), {}, device="cpu")
+    trained = TrainedDecoder.load(Checkpoint.find(folder), device="cpu")
+    predictor = Predictor(segmenter)
     for index, shots in ((0, 1), (1, 3)):
         asked = blind(view.load(view.episode(1, index, shots)))
         fitted = segmenter.unfitted().fit(supports(asked), name=asked.name)
         (result,) = fitted.predict([asked.query.image])
-        expected = probabilities(predictor, asked)
+        expected = probabilities(trained, asked)
         np.testing.assert_allclose(result.scores[0], expected, atol=1e-6)
         sure = np.abs(expected - 0.5) > 1e-6
-        (mask,) = predictor.predict([asked], [()])
+        mask = predictor.predict(asked)
+        assert np.array_equal(mask, result.mask)
+        mask = expected > 0.5
         assert np.array_equal(result.mask[sure], mask[sure]) and sure.mean() > 0.9
 
 
@@ -106,18 +110,18 @@ def test_supports_are_looked_at_once_and_queries_once_for_all_classes(
 
 
 def test_names_and_other_wordings_reach_the_text_prior(run, segmenter, episode, view):
-    predictor = DecoderPredictor.load(Checkpoint.find(run), {}, device="cpu")
+    trained = TrainedDecoder.load(Checkpoint.find(run), device="cpu")
     fitted = segmenter.unfitted().fit(supports(episode), name=episode.name)
     plain = fitted.predict([episode.query.image])[0].scores[0]
     rivals = ("umbrella", "skull")
     told = fitted.predict([episode.query.image], contrast=rivals)[0].scores[0]
-    np.testing.assert_allclose(told, probabilities(predictor, episode, rivals), atol=1e-6)
+    np.testing.assert_allclose(told, probabilities(trained, episode, rivals), atol=1e-6)
     worded = {episode.name: ("sail boat", "ship")}
     fitted.fit(supports(episode), name=episode.name, synonyms=worded)
     called = fitted.predict([episode.query.image])[0].scores[0]
     encoder = segmenter.scorer.trained.maker.encoder
     decoder = segmenter.scorer.trained.decoder
-    other_words = DecoderPredictor(TrainedDecoder(decoder, PriorMaker(encoder, worded), size=SIZE))
+    other_words = TrainedDecoder(decoder, PriorMaker(encoder, worded), size=SIZE)
     np.testing.assert_allclose(called, probabilities(other_words, episode), atol=1e-6)
     assert np.abs(told - plain).max() > 1e-5 < np.abs(called - plain).max()
 

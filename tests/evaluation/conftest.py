@@ -1,13 +1,21 @@
 """What the tests of the evaluation share: scenes, the built-in model and a small decoder."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from piclip import FewShotSegmenter
+from piclip.clip.cache import MemoryCache
 from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.few_shot import FewShotView
+from piclip.decoders.clip_priors import PriorMaker
 from piclip.decoders.networks import build_decoder
-from piclip.evaluation.predictors import TrainingFree
+from piclip.decoders.scorer import DecoderScorer
+from piclip.decoders.trained import TrainedDecoder
+from piclip.evaluation.predictor import Predictor
+
+load_builtin = partial(FewShotSegmenter.from_pretrained, "builtin", device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="session")
@@ -18,12 +26,25 @@ def view():
 
 @pytest.fixture(scope="session")
 def segmenter():
-    return FewShotSegmenter.from_pretrained("builtin", device="cpu", dtype="float32")
+    return load_builtin()
 
 
 @pytest.fixture(scope="session")
-def training_free(segmenter):
-    return TrainingFree(segmenter)
+def training_free():
+    return Predictor.load(load_builtin)
+
+
+@pytest.fixture(scope="session")
+def decoder_in_memory(segmenter, small_pfenet):
+    """Wraps a small PFENet with random weights, and the CLIP that it needs, as a predictor."""
+
+    def build(prior, size=65, **priors):
+        cache = MemoryCache()
+        maker = PriorMaker(segmenter.encoder, cache=cache, **priors) if prior == "piclip" else None
+        trained = TrainedDecoder(small_pfenet(prior), maker, size=size)
+        return Predictor(FewShotSegmenter(DecoderScorer(trained)))
+
+    return build
 
 
 @pytest.fixture(scope="session")

@@ -5,45 +5,56 @@ import pytest
 import torch
 
 from piclip import FewShotSegmenter, Support
-from piclip.clip.cache import MemoryCache
 from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.episode_files import episodes_hash, read_episodes, write_episodes
-from piclip.datasets.few_shot import FewShotView
-from piclip.decoders.clip_priors import PriorMaker
-from piclip.decoders.trained import TrainedDecoder
+from piclip.datasets.few_shot import EpisodeKeys, FewShotView
 from piclip.errors import ModelError, UsageError
 from piclip.evaluation import evaluate as evaluation
-from piclip.evaluation.decoder_predictor import DecoderPredictor
-from piclip.evaluation.evaluate import EpisodeProtocol, count_episodes, evaluate
+from piclip.evaluation.evaluate import Counter, EpisodeProtocol, Task, evaluate
 from piclip.evaluation.records import read_result
+from piclip.results import Segmentation
 
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def decoder(segmenter, small_pfenet):
-    maker = PriorMaker(segmenter.encoder, cache=MemoryCache())
-    return DecoderPredictor(TrainedDecoder(small_pfenet("piclip"), maker, size=65))
+def decoder(decoder_in_memory):
+    return decoder_in_memory("piclip")
 
 
 class Witness:
     """Keeps what it is asked; answers with the bright pixels, for any fixed rule will do."""
 
-    method, reload = None, None
+    prior, least_score = None, 0.5
 
-    def predict(self, episodes, others):
-        self.seen = [(episode, rivals) for episode, rivals in zip(episodes, others, strict=True)]
-        return [episode.query.image.mean(axis=2) > 120 for episode in episodes]
+    def __init__(self):
+        self.seen = []
+
+    def segment(self, episode, contrast):
+        self.seen.append((episode, contrast))
+        bright = episode.query.image.mean(axis=2) > 120
+        scores = bright[None].astype(np.float32)
+        return Segmentation((episode.name,), bright.astype(np.uint8), scores, None, None, "x")
+
+
+def counted(predictor, view, keys, candidates="target"):
+    (counts,) = Task.of(predictor, view, candidates).count(predictor, keys)
+    return counts
 
 
 @pytest.mark.parametrize("name", ["training_free", "decoder"])
-def test_order_and_batch_do_not_change_a_count(name, view, request):
+def test_order_and_neighbours_do_not_change_a_count(name, view, request):
     predictor = request.getfixturevalue(name)
     keys = [view.episode(0, index, 2) for index in range(5)]
-    expected = count_episodes(predictor, view, keys, batch_size=1)
+    keys.append(EpisodeKeys(keys[0].class_index, "val-59", keys[0].supports))
+    expected = counted(predictor, view, keys[:1])
+    for key in keys[1:]:
+        expected.merge(counted(replace(predictor), view, [key]))  # fits anew
     shuffled = [keys[i] for i in np.random.default_rng(0).permutation(len(keys))]
-    for order, batch_size in ((keys, 5), (shuffled, 3)):
-        counts = count_episodes(predictor, view, order, batch_size=batch_size)
+    told = []
+    (together,) = Counter(predictor, Task.of(predictor, view)).count(keys, told.append)
+    assert sum(told) == len(keys)
+    for counts in (together, counted(predictor, view, shuffled)):
         assert np.array_equal(counts.intersection, expected.intersection)
         assert np.array_equal(counts.union, expected.union)
     assert expected.union[:, 1].sum() > 0
@@ -52,7 +63,7 @@ def test_order_and_batch_do_not_change_a_count(name, view, request):
 @pytest.mark.slow
 def test_processes_count_the_same(training_free, view):
     protocol = EpisodeProtocol(shots=1, seeds=(0,), episodes=5)
-    alone = evaluate(training_free, view, protocol, batch_size=2)
+    alone = evaluate(training_free, view, protocol)
     shared = evaluate(training_free, view, protocol, workers=2)
     assert shared.per_seed == alone.per_seed
 
@@ -64,30 +75,30 @@ def test_the_counts_are_those_of_a_plain_loop(training_free, segmenter, view):
     for key in keys:
         support, query = view.dataset.sample(key.supports[0]), view.dataset.sample(key.query)
         name = view.dataset.class_names[key.class_index]
-        own._memories.clear()
+        own = own.unfitted()
         own.fit([Support(support.image, support.mask(key.class_index))], name=name)
         found = own.predict([query.image])[0].mask_of(name)
         truth = query.class_map == key.class_index + 1
         inter[name] = inter.get(name, 0) + int((found & truth).sum())
         union[name] = union.get(name, 0) + int((found | truth).sum())
-    counts = count_episodes(training_free, view, keys)
+    counts = counted(training_free, view, keys)
     for row, name in enumerate(counts.classes):
         assert counts.intersection[row, 1] == inter.get(name, 0)
         assert counts.union[row, 1] == union.get(name, 0)
 
 
-def test_predictors_never_see_the_truth_and_rivals_only_with_oracle(view):
+def test_predictors_never_see_the_truth_and_contrast_only_with_oracle(view):
     keys = [view.episode(0, index, 1) for index in range(8)]
     for candidates in ("target", "oracle"):
         predictor = Witness()
-        count_episodes(predictor, view, keys, candidates=candidates)
-        for key, (episode, rivals) in zip(keys, predictor.seen, strict=True):
+        counted(predictor, view, keys, candidates)
+        for key, (episode, contrast) in zip(keys, predictor.seen, strict=True):
             assert not episode.query.class_map.any()
             assert episode.supports[0].mask(key.class_index).any()
             truth = view.dataset.sample(key.query).class_map
             shown = {view.dataset.class_names[v - 1] for v in np.unique(truth) if 0 < v < 255}
             expected = shown - {episode.name} if candidates == "oracle" else set()
-            assert set(rivals) == expected
+            assert set(contrast) == expected
 
 
 def test_the_record_says_what_was_run_and_a_second_run_goes_on(training_free, view, tmp_path):
@@ -139,14 +150,14 @@ def test_episodes_of_a_file_are_the_ones_asked(training_free, view, tmp_path):
 
 
 def test_weights_that_change_during_an_evaluation_are_noticed(training_free, view, monkeypatch):
-    job = evaluation._Job(view, "target", 1)
+    task = Task.of(training_free, view)
     other = replace(training_free.method, clip={"name": "builtin", "sha256": "older"})
-    monkeypatch.setattr(evaluation, "_worker", {})
-    evaluation._start_worker(lambda: training_free, job, 1, other)
+    monkeypatch.setattr(evaluation, "_counting", {})
+    evaluation._start_counting(lambda: training_free, task, other)
     with pytest.raises(ModelError, match="changed while"):
         evaluation._count_in_worker([view.episode(0, 0, 1)])
-    evaluation._start_worker(lambda: training_free, job, 1, training_free.method)
-    assert evaluation._count_in_worker([view.episode(0, 0, 1)]).seen.any()
+    evaluation._start_counting(lambda: training_free, task, training_free.method)
+    assert evaluation._count_in_worker([view.episode(0, 0, 1)])[0].seen.any()
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,8 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from piclip.decoders.trained import TrainedDecoder
 from piclip.errors import UsageError
-from piclip.evaluation.decoder_predictor import DecoderPredictor
+from piclip.evaluation.predictor import imagenet_prior
 from piclip.figures.episodes import (
     baseline_and_ours,
     before_and_after,
@@ -19,8 +18,8 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def decoder(small_pfenet):
-    return DecoderPredictor(TrainedDecoder(small_pfenet("imagenet"), size=65))
+def decoder(decoder_in_memory):
+    return decoder_in_memory("imagenet")
 
 
 def _texts_inside(figure):
@@ -50,7 +49,7 @@ def test_every_row_is_another_class_and_the_same_every_time(view):
 def test_the_three_figures_have_their_panels_and_nothing_is_cut_off(view, training_free, decoder):
     keys = pick_episodes(view, seed=0, shots=1, rows=2)
     figures = {
-        6: previous_and_ours(view, keys, decoder.imagenet_prior, training_free),
+        6: previous_and_ours(view, keys, decoder, training_free),
         4: baseline_and_ours(view, keys, decoder, training_free),
     }
     for columns, figure in figures.items():
@@ -66,7 +65,7 @@ def test_the_three_figures_have_their_panels_and_nothing_is_cut_off(view, traini
 
 def test_the_previous_prior_is_a_map_over_the_image(view, decoder):
     episode = view.load(view.episode(0, 0, 2))
-    prior = decoder.imagenet_prior(episode)
+    prior = imagenet_prior(decoder, episode)
     assert prior.shape == (128, 128)
     assert prior.dtype == np.float32
     assert prior.min() >= 0

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from piclip.errors import UsageError
-from piclip.evaluation.metrics import ClassIoU, FewShotIoU, confidence_interval
+from piclip.evaluation.metrics import FewShotIoU, confidence_interval
 
 THRESHOLDS = (0.2, 0.5, 0.9)
 
@@ -13,14 +13,14 @@ THRESHOLDS = (0.2, 0.5, 0.9)
 def test_accumulated_miou_equals_the_plain_formula(seed, images):
     rng = np.random.default_rng(seed)
     classes = ("a", "b", "c")
-    meter = ClassIoU(classes, THRESHOLDS)
+    meter = FewShotIoU(classes, THRESHOLDS)
     seen = []
     for _ in range(images):
         name = str(rng.choice(classes))
         # Scores on the thresholds themselves are the awkward case.
         score = rng.choice(np.array([0, 0.1, 0.2, 0.5, 0.7, 0.9, 1.0], np.float32), (5, 7))
         truth = rng.random((5, 7)) < 0.4
-        meter.add(name, score, truth)
+        meter.add(name, score, truth.astype(np.uint8))
         seen.append((name, score, truth))
     for column, threshold in enumerate(THRESHOLDS):
         ious = []
@@ -31,29 +31,30 @@ def test_accumulated_miou_equals_the_plain_formula(seed, images):
             if any(t.any() or (s >= np.float32(0.2)).any() for n, s, t in seen if n == name):
                 ious.append(inter / union if union else np.nan)
         if ious and not np.isnan(ious).any():
-            assert meter.miou()[column] == pytest.approx(np.mean(ious))
+            assert meter.miou(column) == pytest.approx(np.mean(ious))
 
 
 def test_classes_that_never_occurred_do_not_count():
-    meter = ClassIoU(("a", "b"))
+    meter = FewShotIoU(("a", "b"))
     truth = np.array([[True, False]])
-    meter.add("a", truth.astype(np.float32), truth)
-    assert meter.miou()[0] == 1.0
+    meter.add("a", truth.astype(np.float32), truth.astype(np.uint8))
+    assert meter.miou() == 1.0
 
 
 def test_miou_is_not_the_mean_over_images():
-    meter = ClassIoU(("a",))
+    meter = FewShotIoU(("a",))
     big, small = np.ones((1, 9), bool), np.eye(1, 9, dtype=bool)
-    meter.add("a", big.astype(np.float32), big)
-    meter.add("a", np.zeros((1, 9), np.float32), small)
-    assert meter.miou()[0] == pytest.approx(9 / 10)
+    meter.add("a", big.astype(np.float32), big.astype(np.uint8))
+    meter.add("a", np.zeros((1, 9), np.float32), small.astype(np.uint8))
+    assert meter.miou() == pytest.approx(9 / 10)
 
 
 def test_nothing_and_shapes_that_differ_are_refused():
-    with pytest.raises(UsageError, match="no images"):
-        ClassIoU(("a",)).miou()
+    for figure in (FewShotIoU.miou, FewShotIoU.fb_iou):
+        with pytest.raises(UsageError, match="no episodes"):
+            figure(FewShotIoU(("a",)))
     with pytest.raises(UsageError, match="shape"):
-        ClassIoU(("a",)).add("a", np.zeros((2, 2), np.float32), np.zeros((2, 3), bool))
+        FewShotIoU(("a",)).add("a", np.zeros((2, 2), np.float32), np.zeros((2, 3), np.uint8))
 
 
 def test_interval_is_students():
@@ -155,3 +156,25 @@ def test_a_truth_with_other_values_or_shapes_is_refused(value):
         meter.add("b", np.zeros((1, 2), bool), np.zeros((1, 2), np.uint8))
     with pytest.raises(UsageError, match="same classes"):
         meter.merge(FewShotIoU(("b",)))
+    with pytest.raises(UsageError, match="same classes"):
+        meter.merge(FewShotIoU(("a",), (0.3,)))
+
+
+def test_each_threshold_counts_as_the_mask_it_cuts_out_and_the_best_is_found():
+    rng = np.random.default_rng(0)
+    meter = FewShotIoU(("a", "b"), THRESHOLDS)
+    masks = [FewShotIoU(("a", "b")) for _ in THRESHOLDS]
+    for name in ("a", "b", "a"):
+        score = rng.random((6, 5)).astype(np.float32)
+        truth = rng.choice(np.array([0, 1, 255], np.uint8), (6, 5))
+        meter.add(name, score, truth)
+        for threshold, single in zip(THRESHOLDS, masks, strict=True):
+            single.add(name, score >= threshold, truth)
+    for at, single in enumerate(masks):
+        assert np.array_equal(meter.intersection[..., at], single.intersection[..., 0])
+        assert np.array_equal(meter.union[..., at], single.union[..., 0])
+        assert meter.miou(at) == single.miou()
+        assert meter.fb_iou(at) == single.fb_iou()
+        assert np.array_equal(meter.per_class(at), single.per_class())
+    best = max(range(len(THRESHOLDS)), key=meter.mious().__getitem__)
+    assert meter.best_threshold() == THRESHOLDS[best]

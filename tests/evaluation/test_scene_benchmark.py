@@ -1,27 +1,22 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from piclip import FewShotSegmenter
-from piclip.datasets.episodes import Episode, scene_episode
-from piclip.datasets.scenes import Scene
+from piclip.datasets.episodes import load_scenes, scene_episode, scene_keys
 from piclip.errors import UsageError
-from piclip.evaluation.benchmarks.scenes import MAPS, episode_maps, run_scene_benchmark
-
-
-@pytest.fixture(scope="module")
-def segmenter():
-    return FewShotSegmenter.from_pretrained("builtin", device="cpu")
+from piclip.evaluation.benchmarks.scenes import MAPS, run_scene_benchmark
+from piclip.evaluation.predictor import Predictor, blind, query_map
 
 
 @pytest.mark.slow
-def test_rows_do_not_depend_on_the_number_of_workers(segmenter):
+def test_rows_do_not_depend_on_the_number_of_workers(training_free):
     sizes = {"episodes": 3, "seeds": 2, "shots": (1,), "calibration_episodes": 2}
-    alone = run_scene_benchmark(segmenter, **sizes)
+    alone = run_scene_benchmark(training_free, **sizes)
     calls = []
     shared = run_scene_benchmark(
-        segmenter, **sizes, workers=2, progress=lambda done, total: calls.append((done, total))
+        training_free, **sizes, workers=2, progress=lambda done, total: calls.append((done, total))
     )
     assert [row.map for row in alone.rows] == list(MAPS)
     for one, other in zip(alone.rows, shared.rows, strict=True):
@@ -33,18 +28,41 @@ def test_rows_do_not_depend_on_the_number_of_workers(segmenter):
     assert content["model"] == "builtin" and content["rows"][0]["shot"] == 1
 
 
-def test_maps_are_of_the_query_and_leave_its_truth_alone(segmenter):
+def test_maps_are_of_the_query_and_leave_its_truth_alone(training_free, segmenter):
     episode = scene_episode(0, 4)
-    maps = episode_maps(FewShotSegmenter(segmenter.encoder), episode)
-    assert set(maps) == set(MAPS)
-    for score in maps.values():
+
+    def maps(predictor, asked):
+        result = predictor.segment(asked)
+        return {name: query_map(result, name) for name in MAPS.values()}
+
+    found = maps(training_free, episode)
+    for score in found.values():
         assert score.shape == (128, 128) and score.min() >= 0 and score.max() <= 1
-    truthless = Scene(episode.query.image, episode.query.class_map * 0, "")
-    blank = Episode(episode.name, episode.supports, truthless)
-    again = episode_maps(FewShotSegmenter(segmenter.encoder), blank)
-    assert all(np.array_equal(maps[name], again[name]) for name in MAPS)
+    assert len({score.tobytes() for score in found.values()}) == len(MAPS)
+    again = maps(Predictor(segmenter), blind(episode))
+    assert all(np.array_equal(found[name], again[name]) for name in found)
 
 
-def test_nothing_to_measure_is_refused(segmenter):
+def test_no_two_scenes_of_episodes_share_a_key():
+    keys = [
+        scene_keys(seed, index, 2, calibration=calibration)
+        for seed in (0, 1)
+        for index in (0, 1, 20)
+        for calibration in (False, True)
+    ]
+    scenes = {key: None for one in keys for key in (one.query, *one.supports)}
+    assert len(scenes) == 3 * len(keys)
+    drawn = [load_scenes(one) for one in keys[:3]]
+    images = [sample.image for one in drawn for sample in (one.query, *one.supports)]
+    assert len({image.tobytes() for image in images}) == 9
+
+
+@pytest.mark.parametrize("nothing", [{"episodes": 0}, {"workers": 0}, {"shots": (0,)}])
+def test_nothing_to_measure_is_refused(training_free, nothing):
     with pytest.raises(UsageError, match="1 or more"):
-        run_scene_benchmark(segmenter, episodes=0)
+        run_scene_benchmark(training_free, **nothing)
+
+
+def test_a_trained_decoder_has_no_maps_to_measure(decoder_in_memory):
+    with pytest.raises(UsageError, match="without training only"):
+        run_scene_benchmark(replace(decoder_in_memory("none")), episodes=1)

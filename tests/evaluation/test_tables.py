@@ -6,7 +6,7 @@ import pytest
 
 from piclip.errors import UsageError
 from piclip.evaluation.metrics import confidence_interval
-from piclip.evaluation.predictors import PRIORS
+from piclip.evaluation.predictor import PRIORS
 from piclip.evaluation.records import Evaluation, SeedResult
 from piclip.evaluation.table_cells import MISSING
 from piclip.evaluation.table_formats import render

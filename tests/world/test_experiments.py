@@ -1,5 +1,9 @@
+"""The experiments: what is planned, that nothing is repeated, that no process is left."""
+
+import os
+import subprocess
+import sys
 from pathlib import Path
-from queue import Queue
 
 import pytest
 
@@ -7,59 +11,73 @@ pytest.importorskip("accelerate")
 
 from piclip.evaluation.records import read_result
 from world import experiments
-from world.experiments import Experiments, Part, Plan, Report, Step
+from world.experiments import Plan
 
-RECIPES = Path(__file__).parents[2] / "recipes" / "scenes"
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "recipes" / "scenes"
 
 
 def test_every_cell_of_the_paper_is_planned_once(tmp_path):
-    job = Experiments(Plan(), RECIPES, tmp_path / "runs", tmp_path / "results")
-    first, second = ([step.title for p in ps for step in job.steps(p)] for ps in job.phases())
+    plan = Plan(tmp_path / "results", tmp_path / "runs")
+    learners, parts = plan.phases()
+    shown = [path.relative_to(tmp_path) for part in learners for path, _ in part]
     # All decoders of a fold are built on one base learner.
-    assert first == [f"fold {fold}: base learner" for fold in range(4)]
-    assert len(set(second)) == len(second)
+    assert shown == [Path(f"runs/fold{fold}/base-learner/base") for fold in range(4)]
+    shown = [path.relative_to(tmp_path).as_posix() for part in parts for path, _ in part]
+    assert len(set(shown)) == len(shown)
+    results = {path.name for path in (ROOT / "benchmarks" / "results").glob("*.json")}
+    assert len(results) == 76
+    assert {path.split("/")[1] for path in shown if path.startswith("results/")} == results
     for fold in range(4):
-        for prior in ("imagenet", "piclip"):
-            for decoder in ("pfenet", "bam", "hdmnet"):
-                for shots in (1, 5):
-                    assert f"fold {fold}: {decoder}-{prior}, {shots}-shot" in second
-        for row in ("none", "vtp", "vtp+pir", "vvp", "vtp+vvp"):
-            assert f"fold {fold}: pfenet-{row}, 1-shot" in second
+        for decoder in ("pfenet", "bam", "hdmnet"):
+            assert f"runs/fold{fold}/{decoder}-piclip/decoder" in shown
 
 
-def test_what_is_done_is_not_done_again():
+def test_what_is_done_is_not_done_again_and_a_failure_is_told(tmp_path, monkeypatch):
     worked = []
+    monkeypatch.setattr(experiments, "piclip", lambda command: worked.append(command) or 0)
+    assert experiments.work([["one"], ["two"]], tmp_path) is None
+    assert worked == [["one"], ["two"]]
+    monkeypatch.setattr(experiments, "piclip", lambda command: worked.append(command) or 1)
+    assert experiments.work([["three"], ["four"]], tmp_path) == "piclip three"
+    assert worked[2:] == [["three"]]
+    assert "piclip three" in (tmp_path / "log").read_text()
 
-    class Two:
-        def steps(self, part):
-            def work(progress):
-                progress(1, 2)
-                worked.append("second")
 
-            yield Step("first", lambda: True, lambda progress: worked.append("first"))
-            yield Step("second", lambda: False, work)
+SCRIPT = """
+import time
+from piclip.evaluation.evaluate import worker_pool
 
-    reports: Queue[Report] = Queue()
-    experiments._run(Two(), Part(3), reports)
-    assert worked == ["second"]
-    assert [(r.title, r.done, r.total, r.finished) for r in reports.queue] == [
-        ("first", 0, 0, True),
-        ("second", 0, 0, False),
-        ("second", 1, 2, False),
-        ("second", 0, 0, True),
-    ]
-    assert {r.part for r in reports.queue} == {Part(3)}
+if __name__ == "__main__":
+    with worker_pool(1) as pool:
+        print(pool.submit(abs, -1).result(), flush=True)
+        pool.submit(time.sleep, 300)
+        time.sleep(300)
+"""
+
+
+def test_no_process_outlives_a_parent_that_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout.readline() == "1\n"
+        parent.kill()
+        # The parent's processes hold the other end of the pipe: it closes with the last of them.
+        assert parent.communicate(timeout=60) == ("", None)
 
 
 @pytest.mark.slow
 def test_two_folds_at_once_leave_every_result_and_a_second_run_does_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the features' cache lies in the folder where the command runs
     plan = Plan(
+        tmp_path / "results",
+        tmp_path / "runs",
         folds=(0, 1),
         decoders=("pfenet",),
-        ablated="pfenet",
         shots=(1,),
-        seeds=(0,),
+        seeds=1,
         episodes=4,
         overrides=(
             "workers=0",
@@ -67,16 +85,12 @@ def test_two_folds_at_once_leave_every_result_and_a_second_run_does_nothing(tmp_
             "episodic.steps=1",
             "dataset.options.train_images=120",
         ),
+        recipes=RECIPES,
     )
-    job = Experiments(plan, RECIPES, tmp_path / "runs", tmp_path / "results")
-    finished: list[str] = []
-    job.run(2, lambda report: finished.append(report.title) if report.finished else None)
-    assert sorted(finished) == sorted(
-        step.title for parts in job.phases() for part in parts for step in job.steps(part)
-    )
-    files = job.result_files()
+    experiments.run(plan, 2)
+    files = sorted(plan.results.glob("*.json"))
     assert len(files) == 2 * (2 + 5 + 1)
     assert all(read_result(file).complete for file in files)
     before = {file: file.stat().st_mtime_ns for file in files}
-    job.run(1, lambda report: None)
-    assert {file: file.stat().st_mtime_ns for file in job.result_files()} == before
+    experiments.run(plan, 1)
+    assert {file: file.stat().st_mtime_ns for file in files} == before

@@ -41,15 +41,20 @@ def scenes(
     Prints mIoU (accumulated per class, one threshold for each map) with the 95 % interval over
     the seeds, for one and for five labelled images.
     """
+    from functools import partial
+
     from piclip import FewShotSegmenter
     from piclip.cli.console import print_json, print_table, progress_bar
     from piclip.evaluation.benchmarks.scenes import run_scene_benchmark
+    from piclip.evaluation.predictor import Predictor
 
-    segmenter = FewShotSegmenter.from_pretrained(model, device=device, dtype=dtype)
+    predictor = Predictor.load(
+        partial(FewShotSegmenter.from_pretrained, model, device=device, dtype=dtype)
+    )
     with progress_bar() as progress:
         task = progress.add_task("Episodes", total=None)
         report = run_scene_benchmark(
-            segmenter,
+            predictor,
             episodes=episodes,
             seeds=seeds,
             workers=workers or os.cpu_count() or 1,

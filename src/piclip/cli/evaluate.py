@@ -93,7 +93,6 @@ def evaluate(
     dtype: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of the CLIP. [default: the training's]")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="B", help="Episodes at a time.")] = 8,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes.")] = 1,
     output: Annotated[
         Path | None,
@@ -108,21 +107,20 @@ def evaluate(
     """Measure mIoU and FB-IoU on the novel classes of a fold.
 
     Intersections and unions are summed per class over all episodes, at the labels' own size. The
-    result is the same for any batch size and number of processes.
+    result is the same for any number of processes.
     """
     from piclip.cli.console import print_json, progress_bar
-    from piclip.cli.evaluation_runs import Request, folds_of, run_fold
+    from piclip.cli.evaluation_runs import Request
+    from piclip.datasets.episode_files import read_episodes
+    from piclip.evaluation.evaluate import EpisodeProtocol
+    from piclip.evaluation.evaluate import evaluate as run
 
     request = Request(
         checkpoint=checkpoint,
         dataset=dataset,
         root=root,
-        options=tuple(option or ()),
+        options=option or (),
         shot=shot,
-        seeds=seeds,
-        episodes=episodes,
-        episodes_file=episodes_file,
-        candidates=candidates,
         prior=prior,
         threshold=threshold,
         split=split,
@@ -130,28 +128,41 @@ def evaluate(
         model=model,
         device=device,
         dtype=dtype,
-        batch_size=batch_size,
-        workers=workers,
-        output=output,
-        command=_command(),
     )
+    if episodes_file is None:
+        protocol = EpisodeProtocol(shot, tuple(range(seeds)), episodes, candidates)  # type: ignore[arg-type]
+    else:
+        protocol = EpisodeProtocol.of_file(read_episodes(episodes_file), candidates)  # type: ignore[arg-type]
     results: list[Evaluation] = []
     with progress_bar() as bars:
-        for number, several in folds_of(request, fold):
+        for number in request.folds(fold):
             task = bars.add_task("Loading", total=None)
 
             def show(done: int, total: int | None, task: int = task, number: int = number) -> None:
                 bars.update(task, description=f"Fold {number}", completed=done, total=total)  # type: ignore[arg-type]
 
-            results.append(run_fold(request, number, several=several, progress=show))
+            view = request.view(number)
+            result = run(
+                request.predictor(view),
+                view,
+                protocol,
+                workers=workers,
+                output=output and _of_fold(output, number, several=fold == "all"),
+                command=shlex.join(["piclip", *sys.argv[1:]]),
+                progress=show,
+            )
+            results.append(result)
     _print(results)
     if json:
         records = [result.to_json() for result in results]
         print_json(records[0] if fold != "all" else records)
 
 
-def _command() -> str:
-    return shlex.join(["piclip", *sys.argv[1:]])
+def _of_fold(output: Path, fold: int, *, several: bool) -> Path:
+    """The file for a fold's result."""
+    if "{fold}" in output.name:
+        return output.with_name(output.name.replace("{fold}", str(fold)))
+    return output.with_name(f"{output.stem}-fold{fold}{output.suffix}") if several else output
 
 
 def _print(results: list[Evaluation]) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from piclip.cli.evaluation_runs import Request
     from piclip.datasets.few_shot import EpisodeKeys, FewShotView
-    from piclip.evaluation.predictors import Method
+    from piclip.evaluation.predictor import Method
 
 EXAMPLES = examples(
     "piclip figure fig4 --dataset scenes --output fig4.png",
@@ -66,7 +66,7 @@ def figure(
     one of each class in turn.
     """
     from piclip.cli.console import people
-    from piclip.cli.evaluation_runs import Request, open_view
+    from piclip.cli.evaluation_runs import Request
     from piclip.errors import UsageError
     from piclip.figures.episodes import pick_episodes
     from piclip.figures.plots import save_figure
@@ -79,14 +79,14 @@ def figure(
         checkpoint=baseline or "training-free",
         dataset=dataset,
         root=root,
-        options=tuple(option or ()),
+        options=option or (),
         shot=shot,
         minimum_images=shot + 1,  # a figure shows examples, so scarce classes may be left out
         model=model,
         device=device,
     )
     with people().status("Drawing"):
-        view = open_view(request, fold)
+        view = request.view(fold)
         keys = pick_episodes(view, seed=seed, shots=shot, rows=rows)
         drawn = _draw(name, request, replace(request, checkpoint=ours), view, keys)
         save_figure(drawn, output)
@@ -100,21 +100,16 @@ def _draw(
     view: FewShotView,
     keys: list[EpisodeKeys],
 ) -> Figure:
-    from piclip.cli.evaluation_runs import load_predictor, load_training_free
-    from piclip.errors import UsageError
     from piclip.figures import episodes as figures
 
     if name == "fig4":
-        return figures.before_and_after(view, keys, load_training_free(ours, view))
-    reference = load_predictor(baseline, view)
-    if name == "fig3":
-        own = load_predictor(ours, view)
-        titles = _title("Baseline", reference.method), _title("Ours", own.method)
-        return figures.baseline_and_ours(view, keys, reference, own, titles)
-    previous = getattr(reference, "imagenet_prior", None)
-    if previous is None:
-        raise UsageError("fig1 needs a trained decoder as --baseline, whose backbone it looks at.")
-    return figures.previous_and_ours(view, keys, previous, load_training_free(ours, view))
+        return figures.before_and_after(view, keys, ours.training_free(view))
+    reference = baseline.predictor(view)
+    if name == "fig1":
+        return figures.previous_and_ours(view, keys, reference, ours.training_free(view))
+    own = ours.predictor(view)
+    titles = _title("Baseline", reference.method), _title("Ours", own.method)
+    return figures.baseline_and_ours(view, keys, reference, own, titles)
 
 
 def _title(role: str, method: Method) -> str:

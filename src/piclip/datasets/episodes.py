@@ -1,10 +1,10 @@
-"""Episodes of the built-in world: labelled supports, one query, one class."""
+"""Episodes of the built-in world over all its classes, of scenes that no dataset holds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from piclip.datasets.scenes import Scene, make_scene
+from piclip.datasets.dataset import Sample
+from piclip.datasets.few_shot import Episode, EpisodeKeys
+from piclip.datasets.scenes import make_scene
 from piclip.datasets.scenes.glyphs import CLASS_NAMES
 from piclip.errors import UsageError
 
@@ -13,42 +13,45 @@ _QUERIES, _SUPPORTS, _CALIBRATION = 1_000_000, 2_000_000, 10_000_000
 _MOST_SHOTS = 50
 
 
-@dataclass(frozen=True)
-class Episode:
-    """One few-shot task.
-
-    Attributes:
-        name: The class.
-        supports: K scenes that show it, with their masks.
-        query: The scene to segment; it shows the class too.
-    """
-
-    name: str
-    supports: tuple[Scene, ...]
-    query: Scene
-
-
-def scene_episode(seed: int, index: int, shots: int = 1, *, calibration: bool = False) -> Episode:
+def scene_keys(seed: int, index: int, shots: int = 1, *, calibration: bool = False) -> EpisodeKeys:
     """The episode number ``index`` of a seed: a pure function, the same on every machine.
 
     Classes take turns, so any 20 episodes in a row hold every class once. The supports of more
-    shots begin with those of fewer.
+    shots begin with those of fewer. A scene's key is its world and its number there.
 
     Args:
         seed: 0 or more.
         index: 0 or more.
-        shots: number K of supports, 1 to 50.
-        calibration: draw from the scenes that are set aside for choosing thresholds and weights.
+        shots: Number K of supports, 1 to 50.
+        calibration: Draw from the scenes that are set aside for choosing thresholds and weights.
 
     Raises:
         UsageError: shots out of range.
     """
     if not 1 <= shots <= _MOST_SHOTS:
         raise UsageError(f"An episode has 1 to {_MOST_SHOTS} supports, not {shots}.")
-    name = CLASS_NAMES[index % len(CLASS_NAMES)]
     world = seed + (_CALIBRATION if calibration else 0)
-    supports = tuple(
-        make_scene(_SUPPORTS + world, _MOST_SHOTS * index + shot, include=name)
-        for shot in range(shots)
+    numbers = range(_MOST_SHOTS * index, _MOST_SHOTS * index + shots)
+    return EpisodeKeys(
+        class_index=index % len(CLASS_NAMES),
+        query=f"{_QUERIES + world}/{index}",
+        supports=tuple(f"{_SUPPORTS + world}/{number}" for number in numbers),
     )
-    return Episode(name, supports, make_scene(_QUERIES + world, index, include=name))
+
+
+def load_scenes(keys: EpisodeKeys) -> Episode:
+    """Draws the scenes of an episode of `scene_keys`."""
+    name = CLASS_NAMES[keys.class_index]
+
+    def sample(key: str) -> Sample:
+        world, number = key.split("/")
+        scene = make_scene(int(world), int(number), include=name)
+        return Sample(key, scene.image, scene.class_map)
+
+    supports = tuple(map(sample, keys.supports))
+    return Episode(name, keys.class_index, supports, sample(keys.query))
+
+
+def scene_episode(seed: int, index: int, shots: int = 1, *, calibration: bool = False) -> Episode:
+    """The episode of `scene_keys` with its scenes."""
+    return load_scenes(scene_keys(seed, index, shots, calibration=calibration))

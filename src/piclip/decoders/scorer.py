@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from piclip.clip.cache import content_key, weights_hash
+from piclip.clip.cache import Cache, content_key, weights_hash
 from piclip.clip.features import SupportFeatures
 from piclip.clip.prompts import Synonyms
 from piclip.decoders.clip_priors import ClassTexts
@@ -78,6 +78,7 @@ class DecoderScorer:
         clip: str | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
+        cache: Cache | None = None,
         **hub: Unpack[HubOptions],
     ) -> DecoderScorer:
         """Reads the folder of a training or of a decoder.
@@ -87,6 +88,7 @@ class DecoderScorer:
             clip: The CLIP of its priors; by default that of its training.
             device: "auto" (CUDA, else the CPU) or a torch device.
             dtype: Of the CLIP; "auto" is what the decoder was trained with.
+            cache: Keeps CLIP's features of images that come back.
             hub: Where a CLIP on the hub is, as in `FewShotSegmenter.from_pretrained`.
 
         Raises:
@@ -95,7 +97,12 @@ class DecoderScorer:
         """
         checkpoint = Checkpoint.find(folder)
         trained = TrainedDecoder.load(
-            checkpoint, clip=clip, device=device, dtype=None if dtype == "auto" else dtype, **hub
+            checkpoint,
+            clip=clip,
+            device=device,
+            dtype=None if dtype == "auto" else dtype,
+            cache=cache,
+            **hub,
         )
         if clip is not None and trained.maker is None:
             raise UsageError(

@@ -1,12 +1,14 @@
-"""Evaluation on few-shot episodes: the same figures for any order, batch and number of workers."""
+"""Evaluation on few-shot episodes: the same figures for any order and number of workers."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Literal, get_args
 
 import torch
@@ -14,9 +16,8 @@ import torch
 from piclip.datasets.episode_files import EpisodeFile, episodes_hash
 from piclip.datasets.few_shot import Episode, EpisodeKeys, FewShotView
 from piclip.errors import ModelError, UsageError
-from piclip.evaluation.metrics import FewShotIoU
-from piclip.evaluation.predictors import Method, Predictor, blind, truth_of
-from piclip.evaluation.processes import end_with_parent
+from piclip.evaluation.metrics import THRESHOLDS, FewShotIoU
+from piclip.evaluation.predictor import FINAL, Method, Predictor, blind, query_map, truth_of
 from piclip.evaluation.records import (
     Evaluation,
     SeedResult,
@@ -28,7 +29,7 @@ from piclip.io.outputs import Progress
 
 Candidates = Literal["target", "oracle"]
 
-_CHUNK = 40  # episodes that a worker takes at a time
+_CHUNK = 20  # episodes that a worker takes at a time
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,114 @@ class EpisodeProtocol:
         return tuple(view.episode(seed, index, self.shots) for index in range(self.episodes))
 
 
+@dataclass(frozen=True)
+class Task:
+    """What is counted in episodes.
+
+    Attributes:
+        load: Reads the images of an episode.
+        classes: Names of the classes that are asked for.
+        maps: Maps of the query, as `piclip.evaluation.predictor.query_map` calls them.
+        thresholds: Where each is cut.
+        oracle: Names of all classes, of which those in the query's truth are given as contrast
+            (candidates "oracle"); empty for "target".
+    """
+
+    load: Callable[[EpisodeKeys], Episode]
+    classes: tuple[str, ...]
+    maps: tuple[str, ...] = (FINAL,)
+    thresholds: tuple[float, ...] = THRESHOLDS
+    oracle: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, predictor: Predictor, view: FewShotView, candidates: Candidates = "target") -> Task:
+        """The masks of a predictor on the classes of a view."""
+        every = view.dataset.class_names
+        return cls(
+            view.load,
+            tuple(every[index] for index in view.classes),
+            (predictor.prior or FINAL,),
+            (predictor.least_score,),
+            every if candidates == "oracle" else (),
+        )
+
+    def count(self, predictor: Predictor, keys: Sequence[EpisodeKeys]) -> list[FewShotIoU]:
+        """Answers episodes and counts the pixels of each map; their order does not matter."""
+        meters = [FewShotIoU(self.classes, self.thresholds) for _ in self.maps]
+        for key in keys:
+            episode = self.load(key)
+            truth = truth_of(episode.query, episode.class_index)
+            result = predictor.segment(blind(episode), self._contrast(episode))
+            for meter, name in zip(meters, self.maps, strict=True):
+                meter.add(episode.name, query_map(result, name), truth)
+        return meters
+
+    def _contrast(self, episode: Episode) -> tuple[str, ...]:
+        shown = (name for index, name in enumerate(self.oracle) if episode.query.mask(index).any())
+        return tuple(name for name in shown if name != episode.name)
+
+
+class Counter:
+    """Counts episodes here, or in processes that share them; a context manager.
+
+    Args:
+        predictor: What answers; one that cannot be loaded again works in this process alone.
+        task: What is counted.
+        workers: Number of processes.
+
+    Raises:
+        UsageError: Less than one worker.
+    """
+
+    def __init__(self, predictor: Predictor, task: Task, workers: int = 1) -> None:
+        if workers < 1:
+            raise UsageError(f"The workers must be 1 or more, not {workers}.")
+        self.predictor, self.task = predictor, task
+        self._pool: ProcessPoolExecutor | None = None
+        reload = predictor.reload
+        if workers > 1 and reload is not None:
+            threads = max(1, torch.get_num_threads() // workers)
+            start = (_start_counting, reload, task, predictor.method)
+            self._pool = worker_pool(workers, threads, *start)
+
+    def __enter__(self) -> Counter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def count(
+        self, keys: Sequence[EpisodeKeys], told: Callable[[int], None] = lambda _: None
+    ) -> list[FewShotIoU]:
+        """The counts of each map of the task.
+
+        Args:
+            keys: The episodes.
+            told: Called with the number of episodes done, chunk by chunk.
+        """
+        # Neighbours share supports where any do, so that what was made of these is used again.
+        ordered = sorted(keys, key=lambda e: (e.class_index, e.supports, e.query))
+        chunks = [ordered[i : i + _CHUNK] for i in range(0, len(ordered), _CHUNK)]
+        if self._pool is None:
+            parts: Iterator[list[FewShotIoU]] = (
+                self.task.count(self.predictor, chunk) for chunk in chunks
+            )
+        else:
+            parts = self._pool.map(_count_in_worker, chunks)
+        whole = [FewShotIoU(self.task.classes, self.task.thresholds) for _ in self.task.maps]
+        for chunk, part in zip(chunks, parts, strict=True):
+            for meter, counted in zip(whole, part, strict=True):
+                meter.merge(counted)
+            told(len(chunk))
+        return whole
+
+
 def evaluate(
     predictor: Predictor,
     view: FewShotView,
     protocol: EpisodeProtocol,
     *,
-    batch_size: int = 8,
     workers: int = 1,
     output: str | Path | None = None,
     command: str | None = None,
@@ -93,7 +196,6 @@ def evaluate(
         predictor: The method.
         view: The classes that are tested, usually the novel ones of the val split.
         protocol: Which episodes.
-        batch_size: Episodes that are answered together.
         workers: Processes that share the episodes.
         output: A file for the record, written after every seed. Seeds that it already holds are
             not run again.
@@ -108,124 +210,99 @@ def evaluate(
         DatasetError: A class has too few images.
         OutputError: The file cannot be written.
     """
-    if batch_size < 1 or workers < 1:
-        raise UsageError("The batch size and the workers must be 1 or more.")
     _check_file(protocol, view)
-    record = _described(predictor, view, protocol, command)
+    record = _described(predictor.method, view, protocol, command)
     if output is not None and Path(output).exists():
         record = _resumed(record, output, view, protocol)
-    finished = len(record.per_seed) * protocol.episodes
-    total = finished + len(_missing(record)) * protocol.episodes
-    if progress is not None:
-        progress(finished, total)
+    done = {result.seed for result in record.per_seed}
+    finished, total = (protocol.episodes * len(seeds) for seeds in (done, record.seeds))
+
+    def told(count: int) -> None:
+        nonlocal finished
+        finished += count
+        if progress is not None:
+            progress(finished, total)
+
+    told(0)
     if record.complete:
         return record
-    job = _Job(view, protocol.candidates, batch_size)
-    with _Counters(predictor, job, workers) as counters:
-        for seed in _missing(record):
+    with Counter(predictor, Task.of(predictor, view, protocol.candidates), workers) as counter:
+        for seed in (seed for seed in record.seeds if seed not in done):
             keys = protocol.questions(view, seed)
-            meter = _new_meter(view)
-            for count, part in counters.count(keys):
-                meter.merge(part)
-                finished += count
-                if progress is not None:
-                    progress(finished, total)
+            (meter,) = counter.count(keys, told)
             record = record.with_seed(SeedResult.of(seed, _hash(view, keys), meter))
             if output is not None:
                 write_result(record, output)
     return record
 
 
-def count_episodes(
-    predictor: Predictor,
-    view: FewShotView,
-    keys: Sequence[EpisodeKeys],
-    *,
-    candidates: Candidates = "target",
-    batch_size: int = 8,
-) -> FewShotIoU:
-    """Answers episodes and counts the pixels; the sums do not depend on order or batch size."""
-    meter = _new_meter(view)
-    for start in range(0, len(keys), batch_size):
-        episodes = [view.load(key) for key in keys[start : start + batch_size]]
-        others = [_others(episode, view, candidates) for episode in episodes]
-        masks = predictor.predict([blind(episode) for episode in episodes], others)
-        for episode, mask in zip(episodes, masks, strict=True):
-            meter.add(episode.name, mask, truth_of(episode.query, episode.class_index))
-    return meter
+def choose_threshold(
+    predictor: Predictor, view: FewShotView, *, shots: int, episodes: int = 100, seed: int = 0
+) -> float:
+    """The threshold with the best mIoU on episodes that must not be those of the test.
+
+    Args:
+        predictor: Whose scores are thresholded.
+        view: The base classes of the training split, so that no novel class is looked at.
+        shots: Number of supports.
+        episodes: How many episodes decide.
+        seed: Of these episodes.
+    """
+    task = replace(Task.of(predictor, view), thresholds=THRESHOLDS)
+    keys = [view.episode(seed, number, shots) for number in range(episodes)]
+    (meter,) = Counter(predictor, task).count(keys)
+    return meter.best_threshold()
 
 
-@dataclass(frozen=True)
-class _Job:
-    view: FewShotView
-    candidates: Candidates
-    batch_size: int
+def worker_pool(
+    processes: int, threads: int = 1, start: Callable[..., None] | None = None, *arguments: object
+) -> ProcessPoolExecutor:
+    """Processes that work for this one and end with it, even if it is killed.
 
-    def count(self, predictor: Predictor, keys: Sequence[EpisodeKeys]) -> FewShotIoU:
-        return count_episodes(
-            predictor, self.view, keys, candidates=self.candidates, batch_size=self.batch_size
-        )
-
-
-class _Counters:
-    """Counts chunks of episodes here or in processes of their own."""
-
-    def __init__(self, predictor: Predictor, job: _Job, workers: int) -> None:
-        self.predictor, self.job = predictor, job
-        self.pool: ProcessPoolExecutor | None = None
-        reload = predictor.reload
-        if workers > 1 and reload is not None:
-            threads = max(1, torch.get_num_threads() // workers)
-            self.pool = ProcessPoolExecutor(
-                workers,
-                get_context("spawn"),
-                initializer=_start_worker,
-                initargs=(reload, job, threads, predictor.method),
-            )
-
-    def __enter__(self) -> _Counters:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
-
-    def count(self, keys: Sequence[EpisodeKeys]) -> Iterator[tuple[int, FewShotIoU]]:
-        """Numbers of episodes and their counts, chunk by chunk."""
-        # Neighbours share supports where any do, so that what was made of these is used again.
-        ordered = sorted(keys, key=lambda e: (e.class_index, e.supports, e.query))
-        chunks = [ordered[i : i + _CHUNK] for i in range(0, len(ordered), _CHUNK)]
-        if self.pool is None:
-            parts: Iterator[FewShotIoU] = (
-                self.job.count(self.predictor, chunk) for chunk in chunks
-            )
-        else:
-            parts = self.pool.map(_count_in_worker, chunks)
-        yield from zip(map(len, chunks), parts, strict=True)
+    Args:
+        processes: How many.
+        threads: Of torch, in each.
+        start: Called first in each, with the arguments.
+        arguments: For ``start``.
+    """
+    first = (threads, start, arguments)
+    return ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, first)
 
 
-_worker: dict[str, tuple[Predictor, _Job, bool]] = {}
+def _start_worker(
+    threads: int, start: Callable[..., None] | None, arguments: tuple[object, ...]
+) -> None:
+    def end_with_parent() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)  # a parent that is killed cannot stop its children itself
 
-
-def _start_worker(reload: Callable[[], Predictor], job: _Job, threads: int, method: Method) -> None:
-    end_with_parent()
+    Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    if start is not None:
+        start(*arguments)
+
+
+_counting: dict[str, tuple[Predictor, Task, bool]] = {}
+
+
+def _start_counting(reload: Callable[[], Predictor], task: Task, method: Method) -> None:
     predictor = reload()
-    _worker["state"] = (predictor, job, predictor.method == method)
+    _counting["here"] = (predictor, task, predictor.method == method)
 
 
-def _count_in_worker(keys: Sequence[EpisodeKeys]) -> FewShotIoU:
-    predictor, job, same = _worker["state"]
+def _count_in_worker(keys: Sequence[EpisodeKeys]) -> list[FewShotIoU]:
+    predictor, task, same = _counting["here"]
     if not same:
         raise ModelError("The weights on disk changed while they were evaluated; start again.")
-    return job.count(predictor, keys)
+    return task.count(predictor, keys)
 
 
 def _described(
-    predictor: Predictor, view: FewShotView, protocol: EpisodeProtocol, command: str | None
+    method: Method, view: FewShotView, protocol: EpisodeProtocol, command: str | None
 ) -> Evaluation:
     settings = {"split": view.split, "classes": view.kind, "minimum_pixels": view.minimum_pixels}
-    method = predictor.method
     return Evaluation(
         **{**vars(method), "settings": {**settings, **method.settings}},
         dataset=view.dataset.name,
@@ -262,11 +339,6 @@ def _hash(view: FewShotView, keys: Sequence[EpisodeKeys]) -> str:
     return episodes_hash(keys, view.dataset.class_names)
 
 
-def _missing(record: Evaluation) -> list[int]:
-    done = {result.seed for result in record.per_seed}
-    return [seed for seed in record.seeds if seed not in done]
-
-
 def _check_file(protocol: EpisodeProtocol, view: FewShotView) -> None:
     file = protocol.file
     if file is None:
@@ -285,17 +357,3 @@ def _check_file(protocol: EpisodeProtocol, view: FewShotView) -> None:
             f"The episodes of the file ask for {name!r}, which is no {view.kind} class of fold "
             f"{view.fold} here; draw other episodes."
         )
-
-
-def _new_meter(view: FewShotView) -> FewShotIoU:
-    return FewShotIoU([view.dataset.class_names[index] for index in view.classes])
-
-
-def _others(episode: Episode, view: FewShotView, candidates: Candidates) -> tuple[str, ...]:
-    if candidates == "target":
-        return ()
-    return tuple(
-        name
-        for index, name in enumerate(view.dataset.class_names)
-        if index != episode.class_index and episode.query.mask(index).any()
-    )

@@ -11,91 +11,48 @@ import numpy.typing as npt
 from piclip.errors import UsageError
 from piclip.io.images import IGNORE
 
-
-class ClassIoU:
-    """Class-accumulated mIoU: intersections and unions are summed per class over all episodes.
-
-    ``mIoU = mean over classes of (sum of intersections / sum of unions)``, the protocol of
-    PASCAL-5i and COCO-20i; it is not a mean of per-image IoU.
-    """
-
-    def __init__(self, classes: Sequence[str], thresholds: Sequence[float] = (0.5,)) -> None:
-        self.classes = tuple(classes)
-        self.thresholds = np.asarray(thresholds, dtype=np.float32)
-        shape = (len(self.classes), len(self.thresholds))
-        self.intersection = np.zeros(shape, dtype=np.int64)
-        self.union = np.zeros(shape, dtype=np.int64)
-
-    def add(self, name: str, score: npt.NDArray[np.float32], truth: npt.NDArray[np.bool_]) -> None:
-        """Counts one image.
-
-        Args:
-            name: The class.
-            score: Of any shape; leave pixels out that are to be ignored.
-            truth: Where the class is, bool, of the same shape.
-        """
-        if score.shape != truth.shape:
-            raise UsageError(
-                f"The score has the shape {score.shape} but the truth has {truth.shape}."
-            )
-        row = self.classes.index(name)
-        # One sort-free pass: how many thresholds each pixel reaches, then cumulated from the top.
-        reached = np.searchsorted(self.thresholds, score.ravel(), side="right")
-        bins = len(self.thresholds) + 1
-        inside = np.bincount(reached[truth.ravel()], minlength=bins)[::-1].cumsum()[::-1][1:]
-        predicted = np.bincount(reached, minlength=bins)[::-1].cumsum()[::-1][1:]
-        self.intersection[row] += inside
-        self.union[row] += predicted + int(truth.sum()) - inside
-
-    def merge(self, other: ClassIoU) -> None:
-        """Adds what another counter with the same classes and thresholds has counted."""
-        if other.classes != self.classes or len(other.thresholds) != len(self.thresholds):
-            raise UsageError("Only counts of the same classes and thresholds can be merged.")
-        self.intersection += other.intersection
-        self.union += other.union
-
-    def per_class(self) -> npt.NDArray[np.float64]:
-        """IoU of each class at each threshold, (classes, thresholds); NaN for an unseen class."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return self.intersection / self.union
-
-    def miou(self) -> npt.NDArray[np.float64]:
-        """Class mean at each threshold over the classes that occurred, in [0, 1], (thresholds,)."""
-        seen = self.union.max(axis=1) > 0
-        if not seen.any():
-            raise UsageError("There is no mIoU of no images; add at least one.")
-        return np.asarray(self.per_class()[seen].mean(axis=0))
+THRESHOLDS = tuple(round(0.02 * step, 2) for step in range(1, 50))
+"""Where a map is cut while its best threshold is looked for."""
 
 
 class FewShotIoU:
-    """Per-class IoU, mIoU and FB-IoU of binary predictions, as few-shot papers report them.
+    """Per-class IoU, mIoU and FB-IoU of one class in each image, as few-shot papers report them.
 
     With the intersections and unions of foreground and background summed over all episodes of a
-    class, ``IoU_c = I_c(fg) / U_c(fg)``, ``mIoU = mean over classes of IoU_c`` and
+    class, ``IoU_c = I_c(fg) / U_c(fg)``, ``mIoU = mean over classes of IoU_c`` (the protocol of
+    PASCAL-5i and COCO-20i; not a mean of per-image IoU) and
     ``FB-IoU = (sum_c I_c(fg) / sum_c U_c(fg) + sum_c I_c(bg) / sum_c U_c(bg)) / 2``: for FB-IoU the
     classes are pooled before the division. Pixels whose truth is 255 count nowhere. Counts are
     integers, so the order in which episodes come cannot change a digit.
 
-    Attributes:
+    Figures are asked for by the number of their threshold, by default the first.
+
+    Args:
         classes: Names of the C classes.
-        intersection: int64 (C, 2); column 0 is background, 1 foreground.
-        union: int64 (C, 2), the same.
+        thresholds: T least scores of the class, ascending; the default is for masks.
+
+    Attributes:
+        intersection: int64 (C, 2, T); row 0 of a class is background, 1 foreground.
+        union: int64 (C, 2, T), the same.
     """
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        self.classes = tuple(classes)
-        shape = (len(self.classes), 2)
+    def __init__(self, classes: Sequence[str], thresholds: Sequence[float] = (0.5,)) -> None:
+        self.classes, self.thresholds = tuple(classes), tuple(thresholds)
+        shape = (len(self.classes), 2, len(self.thresholds))
         self.intersection: npt.NDArray[np.int64] = np.zeros(shape, dtype=np.int64)
         self.union: npt.NDArray[np.int64] = np.zeros(shape, dtype=np.int64)
 
     def add(
-        self, name: str, prediction: npt.NDArray[np.bool_], truth: npt.NDArray[np.uint8]
+        self,
+        name: str,
+        prediction: npt.NDArray[np.bool_] | npt.NDArray[np.float32],
+        truth: npt.NDArray[np.uint8],
     ) -> None:
         """Counts one episode.
 
         Args:
             name: The class.
-            prediction: Where the class is said to be, bool (H, W).
+            prediction: Scores of the class, float32 (H, W), or its mask, bool (H, W).
             truth: uint8 (H, W): 1 the class, 0 anything else, 255 ignore.
 
         Raises:
@@ -107,49 +64,61 @@ class FewShotIoU:
             )
         if name not in self.classes:
             raise UsageError(f"The class {name!r} is not counted here; it was not named before.")
-        predicted = prediction.astype(np.intp)
-        # Histogram of (truth, prediction); ignored pixels fall into none of the four cells.
-        cells = np.bincount((2 * truth.astype(np.intp) + predicted).ravel(), minlength=4)
-        if cells[4 : 2 * IGNORE].any() or len(cells) > 2 * IGNORE + 2:
+        counted = truth != IGNORE
+        inside = truth[counted].astype(np.intp)
+        if (inside > 1).any():
             raise UsageError("A truth of an episode holds 0, 1 and 255 (ignore) only.")
-        (true_background, false_foreground), (false_background, true_foreground) = (
-            cells[:4].reshape(2, 2).tolist()
-        )
-        wrong = false_foreground + false_background
+        # How many thresholds each pixel reaches, summed from the top: what each threshold cuts out.
+        thresholds = np.asarray(self.thresholds, dtype=np.float32)
+        scores = prediction[counted].astype(np.float32)
+        bins = len(thresholds) + 1
+        reached = np.searchsorted(thresholds, scores, side="right")
+        cells = np.bincount(bins * inside + reached, minlength=2 * bins).reshape(2, bins)
+        false, hit = cells[:, ::-1].cumsum(axis=1)[:, -2::-1]
+        background, foreground = cells.sum(axis=1)
         row = self.classes.index(name)
-        self.intersection[row] += (true_background, true_foreground)
-        self.union[row] += (true_background + wrong, true_foreground + wrong)
+        self.intersection[row] += (background - false, hit)
+        self.union[row] += (background + foreground - hit, foreground + false)
 
     def merge(self, other: FewShotIoU) -> None:
-        """Adds what another counter of the same classes has counted."""
-        if other.classes != self.classes:
-            raise UsageError("Only counts of the same classes can be merged.")
+        """Adds what another counter of the same classes and thresholds has counted."""
+        if (other.classes, other.thresholds) != (self.classes, self.thresholds):
+            raise UsageError("Only counts of the same classes and thresholds can be merged.")
         self.intersection += other.intersection
         self.union += other.union
 
     @property
     def seen(self) -> npt.NDArray[np.bool_]:
         """Which classes had an episode, bool (C,)."""
-        return np.asarray(self.union.any(axis=1))
+        return np.asarray(self.union.any(axis=(1, 2)))
 
-    def per_class(self) -> npt.NDArray[np.float64]:
+    def per_class(self, at: int = 0) -> npt.NDArray[np.float64]:
         """Foreground IoU of each class in [0, 1], (C,); NaN for a class without episodes."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(self.intersection[:, 1] / self.union[:, 1])
+            return np.asarray(self.intersection[:, 1, at] / self.union[:, 1, at])
 
-    def miou(self) -> float:
+    def miou(self, at: int = 0) -> float:
         """Mean of `per_class` over the classes that had episodes, in [0, 1]."""
-        figures = self.per_class()
+        figures = self.per_class(at)
         if np.isnan(figures).all():
             raise UsageError("There is no mIoU of no episodes; add at least one.")
         return float(np.nanmean(figures))
 
-    def fb_iou(self) -> float:
+    def fb_iou(self, at: int = 0) -> float:
         """Mean of the pooled foreground and background IoU, in [0, 1]."""
         if not self.seen.any():
             raise UsageError("There is no FB-IoU of no episodes; add at least one.")
-        intersection, union = self.intersection.sum(axis=0), self.union.sum(axis=0)
+        intersection = self.intersection[:, :, at].sum(axis=0)
+        union = self.union[:, :, at].sum(axis=0)
         return float(np.mean(intersection[union > 0] / union[union > 0]))
+
+    def mious(self) -> list[float]:
+        """The mIoU at every threshold, T figures in [0, 1]."""
+        return [self.miou(at) for at in range(len(self.thresholds))]
+
+    def best_threshold(self) -> float:
+        """The threshold with the highest mIoU, the lowest of several."""
+        return self.thresholds[int(np.argmax(self.mious()))]
 
 
 def confidence_interval(values: Sequence[float]) -> tuple[float, float]:

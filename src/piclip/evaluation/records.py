@@ -41,15 +41,14 @@ class SeedResult:
     @classmethod
     def of(cls, seed: int, episodes_hash: str, meter: FewShotIoU) -> SeedResult:
         """Takes the counts out of a meter."""
-        pixels = np.concatenate([meter.intersection, meter.union], axis=1).tolist()
-        counts = {name: tuple(row) for name, row in zip(meter.classes, pixels, strict=True)}
-        return cls(seed, episodes_hash, counts)
+        pixels = np.concatenate([meter.intersection, meter.union], axis=1)[:, :, 0].tolist()
+        return cls(seed, episodes_hash, dict(zip(meter.classes, map(tuple, pixels), strict=True)))
 
     def meter(self) -> FewShotIoU:
         """The counts as they were."""
         meter = FewShotIoU(tuple(self.counts))
-        pixels = np.array(list(self.counts.values()), dtype=np.int64).reshape(-1, 2, 2)
-        meter.intersection, meter.union = pixels[:, 0].copy(), pixels[:, 1].copy()
+        pixels = np.array(list(self.counts.values()), dtype=np.int64).reshape(-1, 2, 2, 1)
+        meter.intersection, meter.union = pixels[:, 0], pixels[:, 1]
         return meter
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,8 @@ from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode, EpisodeKeys, FewShotView
 from piclip.errors import UsageError
 from piclip.evaluation.metrics import FewShotIoU
-from piclip.evaluation.predictors import Predictor, TrainingFree, blind, combined_map, truth_of
+from piclip.evaluation.predictor import Predictor, blind, imagenet_prior, query_map, truth_of
 from piclip.figures.panels import Panel, grid_figure, heat, panel_picture, with_mask
-from piclip.results import priors_of
-
-Prior = Callable[[Episode], npt.NDArray[np.float32]]
-"""Gives a prior of an episode's query, (H, W) in [0, 1], at its own size."""
-
 
 _SHOWN_TITLES = ("Support\nwith its mask", "Query\nwith the truth")
 
@@ -52,19 +47,19 @@ def pick_episodes(view: FewShotView, *, seed: int, shots: int, rows: int) -> lis
 
 
 def previous_and_ours(
-    view: FewShotView, keys: Sequence[EpisodeKeys], previous: Prior, ours: TrainingFree
+    view: FewShotView, keys: Sequence[EpisodeKeys], baseline: Predictor, ours: Predictor
 ) -> Figure:
     """Fig. 1: the prior of a backbone trained on base classes beside ours, on novel classes.
 
     Args:
         view: The novel classes.
         keys: One episode for each row.
-        previous: The max-cosine prior of the backbone.
+        baseline: The decoder with the backbone, trained with prior=imagenet.
         ours: Gives the refined visual-text and the visual-visual prior.
     """
     rows = []
     for episode in map(view.load, keys):
-        theirs = _heat(episode.query, previous(blind(episode)))
+        theirs = _heat(episode.query, imagenet_prior(baseline, blind(episode)))
         maps = _priors(episode, ours, ("vtp+pir", "vvp", "piclip"))
         rows.append((episode.name, [*_shown(episode), theirs, *maps]))
     titles = (
@@ -95,14 +90,14 @@ def baseline_and_ours(
     """
     rows = []
     for episode in map(view.load, keys):
-        masks = [method.predict([blind(episode)], [()])[0] for method in (baseline, ours)]
+        masks = [method.predict(blind(episode)) for method in (baseline, ours)]
         panels = [Panel(_masked(episode.query, mask), _iou(episode, mask)) for mask in masks]
         rows.append((episode.name, [*_shown(episode), *panels]))
     return grid_figure(rows, (*_SHOWN_TITLES, *names))
 
 
 def before_and_after(
-    view: FewShotView, keys: Sequence[EpisodeKeys], segmenter: TrainingFree
+    view: FewShotView, keys: Sequence[EpisodeKeys], segmenter: Predictor
 ) -> Figure:
     """Fig. 4: the visual-text and the visual-visual prior before and after refinement.
 
@@ -135,11 +130,10 @@ def _shown(episode: Episode) -> list[Panel]:
     ]
 
 
-def _priors(episode: Episode, segmenter: TrainingFree, names: Sequence[str]) -> list[Panel]:
-    """The maps that names of `piclip.evaluation.predictors.PRIORS` stand for."""
+def _priors(episode: Episode, segmenter: Predictor, names: Sequence[str]) -> list[Panel]:
+    """The maps that names of `piclip.evaluation.predictor.PRIORS` stand for."""
     result = segmenter.segment(blind(episode))
-    priors = priors_of(result)
-    return [_heat(episode.query, combined_map(priors, name, result.size)) for name in names]
+    return [_heat(episode.query, query_map(result, name)) for name in names]
 
 
 def _count(shots: int) -> str:

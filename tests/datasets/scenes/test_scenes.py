@@ -88,7 +88,7 @@ def test_episodes_take_turns_and_more_shots_begin_with_fewer():
     one, three = scene_episode(4, 9, 1), scene_episode(4, 9, 3)
     assert np.array_equal(one.supports[0].image, three.supports[0].image)
     assert np.array_equal(one.query.image, three.query.image)
-    assert all(scene.mask(one.name).any() for scene in (*three.supports, three.query))
+    assert all(scene.mask(one.class_index).any() for scene in (*three.supports, three.query))
 
 
 def test_calibration_scenes_are_others_than_test_scenes():

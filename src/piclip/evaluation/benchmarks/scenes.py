@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from math import isnan
 
 import numpy as np
-import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 
-from piclip.datasets.episodes import Episode, scene_episode
+from piclip.datasets.episodes import load_scenes, scene_keys
 from piclip.datasets.scenes.glyphs import CLASS_NAMES
 from piclip.errors import UsageError
-from piclip.evaluation.metrics import ClassIoU, confidence_interval
-from piclip.evaluation.processes import end_with_parent
+from piclip.evaluation.evaluate import Counter, Task
+from piclip.evaluation.metrics import THRESHOLDS, FewShotIoU, confidence_interval
+from piclip.evaluation.predictor import FINAL, FUSED, Predictor
 from piclip.io.outputs import Progress
-from piclip.io.supports import Support
-from piclip.results import priors_of
-from piclip.segmenter import FewShotSegmenter
 
-MAPS = ("VTP", "VTP+PIR", "VVP", "VVP+PIR", "fused", "final")
+MAPS = {
+    "VTP": "vtp",
+    "VTP+PIR": "vtp+pir",
+    "VVP": "vvp",
+    "VVP+PIR": "vvp+pir",
+    "fused": FUSED,
+    "final": FINAL,
+}
 """The rows of the table: the priors, their fusion on the patch grid, the finished mask."""
 
-THRESHOLDS = tuple(round(0.02 * step, 2) for step in range(1, 50))
+TASK = Task(load_scenes, CLASS_NAMES, tuple(MAPS.values()))
 CALIBRATION_EPISODES = 200
-CHUNK = 20
-
-Meters = dict[str, ClassIoU]
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,11 @@ class SceneRow:
     """One figure.
 
     Attributes:
-        map: one of ``MAPS``.
-        shot: number of supports.
-        miou: class-accumulated mIoU in percent, mean over the seeds.
-        ci95: half-width of its 95 % interval over the seeds, in percent (NaN for one seed).
-        threshold: the one threshold that was used, chosen on other episodes.
+        map: One of ``MAPS``.
+        shot: Number of supports.
+        miou: Class-accumulated mIoU in percent, mean over the seeds.
+        ci95: Half-width of its 95 % interval over the seeds, in percent (NaN for one seed).
+        threshold: The one threshold that was used, chosen on other episodes.
     """
 
     map: str
@@ -58,25 +56,19 @@ class SceneReport:
     rows: tuple[SceneRow, ...]
     episodes: int
     seeds: int
-    threshold_episodes: int
     model: str
+    threshold_episodes: int
 
     def to_json(self) -> dict[str, object]:
         """Plain data; an interval that one seed cannot give is None."""
         rows = [asdict(row) for row in self.rows]
         for row in rows:
-            row["ci95"] = None if np.isnan(row["ci95"]) else row["ci95"]
-        return {
-            "rows": rows,
-            "episodes": self.episodes,
-            "seeds": self.seeds,
-            "model": self.model,
-            "threshold_episodes": self.threshold_episodes,
-        }
+            row["ci95"] = None if isnan(row["ci95"]) else row["ci95"]
+        return {**vars(self), "rows": rows}
 
 
 def run_scene_benchmark(
-    segmenter: FewShotSegmenter,
+    predictor: Predictor,
     *,
     episodes: int = 1000,
     seeds: int = 5,
@@ -91,7 +83,7 @@ def run_scene_benchmark(
     that neither training nor the test uses; the final mask keeps the segmenter's own threshold.
 
     Args:
-        segmenter: The segmenter; classes it has learned are not touched.
+        predictor: The segmenter, without training.
         episodes: Test episodes of each seed.
         seeds: How many seeds, 0 to ``seeds - 1``.
         shots: Numbers of supports.
@@ -103,119 +95,34 @@ def run_scene_benchmark(
         The rows in the order of ``shots`` and ``MAPS``.
 
     Raises:
-        UsageError: A number is below 1.
+        UsageError: A number is below 1, or a trained decoder segments.
     """
-    if min(episodes, seeds, calibration_episodes, workers, *shots) < 1:
-        raise UsageError("Episodes, seeds, shots and workers must be 1 or more.")
-    tasks = [
-        _Task(shot, seed, range(start, min(start + CHUNK, count)), calibration)
-        for shot in shots
-        for seed, count, calibration in (
-            (0, calibration_episodes, True),
-            *((seed, episodes, False) for seed in range(seeds)),
-        )
-        for start in range(0, count, CHUNK)
-    ]
-    meters: dict[tuple[int, int, bool], Meters] = {}
-    done, total = 0, sum(len(task.indices) for task in tasks)
-    for task, part in zip(tasks, _measured(segmenter, tasks, workers), strict=True):
-        whole = meters.setdefault((task.shot, task.seed, task.calibration), part)
-        if whole is not part:
-            for name, meter in part.items():
-                whole[name].merge(meter)
-        done += len(task.indices)
+    if min(episodes, seeds, calibration_episodes, *shots) < 1:
+        raise UsageError("Episodes, seeds and shots must be 1 or more.")
+    encoder = predictor.segmenter.encoder
+    own = int(np.abs(np.subtract(THRESHOLDS, encoder.settings.threshold)).argmin())
+    finished, total = 0, len(shots) * (calibration_episodes + seeds * episodes)
+
+    def told(count: int) -> None:
+        nonlocal finished
+        finished += count
         if progress is not None:
-            progress(done, total)
-    settings = segmenter.encoder.settings
+            progress(finished, total)
+
     rows = []
-    for shot in shots:
-        calibrated = meters[shot, 0, True]
-        chosen = {name: int(meter.miou().argmax()) for name, meter in calibrated.items()}
-        chosen["final"] = int(np.abs(np.subtract(THRESHOLDS, settings.threshold)).argmin())
-        tests = [meters[shot, seed, False] for seed in range(seeds)]
-        for name in MAPS:
-            best = chosen[name]
-            mean, half = confidence_interval([100 * test[name].miou()[best] for test in tests])
-            rows.append(SceneRow(name, shot, mean, half, THRESHOLDS[best]))
-    model = segmenter.encoder.source or "in memory"
-    return SceneReport(tuple(rows), episodes, seeds, calibration_episodes, model)
+    with Counter(predictor, TASK, workers) as counter:
 
+        def count(seed: int, shot: int, number: int, calibration: bool) -> list[FewShotIoU]:
+            numbers = range(number)
+            keys = [scene_keys(seed, i, shot, calibration=calibration) for i in numbers]
+            return counter.count(keys, told)
 
-@dataclass(frozen=True)
-class _Task:
-    """Some episodes of one seed."""
-
-    shot: int
-    seed: int
-    indices: range
-    calibration: bool
-
-
-def _measure(segmenter: FewShotSegmenter, task: _Task) -> Meters:
-    meters = {name: ClassIoU(CLASS_NAMES, THRESHOLDS) for name in MAPS}
-    for index in task.indices:
-        episode = scene_episode(task.seed, index, task.shot, calibration=task.calibration)
-        truth = episode.query.mask(episode.name)
-        for name, score in episode_maps(segmenter, episode).items():
-            meters[name].add(episode.name, score, truth)
-    return meters
-
-
-def _measured(
-    segmenter: FewShotSegmenter, tasks: Sequence[_Task], workers: int
-) -> Iterator[Meters]:
-    """The tasks' meters, in order."""
-    encoder = segmenter.encoder
-    if workers == 1 or encoder.source is None:
-        own = FewShotSegmenter(encoder)
-        yield from (_measure(own, task) for task in tasks)
-        return
-    threads = max(1, torch.get_num_threads() // workers)
-    dtype = str(encoder.dtype).removeprefix("torch.")
-    settings = (encoder.source, str(encoder.device), dtype, threads)
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=_start_worker, initargs=settings
-    ) as pool:
-        yield from pool.map(_measure_in_worker, tasks)
-
-
-_worker: dict[str, FewShotSegmenter] = {}
-
-
-def _start_worker(source: str, device: str, dtype: str, threads: int) -> None:
-    end_with_parent()
-    torch.set_num_threads(threads)
-    _worker["segmenter"] = FewShotSegmenter.from_pretrained(source, device=device, dtype=dtype)
-
-
-def _measure_in_worker(task: _Task) -> Meters:
-    return _measure(_worker["segmenter"], task)
-
-
-def episode_maps(
-    segmenter: FewShotSegmenter, episode: Episode
-) -> dict[str, npt.NDArray[np.float32]]:
-    """All maps of one episode's query at its own size, (H, W) in [0, 1]."""
-    segmenter.reset()
-    supports = [Support(scene.image, scene.mask(episode.name)) for scene in episode.supports]
-    segmenter.fit(supports, name=episode.name)
-    result = segmenter.predict([episode.query.image])[0]
-    size = result.size
-    priors = priors_of(result)
-    coarse = {
-        "VTP": priors.visual_text,
-        "VTP+PIR": priors.visual_text_refined,
-        "VVP": priors.visual_visual,
-        "VVP+PIR": priors.visual_visual_refined,
-        "fused": priors.fused,
-    }
-    maps = {name: _enlarge(grid, size) for name, grid in coarse.items()}
-    return {**maps, "final": result.scores[0]}
-
-
-def _enlarge(grid: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Bilinear, as the decoders enlarge priors; (1, h, w) to (H, W)."""
-    enlarged = F.interpolate(
-        torch.from_numpy(grid)[None], size=size, mode="bilinear", align_corners=False
-    )
-    return np.asarray(enlarged[0, 0].numpy())
+        for shot in shots:
+            chosen = count(0, shot, calibration_episodes, calibration=True)
+            tests = [count(seed, shot, episodes, calibration=False) for seed in range(seeds)]
+            for name, calibrated, *meters in zip(MAPS, chosen, *tests, strict=True):
+                best = THRESHOLDS.index(calibrated.best_threshold()) if MAPS[name] != FINAL else own
+                mean, half = confidence_interval([100 * meter.miou(best) for meter in meters])
+                rows.append(SceneRow(name, shot, mean, half, THRESHOLDS[best]))
+    model = encoder.source or "in memory"
+    return SceneReport(tuple(rows), episodes, seeds, model, calibration_episodes)

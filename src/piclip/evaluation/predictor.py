@@ -1,0 +1,276 @@
+"""What is evaluated: a few-shot segmenter, as people use it, on the queries of episodes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from piclip.clip.cache import MemoryCache, weights_hash
+from piclip.clip.prompts import Synonyms
+from piclip.datasets.dataset import Sample
+from piclip.datasets.few_shot import Episode
+from piclip.decoders.backbones import resize
+from piclip.decoders.scorer import DecoderScorer
+from piclip.decoders.trained import TrainedDecoder
+from piclip.decoders.views import laid_back
+from piclip.errors import UsageError
+from piclip.io.images import IGNORE
+from piclip.io.supports import Support
+from piclip.results import Segmentation, priors_of
+from piclip.segmenter import FewShotSegmenter
+
+PRIORS: dict[str, tuple[str, str]] = {
+    "vtp": ("plain", "none"),
+    "vvp": ("none", "plain"),
+    "vtp+pir": ("refined", "none"),
+    "vvp+pir": ("none", "refined"),
+    "vtp+vvp": ("plain", "plain"),
+    "piclip": ("refined", "plain"),
+    "vtp+vvp+pir": ("refined", "refined"),
+}
+"""Names of the rows of the ablation: kinds of the visual-text and of the visual-visual map."""
+
+FUSED, FINAL = "fused", "final"
+"""Further maps of a query: the priors' fusion on the patch grid, and the finished scores."""
+
+_MOST_FITS = 8  # sets of supports that are kept; a decoder's take up to 50 MB a support
+_FIELDS = {
+    ("text", "plain"): "visual_text",
+    ("text", "refined"): "visual_text_refined",
+    ("visual", "plain"): "visual_visual",
+    ("visual", "refined"): "visual_visual_refined",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a predictor is, in the words of `piclip.evaluation.records.Evaluation`."""
+
+    method: str
+    prior: str
+    backbone: str | None = None
+    text: str | None = None
+    visual: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] | None = None
+    clip: Mapping[str, str] | None = None
+    weights_sha256: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A segmenter that is fitted with an episode's supports and segments its query.
+
+    The same supports are encoded once; queries are segmented one at a time, so that no figure
+    depends on which come together.
+
+    Attributes:
+        segmenter: With or without training; what it has learned before is not touched.
+        prior: One of `PRIORS`: the mean of these maps is thresholded, only without training. None:
+            the finished mask.
+        threshold: Least score of the class; None takes the segmenter's own, which is meant for the
+            finished mask.
+        synonyms: What classes are called in the prompts, by name.
+        recipe: Of the training, for the record.
+        source: Loads the segmenter again in other processes, such as a ``partial`` of
+            `FewShotSegmenter.from_pretrained`; None where that cannot be done.
+
+    Raises:
+        UsageError: An unknown prior.
+    """
+
+    segmenter: FewShotSegmenter
+    prior: str | None = None
+    threshold: float | None = None
+    synonyms: Synonyms = field(default_factory=dict)
+    recipe: Mapping[str, Any] | None = None
+    source: Callable[[], FewShotSegmenter] | None = None
+    _fitted: OrderedDict[tuple[str, ...], FewShotSegmenter] = field(
+        default_factory=OrderedDict, init=False
+    )
+
+    def __post_init__(self) -> None:
+        if self.prior is not None and self.prior not in PRIORS:
+            raise UsageError(f"There is no prior {self.prior!r}; choose from {', '.join(PRIORS)}.")
+
+    @classmethod
+    def load(
+        cls,
+        source: Callable[[], FewShotSegmenter],
+        *,
+        prior: str | None = None,
+        threshold: float | None = None,
+        synonyms: Synonyms | None = None,
+        recipe: Mapping[str, Any] | None = None,
+    ) -> Predictor:
+        """Loads the segmenter from its source, here and in each worker; see the class."""
+        return cls(source(), prior, threshold, synonyms or {}, recipe, source)
+
+    @property
+    def reload(self) -> Callable[[], Predictor] | None:
+        """Makes the same predictor in another process; None where that cannot be done."""
+        if self.source is None:
+            return None
+        names = ("prior", "threshold", "synonyms", "recipe")
+        return partial(Predictor.load, self.source, **{name: getattr(self, name) for name in names})
+
+    @property
+    def method(self) -> Method:
+        """Names, options and hashes of what segments."""
+        if isinstance(self.segmenter.scorer, DecoderScorer):
+            return _decoder(self.segmenter.scorer.trained, self.recipe)
+        text, visual = PRIORS[self.prior or "vtp+vvp+pir"]
+        encoder = self.segmenter.encoder
+        return Method(
+            method="threshold" if self.prior else "training-free",
+            prior=self.prior or "piclip",
+            text=text,
+            visual=visual,
+            settings={"threshold": self.least_score, "image_size": encoder.image_size},
+            clip={"name": encoder.source or "in memory", "sha256": weights_hash(encoder.model)},
+        )
+
+    @property
+    def least_score(self) -> float:
+        """The threshold in use."""
+        return self.segmenter.threshold if self.threshold is None else self.threshold
+
+    def segment(self, episode: Episode, contrast: Sequence[str] = ()) -> Segmentation:
+        """The segmenter's whole answer to an episode.
+
+        Args:
+            episode: Its query may be `blind`.
+            contrast: Names of further classes to tell the episode's class from; empty except with
+                candidates "oracle".
+        """
+        fitted, images = self._fit(episode), [episode.query.image]
+        return fitted.predict(images, contrast=contrast, synonyms=self.synonyms)[0]
+
+    def predict(self, episode: Episode, contrast: Sequence[str] = ()) -> npt.NDArray[np.bool_]:
+        """Where the class is said to be, bool (H, W) at the query's own size; see `segment`."""
+        scores = query_map(self.segment(episode, contrast), self.prior or FINAL)
+        return np.asarray(scores >= self.least_score)
+
+    def _fit(self, episode: Episode) -> FewShotSegmenter:
+        key = (episode.name, *(support.key for support in episode.supports))
+        if key not in self._fitted:
+            supports = [Support(s.image, s.mask(episode.class_index)) for s in episode.supports]
+            fitted = self.segmenter.unfitted()
+            fitted.fit(supports, name=episode.name, synonyms=self.synonyms)
+            self._fitted[key] = fitted
+            if len(self._fitted) > _MOST_FITS:
+                self._fitted.popitem(last=False)
+        self._fitted.move_to_end(key)
+        return self._fitted[key]
+
+
+def load_decoder(folder: str | Path, **options: Any) -> FewShotSegmenter:  # noqa: ANN401
+    """A trained decoder whose CLIP keeps the features of images, which come back in episodes.
+
+    Args:
+        folder: As `DecoderScorer.load` takes it, like the options.
+        options: The CLIP, device and dtype.
+    """
+    return FewShotSegmenter(DecoderScorer.load(folder, cache=MemoryCache(), **options))
+
+
+def query_map(result: Segmentation, name: str) -> npt.NDArray[np.float32]:
+    """One map of a segmentation of one class, (H, W) in [0, 1] at the image's own size.
+
+    Args:
+        result: The segmentation.
+        name: `FINAL`; or `FUSED` or one of `PRIORS`, the mean of whose maps is enlarged
+            bilinearly; these a trained decoder has not (UsageError).
+    """
+    if name == FINAL:
+        return np.asarray(result.scores[0])
+    priors = priors_of(result)
+    chosen = zip(("text", "visual"), PRIORS.get(name, ()), strict=False)
+    fields = [_FIELDS[pair] for pair in chosen if pair in _FIELDS]
+    mean = torch.from_numpy(np.mean([getattr(priors, one) for one in fields or [FUSED]], axis=0))
+    enlarged = F.interpolate(mean[None], size=result.size, mode="bilinear", align_corners=False)
+    return np.asarray(enlarged[0, 0].numpy())
+
+
+def prior_name(text: str, visual: str) -> str:
+    """The name in `PRIORS` of a pair of maps, or "none"; raw is plain, in the scale of HDMNet."""
+    visual = "plain" if visual == "raw" else visual
+    for name, kinds in PRIORS.items():
+        if kinds == (text, visual):
+            return name
+    if (text, visual) == ("none", "none"):
+        return "none"
+    return f"vtp {text}, vvp {visual}"
+
+
+def blind(episode: Episode) -> Episode:
+    """The episode without the truth of its query."""
+    query = episode.query
+    return replace(episode, query=replace(query, class_map=np.zeros_like(query.class_map)))
+
+
+def truth_of(sample: Sample, class_index: int) -> npt.NDArray[np.uint8]:
+    """An image's labels of one class, uint8 (H, W): 1 the class, 0 anything else, 255 ignore."""
+    inside = sample.mask(class_index).astype(np.uint8)
+    return np.where(sample.class_map == IGNORE, np.uint8(IGNORE), inside)
+
+
+@torch.inference_mode()
+def imagenet_prior(predictor: Predictor, episode: Episode) -> npt.NDArray[np.float32]:
+    """The previous approach's prior of a decoder's backbone, mean over shots, (H, W) in [0, 1].
+
+    Raises:
+        UsageError: There is no decoder, or it was trained with another prior.
+    """
+    scorer = predictor.segmenter.scorer
+    if not isinstance(scorer, DecoderScorer):
+        raise UsageError(
+            "The previous prior needs a trained decoder, whose backbone it looks at; name the run "
+            "of a training."
+        )
+    trained = scorer.trained
+    if trained.decoder.prior != "imagenet":
+        raise UsageError(
+            f"The previous prior is that of a decoder trained with prior=imagenet, but the "
+            f"prior of this one is '{trained.decoder.prior}'; name another run."
+        )
+    labelled = [(s.image, truth_of(s, episode.class_index)) for s in episode.supports]
+    (query,), (shown,) = trained.see([episode.query.image]), trained.show([labelled])
+    masks = shown.masks[None].to(trained.device)
+    prior = trained.decoder.imagenet_priors(query.maps, shown.maps, masks)
+    mean = prior.mean(dim=1, keepdim=True).float().cpu()
+    view = resize(mean, (trained.size, trained.size))[0]
+    height, width = episode.query.class_map.shape
+    return np.asarray(laid_back(view, (height, width))[0].clamp(0, 1).numpy())
+
+
+def _decoder(trained: TrainedDecoder, recipe: Mapping[str, Any] | None) -> Method:
+    decoder, maker = trained.decoder, trained.maker
+    method = Method(
+        method=decoder.name,
+        prior=decoder.prior,
+        backbone=decoder.backbone_name,
+        settings={"size": trained.size},
+        recipe=recipe,
+        weights_sha256=weights_hash(decoder),
+    )
+    if maker is None:
+        return method
+    encoder = maker.encoder
+    return replace(
+        method,
+        prior=prior_name(maker.text, maker.visual),
+        text=maker.text,
+        visual=maker.visual,
+        settings={"size": trained.size, "clip_sees": trained.sees},
+        clip={"name": encoder.source or "in memory", "sha256": weights_hash(encoder.model)},
+    )
