@@ -316,7 +316,7 @@ def test_an_image_that_cannot_be_scored_spoils_no_other(widths, asked):
 
 
 def test_large_images_are_scored_a_few_at_a_time(monkeypatch):
-    monkeypatch.setattr("piclip.segmenter._VALUES_AT_ONCE", 10)
+    monkeypatch.setattr("piclip.io.reading._VALUES_AT_ONCE", 10)
     picky = Picky(None)
     support = Support(np.zeros((2, 2, 3), np.uint8), np.ones((2, 2), bool))
     model = FewShotSegmenter(picky).fit(support, name="thing")

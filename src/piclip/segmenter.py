@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -22,6 +18,7 @@ from piclip.io.decoding import ImageSource
 from piclip.io.documents import check_regular, read_json
 from piclip.io.images import MAX_PIXELS, read_image
 from piclip.io.outputs import atomic_path, ensure_folder, write_json
+from piclip.io.reading import Broken, batches, read_ahead, sources
 from piclip.io.supports import Support
 from piclip.results import Segmentation, class_map_at
 from piclip.scorer import Memory, Scorer
@@ -34,7 +31,6 @@ OnError: TypeAlias = Callable[[ImageSource, PiclipError], object]
 """Told of an image that has no result, and why."""
 
 _MOST_SHOTS = 50
-_VALUES_AT_ONCE = 100_000_000  # scores of all images of a batch: 400 MB
 _FORMAT = 1
 _TENSORS, _INDEX = "memories.safetensors", "segmenter.json"
 
@@ -315,7 +311,7 @@ class FewShotSegmenter:
             batch_size=batch_size,
         )
         read = partial(read_image, max_pixels=max_pixels)
-        return self._results(_sources(images), read, score, batch_size, threshold, on_error)
+        return self._results(sources(images), read, score, batch_size, threshold, on_error)
 
     def _results(
         self,
@@ -328,11 +324,11 @@ class FewShotSegmenter:
     ) -> Iterator[Segmentation]:
         names = self.classes
         number = 0
-        for batch in _batches(_read_ahead(sources, read, batch_size), batch_size, len(names)):
+        for batch in batches(read_ahead(sources, read, batch_size), batch_size, len(names)):
             good = [image for _, image in batch if isinstance(image, Image.Image)]
             scored = iter(_scored(good, score))
             for source, image in batch:
-                if isinstance(image, _Broken):
+                if isinstance(image, Broken):
                     raise image.error
                 found = image if isinstance(image, PiclipError) else next(scored)
                 if isinstance(image, PiclipError) or isinstance(found, PiclipError):
@@ -457,76 +453,6 @@ def _named(
                 f"{_MOST_SHOTS}."
             )
     return named
-
-
-def _sources(images: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource]:
-    """One image or many, one by one; what is none is refused when its turn comes."""
-    kinds = (str, Path, Image.Image, np.ndarray)
-    single = isinstance(images, kinds) or not isinstance(images, Iterable)
-    wanted = "a file, a Pillow image or an array (H, W, 3), or a list or generator of such"
-    many = [images] if single else images
-    for image in cast("Iterable[object]", many):
-        if not isinstance(image, kinds):
-            raise UsageError(f"Images are {wanted}, not {type(image).__name__}.")
-        if isinstance(image, np.ndarray) and image.ndim not in (2, 3):
-            raise UsageError(f"Images are {wanted}, not an array of the shape {image.shape}.")
-        yield image
-
-
-@dataclass(frozen=True)
-class _Broken:
-    """The images came to an end with an error of their own, or with something that is none."""
-
-    error: Exception
-
-
-_Read: TypeAlias = tuple[ImageSource, Image.Image | PiclipError | _Broken]
-
-
-def _read_ahead(
-    sources: Iterable[ImageSource], read: Callable[[ImageSource], Image.Image], ahead: int
-) -> Iterator[_Read]:
-    """Images, or why they cannot be read, in order; a thread is up to ``ahead`` of them ahead."""
-    waiting: deque[tuple[ImageSource, Future[Image.Image]]] = deque()
-
-    def settled() -> _Read:
-        source, reading = waiting.popleft()
-        try:
-            return source, reading.result()
-        except PiclipError as error:
-            return source, error
-
-    thread = ThreadPoolExecutor(1)
-    try:
-        broken: _Broken | None = None
-        try:
-            for source in sources:
-                waiting.append((source, thread.submit(read, source)))
-                if len(waiting) > ahead:
-                    yield settled()
-        except Exception as error:  # what was read before it gets its result
-            broken = _Broken(error)
-        while waiting:
-            yield settled()
-        if broken is not None:
-            yield "", broken
-    finally:
-        thread.shutdown(cancel_futures=True)
-
-
-def _batches(images: Iterable[_Read], batch_size: int, classes: int) -> Iterator[list[_Read]]:
-    """Groups of ``batch_size`` and of no more pixels than memory has room for scores."""
-    batch: list[_Read] = []
-    values = 0
-    for source, image in images:
-        own = image.width * image.height * classes if isinstance(image, Image.Image) else 0
-        if batch and (len(batch) == batch_size or values + own > _VALUES_AT_ONCE):
-            yield batch
-            batch, values = [], 0
-        batch.append((source, image))
-        values += own
-    if batch:
-        yield batch
 
 
 def _scored(

@@ -41,7 +41,10 @@ def probabilities(trained, episode, others=()):
     texts = [] if maker is None else [maker.texts(episode.name)]
     contrast = [] if maker is None else [[maker.texts(name) for name in others]]
     labelled = [(s.image, s.mask(episode.class_index).astype(np.uint8)) for s in episode.supports]
-    queries, shown = trained.see([episode.query.image]), trained.show([labelled])
-    logits = trained.logits(queries, shown, texts, contrast)[0]
+    queries, shown = (
+        trained.encode_queries([episode.query.image]),
+        trained.encode_supports(labelled),
+    )
+    logits = trained.logits(queries, [shown], texts, contrast)[0]
     own = laid_back(logits, episode.query.image.shape[:2])
     return torch.sigmoid(own[1] - own[0]).numpy()

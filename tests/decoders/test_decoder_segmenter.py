@@ -162,7 +162,7 @@ def test_large_plain_images_are_made_smaller_for_clip_only(tmp_path, episode, mo
     image = Image.fromarray(episode.supports[0].image).resize((320, 112))
     mask = Image.fromarray(episode.supports[0].mask(episode.class_index)).resize(image.size)
     fitted.fit([Support(image, mask)], name=episode.name)
-    seen = fitted.scorer.trained.see([np.array(image)])[0]
+    seen = fitted.scorer.trained.encode_queries([np.array(image)])[0]
     assert seen.clip.grid == (56 // 8, 160 // 8)
     assert fitted.predict([image])[0].size == (112, 320)
 

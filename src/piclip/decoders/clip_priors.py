@@ -49,7 +49,7 @@ class PriorMaker:
 
     Args:
         encoder: The frozen CLIP.
-        wordings: What classes are called in the prompts, by name; a class that is not there is
+        synonyms: What classes are called in the prompts, by name; a class that is not there is
             called by its name.
         templates: Foreground and background templates, each one sentence with ``{}`` or several.
         text: Which visual-text map fills the first channel.
@@ -65,7 +65,7 @@ class PriorMaker:
     def __init__(
         self,
         encoder: Encoder,
-        wordings: Mapping[str, Sequence[str]] | None = None,
+        synonyms: Mapping[str, Sequence[str]] | None = None,
         templates: tuple[str | Sequence[str], str | Sequence[str]] = (FOREGROUND, BACKGROUND),
         *,
         text: MapKind = "refined",
@@ -76,7 +76,7 @@ class PriorMaker:
             if kind not in get_args(kinds):
                 known = ", ".join(get_args(kinds))
                 raise UsageError(f"The {channel} prior is one of {known}, not {kind!r}.")
-        self.encoder, self.wordings, self.templates = encoder, wordings or {}, templates
+        self.encoder, self.synonyms, self.templates = encoder, synonyms or {}, templates
         self.text, self.visual = text, visual
         self._maker = FeatureMaker(encoder, cache)
         self._texts: dict[str, ClassTexts] = {}
@@ -101,7 +101,7 @@ class PriorMaker:
         if synonyms and name in synonyms:
             return self._encoded(name, synonyms)
         if name not in self._texts:
-            self._texts[name] = self._encoded(name, self.wordings)
+            self._texts[name] = self._encoded(name, self.synonyms)
         return self._texts[name]
 
     def maps(
@@ -109,7 +109,7 @@ class PriorMaker:
         queries: Sequence[QueryFeatures],
         supports: Sequence[Sequence[SupportFeatures]],
         texts: Sequence[ClassTexts],
-        rivals: Sequence[Sequence[ClassTexts]],
+        contrast: Sequence[Sequence[ClassTexts]],
     ) -> Tensor:
         """The priors of B episodes that are encoded already.
 
@@ -117,7 +117,7 @@ class PriorMaker:
             queries: B queries of one grid (h, w).
             supports: The K supports of each, of any grids; K may differ between episodes.
             texts: The class of each.
-            rivals: Further classes that join each episode's softmax over texts.
+            contrast: Further classes that join each episode's softmax over texts.
 
         Returns:
             float32 (B, 2, h, w) on the encoder's device: text, visual; in [0, 1], but a raw
@@ -127,7 +127,7 @@ class PriorMaker:
             UsageError: Lists of different lengths, or queries of several grids.
         """
         grids = {query.grid for query in queries}
-        if len(grids) != 1 or not len(queries) == len(supports) == len(texts) == len(rivals):
+        if len(grids) != 1 or not len(queries) == len(supports) == len(texts) == len(contrast):
             raise UsageError(
                 f"Priors are made for queries of one grid with one name and one list of supports "
                 f"each, but there are {len(queries)} queries of the grids {sorted(grids)}, "
@@ -139,7 +139,7 @@ class PriorMaker:
                 torch.stack([query.attention for query in queries]),
                 grids.pop(),
             )
-            text = self._text_map(encoding, texts, rivals)
+            text = self._text_map(encoding, texts, contrast)
             visual = self._visual_map(encoding, supports)
             maps = torch.cat([text, visual], dim=1)
         return maps.clone()  # an ordinary tensor, which training may save for its backward pass
@@ -150,7 +150,7 @@ class PriorMaker:
         supports: Sequence[Sequence[Picture]],
         masks: Sequence[Sequence[Mask]],
         names: Sequence[str],
-        others: Sequence[Sequence[str]] | None = None,
+        contrast: Sequence[Sequence[str]] | None = None,
     ) -> Tensor:
         """The priors of B episodes whose classes are given by name.
 
@@ -159,7 +159,7 @@ class PriorMaker:
             supports: The K supports of each, of any sizes; K may differ between episodes.
             masks: Masks of the supports.
             names: The class of each.
-            others: Names of further classes whose prompts join each episode's softmax over texts
+            contrast: Names of further classes whose prompts join each episode's softmax over texts
                 (candidates "oracle": what else the truth of the query shows; only to compare
                 with published numbers). By default the target's own two prompts alone.
 
@@ -176,23 +176,23 @@ class PriorMaker:
         ends = np.cumsum([len(shots) for shots in supports])
         grouped = [flat[end - len(s) : end] for end, s in zip(ends, supports, strict=True)]
         texts = [self.texts(name) for name in names]
-        rivals = [
+        others = [
             [self.texts(other) for other in others_of if other != name]
-            for name, others_of in zip(names, others or [()] * len(names), strict=True)
+            for name, others_of in zip(names, contrast or [()] * len(names), strict=True)
         ]
-        return self.maps(self.features(queries), grouped, texts, rivals)
+        return self.maps(self.features(queries), grouped, texts, others)
 
     def _text_map(
         self,
         encoding: Encoding,
         texts: Sequence[ClassTexts],
-        rivals: Sequence[Sequence[ClassTexts]],
+        contrast: Sequence[Sequence[ClassTexts]],
     ) -> Tensor:
         if self.text == "none":
             return torch.zeros(len(texts), 1, *encoding.grid, device=encoding.last.device)
         maps = []
         for index, (foreground, background) in enumerate(texts):
-            contrast = [vector for rival in rivals[index] for vector in rival]
+            vectors = [vector for texts_of in contrast[index] for vector in texts_of]
             maps.append(
                 visual_text_prior(
                     _one_image(encoding.last_block, index),
@@ -200,7 +200,7 @@ class PriorMaker:
                     background[None],
                     logit_scale=self.encoder.logit_scale,
                     grid=encoding.grid,
-                    contrast=torch.stack(contrast) if contrast else None,
+                    contrast=torch.stack(vectors) if vectors else None,
                 )
             )
         text = torch.cat(maps)
@@ -223,11 +223,11 @@ class PriorMaker:
         # Squaring sharpens the flat map of cosines before it is spread along the attention.
         return refine_prior(visual**2, encoding.attention) if self.visual == "refined" else visual
 
-    def _encoded(self, name: str, wordings: Synonyms) -> ClassTexts:
+    def _encoded(self, name: str, synonyms: Synonyms) -> ClassTexts:
         foreground, background = text_prototypes(
             self.encoder.encode_text,
             [name],
-            wordings,
+            synonyms,
             foreground_templates=self.templates[0],
             background_templates=self.templates[1],
         )

@@ -23,7 +23,7 @@ from piclip.clip.features import SupportFeatures
 from piclip.clip.prompts import Synonyms
 from piclip.decoders.clip_priors import ClassTexts
 from piclip.decoders.saved import Checkpoint
-from piclip.decoders.trained import SeenSupports, TrainedDecoder
+from piclip.decoders.trained import EncodedSupports, TrainedDecoder
 from piclip.decoders.views import laid_back
 from piclip.errors import UsageError
 from piclip.io.supports import Support, read_labelled
@@ -47,7 +47,7 @@ class DecoderMemory:
     """
 
     name: str
-    supports: SeenSupports
+    supports: EncodedSupports
     texts: ClassTexts | None
 
     @property
@@ -135,7 +135,7 @@ class DecoderScorer:
         pairs = [read_labelled(support, max_pixels=max_pixels) for support in supports]
         labelled = [(np.array(image), mask.astype(np.uint8)) for image, mask in pairs]
         texts = None if maker is None else maker.texts(name, synonyms)
-        return DecoderMemory(name, self.trained.show([labelled])[0], texts)
+        return DecoderMemory(name, self.trained.encode_supports(labelled), texts)
 
     def score(
         self,
@@ -148,13 +148,13 @@ class DecoderScorer:
         batch_size: int,
     ) -> list[Scored]:
         """Scores images; each is looked at once for all classes."""
-        rivals = self._rivals(contrast, synonyms)
+        texts = self._contrast_texts(contrast, synonyms)
         results = []
         for start in range(0, len(images), batch_size):
             arrays = [np.array(image) for image in images[start : start + batch_size]]
-            found = self._probabilities(arrays, memories, rivals)
+            found = self._probabilities(arrays, memories, texts)
             if mirror:
-                turned = self._probabilities([a[:, ::-1] for a in arrays], memories, rivals)
+                turned = self._probabilities([a[:, ::-1] for a in arrays], memories, texts)
                 pairs = zip(found, turned, strict=True)
                 found = [np.mean([one, other[..., ::-1]], axis=0) for one, other in pairs]
             results += [Scored(scores, None) for scores in found]
@@ -196,7 +196,7 @@ class DecoderScorer:
         supports = self.trained.recall(tensors["images"], tensors["masks"], objects)
         return DecoderMemory(name, supports, texts)
 
-    def _rivals(self, names: Sequence[str], synonyms: Synonyms | None) -> list[ClassTexts]:
+    def _contrast_texts(self, names: Sequence[str], synonyms: Synonyms | None) -> list[ClassTexts]:
         if not names:
             return []
         maker = self.trained.maker
@@ -210,10 +210,10 @@ class DecoderScorer:
         self,
         arrays: Sequence[NDArray[np.uint8]],
         memories: Sequence[DecoderMemory],
-        rivals: Sequence[ClassTexts],
+        contrast: Sequence[ClassTexts],
     ) -> list[NDArray[np.float32]]:
         """For each image, RGB (H, W, 3), its classes, float32 (C, H, W)."""
-        logits = list(zip(*(self._logits(arrays, memories, rivals)), strict=True))
+        logits = list(zip(*(self._logits(arrays, memories, contrast)), strict=True))
         return [
             np.stack([_probability(own, array.shape) for own in of_classes])
             for array, of_classes in zip(arrays, logits, strict=True)
@@ -223,10 +223,10 @@ class DecoderScorer:
         self,
         arrays: Sequence[NDArray[np.uint8]],
         memories: Sequence[DecoderMemory],
-        rivals: Sequence[ClassTexts],
+        contrast: Sequence[ClassTexts],
     ) -> Iterator[Tensor]:
         """For each class the scores of all views, (B, 2, S, S)."""
-        queries = self.trained.see(arrays)
+        queries = self.trained.encode_queries(arrays)
         for memory in memories:
             # Every query brings a copy of the supports' maps: not more of them than of queries.
             step = max(1, len(queries) // memory.shots)
@@ -237,7 +237,7 @@ class DecoderScorer:
                 count = len(some)
                 parts.append(
                     self.trained.logits(
-                        some, [memory.supports] * count, texts * count, [rivals] * count
+                        some, [memory.supports] * count, texts * count, [contrast] * count
                     )
                 )
             yield torch.cat(parts)

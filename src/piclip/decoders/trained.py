@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,7 +37,7 @@ _AT_ONCE = 16  # supports that go through the backbone together
 
 
 @dataclass(frozen=True, eq=False)
-class SeenQuery:
+class EncodedQuery:
     """One query, as decoder and CLIP see it.
 
     Attributes:
@@ -53,7 +52,7 @@ class SeenQuery:
 
 
 @dataclass(frozen=True, eq=False)
-class SeenSupports:
+class EncodedSupports:
     """The K supports of one class, as decoder and CLIP see them.
 
     Attributes:
@@ -103,7 +102,7 @@ class TrainedDecoder:
     def load(
         cls,
         checkpoint: Checkpoint,
-        wordings: Synonyms | None = None,
+        synonyms: Synonyms | None = None,
         *,
         clip: str | None = None,
         device: str | torch.device = "auto",
@@ -115,7 +114,7 @@ class TrainedDecoder:
 
         Args:
             checkpoint: Where it is.
-            wordings: What classes are called in the prompts, by name.
+            synonyms: What classes are called in the prompts, by name.
             clip: Another CLIP than the recipe's; must be given where there is no recipe.
             device: "auto" (CUDA, else the CPU) or a torch device.
             dtype: Of the CLIP; by default the recipe's.
@@ -136,13 +135,13 @@ class TrainedDecoder:
             if name is None:
                 raise UsageError(
                     f"No recipe with {checkpoint.folder} names the CLIP whose priors its decoder "
-                    f"takes; say which (clip= in Python, --clip for piclip segment and annotate, "
-                    f"--model for piclip evaluate)."
+                    f"takes; say which (clip= in Python, --clip for piclip segment, annotate, app "
+                    f"and label-studio, --model for piclip evaluate)."
                 )
             kind = dtype or checkpoint.value("clip", "dtype", default="auto")
             maker = PriorMaker(
                 Encoder.from_pretrained(name, device=place, dtype=kind, **hub),
-                wordings,
+                synonyms,
                 text=checkpoint.value("clip", "text", default="refined"),
                 visual=checkpoint.value("clip", "visual", default=decoder.published_visual),
                 cache=cache,
@@ -163,8 +162,8 @@ class TrainedDecoder:
             self.maker.encoder.to(self.device)
 
     @torch.inference_mode()
-    def see(self, images: Sequence[NDArray[np.uint8]]) -> list[SeenQuery]:
-        """Looks at queries, RGB (H, W, 3) of any sizes, all at once."""
+    def encode_queries(self, images: Sequence[NDArray[np.uint8]]) -> list[EncodedQuery]:
+        """Encodes queries, RGB (H, W, 3) of any sizes, all at once."""
         views = [whole_view(*_size(image), self.size) for image in images]
         seen = [view.image(image) for view, image in zip(views, images, strict=True)]
         maps = self.decoder.query_features(normalise(torch.stack(seen).to(self.device)))
@@ -173,73 +172,63 @@ class TrainedDecoder:
             plain = [shrunk(image) for image in images] if self.sees == "plain" else seen
             clip = self.maker.features(plain)
         return [
-            SeenQuery(view, maps.rows(slice(index, index + 1)), clip[index])
+            EncodedQuery(view, maps.rows(slice(index, index + 1)), clip[index])
             for index, view in enumerate(views)
         ]
 
     @torch.inference_mode()
-    def show(
-        self, classes: Sequence[Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]]
-    ) -> list[SeenSupports]:
-        """Looks at the supports of some classes.
+    def encode_supports(
+        self, supports: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+    ) -> EncodedSupports:
+        """Encodes the supports of a class.
 
         An object that falls between the decoder's pixels is put on those it touches.
 
         Args:
-            classes: For each its supports: RGB (H, W, 3) and labels (H, W), 1 object, 0
-                background, 255 to be ignored.
+            supports: RGB (H, W, 3) and labels (H, W): 1 object, 0 background, 255 to be ignored.
         """
-        pairs = [pair for supports in classes for pair in supports]
-        views = [whole_view(*_size(image), self.size) for image, _ in pairs]
-        images = torch.stack([v.image(image) for v, (image, _) in zip(views, pairs, strict=True)])
-        masks = torch.stack(
-            [_labels(v, labels) for v, (_, labels) in zip(views, pairs, strict=True)]
-        )
-        maps = self._maps(images, masks)
+        views = [whole_view(*_size(image), self.size) for image, _ in supports]
+        pairs = list(zip(views, supports, strict=True))
+        images = torch.stack([view.image(image) for view, (image, _) in pairs])
+        masks = torch.stack([_labels(view, labels) for view, (_, labels) in pairs])
         objects: Sequence[SupportFeatures] = ()
         if self.maker is not None:
             pictures: list[Picture] = list(images)
             inside = [(mask == 1).numpy() for mask in masks]
             if self.sees == "plain":
-                pictures = [shrunk(image) for image, _ in pairs]
-                inside = [shrunk_mask(labels == 1) for _, labels in pairs]
+                pictures = [shrunk(image) for image, _ in supports]
+                inside = [shrunk_mask(labels == 1) for _, labels in supports]
             objects = self.maker.support_features(pictures, inside)
-        shown, start = [], 0
-        for end in accumulate(len(supports) for supports in classes):
-            part = slice(start, end)
-            own = SeenSupports(images[part], masks[part], maps.rows(part), tuple(objects[part]))
-            shown.append(own)
-            start = end
-        return shown
+        return self.recall(images, masks, objects)
 
     def recall(
         self, images: Tensor, masks: Tensor, objects: Sequence[SupportFeatures]
-    ) -> SeenSupports:
+    ) -> EncodedSupports:
         """Supports that were seen before, from what was kept of them."""
-        return SeenSupports(images, masks, self._maps(images, masks), tuple(objects))
+        return EncodedSupports(images, masks, self._maps(images, masks), tuple(objects))
 
     @torch.inference_mode()
     def logits(
         self,
-        queries: Sequence[SeenQuery],
-        supports: Sequence[SeenSupports],
+        queries: Sequence[EncodedQuery],
+        supports: Sequence[EncodedSupports],
         texts: Sequence[ClassTexts] = (),
-        rivals: Sequence[Sequence[ClassTexts]] = (),
+        contrast: Sequence[Sequence[ClassTexts]] = (),
     ) -> Tensor:
         """Scores of background and object in the views of B queries.
 
         Args:
             queries: The queries.
             supports: Those of each; the same number K everywhere.
-            texts: The class of each; read by a decoder with CLIP alone, like the rivals.
-            rivals: Further classes that join each softmax over texts.
+            texts: The class of each; read by a decoder with CLIP alone, like the contrast.
+            contrast: Further classes that join each softmax over texts.
 
         Returns:
             float32 (B, 2, S, S) on the CPU.
         """
         priors = None
         if self.maker is not None:
-            priors = self._priors(self.maker, queries, supports, texts, rivals)
+            priors = self._priors(self.maker, queries, supports, texts, contrast)
         episodes = EpisodeFeatures(
             Features.stacked([query.maps for query in queries]),
             Features.stacked([shown.maps for shown in supports]),
@@ -252,10 +241,10 @@ class TrainedDecoder:
     def _priors(
         self,
         maker: PriorMaker,
-        queries: Sequence[SeenQuery],
-        supports: Sequence[SeenSupports],
+        queries: Sequence[EncodedQuery],
+        supports: Sequence[EncodedSupports],
         texts: Sequence[ClassTexts],
-        rivals: Sequence[Sequence[ClassTexts]],
+        contrast: Sequence[Sequence[ClassTexts]],
     ) -> Tensor:
         """The CLIP priors, (B, 2, h, w), laid over the views."""
         grids: dict[tuple[int, int], list[int]] = {}
@@ -268,7 +257,7 @@ class TrainedDecoder:
                 [clip[i] for i in indices],
                 [supports[i].objects for i in indices],
                 [texts[i] for i in indices],
-                [rivals[i] for i in indices],
+                [contrast[i] for i in indices],
             )
             for index, own in zip(indices, found, strict=True):
                 maps[index] = queries[index].view.maps(own) if self.sees == "plain" else own

@@ -244,7 +244,8 @@ def imagenet_prior(predictor: Predictor, episode: Episode) -> npt.NDArray[np.flo
             f"prior of this one is '{trained.decoder.prior}'; name another run."
         )
     labelled = [(s.image, truth_of(s, episode.class_index)) for s in episode.supports]
-    (query,), (shown,) = trained.see([episode.query.image]), trained.show([labelled])
+    (query,) = trained.encode_queries([episode.query.image])
+    shown = trained.encode_supports(labelled)
     masks = shown.masks[None].to(trained.device)
     prior = trained.decoder.imagenet_priors(query.maps, shown.maps, masks)
     mean = prior.mean(dim=1, keepdim=True).float().cpu()

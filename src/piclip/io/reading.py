@@ -1,0 +1,88 @@
+"""Many images, read ahead of whoever works on them, in groups that memory has room for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias, cast
+
+import numpy as np
+from PIL import Image
+
+from piclip.errors import PiclipError, UsageError
+from piclip.io.decoding import ImageSource
+
+_VALUES_AT_ONCE = 100_000_000  # scores of all images of a batch: 400 MB
+
+
+def sources(images: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource]:
+    """One image or many, one by one; what is none is refused when its turn comes."""
+    kinds = (str, Path, Image.Image, np.ndarray)
+    single = isinstance(images, kinds) or not isinstance(images, Iterable)
+    wanted = "a file, a Pillow image or an array (H, W, 3), or a list or generator of such"
+    many = [images] if single else images
+    for image in cast("Iterable[object]", many):
+        if not isinstance(image, kinds):
+            raise UsageError(f"Images are {wanted}, not {type(image).__name__}.")
+        if isinstance(image, np.ndarray) and image.ndim not in (2, 3):
+            raise UsageError(f"Images are {wanted}, not an array of the shape {image.shape}.")
+        yield image
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The images came to an end with an error of their own, or with something that is none."""
+
+    error: Exception
+
+
+Read: TypeAlias = tuple[ImageSource, Image.Image | PiclipError | Broken]
+
+
+def read_ahead(
+    sources: Iterable[ImageSource], read: Callable[[ImageSource], Image.Image], ahead: int
+) -> Iterator[Read]:
+    """Images, or why they cannot be read, in order; a thread is up to ``ahead`` of them ahead."""
+    waiting: deque[tuple[ImageSource, Future[Image.Image]]] = deque()
+
+    def settled() -> Read:
+        source, reading = waiting.popleft()
+        try:
+            return source, reading.result()
+        except PiclipError as error:
+            return source, error
+
+    thread = ThreadPoolExecutor(1)
+    try:
+        broken: Broken | None = None
+        try:
+            for source in sources:
+                waiting.append((source, thread.submit(read, source)))
+                if len(waiting) > ahead:
+                    yield settled()
+        except Exception as error:  # what was read before it gets its result
+            broken = Broken(error)
+        while waiting:
+            yield settled()
+        if broken is not None:
+            yield "", broken
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
+def batches(images: Iterable[Read], batch_size: int, classes: int) -> Iterator[list[Read]]:
+    """Groups of ``batch_size`` and of no more pixels than memory has room for scores."""
+    batch: list[Read] = []
+    values = 0
+    for source, image in images:
+        own = image.width * image.height * classes if isinstance(image, Image.Image) else 0
+        if batch and (len(batch) == batch_size or values + own > _VALUES_AT_ONCE):
+            yield batch
+            batch, values = [], 0
+        batch.append((source, image))
+        values += own
+    if batch:
+        yield batch
