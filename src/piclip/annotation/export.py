@@ -38,7 +38,7 @@ class Review:
 
     Attributes:
         path: The image.
-        certainty: See `piclip.annotation.certainty`.
+        certainty: See `piclip.annotation.proposals.certainty_of`.
         regions: Number of its regions.
         lowest_score: Of its regions, None without any.
     """

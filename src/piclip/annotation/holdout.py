@@ -12,7 +12,7 @@ import numpy.typing as npt
 from piclip.annotation.fitted import Examples, learn, spread
 from piclip.formats.image_files import find_image
 from piclip.formats.labels import LabelledFile
-from piclip.formats.predictions import from_segmentation
+from piclip.formats.predicted import from_segmentation
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.images import MAX_PIXELS
 from piclip.segmenter import FewShotSegmenter

@@ -27,7 +27,7 @@ class Proposal:
 
     Attributes:
         file: The image and its regions, each with its score.
-        certainty: See `piclip.annotation.certainty`.
+        certainty: See `piclip.annotation.proposals.certainty_of`.
     """
 
     file: LabelledFile

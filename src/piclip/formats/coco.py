@@ -16,7 +16,14 @@ from typing import Any
 
 from piclip.errors import MaskError, UsageError
 from piclip.formats.image_files import relative_path
-from piclip.formats.json_files import dump_json, field, image_size_field, load_json, optional_number
+from piclip.formats.label_files import (
+    dump_json,
+    field,
+    image_size_field,
+    json_if_any,
+    load_json,
+    optional_number,
+)
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import corners_from, joined, outlines
 from piclip.formats.run_length import RunLengthMask
@@ -24,9 +31,7 @@ from piclip.formats.run_length import RunLengthMask
 
 def recognise(source: Path) -> bool:
     """Is this file COCO JSON?"""
-    if source.suffix.lower() != ".json" or not source.is_file():
-        return False
-    content = load_json(source)
+    content = json_if_any(source)
     return isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content)
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import relative_path
-from piclip.formats.json_files import dump_json, field, image_size_field, load_json
+from piclip.formats.label_files import dump_json, field, image_size_field, json_if_any, load_json
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import corners_from, outlines
 from piclip.formats.run_length import RunLengthMask
@@ -34,9 +34,7 @@ _VERSION = "5.5.0"
 def recognise(source: Path) -> bool:
     """Is this a labelme file, or a folder with one?"""
     first = next(iter(sorted(source.rglob("*.json"))), None) if source.is_dir() else source
-    if first is None or first.suffix.lower() != ".json" or not first.is_file():
-        return False
-    content = load_json(first)
+    content = None if first is None else json_if_any(first)
     return isinstance(content, dict) and "shapes" in content
 
 
@@ -133,10 +131,8 @@ def _mask(shape: dict[str, Any], size: tuple[int, int], where: str) -> RunLength
             f"{where}: the mask lies outside the image of {size[1]} x {size[0]} pixels (width x "
             f"height); check that the label belongs to this image."
         )
-    if not small.any():
-        raise MaskError(f"{where}: the label covers no pixel; draw it anew or delete it.")
     mask[y : y + small.shape[0], x : x + small.shape[1]] = small
-    return RunLengthMask.from_array(mask)
+    return RunLengthMask.from_array(mask).not_empty(where)
 
 
 def _decode(text: str, where: str) -> npt.NDArray[np.bool_]:

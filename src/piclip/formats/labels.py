@@ -82,6 +82,27 @@ class LabelledFile:
         """The classes that are labelled in this image, each once."""
         return tuple(dict.fromkeys(region.class_name for region in self.regions))
 
+    def image_in(self, root: Path) -> Path:
+        """Find the image's file below a folder, or directly in it.
+
+        Raises:
+            ImageError: It is not there or cannot be read.
+            MaskError: It has another size than the labels say.
+        """
+        path = find_image(root, self.path)
+        if path is None:
+            raise ImageError(
+                f"{root}: the labelled image {self.path} is not in this folder; give the folder "
+                f"that holds the images."
+            )
+        height, width = image_size(path)
+        if (height, width) != self.size:
+            raise MaskError(
+                f"{path}: the image is {width} x {height} pixels (width x height) but its label "
+                f"was made for {self.width} x {self.height}; use the image that was labelled."
+            )
+        return path
+
     def mask_of(self, class_name: str) -> npt.NDArray[np.bool_]:
         """All pixels of a class, crowds included: bool (H, W)."""
         masks = [region.mask for region in self.regions if region.class_name == class_name]
@@ -169,7 +190,7 @@ class Labels:
         """
         supports: dict[str, list[Support]] = {name: [] for name in self.class_names}
         for file in self.labelled:
-            image = self._image_of(file, Path(image_root))
+            image = file.image_in(Path(image_root))
             for name in file.class_names:
                 supports[name].append(Support(image, file.mask_of(name)))
         found = {name: examples for name, examples in supports.items() if examples}
@@ -198,22 +219,6 @@ class Labels:
         folders = {path.parent for path in known.values() if path is not None} or {root}
         listed = [path for folder in sorted(folders) for path in list_images(folder)]
         return [path for path in listed if path not in labelled]
-
-    @staticmethod
-    def _image_of(file: LabelledFile, root: Path) -> Path:
-        path = find_image(root, file.path)
-        if path is None:
-            raise ImageError(
-                f"{root}: the labelled image {file.path} is not in this folder; give the folder "
-                f"that holds the images."
-            )
-        height, width = image_size(path)
-        if (height, width) != file.size:
-            raise MaskError(
-                f"{path}: the image is {width} x {height} pixels (width x height) but its label "
-                f"was made for {file.width} x {file.height}; use the image that was labelled."
-            )
-        return path
 
 
 def check_class(name: str, class_names: Iterable[str], where: str) -> str:

@@ -20,12 +20,12 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from piclip.errors import MaskError, UsageError
-from piclip.formats.extras import library
 from piclip.formats.image_files import find_image, relative_path
-from piclip.formats.json_files import dump_json, field, image_size_field, load_json
+from piclip.formats.label_files import dump_json, field, image_size_field, json_if_any, load_json
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import corners_from
 from piclip.formats.run_length import RunLengthMask
+from piclip.io.extras import library
 from piclip.io.images import image_size
 from piclip.io.overlays import COLOURS
 
@@ -39,9 +39,7 @@ _OPAQUE = 128
 
 def recognise(source: Path) -> bool:
     """Is this a Label Studio export?"""
-    if source.suffix.lower() != ".json" or not source.is_file():
-        return False
-    tasks = load_json(source)
+    tasks = json_if_any(source)
     return isinstance(tasks, list) and all(isinstance(t, dict) and "data" in t for t in tasks)
 
 
@@ -273,6 +271,4 @@ def _mask(value: dict[str, Any], size: tuple[int, int], where: str) -> RunLength
             f"{where}: the brush stroke is damaged or belongs to an image of another size than "
             f"{width} x {height} pixels (width x height); export the labels again."
         ) from error
-    if not (alpha >= _OPAQUE).any():
-        raise MaskError(f"{where}: the label covers no pixel; draw it anew or delete it.")
-    return RunLengthMask.from_array(alpha >= _OPAQUE)
+    return RunLengthMask.from_array(alpha >= _OPAQUE).not_empty(where)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol, cast
 
 from piclip.errors import UsageError
 from piclip.formats import coco, labelme, labelstudio, masks, voc, yolo
 from piclip.formats.labels import Labels
 from piclip.io.decoding import reason
+from piclip.io.images import read_image
+from piclip.io.outputs import write_png
+from piclip.io.overlays import draw_overlay
 
 
 class Format(Protocol):
@@ -113,6 +116,34 @@ def write_labels(labels: Labels, destination: str | Path, *, format: str) -> lis
         OutputError: A file cannot be written.
     """
     return get_format(format).write(labels, destination)
+
+
+def write_overlays(
+    labels: Labels, destination: str | Path, *, images: str | Path, alpha: float = 0.5
+) -> list[Path]:
+    """Draw labels over their images, to look at; nothing reads them back.
+
+    Args:
+        labels: What to draw; images without a label are left out.
+        destination: The folder for ``NAME.png``, made if need be.
+        images: The folder of images.
+        alpha: Weight of the tint, 0 (outlines only) to 1.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ImageError: An image is missing or cannot be read.
+        MaskError: An image has another size than its labels.
+        OutputError: A file cannot be written.
+    """
+    written = []
+    for file in labels.labelled:
+        image = read_image(file.image_in(Path(images)))
+        drawn = draw_overlay(image, file.class_map(labels.class_names), alpha)
+        target = PurePosixPath(file.path).with_suffix(".png")
+        written.append(write_png(drawn, Path(destination) / target))
+    return written
 
 
 def _there(source: str | Path) -> Path:

@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import ImagesByStem
+from piclip.formats.label_files import read_lines, write_text
 from piclip.formats.labels import LabelledFile, Labels, Region
 from piclip.formats.run_length import RunLengthMask
-from piclip.formats.text_files import read_lines, write_text
 from piclip.io.decoding import decode, opened
 from piclip.io.images import IGNORE, MAX_PIXELS, image_size
 from piclip.io.outputs import write_png

@@ -16,11 +16,10 @@ import yaml
 
 from piclip.errors import UsageError
 from piclip.formats.image_files import ImagesByStem
+from piclip.formats.label_files import read_lines, read_text, readable, write_text
 from piclip.formats.labels import LabelledFile, Labels, Region
 from piclip.formats.polygons import corners_from, joined, outlines
 from piclip.formats.run_length import RunLengthMask
-from piclip.formats.text_files import read_lines, read_text, write_text
-from piclip.io.decoding import reason
 from piclip.io.documents import read_yaml
 from piclip.io.images import image_size
 
@@ -158,12 +157,8 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 
 def _names_in_yaml(path: Path) -> tuple[str, ...]:
-    try:
+    with readable(path):
         content = read_yaml(path)
-    except OSError as error:
-        raise UsageError(f"{path}: {reason(error)}; check the path.") from error
-    except ValueError as error:
-        raise UsageError(f"{path}: {error}; export the labels again.") from error
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
         names = [names[index] for index in range(len(names))]

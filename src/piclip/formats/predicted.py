@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from piclip.formats.extras import library
 from piclip.formats.labels import LabelledFile, Region
 from piclip.formats.run_length import RunLengthMask
+from piclip.io.extras import library
 from piclip.io.images import IGNORE
 
 if TYPE_CHECKING:

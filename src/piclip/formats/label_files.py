@@ -1,17 +1,19 @@
-"""Read JSON label files and their fields, or say in one sentence what is wrong; write them."""
+"""Read label files of text and JSON, or say in one sentence what is wrong; write them."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from piclip.errors import UsageError
-from piclip.formats.text_files import write_text
+from piclip.io import documents
 from piclip.io.decoding import check_pixels, reason
-from piclip.io.documents import read_json
 from piclip.io.images import MAX_PIXELS
+from piclip.io.outputs import atomic_path
 
 T = TypeVar("T")
 _WORDS = {
@@ -24,26 +26,48 @@ _WORDS = {
 }
 
 
-def load_json(path: Path) -> Any:  # noqa: ANN401  (what a JSON file holds)
-    """Read a JSON file.
-
-    Raises:
-        UsageError: It cannot be read, or is not JSON.
-    """
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turns what the readers of `piclip.io.documents` raise in its block into UsageError."""
     try:
-        return read_json(path)
+        yield
     except OSError as error:
         raise UsageError(f"{path}: {reason(error)}; check the path.") from error
     except ValueError as error:
         raise UsageError(f"{path}: {error}; export the labels again.") from error
 
 
-def dump_json(value: object, path: Path) -> Path:
-    """Write a JSON file atomically on one line: indented, each corner would take a line.
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8 (UsageError if it cannot be read)."""
+    with readable(path):
+        return documents.read_text(path)
 
-    Raises:
-        OutputError: The file cannot be written.
-    """
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a file that are not empty, without spaces around them."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def load_json(path: Path) -> Any:  # noqa: ANN401  (what a JSON file holds)
+    """The content of a JSON file (UsageError if it cannot be read, or is not JSON)."""
+    with readable(path):
+        return documents.read_json(path)
+
+
+def json_if_any(path: Path) -> Any:  # noqa: ANN401
+    """As `load_json`; None if the path is no file named ``.json``."""
+    return load_json(path) if path.suffix.lower() == ".json" and path.is_file() else None
+
+
+def write_text(text: str, path: Path) -> Path:
+    """Write a file atomically, ended by a new line unless empty (OutputError)."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n" if text else "", encoding="utf-8")
+    return path
+
+
+def dump_json(value: object, path: Path) -> Path:
+    """Write JSON on one line (OutputError): indented, each corner would take a line."""
     return write_text(json.dumps(value, allow_nan=False), path)
 
 
