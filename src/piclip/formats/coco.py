@@ -38,19 +38,10 @@ def recognise(source: Path) -> bool:
 def read(
     source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
-    """Read a COCO file.
+    """Read a COCO file, as `Format.read` says; ``images`` is not needed.
 
-    Args:
-        source: The JSON file.
-        images: Not needed: the file knows the images' sizes.
-        class_names: The classes and their order, if not all categories of the file in its order.
-
-    Returns:
-        The labels; images without annotation are kept, unlabelled.
-
-    Raises:
-        UsageError: The file is malformed, or names an unknown image or category.
-        MaskError: An annotation is empty, damaged, or outside its image.
+    Images without annotation are kept, unlabelled; an annotation of an unknown image or category
+    is a UsageError.
     """
     path = Path(source)
     categories, found = load(path)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from piclip.errors import ImageError, MaskError, UsageError
-from piclip.formats.image_files import relative_path
+from piclip.formats.image_files import label_paths, relative_path
 from piclip.formats.label_files import dump_json, field, image_size_field, json_if_any, load_json
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import corners_from, outlines
@@ -41,19 +41,9 @@ def recognise(source: Path) -> bool:
 def read(
     source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
-    """Read labelme files.
+    """Read one labelme file or a folder of them, as `Format.read` says.
 
-    Args:
-        source: One file, or a folder of them.
-        images: Not needed: the files know the images' sizes.
-        class_names: The classes and their order, if not all labels as they come.
-
-    Returns:
-        The labels; a file without shapes is an image without label.
-
-    Raises:
-        UsageError: A file is malformed, has an unknown class, or a shape without an area.
-        MaskError: A shape is empty, damaged, or outside its image.
+    ``images`` is not needed. A file without shapes is an image without label.
     """
     path = Path(source)
     root = path if path.is_dir() else path.parent
@@ -66,25 +56,11 @@ def read(
 
 
 def write(labels: Labels, destination: str | Path) -> list[Path]:
-    """Write one labelme file per image, unlabelled ones too.
+    """Write one labelme file per image, unlabelled ones too, as `Format.write` says.
 
-    Args:
-        labels: What to write.
-        destination: The folder; labelme opens the files where the images lie beside them.
-
-    Returns:
-        The files written.
-
-    Raises:
-        UsageError: Two images would have the same file.
-        OutputError: A file cannot be written.
+    labelme opens the files where the images lie beside them.
     """
-    targets = [PurePosixPath(file.path).with_suffix(".json") for file in labels.images]
-    if len(set(targets)) < len(targets):
-        raise UsageError(
-            "Two images would have the same labelme file, for only their suffixes differ; rename "
-            "one of them."
-        )
+    targets = label_paths((file.path for file in labels.images), ".json")
     return [
         dump_json(_content(file), Path(destination) / target)
         for file, target in zip(labels.images, targets, strict=True)

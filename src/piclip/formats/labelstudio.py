@@ -46,21 +46,11 @@ def recognise(source: Path) -> bool:
 def read(
     source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
-    """Read a JSON export of Label Studio.
+    """Read a JSON export of Label Studio, as `Format.read` says.
 
-    Args:
-        source: The JSON file.
-        images: The folder of images. With it, uploaded files are found under their own names too
-            (Label Studio puts eight characters before them), and tasks without annotation are
-            kept, unlabelled, with Label Studio's URL.
-        class_names: The classes and their order, if not all labels as they come.
-
-    Returns:
-        The labels.
-
-    Raises:
-        UsageError: The file is malformed or has an unknown class.
-        MaskError: A region is empty, damaged, or outside its image.
+    With ``images``, uploaded files are found under their own names too (Label Studio puts eight
+    characters before them), and tasks without annotation are kept, unlabelled, with Label Studio's
+    URL.
     """
     path = Path(source)
     tasks = load_json(path)

@@ -16,7 +16,7 @@ from piclip.io.overlays import draw_overlay
 
 
 class Format(Protocol):
-    """What each module of a format has."""
+    """What each module of a format has; its own docstrings say only what is special there."""
 
     def recognise(self, source: Path) -> bool:
         """Is this file or folder in the format? Reads no more than it needs to tell."""
@@ -28,10 +28,36 @@ class Format(Protocol):
         images: str | Path | None = None,
         class_names: Sequence[str] = (),
     ) -> Labels:
-        """Read the labels of a set of images."""
+        """Read the labels of a set of images.
+
+        Args:
+            source: The file or folder of the labelling tool.
+            images: The folder of images; voc, masks and yolo need it, labelstudio can use it.
+            class_names: The classes in their order; another one in the labels is an error.
+
+        Returns:
+            The labels.
+
+        Raises:
+            UsageError: The labels are malformed, or something that is needed was not given.
+            ImageError: An image is missing, or it or a mask cannot be read.
+            MaskError: A label is empty or damaged, or does not fit its image.
+        """
 
     def write(self, labels: Labels, destination: str | Path) -> list[Path]:
-        """Write the labels of a set of images."""
+        """Write the labels of a set of images.
+
+        Args:
+            labels: What to write.
+            destination: A JSON file for coco and labelstudio, a folder for the others.
+
+        Returns:
+            The files written.
+
+        Raises:
+            UsageError: The format cannot hold the labels, or two images would have one file.
+            OutputError: A file cannot be written.
+        """
 
 
 FORMATS: dict[str, Format] = {
@@ -80,41 +106,13 @@ def read_labels(
     images: str | Path | None = None,
     class_names: Sequence[str] = (),
 ) -> Labels:
-    """Read the labels of a set of images.
-
-    Args:
-        source: The file or folder of the labelling tool.
-        format: A name of `FORMATS`, or "auto" to tell it from the content.
-        images: The folder of images; voc, masks and yolo need it, labelstudio can use it.
-        class_names: The classes in their order; another one in the labels is an error.
-
-    Returns:
-        The labels.
-
-    Raises:
-        UsageError: The format is unknown or the labels are malformed.
-        ImageError: An image is missing.
-        MaskError: A label is empty, or does not fit its image.
-    """
+    """Read labels as `Format.read`, in a format of `FORMATS` or "auto": told from the content."""
     name = detect(source) if format == "auto" else format
     return get_format(name).read(_there(source), images=images, class_names=class_names)
 
 
 def write_labels(labels: Labels, destination: str | Path, *, format: str) -> list[Path]:
-    """Write the labels of a set of images.
-
-    Args:
-        labels: What to write.
-        destination: A JSON file for coco and labelstudio, a folder for the others.
-        format: A name of `FORMATS`.
-
-    Returns:
-        The files written.
-
-    Raises:
-        UsageError: The format is unknown or cannot hold the labels.
-        OutputError: A file cannot be written.
-    """
+    """Write labels as `Format.write`, in a format of `FORMATS` (UsageError for another one)."""
     return get_format(format).write(labels, destination)
 
 
