@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from typing import Any, TextIO
 
 from piclip.errors import UsageError
 from piclip.formats import coco, labelstudio
-from piclip.formats.labels import LabelledFile, Labels
+from piclip.formats.labels import LabelledFile, Labels, label_paths
 from piclip.formats.registry import get_format
 from piclip.io.outputs import atomic_path
 
@@ -76,13 +75,7 @@ def check_destination(
             f"{destination} is a file, but {format} is a folder of files; give a folder, or "
             f"--output-format coco for one file."
         )
-    stems = Counter(PurePosixPath(path).with_suffix("") for path in paths)
-    twice = [stem for stem, number in stems.items() if number > 1]
-    if twice:
-        raise UsageError(
-            f"Two images are called {twice[0]} but for their suffixes, so that both would have "
-            f"one label; rename one of them, or choose --output-format coco."
-        )
+    label_paths(paths, "")
     folder = destination.resolve()
     if format in _IMAGES and any(folder in file.resolve().parents for file in files):
         raise UsageError(

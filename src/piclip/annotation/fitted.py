@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from piclip.errors import ImageError, UsageError
+from piclip.errors import ImageError
 from piclip.formats.image_files import find_image
 from piclip.formats.labels import LabelledFile, Labels
 from piclip.io.decoding import reason
@@ -46,16 +46,10 @@ def choose_examples(labels: Labels, most: int = MOST_SUPPORTS) -> dict[str, list
     Raises:
         UsageError: Nothing is labelled.
     """
-    shown: dict[str, list[LabelledFile]] = {name: [] for name in labels.class_names}
-    for file in sorted(labels.labelled, key=lambda labelled: labelled.path):
-        for name in file.class_names:
-            shown[name].append(file)
-    chosen = {name: spread(files, most) for name, files in shown.items() if files}
-    if not chosen:
-        raise UsageError(
-            "None of the images is labelled; label at least one object in at least one image."
-        )
-    return chosen
+    return {
+        name: spread(sorted(files, key=lambda file: file.path), most)
+        for name, files in labels.by_class().items()
+    }
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:

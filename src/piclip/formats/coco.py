@@ -38,7 +38,7 @@ def recognise(source: Path) -> bool:
 def read(
     source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
-    """Read a COCO file, as `Format.read` says; ``images`` is not needed.
+    """Read a COCO file, as `read_labels` says; ``images`` is not needed.
 
     Images without annotation are kept, unlabelled; an annotation of an unknown image or category
     is a UsageError.

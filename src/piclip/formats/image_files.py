@@ -1,8 +1,7 @@
-"""Find the image files that labels speak of, and name the label files of images."""
+"""Find the image files that labels speak of."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -93,18 +92,6 @@ class LabelFolder:
             f"{label_file}: no image {label_file.stem} (.jpg, .png ...) is in {self._images}; give "
             f"the folder that holds the images."
         )
-
-
-def label_paths(images: Iterable[str], suffix: str) -> list[PurePosixPath]:
-    """The label file of each image: its path with another suffix (UsageError if two collide)."""
-    paths = [PurePosixPath(image).with_suffix(suffix) for image in images]
-    for path, count in Counter(paths).items():
-        if count > 1:
-            raise UsageError(
-                f"Two images would have the same label {path}, for only their suffixes differ; "
-                f"rename one of them."
-            )
-    return paths
 
 
 def _stems_of(folder: Path) -> dict[str, list[str]]:

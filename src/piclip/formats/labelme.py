@@ -20,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from piclip.errors import ImageError, MaskError, UsageError
-from piclip.formats.image_files import label_paths, relative_path
+from piclip.formats.image_files import relative_path
 from piclip.formats.label_files import dump_json, field, image_size_field, json_if_any, load_json
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import corners_from, outlines
@@ -41,7 +41,7 @@ def recognise(source: Path) -> bool:
 def read(
     source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
-    """Read one labelme file or a folder of them, as `Format.read` says.
+    """Read one labelme file or a folder of them, as `read_labels` says.
 
     ``images`` is not needed. A file without shapes is an image without label.
     """
@@ -56,14 +56,13 @@ def read(
 
 
 def write(labels: Labels, destination: str | Path) -> list[Path]:
-    """Write one labelme file per image, unlabelled ones too, as `Format.write` says.
+    """Write one labelme file per image, unlabelled ones too, as `write_labels` says.
 
     labelme opens the files where the images lie beside them.
     """
-    targets = label_paths((file.path for file in labels.images), ".json")
     return [
         dump_json(_content(file), Path(destination) / target)
-        for file, target in zip(labels.images, targets, strict=True)
+        for file, target in labels.with_paths(".json")
     ]
 
 

@@ -1,16 +1,11 @@
-"""What any labelling tool says about a set of images, in one neutral form.
-
->>> from piclip.formats import read_labels
->>> labels = read_labels("labels.json", images="photos")         # doctest: +SKIP
->>> segmenter.fit(labels.supports("photos"))                       # doctest: +SKIP
->>> segmenter.predict(labels.unlabelled("photos"))                 # doctest: +SKIP
-"""
+"""What any labelling tool says about a set of images, in one neutral form."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
@@ -171,6 +166,19 @@ class Labels:
         """The images with at least one region."""
         return tuple(file for file in self.images if file.regions)
 
+    def by_class(self) -> dict[str, list[LabelledFile]]:
+        """The images that show a class, for each that is labelled (UsageError if none is)."""
+        shown: dict[str, list[LabelledFile]] = {name: [] for name in self.class_names}
+        for file in self.labelled:
+            for name in file.class_names:
+                shown[name].append(file)
+        found = {name: files for name, files in shown.items() if files}
+        if not found:
+            raise UsageError(
+                "None of the images is labelled; label at least one object in at least one image."
+            )
+        return found
+
     def supports(self, image_root: str | Path) -> dict[str, list[Support]]:
         """Give everything that is labelled as supports, for ``FewShotSegmenter.fit``.
 
@@ -188,17 +196,16 @@ class Labels:
             MaskError: An image has another size than its label says.
             UsageError: Nothing is labelled.
         """
-        supports: dict[str, list[Support]] = {name: [] for name in self.class_names}
-        for file in self.labelled:
-            image = file.image_in(Path(image_root))
-            for name in file.class_names:
-                supports[name].append(Support(image, file.mask_of(name)))
-        found = {name: examples for name, examples in supports.items() if examples}
-        if not found:
-            raise UsageError(
-                "None of the images is labelled; label at least one object in at least one image."
-            )
-        return found
+        paths = {file.path: file.image_in(Path(image_root)) for file in self.labelled}
+        return {
+            name: [Support(paths[file.path], file.mask_of(name)) for file in files]
+            for name, files in self.by_class().items()
+        }
+
+    def with_paths(self, suffix: str) -> list[tuple[LabelledFile, PurePosixPath]]:
+        """Each image with the path of its label file (UsageError if two would have the same)."""
+        paths = label_paths((file.path for file in self.images), suffix)
+        return list(zip(self.images, paths, strict=True))
 
     def unlabelled(self, image_root: str | Path) -> list[Path]:
         """List the images without a label, the queries.
@@ -219,6 +226,18 @@ class Labels:
         folders = {path.parent for path in known.values() if path is not None} or {root}
         listed = [path for folder in sorted(folders) for path in list_images(folder)]
         return [path for path in listed if path not in labelled]
+
+
+def label_paths(images: Iterable[str], suffix: str) -> list[PurePosixPath]:
+    """The label file of each image: its path with another suffix (UsageError if two collide)."""
+    paths = [PurePosixPath(image).with_suffix(suffix) for image in images]
+    for path, count in Counter(paths).items():
+        if count > 1:
+            raise UsageError(
+                f"Two images are called {path.with_suffix('')} and only their suffixes differ, so "
+                f"that both would have one label; rename one of them, or write coco."
+            )
+    return paths
 
 
 def check_class(name: str, class_names: Iterable[str], where: str) -> str:

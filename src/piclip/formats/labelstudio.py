@@ -46,7 +46,7 @@ def recognise(source: Path) -> bool:
 def read(
     source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
-    """Read a JSON export of Label Studio, as `Format.read` says.
+    """Read a JSON export of Label Studio, as `read_labels` says.
 
     With ``images``, uploaded files are found under their own names too (Label Studio puts eight
     characters before them), and tasks without annotation are kept, unlabelled, with Label Studio's

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from piclip.errors import UsageError
-from piclip.formats.image_files import LabelFolder, label_paths
+from piclip.formats.image_files import LabelFolder
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.images import read_mask
@@ -28,7 +28,7 @@ def recognise(source: Path) -> bool:
 def read(
     source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
-    """Read a folder of binary masks, as `Format.read` says: one region per mask.
+    """Read a folder of binary masks, as `read_labels` says: one region per mask.
 
     What marks the object is told as in ``read_mask``. ``images`` is needed, and ``class_names``
     gives the one class of masks that lie in the folder itself.
@@ -52,7 +52,7 @@ def read(
 
 
 def write(labels: Labels, destination: str | Path) -> list[Path]:
-    """Write ``CLASS/NAME.png`` for every class that an image shows, as `Format.write` says.
+    """Write ``CLASS/NAME.png`` for every class that an image shows, as `write_labels` says.
 
     A class whose name cannot be a folder's is a UsageError.
     """
@@ -62,10 +62,9 @@ def write(labels: Labels, destination: str | Path) -> list[Path]:
                 f"The class {name!r} cannot be the name of a folder of masks; rename it or write "
                 f"another format, such as coco."
             )
-    targets = label_paths((file.path for file in labels.images), ".png")
     return [
         write_png(file.mask_of(name), Path(destination) / name / target)
-        for file, target in zip(labels.images, targets, strict=True)
+        for file, target in labels.with_paths(".png")
         for name in file.class_names
     ]
 

@@ -1,8 +1,4 @@
-"""Turn predictions into labels, so that every format can write them.
-
->>> labels = Labels(names, tuple(from_segmentation(s) for s in found))   # doctest: +SKIP
->>> write_labels(labels, "proposals.json", format="coco")                # doctest: +SKIP
-"""
+"""Turn predictions into labels, so that every format can write them."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Protocol, cast
+from typing import Protocol
 
 from piclip.errors import UsageError
 from piclip.formats import coco, labelme, labelstudio, masks, voc, yolo
@@ -28,46 +28,20 @@ class Format(Protocol):
         images: str | Path | None = None,
         class_names: Sequence[str] = (),
     ) -> Labels:
-        """Read the labels of a set of images.
-
-        Args:
-            source: The file or folder of the labelling tool.
-            images: The folder of images; voc, masks and yolo need it, labelstudio can use it.
-            class_names: The classes in their order; another one in the labels is an error.
-
-        Returns:
-            The labels.
-
-        Raises:
-            UsageError: The labels are malformed, or something that is needed was not given.
-            ImageError: An image is missing, or it or a mask cannot be read.
-            MaskError: A label is empty or damaged, or does not fit its image.
-        """
+        """Read labels as `read_labels`."""
 
     def write(self, labels: Labels, destination: str | Path) -> list[Path]:
-        """Write the labels of a set of images.
-
-        Args:
-            labels: What to write.
-            destination: A JSON file for coco and labelstudio, a folder for the others.
-
-        Returns:
-            The files written.
-
-        Raises:
-            UsageError: The format cannot hold the labels, or two images would have one file.
-            OutputError: A file cannot be written.
-        """
+        """Write labels as `write_labels`."""
 
 
 FORMATS: dict[str, Format] = {
     # In the order in which they are recognised: what is named plainly before what any PNG fits.
-    "coco": cast(Format, coco),
-    "labelstudio": cast(Format, labelstudio),
-    "labelme": cast(Format, labelme),
-    "yolo": cast(Format, yolo),
-    "voc": cast(Format, voc),
-    "masks": cast(Format, masks),
+    "coco": coco,
+    "labelstudio": labelstudio,
+    "labelme": labelme,
+    "yolo": yolo,
+    "voc": voc,
+    "masks": masks,
 }
 
 
@@ -106,13 +80,42 @@ def read_labels(
     images: str | Path | None = None,
     class_names: Sequence[str] = (),
 ) -> Labels:
-    """Read labels as `Format.read`, in a format of `FORMATS` or "auto": told from the content."""
+    """Read the labels of a set of images.
+
+    Args:
+        source: The file or folder of the labelling tool.
+        format: A name of `FORMATS`, or "auto" to tell it from the content.
+        images: The folder of images; voc, masks and yolo need it, labelstudio can use it.
+        class_names: The classes in their order; another one in the labels is an error.
+
+    Returns:
+        The labels.
+
+    Raises:
+        UsageError: The format is unknown, the labels are malformed, or what is needed is missing.
+        ImageError: An image is missing, or it or a mask cannot be read.
+        MaskError: A label is empty or damaged, or does not fit its image.
+    """
     name = detect(source) if format == "auto" else format
     return get_format(name).read(_there(source), images=images, class_names=class_names)
 
 
 def write_labels(labels: Labels, destination: str | Path, *, format: str) -> list[Path]:
-    """Write labels as `Format.write`, in a format of `FORMATS` (UsageError for another one)."""
+    """Write the labels of a set of images.
+
+    Args:
+        labels: What to write.
+        destination: A JSON file for coco and labelstudio, a folder for the others.
+        format: A name of `FORMATS`.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UsageError: The format is unknown or cannot hold the labels, or two images would have one
+            file.
+        OutputError: A file cannot be written.
+    """
     return get_format(format).write(labels, destination)
 
 

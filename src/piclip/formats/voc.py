@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from piclip.errors import ImageError, MaskError, UsageError
-from piclip.formats.image_files import LabelFolder, label_paths
+from piclip.formats.image_files import LabelFolder
 from piclip.formats.label_files import read_lines, write_text
 from piclip.formats.labels import LabelledFile, Labels, Region
 from piclip.formats.run_length import RunLengthMask
@@ -47,7 +47,7 @@ def recognise(source: Path) -> bool:
 def read(
     source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
-    """Read a folder of class maps, those in subfolders too, as `Format.read` says.
+    """Read a folder of class maps, those in subfolders too, as `read_labels` says.
 
     ``images`` is needed, and ``class_names`` in the order of their indices where there is no
     class_names.txt. There is one region per class and image.
@@ -80,12 +80,11 @@ def read(
 def write(labels: Labels, destination: str | Path) -> list[Path]:
     """Write a class map for every image, unlabelled ones too, and class_names.txt.
 
-    As `Format.write` says; more than 254 classes are a UsageError.
+    As `write_labels` says; more than 254 classes are a UsageError.
     """
-    folder = Path(destination)
-    targets = label_paths((file.path for file in labels.images), ".png")
+    folder, targets = Path(destination), labels.with_paths(".png")
     written = [write_text("\n".join(["_background_", *labels.class_names]), folder / _NAMES)]
-    for file, target in zip(labels.images, targets, strict=True):
+    for file, target in targets:
         image = class_map_image(file.class_map(labels.class_names))
         written.append(write_png(image, folder / target))
     return written

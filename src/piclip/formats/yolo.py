@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from piclip.errors import UsageError
-from piclip.formats.image_files import LabelFolder, label_paths
+from piclip.formats.image_files import LabelFolder
 from piclip.formats.label_files import read_lines, read_text, readable, write_text
 from piclip.formats.labels import LabelledFile, Labels, Region
 from piclip.formats.polygons import corners_from, joined, outlines
@@ -37,7 +37,7 @@ def recognise(source: Path) -> bool:
 def read(
     source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
-    """Read YOLO segmentation labels, as `Format.read` says.
+    """Read YOLO segmentation labels, as `read_labels` says.
 
     The source is the folder of text files, or one with a subfolder ``labels``, or its data.yaml.
     ``images`` is needed, and ``class_names`` in the order of their indices if neither data.yaml nor
@@ -62,9 +62,8 @@ def read(
 
 
 def write(labels: Labels, destination: str | Path) -> list[Path]:
-    """Write data.yaml and a text file per image, unlabelled too, as `Format.write` says."""
-    folder = Path(destination)
-    targets = label_paths((file.path for file in labels.images), ".txt")
+    """Write data.yaml and a text file per image, unlabelled too, as `write_labels` says."""
+    folder, targets = Path(destination), labels.with_paths(".txt")
     names = yaml.safe_dump(
         {"names": dict(enumerate(labels.class_names))}, sort_keys=False, allow_unicode=True
     )
@@ -72,7 +71,7 @@ def write(labels: Labels, destination: str | Path) -> list[Path]:
         write_text(names.rstrip("\n"), folder / _YAML),
         *(
             write_text(to_text(file, labels.class_names), folder / "labels" / target)
-            for file, target in zip(labels.images, targets, strict=True)
+            for file, target in targets
         ),
     ]
 
