@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path, PurePosixPath
@@ -17,9 +16,9 @@ from typing import Any, TextIO
 
 from piclip.errors import UsageError
 from piclip.formats import coco, labelstudio
+from piclip.formats.label_files import written
 from piclip.formats.labels import LabelledFile, Labels, label_paths
 from piclip.formats.registry import get_format
-from piclip.io.outputs import atomic_path
 
 ONE_FILE = frozenset({"coco", "labelstudio"})
 """Formats of one JSON file; the others are folders with files per image."""
@@ -99,7 +98,7 @@ def write_files(files: Files, labels: Labels, destination: Path, format: str) ->
     if format == "coco":
         _write_coco(files, labels, destination)
     elif format == "labelstudio":
-        with _text(destination) as out:
+        with written(destination) as out:
             _write_list(out, (labelstudio.to_task(file) for file in files()))
             out.write("\n")
     else:
@@ -108,23 +107,12 @@ def write_files(files: Files, labels: Labels, destination: Path, format: str) ->
 
 def write_review(rows: Iterable[Review], destination: Path) -> None:
     """Write a CSV file with the least certain images first (OutputError if that fails)."""
-    with _text(destination) as out:
+    with written(destination) as out:
         table = csv.writer(out, lineterminator="\n")
         table.writerow(["image", "certainty", "regions", "lowest_score"])
         for row in sorted(rows, key=lambda row: (row.certainty, row.path)):
             lowest = "" if row.lowest_score is None else f"{row.lowest_score:.4f}"
             table.writerow([row.path, f"{row.certainty:.4f}", row.regions, lowest])
-
-
-@contextmanager
-def _text(destination: Path) -> Iterator[TextIO]:
-    """A text file, there in full or not at all."""
-    with (
-        atomic_path(destination) as temporary,
-        # File names that are no valid UTF-8 hold lone surrogates, which JSON writes as \\udcXX.
-        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out,
-    ):
-        yield out
 
 
 def _write_coco(files: Files, labels: Labels, destination: Path) -> None:
@@ -140,7 +128,7 @@ def _write_coco(files: Files, labels: Labels, destination: Path) -> None:
             one = replace(labels, images=(replace(file, id=number, regions=regions),))
             yield from coco.to_dict(one)[part]
 
-    with _text(destination) as out:
+    with written(destination) as out:
         out.write("{")
         for key in ("info", "categories"):
             out.write(f'"{key}": {json.dumps(empty[key], ensure_ascii=False)},\n')

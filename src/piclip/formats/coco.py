@@ -106,10 +106,7 @@ def drawn_mask(item: dict[str, Any], size: tuple[int, int], where: str) -> RunLe
     """Decode an annotation as pycocotools does, whose outlines may enclose nothing.
 
     Published annotations have outlines of two points and some that leave the image; labels that
-    are to be learned from are read more strictly.
-
-    Raises:
-        UsageError, MaskError: The annotation is damaged.
+    are to be learned from are read more strictly. A damaged one is a UsageError or MaskError.
     """
     shape = item.get("segmentation")
     if not isinstance(shape, list):
@@ -122,19 +119,10 @@ def drawn_mask(item: dict[str, Any], size: tuple[int, int], where: str) -> RunLe
 
 
 def write(labels: Labels, destination: str | Path, *, polygons: bool = False) -> list[Path]:
-    """Write a COCO file.
+    """Write a COCO file, as `write_labels` says.
 
-    Args:
-        labels: What to write.
-        destination: The JSON file.
-        polygons: Outlines instead of run lengths; crowds are run lengths all the same, as COCO
-            asks for.
-
-    Returns:
-        The file written.
-
-    Raises:
-        OutputError: The file cannot be written.
+    With ``polygons`` regions are outlines instead of run lengths; crowds are run lengths all the
+    same, as COCO asks for.
     """
     return [dump_json(to_dict(labels, polygons=polygons), Path(destination))]
 

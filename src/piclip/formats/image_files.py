@@ -41,15 +41,9 @@ class LabelFolder:
     """A folder of label files, each named as its image but for the suffix."""
 
     def __init__(self, folder: Path, images: str | Path | None, what: str) -> None:
-        """Takes the two folders.
+        """Takes the folders of labels and of images (UsageError if one is missing).
 
-        Args:
-            folder: That of the label files.
-            images: That of the images.
-            what: The label files, in the sentences of the errors.
-
-        Raises:
-            UsageError: A folder is missing.
+        The errors call the label files ``what``.
         """
         if not folder.is_dir():
             raise UsageError(f"{folder}: there is no such folder; check the path.")
@@ -59,12 +53,9 @@ class LabelFolder:
         self._stems = lru_cache(maxsize=None)(_stems_of)
 
     def files(self, paths: Iterable[Path], below: Path) -> Iterator[tuple[Path, str, Size]]:
-        """Find the images of label files.
+        """Find the images of label files, which lie ``below`` a folder or its subfolders.
 
-        Args:
-            paths: Label files.
-            below: A folder that holds them; an image may lie in the same subfolder of the folder
-                of images, or directly in that.
+        An image may lie in the same subfolder of the folder of images, or directly in that.
 
         Yields:
             By path: the label file, its image relative to the folder of images, with ``/``, and

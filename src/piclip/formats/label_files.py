@@ -1,4 +1,7 @@
-"""Read label files of text and JSON, or say in one sentence what is wrong; write them."""
+"""Read label files of text and JSON, or say in one sentence what is wrong; write them.
+
+``where`` is always the file and the item in it, as that sentence calls them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from piclip.errors import UsageError
 from piclip.io import documents
@@ -59,10 +62,21 @@ def json_if_any(path: Path) -> Any:  # noqa: ANN401
     return load_json(path) if path.suffix.lower() == ".json" and path.is_file() else None
 
 
+@contextmanager
+def written(path: Path) -> Iterator[TextIO]:
+    """A text file to write, there in full or not at all (OutputError)."""
+    with (
+        atomic_path(path) as temporary,
+        # File names that are no valid UTF-8 hold lone surrogates, which JSON writes as \\udcXX.
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out,
+    ):
+        yield out
+
+
 def write_text(text: str, path: Path) -> Path:
     """Write a file atomically, ended by a new line unless empty (OutputError)."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n" if text else "", encoding="utf-8")
+    with written(path) as out:
+        out.write(text + "\n" if text else "")
     return path
 
 
@@ -72,16 +86,10 @@ def dump_json(value: object, path: Path) -> Path:
 
 
 def field(item: object, key: str, kind: type[T], where: str) -> T:
-    """Get one field of a JSON object.
-
-    Args:
-        item: The object.
-        key: The field's name.
-        kind: str, int, list or dict.
-        where: The file and the item, for the error's sentence.
+    """One field of a JSON object, of the type str, int, list or dict.
 
     Raises:
-        UsageError: The item is no object, or the field is missing or of another kind.
+        UsageError: The item is no object, or the field is missing or of another type.
     """
     if not isinstance(item, dict):
         raise UsageError(f"{where}: an object with the field {key!r} was expected here.")
@@ -104,12 +112,7 @@ def optional_number(item: dict[str, Any], key: str, where: str) -> float | None:
 def image_size_field(
     item: object, where: str, *, height: str = "height", width: str = "width"
 ) -> tuple[int, int]:
-    """(height, width) from two fields.
-
-    Raises:
-        UsageError: A field is missing.
-        ImageError: The size is not that of an image, or over the limit.
-    """
+    """(height, width) from two fields (UsageError or ImageError if that is no size)."""
     size = field(item, height, int, where), field(item, width, int, where)
     check_pixels(where, size[1], size[0], MAX_PIXELS)
     return size

@@ -75,19 +75,13 @@ def write(
     url: str = LOCAL_FILES,
     model_version: str = "piclip",
 ) -> list[Path]:
-    """Write tasks with predictions that Label Studio imports as pre-annotations.
+    """Write tasks with predictions that Label Studio imports, as `write_labels` says.
 
     Args:
         labels: What to write; images without a region become tasks without a prediction.
         destination: The JSON file.
         url: What Label Studio puts before an image's path, for images that it does not know yet.
         model_version: The name under which it shows the predictions.
-
-    Returns:
-        The file written.
-
-    Raises:
-        OutputError: The file cannot be written.
     """
     tasks = [to_task(file, url, model_version) for file in labels.images]
     return [dump_json(tasks, Path(destination))]
@@ -154,10 +148,10 @@ def to_prediction(file: LabelledFile, model_version: str = "piclip") -> dict[str
 def from_task(
     task: dict[str, Any], where: str, root: Path | None = None, class_names: Sequence[str] = ()
 ) -> LabelledFile | None:
-    """Reads one task as it stands in an export.
+    """Reads one task of an export: the ground truth, or else its latest annotation.
 
     Args:
-        task: Its data and annotations, of which the ground truth counts, or else the latest.
+        task: Its data and annotations.
         where: What messages call it.
         root: Folder of the images, which tells the size of one without labels.
         class_names: The classes that may occur; any, if there is none.

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from piclip.errors import UsageError
 from piclip.formats import coco, labelme, labelstudio, masks, voc, yolo
+from piclip.formats.label_files import readable
 from piclip.formats.labels import Labels
-from piclip.io.decoding import reason
 from piclip.io.images import read_image
 from piclip.io.outputs import write_png
 from piclip.io.overlays import draw_overlay
@@ -48,18 +48,14 @@ FORMATS: dict[str, Format] = {
 def get_format(name: str) -> Format:
     """Give a format by its name (UsageError for an unknown one)."""
     if name not in FORMATS:
-        raise UsageError(f"There is no label format {name!r}; the formats are {_names()}.")
+        raise UsageError(
+            f"There is no label format {name!r}; the formats are {', '.join(FORMATS)}."
+        )
     return FORMATS[name]
 
 
 def detect(source: str | Path) -> str:
-    """Tell the format of a file or folder from its content.
-
-    Args:
-        source: The file or folder.
-
-    Returns:
-        The format's name.
+    """Tell the name of the format of a file or folder from its content.
 
     Raises:
         UsageError: It does not exist, cannot be read, or is in none of the formats.
@@ -69,7 +65,7 @@ def detect(source: str | Path) -> str:
         if candidate.recognise(path):
             return name
     raise UsageError(
-        f"{path}: this is in none of the label formats {_names()}; say which one it is."
+        f"{path}: this is in none of the label formats {', '.join(FORMATS)}; say which one it is."
     )
 
 
@@ -149,12 +145,6 @@ def write_overlays(
 
 def _there(source: str | Path) -> Path:
     path = Path(source)
-    try:
+    with readable(path):
         path.stat()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: {reason(error)}; check the path.") from error
     return path
-
-
-def _names() -> str:
-    return ", ".join(FORMATS)
