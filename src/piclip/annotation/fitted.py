@@ -100,18 +100,13 @@ def digest(examples: Examples, image_root: str | Path) -> str:
         for file in files:
             masks = [r.mask.counts for r in file.regions if r.class_name == name]
             content.update(repr((file.path, file.size, masks)).encode())
-            content.update(_content_hash(Path(image_root), file.path))
+            path = find_image(Path(image_root), file.path) or Path(image_root) / file.path
+            try:
+                check_regular(path)
+                content.update(hashlib.sha256(path.read_bytes()).digest())
+            except (OSError, ValueError) as error:
+                raise ImageError(
+                    f"The labelled image {file.path} cannot be read in {image_root} "
+                    f"({reason(error)}); give the folder that holds the images."
+                ) from error
     return content.hexdigest()
-
-
-def _content_hash(root: Path, path: str) -> bytes:
-    found = find_image(root, path)
-    file = found or root / path
-    try:
-        check_regular(file)
-        return hashlib.sha256(file.read_bytes()).digest()
-    except (OSError, ValueError) as error:
-        raise ImageError(
-            f"The labelled image {path} cannot be read in {root} ({reason(error)}); give the "
-            f"folder that holds the images."
-        ) from error

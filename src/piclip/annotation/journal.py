@@ -107,14 +107,8 @@ class Journal:
             Region(name, RunLengthMask(height, width, counts.encode()), score=score)
             for name, score, counts in entry["regions"]
         ]
-        file = LabelledFile(
-            entry["image"],
-            height,
-            width,
-            tuple(regions),
-            id=entry["id"],
-            source=entry["source"],
-        )
+        names = {"id": entry["id"], "source": entry["source"]}
+        file = LabelledFile(entry["image"], height, width, tuple(regions), **names)
         return Proposal(file, entry["certainty"])
 
     def _take_up(self, settings: dict[str, Any]) -> None:

@@ -135,11 +135,11 @@ def propose(
     ):
         query, stamp = asked.popleft()
         try:
-            _check_size(query, found)
+            proposal = _proposal(query, found, threshold)
         except MaskError as error:
             failures.append(Failure(query.path, str(error)))
         else:
-            journal.append(_proposal(query, found, threshold), stamp)
+            journal.append(proposal, stamp)
             finished += 1
         on_progress(finished + len(failures))
     on_progress(finished + len(failures))
@@ -162,18 +162,15 @@ def certainty_of(score: npt.NDArray[np.float32], threshold: float) -> float:
     return float(value)
 
 
-def _proposal(query: Query, segmentation: Segmentation, threshold: float) -> Proposal:
-    file = from_segmentation(segmentation, query.path)
+def _proposal(query: Query, found: Segmentation, threshold: float) -> Proposal:
+    """What was found (MaskError if the labels list the image with another size)."""
+    file = from_segmentation(found, query.path)
     if query.known is not None:
+        if found.size != query.known.size:
+            raise MaskError(
+                f"{query.file}: the image is {file.width} x {file.height} pixels (width x height) "
+                f"but the labels say {query.known.width} x {query.known.height}; give the image "
+                f"that the labels list."
+            )
         file = replace(file, id=query.known.id, source=query.known.source)
-    return Proposal(file, certainty_of(segmentation.score, threshold))
-
-
-def _check_size(query: Query, found: Segmentation) -> None:
-    height, width = found.size
-    if query.known is not None and found.size != query.known.size:
-        raise MaskError(
-            f"{query.file}: the image is {width} x {height} pixels (width x height) "
-            f"but the labels say {query.known.width} x {query.known.height}; give the image that "
-            f"the labels list."
-        )
+    return Proposal(file, certainty_of(found.score, threshold))

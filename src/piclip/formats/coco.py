@@ -9,10 +9,10 @@ show them one pixel larger. Reading polygons keeps the pixels they cover, not th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from piclip.errors import MaskError, UsageError
 from piclip.formats.image_files import relative_path
@@ -27,6 +27,8 @@ from piclip.formats.label_files import (
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import corners_from, joined, outlines
 from piclip.formats.run_length import RunLengthMask
+
+T = TypeVar("T")
 
 
 def recognise(source: Path) -> bool:
@@ -86,8 +88,9 @@ def load(path: Path) -> tuple[dict[int, str], dict[int, CocoImage]]:
         ImageError: The size of an image is none, or over the limit.
     """
     content = load_json(path)
-    categories = _categories(field(content, "categories", list, str(path)), path)
-    images = _images(field(content, "images", list, str(path)), path)
+    items = field(content, "categories", list, str(path))
+    categories = _by_id(items, f"{path}: category", _category)
+    images = _by_id(field(content, "images", list, str(path)), f"{path}: image", _image)
     for index, item in enumerate(field(content, "annotations", list, str(path))):
         where = f"{path}: annotation {item.get('id', index) if isinstance(item, dict) else index}"
         image_id = field(item, "image_id", int, where)
@@ -165,27 +168,25 @@ def to_dict(labels: Labels, *, polygons: bool = False) -> dict[str, Any]:
     }
 
 
-def _categories(items: list[Any], path: Path) -> dict[int, str]:
-    names: dict[int, str] = {}
+def _by_id(items: list[Any], what: str, value: Callable[[object, str], T]) -> dict[int, T]:
+    """The value of each item, taken with the item's place for errors, by the item's id."""
+    found: dict[int, T] = {}
     for index, item in enumerate(items):
-        where = f"{path}: category {index}"
-        number, name = field(item, "id", int, where), field(item, "name", str, where)
-        if number in names:
-            raise UsageError(f"{where}: the id {number} is used twice; give each category its own.")
-        names[number] = name
-    return names
-
-
-def _images(items: list[Any], path: Path) -> dict[int, CocoImage]:
-    images: dict[int, CocoImage] = {}
-    for index, item in enumerate(items):
-        where = f"{path}: image {index}"
+        where = f"{what} {index}"
         number = field(item, "id", int, where)
-        name = relative_path(field(item, "file_name", str, where))
-        if number in images:
-            raise UsageError(f"{where}: the id {number} is used twice; give each image its own.")
-        images[number] = CocoImage(name, image_size_field(item, f"{where} ({name})"), [])
-    return images
+        if number in found:
+            raise UsageError(f"{where}: the id {number} is used twice; give each its own.")
+        found[number] = value(item, where)
+    return found
+
+
+def _category(item: object, where: str) -> str:
+    return field(item, "name", str, where)
+
+
+def _image(item: object, where: str) -> CocoImage:
+    name = relative_path(field(item, "file_name", str, where))
+    return CocoImage(name, image_size_field(item, f"{where} ({name})"), [])
 
 
 def _mask(item: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthMask:

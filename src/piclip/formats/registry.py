@@ -8,8 +8,8 @@ from typing import Protocol
 
 from piclip.errors import UsageError
 from piclip.formats import coco, labelme, labelstudio, masks, voc, yolo
-from piclip.formats.label_files import readable
 from piclip.formats.labels import Labels
+from piclip.io.decoding import reason
 from piclip.io.images import read_image
 from piclip.io.outputs import write_png
 from piclip.io.overlays import draw_overlay
@@ -145,6 +145,8 @@ def write_overlays(
 
 def _there(source: str | Path) -> Path:
     path = Path(source)
-    with readable(path):
+    try:
         path.stat()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: {reason(error)}; check the path.") from error
     return path
