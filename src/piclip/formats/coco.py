@@ -9,26 +9,30 @@ show them one pixel larger. Reading polygons keeps the pixels they cover, not th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
 from piclip.errors import MaskError, UsageError
 from piclip.formats.image_files import relative_path
 from piclip.formats.label_files import (
-    dump_json,
     field,
     image_size_field,
     json_if_any,
     load_json,
     optional_number,
+    write_list,
+    written,
 )
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import corners_from, joined, outlines
 from piclip.formats.run_length import RunLengthMask
 
 T = TypeVar("T")
+_INFO = {"description": "Written by piclip"}
 
 
 def recognise(source: Path) -> bool:
@@ -121,47 +125,72 @@ def drawn_mask(item: dict[str, Any], size: tuple[int, int], where: str) -> RunLe
         raise MaskError(f"{where}: the outline is damaged ({error}).") from error
 
 
-def write(labels: Labels, destination: str | Path, *, polygons: bool = False) -> list[Path]:
-    """Write a COCO file, as `write_labels` says.
+def write(
+    labels: Labels,
+    destination: str | Path,
+    *,
+    polygons: bool = False,
+    files: Callable[[], Iterable[LabelledFile]] | None = None,
+) -> list[Path]:
+    """Write a COCO file, as `write_labels` says, with few images in memory.
 
-    With ``polygons`` regions are outlines instead of run lengths; crowds are run lengths all the
-    same, as COCO asks for.
+    Args:
+        labels: What to write.
+        destination: The JSON file.
+        polygons: Outlines instead of run lengths; crowds are run lengths all the same, as COCO
+            asks for.
+        files: Gives the images instead of ``labels.images``, anew on each of two calls.
     """
-    return [dump_json(to_dict(labels, polygons=polygons), Path(destination))]
+    path = Path(destination)
+    with written(path) as out:
+        out.write(f'{{"info": {json.dumps(_INFO)}')
+        for part, items in _parts(files or (lambda: labels.images), labels, polygons).items():
+            out.write(f',\n"{part}": ')
+            write_list(items, out)
+        out.write("}\n")
+    return [path]
 
 
 def to_dict(labels: Labels, *, polygons: bool = False) -> dict[str, Any]:
     """Make the content of a COCO file: "images", "annotations" and "categories"."""
-    numbers = labels.category_ids or tuple(range(1, len(labels.class_names) + 1))
+    parts = _parts(lambda: labels.images, labels, polygons)
+    return {"info": dict(_INFO)} | {part: list(items) for part, items in parts.items()}
+
+
+def _parts(
+    files: Callable[[], Iterable[LabelledFile]], labels: Labels, polygons: bool
+) -> dict[str, Iterable[dict[str, Any]]]:
+    """The lists of a COCO file, made when they are gone through."""
+    numbers = labels.category_ids or range(1, len(labels.class_names) + 1)
     categories = dict(zip(labels.class_names, numbers, strict=True))
-    next_id = max((file.id for file in labels.images if file.id is not None), default=0) + 1
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for file in labels.images:
-        number = file.id
-        if number is None:
-            number, next_id = next_id, next_id + 1
-        images.append(
-            {"id": number, "file_name": file.path, "height": file.height, "width": file.width}
-        )
-        for region in file.regions:
+    first = max((file.id for file in labels.images if file.id is not None), default=0) + 1
+
+    def numbered() -> Iterator[tuple[int, LabelledFile]]:
+        free = count(first)
+        for file in files():
+            yield next(free) if file.id is None else file.id, file
+
+    def annotations() -> Iterator[dict[str, Any]]:
+        found = ((image, region) for image, file in numbered() for region in file.regions)
+        # COCOeval takes the id 0 for "no match", so the first is 1.
+        for number, (image, region) in enumerate(found, start=1):
             annotation = {
-                # COCOeval takes the id 0 for "no match", so the first is 1.
-                "id": len(annotations) + 1,
-                "image_id": number,
+                "id": number,
+                "image_id": image,
                 "category_id": categories[region.class_name],
                 "segmentation": _segmentation(region, polygons=polygons),
                 "area": region.mask.area,
                 "bbox": list(region.mask.box),
                 "iscrowd": int(region.crowd),
             }
-            if region.score is not None:
-                annotation["score"] = region.score
-            annotations.append(annotation)
+            yield annotation if region.score is None else annotation | {"score": region.score}
+
     return {
-        "info": {"description": "Written by piclip"},
-        "images": images,
-        "annotations": annotations,
+        "images": (
+            {"id": number, "file_name": file.path, "height": file.height, "width": file.width}
+            for number, file in numbered()
+        ),
+        "annotations": annotations(),
         "categories": [
             {"id": number, "name": name, "supercategory": ""} for name, number in categories.items()
         ],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
@@ -77,6 +77,23 @@ def write_text(text: str, path: Path) -> Path:
     """Write a file atomically, ended by a new line unless empty (OutputError)."""
     with written(path) as out:
         out.write(text + "\n" if text else "")
+    return path
+
+
+def write_list(items: Iterable[object], out: TextIO) -> None:
+    """Write a JSON list, one item per line; none is kept in memory."""
+    out.write("[")
+    for number, item in enumerate(items):
+        line = json.dumps(item, ensure_ascii=False, allow_nan=False)
+        out.write((",\n" if number else "\n") + line)
+    out.write("\n]")
+
+
+def dump_list(items: Iterable[object], path: Path) -> Path:
+    """Write a JSON list as `write_list` into a file (OutputError)."""
+    with written(path) as out:
+        write_list(items, out)
+        out.write("\n")
     return path
 
 

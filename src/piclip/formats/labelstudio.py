@@ -21,7 +21,7 @@ import numpy as np
 
 from piclip.errors import MaskError, UsageError
 from piclip.formats.image_files import find_image, relative_path
-from piclip.formats.label_files import dump_json, field, image_size_field, json_if_any, load_json
+from piclip.formats.label_files import dump_list, field, image_size_field, json_if_any, load_json
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import corners_from
 from piclip.formats.run_length import RunLengthMask
@@ -83,8 +83,8 @@ def write(
         url: What Label Studio puts before an image's path, for images that it does not know yet.
         model_version: The name under which it shows the predictions.
     """
-    tasks = [to_task(file, url, model_version) for file in labels.images]
-    return [dump_json(tasks, Path(destination))]
+    tasks = (to_task(file, url, model_version) for file in labels.images)
+    return [dump_list(tasks, Path(destination))]
 
 
 def labelling_interface(class_names: Sequence[str]) -> str:
