@@ -35,10 +35,6 @@ def choose_examples(labels: Labels, most: int = MOST_SUPPORTS) -> dict[str, list
     and picked at equal distances, the first and the last included: the same ones on every run,
     and not only the first minute of a film.
 
-    Args:
-        labels: What is labelled.
-        most: Most images of a class.
-
     Returns:
         By class name, in the order of ``labels.class_names``; classes without a label are left
         out.
@@ -66,16 +62,10 @@ def learn(
     *,
     max_pixels: int = MAX_PIXELS,
 ) -> None:
-    """Show the segmenter every class, one class after the other to hold few masks at a time.
-
-    Args:
-        segmenter: What it has learned of a class of the same name is replaced.
-        examples: What to learn from.
-        image_root: The folder of images.
-        max_pixels: Larger images are refused.
+    """Fit the segmenter to every class, one after the other to hold few masks at a time.
 
     Raises:
-        ImageError: A labelled image is missing or cannot be read.
+        ImageError: A labelled image is missing, cannot be read or has more than ``max_pixels``.
         MaskError: A labelled image has another size than its label says.
         UsageError: A class has too many images.
     """

@@ -93,7 +93,7 @@ def load(path: Path) -> tuple[dict[int, str], dict[int, CocoImage]]:
     """
     content = load_json(path)
     items = field(content, "categories", list, str(path))
-    categories = _by_id(items, f"{path}: category", _category)
+    categories = _by_id(items, f"{path}: category", lambda item, at: field(item, "name", str, at))
     images = _by_id(field(content, "images", list, str(path)), f"{path}: image", _image)
     for index, item in enumerate(field(content, "annotations", list, str(path))):
         where = f"{path}: annotation {item.get('id', index) if isinstance(item, dict) else index}"
@@ -207,10 +207,6 @@ def _by_id(items: list[Any], what: str, value: Callable[[object, str], T]) -> di
             raise UsageError(f"{where}: the id {number} is used twice; give each its own.")
         found[number] = value(item, where)
     return found
-
-
-def _category(item: object, where: str) -> str:
-    return field(item, "name", str, where)
 
 
 def _image(item: object, where: str) -> CocoImage:
