@@ -13,7 +13,7 @@ from pathlib import Path
 from make_howto_coco import montage, run_page
 from PIL import Image
 
-from piclip.formats import overlay_images, read_labels
+from piclip.formats import read_labels, write_overlays
 
 HERE = Path(__file__).resolve().parent
 CLASSES = ("cat", "star")
@@ -37,7 +37,7 @@ if __name__ == "__main__":
         accept(json.loads(Path("tasks.json").read_text()))
         for labels in ("export.json", "accepted.json"):
             drawn = read_labels(labels, images="photos", class_names=CLASSES)
-            overlay_images.write(drawn, "overlays", images="photos")
+            write_overlays(drawn, "overlays", images="photos")
         columns = []
         for path in sorted(Path("photos").iterdir())[: LABELLED + PROPOSED]:
             [overlay] = [*Path("overlays").rglob(path.name), path][:1]

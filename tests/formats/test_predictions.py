@@ -17,11 +17,11 @@ from piclip.formats import (
     Labels,
     detect,
     from_segmentation,
-    overlay_images,
     read_labels,
     write_labels,
+    write_overlays,
 )
-from piclip.formats.extras import library
+from piclip.io.extras import library
 from piclip.io.overlays import draw_overlay
 from piclip.results import Priors, Segmentation
 
@@ -139,9 +139,9 @@ def test_unknown_formats_list_the_valid_ones(tmp_path):
 def test_labels_are_drawn_over_their_images(tmp_path):
     labels = simple(HOLED)
     with pytest.raises(ImageError, match=r"photo\.png is not in this folder"):
-        overlay_images.write(labels, tmp_path / "out", images=tmp_path)
+        write_overlays(labels, tmp_path / "out", images=tmp_path)
     save_images(labels, tmp_path)
-    [path] = overlay_images.write(labels, tmp_path / "out", images=tmp_path)
+    [path] = write_overlays(labels, tmp_path / "out", images=tmp_path)
     expected = draw_overlay(Image.new("RGB", (7, 5)), HOLED.astype(np.uint8))
     with Image.open(path) as drawn:
         np.testing.assert_array_equal(np.asarray(drawn), np.asarray(expected))

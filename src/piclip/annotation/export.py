@@ -7,20 +7,16 @@ few are in memory at a time. What is written is the same.
 from __future__ import annotations
 
 import csv
-import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO
 
 from piclip.errors import UsageError
 from piclip.formats import coco, labelstudio
-from piclip.formats.labels import LabelledFile, Labels
+from piclip.formats.label_files import dump_list, written
+from piclip.formats.labels import LabelledFile, Labels, label_paths
 from piclip.formats.registry import get_format
-from piclip.io.outputs import atomic_path
 
 ONE_FILE = frozenset({"coco", "labelstudio"})
 """Formats of one JSON file; the others are folders with files per image."""
@@ -38,7 +34,7 @@ class Review:
 
     Attributes:
         path: The image.
-        certainty: See `piclip.annotation.certainty`.
+        certainty: See `piclip.annotation.proposals.certainty_of`.
         regions: Number of its regions.
         lowest_score: Of its regions, None without any.
     """
@@ -76,13 +72,7 @@ def check_destination(
             f"{destination} is a file, but {format} is a folder of files; give a folder, or "
             f"--output-format coco for one file."
         )
-    stems = Counter(PurePosixPath(path).with_suffix("") for path in paths)
-    twice = [stem for stem, number in stems.items() if number > 1]
-    if twice:
-        raise UsageError(
-            f"Two images are called {twice[0]} but for their suffixes, so that both would have "
-            f"one label; rename one of them, or choose --output-format coco."
-        )
+    label_paths(paths, "")
     folder = destination.resolve()
     if format in _IMAGES and any(folder in file.resolve().parents for file in files):
         raise UsageError(
@@ -104,66 +94,21 @@ def write_files(files: Files, labels: Labels, destination: Path, format: str) ->
         OutputError: A file cannot be written.
     """
     if format == "coco":
-        _write_coco(files, labels, destination)
+        coco.write(labels, destination, files=files)
     elif format == "labelstudio":
-        with _text(destination) as out:
-            _write_list(out, (labelstudio.to_task(file) for file in files()))
-            out.write("\n")
+        dump_list((labelstudio.to_task(file) for file in files()), destination)
     else:
         _write_folder(files(), labels, destination, format)
 
 
 def write_review(rows: Iterable[Review], destination: Path) -> None:
     """Write a CSV file with the least certain images first (OutputError if that fails)."""
-    with _text(destination) as out:
+    with written(destination) as out:
         table = csv.writer(out, lineterminator="\n")
         table.writerow(["image", "certainty", "regions", "lowest_score"])
         for row in sorted(rows, key=lambda row: (row.certainty, row.path)):
             lowest = "" if row.lowest_score is None else f"{row.lowest_score:.4f}"
             table.writerow([row.path, f"{row.certainty:.4f}", row.regions, lowest])
-
-
-@contextmanager
-def _text(destination: Path) -> Iterator[TextIO]:
-    """A text file, there in full or not at all."""
-    with (
-        atomic_path(destination) as temporary,
-        # File names that are no valid UTF-8 hold lone surrogates, which JSON writes as \\udcXX.
-        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out,
-    ):
-        yield out
-
-
-def _write_coco(files: Files, labels: Labels, destination: Path) -> None:
-    """Go through the images twice: once for the list of images, once for the annotations."""
-    empty = coco.to_dict(replace(labels, images=()))
-    first = max((file.id for file in labels.images if file.id is not None), default=0) + 1
-
-    def content(part: str, keep_regions: bool) -> Iterator[dict[str, Any]]:
-        numbers = count(first)
-        for file in files():
-            number = next(numbers) if file.id is None else file.id
-            regions = file.regions if keep_regions else ()
-            one = replace(labels, images=(replace(file, id=number, regions=regions),))
-            yield from coco.to_dict(one)[part]
-
-    with _text(destination) as out:
-        out.write("{")
-        for key in ("info", "categories"):
-            out.write(f'"{key}": {json.dumps(empty[key], ensure_ascii=False)},\n')
-        out.write('"images": ')
-        _write_list(out, content("images", keep_regions=False))
-        out.write(',\n"annotations": ')
-        annotations = content("annotations", keep_regions=True)
-        _write_list(out, ({**item, "id": n} for n, item in enumerate(annotations, start=1)))
-        out.write("}\n")
-
-
-def _write_list(out: TextIO, items: Iterable[dict[str, Any]]) -> None:
-    out.write("[")
-    for number, item in enumerate(items):
-        out.write((",\n" if number else "\n") + json.dumps(item, ensure_ascii=False))
-    out.write("\n]")
 
 
 def _write_folder(files: Iterator[LabelledFile], labels: Labels, folder: Path, format: str) -> None:

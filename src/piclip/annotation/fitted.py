@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from piclip.errors import ImageError, UsageError
+from piclip.errors import ImageError
 from piclip.formats.image_files import find_image
 from piclip.formats.labels import LabelledFile, Labels
 from piclip.io.decoding import reason
@@ -35,10 +35,6 @@ def choose_examples(labels: Labels, most: int = MOST_SUPPORTS) -> dict[str, list
     and picked at equal distances, the first and the last included: the same ones on every run,
     and not only the first minute of a film.
 
-    Args:
-        labels: What is labelled.
-        most: Most images of a class.
-
     Returns:
         By class name, in the order of ``labels.class_names``; classes without a label are left
         out.
@@ -46,16 +42,10 @@ def choose_examples(labels: Labels, most: int = MOST_SUPPORTS) -> dict[str, list
     Raises:
         UsageError: Nothing is labelled.
     """
-    shown: dict[str, list[LabelledFile]] = {name: [] for name in labels.class_names}
-    for file in sorted(labels.labelled, key=lambda labelled: labelled.path):
-        for name in file.class_names:
-            shown[name].append(file)
-    chosen = {name: spread(files, most) for name, files in shown.items() if files}
-    if not chosen:
-        raise UsageError(
-            "None of the images is labelled; label at least one object in at least one image."
-        )
-    return chosen
+    return {
+        name: spread(sorted(files, key=lambda file: file.path), most)
+        for name, files in labels.by_class().items()
+    }
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:
@@ -72,16 +62,10 @@ def learn(
     *,
     max_pixels: int = MAX_PIXELS,
 ) -> None:
-    """Show the segmenter every class, one class after the other to hold few masks at a time.
-
-    Args:
-        segmenter: What it has learned of a class of the same name is replaced.
-        examples: What to learn from.
-        image_root: The folder of images.
-        max_pixels: Larger images are refused.
+    """Fit the segmenter to every class, one after the other to hold few masks at a time.
 
     Raises:
-        ImageError: A labelled image is missing or cannot be read.
+        ImageError: A labelled image is missing, cannot be read or has more than ``max_pixels``.
         MaskError: A labelled image has another size than its label says.
         UsageError: A class has too many images.
     """
@@ -106,18 +90,13 @@ def digest(examples: Examples, image_root: str | Path) -> str:
         for file in files:
             masks = [r.mask.counts for r in file.regions if r.class_name == name]
             content.update(repr((file.path, file.size, masks)).encode())
-            content.update(_content_hash(Path(image_root), file.path))
+            path = find_image(Path(image_root), file.path) or Path(image_root) / file.path
+            try:
+                check_regular(path)
+                content.update(hashlib.sha256(path.read_bytes()).digest())
+            except (OSError, ValueError) as error:
+                raise ImageError(
+                    f"The labelled image {file.path} cannot be read in {image_root} "
+                    f"({reason(error)}); give the folder that holds the images."
+                ) from error
     return content.hexdigest()
-
-
-def _content_hash(root: Path, path: str) -> bytes:
-    found = find_image(root, path)
-    file = found or root / path
-    try:
-        check_regular(file)
-        return hashlib.sha256(file.read_bytes()).digest()
-    except (OSError, ValueError) as error:
-        raise ImageError(
-            f"The labelled image {path} cannot be read in {root} ({reason(error)}); give the "
-            f"folder that holds the images."
-        ) from error

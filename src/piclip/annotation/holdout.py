@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from piclip.annotation.fitted import Examples, learn, spread
-from piclip.formats.image_files import find_image
 from piclip.formats.labels import LabelledFile
-from piclip.formats.predictions import from_segmentation
+from piclip.formats.predicted import from_segmentation
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.images import MAX_PIXELS
 from piclip.segmenter import FewShotSegmenter
@@ -85,7 +84,7 @@ def hold_out(
     counts: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in examples}
     for number, file in enumerate(held_out_images(examples), start=1):
         trial = _without(segmenter, examples, file, image_root, max_pixels)
-        path = find_image(Path(image_root), file.path) or Path(image_root) / file.path
+        path = file.image_in(Path(image_root))
         (found,) = trial.predict([path], threshold=threshold, max_pixels=max_pixels)
         regions = [
             region

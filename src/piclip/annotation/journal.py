@@ -27,7 +27,7 @@ class Proposal:
 
     Attributes:
         file: The image and its regions, each with its score.
-        certainty: See `piclip.annotation.certainty`.
+        certainty: See `piclip.annotation.proposals.certainty_of`.
     """
 
     file: LabelledFile
@@ -107,14 +107,8 @@ class Journal:
             Region(name, RunLengthMask(height, width, counts.encode()), score=score)
             for name, score, counts in entry["regions"]
         ]
-        file = LabelledFile(
-            entry["image"],
-            height,
-            width,
-            tuple(regions),
-            id=entry["id"],
-            source=entry["source"],
-        )
+        names = {"id": entry["id"], "source": entry["source"]}
+        file = LabelledFile(entry["image"], height, width, tuple(regions), **names)
         return Proposal(file, entry["certainty"])
 
     def _take_up(self, settings: dict[str, Any]) -> None:

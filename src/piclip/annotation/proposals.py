@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from piclip.annotation.certainty import certainty_of
+import numpy as np
+import numpy.typing as npt
+
 from piclip.annotation.journal import Journal, Proposal, Stamp, stamp_of
 from piclip.errors import MaskError, PiclipError
 from piclip.formats.image_files import find_image
 from piclip.formats.labels import LabelledFile, Labels
-from piclip.formats.predictions import from_segmentation
+from piclip.formats.predicted import from_segmentation
 from piclip.io.images import MAX_PIXELS
 from piclip.results import Segmentation
 from piclip.segmenter import FewShotSegmenter
@@ -133,29 +135,42 @@ def propose(
     ):
         query, stamp = asked.popleft()
         try:
-            _check_size(query, found)
+            proposal = _proposal(query, found, threshold)
         except MaskError as error:
             failures.append(Failure(query.path, str(error)))
         else:
-            journal.append(_proposal(query, found, threshold), stamp)
+            journal.append(proposal, stamp)
             finished += 1
         on_progress(finished + len(failures))
     on_progress(finished + len(failures))
     return failures
 
 
-def _proposal(query: Query, segmentation: Segmentation, threshold: float) -> Proposal:
-    file = from_segmentation(segmentation, query.path)
+def certainty_of(score: npt.NDArray[np.float32], threshold: float) -> float:
+    """How sure the segmenter is of an image: what a person should label next.
+
+    Args:
+        score: Greatest score over the classes, (H, W) in [0, 1].
+        threshold: The least score of a proposed pixel, 0 to 1.
+
+    Returns:
+        The mean over the pixels that score at least the threshold; without any, one minus the
+        greatest score. 0 (label this image next) to 1.
+    """
+    proposed = score >= threshold
+    value = score[proposed].mean() if proposed.any() else 1 - score.max()
+    return float(value)
+
+
+def _proposal(query: Query, found: Segmentation, threshold: float) -> Proposal:
+    """What was found (MaskError if the labels list the image with another size)."""
+    file = from_segmentation(found, query.path)
     if query.known is not None:
+        if found.size != query.known.size:
+            raise MaskError(
+                f"{query.file}: the image is {file.width} x {file.height} pixels (width x height) "
+                f"but the labels say {query.known.width} x {query.known.height}; give the image "
+                f"that the labels list."
+            )
         file = replace(file, id=query.known.id, source=query.known.source)
-    return Proposal(file, certainty_of(segmentation.score, threshold))
-
-
-def _check_size(query: Query, found: Segmentation) -> None:
-    height, width = found.size
-    if query.known is not None and found.size != query.known.size:
-        raise MaskError(
-            f"{query.file}: the image is {width} x {height} pixels (width x height) "
-            f"but the labels say {query.known.width} x {query.known.height}; give the image that "
-            f"the labels list."
-        )
+    return Proposal(file, certainty_of(found.score, threshold))

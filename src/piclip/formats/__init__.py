@@ -3,7 +3,7 @@
 Six formats, each a module with the same three functions: ``recognise(source)`` tells whether it is
 the one, ``read(source, images=...)`` gives `Labels`, ``write(labels, destination)`` writes them.
 What each loses is said in its module: `coco`, `labelstudio`, `labelme`, `yolo`, `voc` and `masks`;
-`overlay_images` draws labels to look at.
+`write_overlays` draws labels to look at.
 
 >>> from piclip.formats import read_labels, write_labels, from_segmentation, Labels
 >>> labels = read_labels("labels.json", images="photos")                   # doctest: +SKIP
@@ -19,8 +19,15 @@ supervision), which is imported when it is first used.
 """
 
 from piclip.formats.labels import LabelledFile, Labels, Region
-from piclip.formats.predictions import from_segmentation
-from piclip.formats.registry import FORMATS, detect, get_format, read_labels, write_labels
+from piclip.formats.predicted import from_segmentation
+from piclip.formats.registry import (
+    FORMATS,
+    detect,
+    get_format,
+    read_labels,
+    write_labels,
+    write_overlays,
+)
 from piclip.formats.run_length import RunLengthMask
 
 __all__ = [
@@ -34,4 +41,5 @@ __all__ = [
     "get_format",
     "read_labels",
     "write_labels",
+    "write_overlays",
 ]

@@ -9,43 +9,45 @@ show them one pixel larger. Reading polygons keeps the pixels they cover, not th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from piclip.errors import MaskError, UsageError
 from piclip.formats.image_files import relative_path
-from piclip.formats.json_files import dump_json, field, image_size_field, load_json, optional_number
+from piclip.formats.label_files import (
+    field,
+    image_size_field,
+    json_if_any,
+    load_json,
+    optional_number,
+    write_list,
+    written,
+)
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import corners_from, joined, outlines
 from piclip.formats.run_length import RunLengthMask
 
+T = TypeVar("T")
+_INFO = {"description": "Written by piclip"}
+
 
 def recognise(source: Path) -> bool:
     """Is this file COCO JSON?"""
-    if source.suffix.lower() != ".json" or not source.is_file():
-        return False
-    content = load_json(source)
+    content = json_if_any(source)
     return isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content)
 
 
 def read(
     source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
-    """Read a COCO file.
+    """Read a COCO file, as `read_labels` says; ``images`` is not needed.
 
-    Args:
-        source: The JSON file.
-        images: Not needed: the file knows the images' sizes.
-        class_names: The classes and their order, if not all categories of the file in its order.
-
-    Returns:
-        The labels; images without annotation are kept, unlabelled.
-
-    Raises:
-        UsageError: The file is malformed, or names an unknown image or category.
-        MaskError: An annotation is empty, damaged, or outside its image.
+    Images without annotation are kept, unlabelled; an annotation of an unknown image or category
+    is a UsageError.
     """
     path = Path(source)
     categories, found = load(path)
@@ -90,8 +92,9 @@ def load(path: Path) -> tuple[dict[int, str], dict[int, CocoImage]]:
         ImageError: The size of an image is none, or over the limit.
     """
     content = load_json(path)
-    categories = _categories(field(content, "categories", list, str(path)), path)
-    images = _images(field(content, "images", list, str(path)), path)
+    items = field(content, "categories", list, str(path))
+    categories = _by_id(items, f"{path}: category", lambda item, at: field(item, "name", str, at))
+    images = _by_id(field(content, "images", list, str(path)), f"{path}: image", _image)
     for index, item in enumerate(field(content, "annotations", list, str(path))):
         where = f"{path}: annotation {item.get('id', index) if isinstance(item, dict) else index}"
         image_id = field(item, "image_id", int, where)
@@ -110,10 +113,7 @@ def drawn_mask(item: dict[str, Any], size: tuple[int, int], where: str) -> RunLe
     """Decode an annotation as pycocotools does, whose outlines may enclose nothing.
 
     Published annotations have outlines of two points and some that leave the image; labels that
-    are to be learned from are read more strictly.
-
-    Raises:
-        UsageError, MaskError: The annotation is damaged.
+    are to be learned from are read more strictly. A damaged one is a UsageError or MaskError.
     """
     shape = item.get("segmentation")
     if not isinstance(shape, list):
@@ -125,83 +125,93 @@ def drawn_mask(item: dict[str, Any], size: tuple[int, int], where: str) -> RunLe
         raise MaskError(f"{where}: the outline is damaged ({error}).") from error
 
 
-def write(labels: Labels, destination: str | Path, *, polygons: bool = False) -> list[Path]:
-    """Write a COCO file.
+def write(
+    labels: Labels,
+    destination: str | Path,
+    *,
+    polygons: bool = False,
+    files: Callable[[], Iterable[LabelledFile]] | None = None,
+) -> list[Path]:
+    """Write a COCO file, as `write_labels` says, with few images in memory.
 
     Args:
         labels: What to write.
         destination: The JSON file.
         polygons: Outlines instead of run lengths; crowds are run lengths all the same, as COCO
             asks for.
-
-    Returns:
-        The file written.
-
-    Raises:
-        OutputError: The file cannot be written.
+        files: Gives the images instead of ``labels.images``, anew on each of two calls.
     """
-    return [dump_json(to_dict(labels, polygons=polygons), Path(destination))]
+    path = Path(destination)
+    with written(path) as out:
+        out.write(f'{{"info": {json.dumps(_INFO)}')
+        for part, items in _parts(files or (lambda: labels.images), labels, polygons).items():
+            out.write(f',\n"{part}": ')
+            write_list(items, out)
+        out.write("}\n")
+    return [path]
 
 
 def to_dict(labels: Labels, *, polygons: bool = False) -> dict[str, Any]:
     """Make the content of a COCO file: "images", "annotations" and "categories"."""
-    numbers = labels.category_ids or tuple(range(1, len(labels.class_names) + 1))
+    parts = _parts(lambda: labels.images, labels, polygons)
+    return {"info": dict(_INFO)} | {part: list(items) for part, items in parts.items()}
+
+
+def _parts(
+    files: Callable[[], Iterable[LabelledFile]], labels: Labels, polygons: bool
+) -> dict[str, Iterable[dict[str, Any]]]:
+    """The lists of a COCO file, made when they are gone through."""
+    numbers = labels.category_ids or range(1, len(labels.class_names) + 1)
     categories = dict(zip(labels.class_names, numbers, strict=True))
-    next_id = max((file.id for file in labels.images if file.id is not None), default=0) + 1
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for file in labels.images:
-        number = file.id
-        if number is None:
-            number, next_id = next_id, next_id + 1
-        images.append(
-            {"id": number, "file_name": file.path, "height": file.height, "width": file.width}
-        )
-        for region in file.regions:
+    first = max((file.id for file in labels.images if file.id is not None), default=0) + 1
+
+    def numbered() -> Iterator[tuple[int, LabelledFile]]:
+        free = count(first)
+        for file in files():
+            yield next(free) if file.id is None else file.id, file
+
+    def annotations() -> Iterator[dict[str, Any]]:
+        found = ((image, region) for image, file in numbered() for region in file.regions)
+        # COCOeval takes the id 0 for "no match", so the first is 1.
+        for number, (image, region) in enumerate(found, start=1):
             annotation = {
-                # COCOeval takes the id 0 for "no match", so the first is 1.
-                "id": len(annotations) + 1,
-                "image_id": number,
+                "id": number,
+                "image_id": image,
                 "category_id": categories[region.class_name],
                 "segmentation": _segmentation(region, polygons=polygons),
                 "area": region.mask.area,
                 "bbox": list(region.mask.box),
                 "iscrowd": int(region.crowd),
             }
-            if region.score is not None:
-                annotation["score"] = region.score
-            annotations.append(annotation)
+            yield annotation if region.score is None else annotation | {"score": region.score}
+
     return {
-        "info": {"description": "Written by piclip"},
-        "images": images,
-        "annotations": annotations,
+        "images": (
+            {"id": number, "file_name": file.path, "height": file.height, "width": file.width}
+            for number, file in numbered()
+        ),
+        "annotations": annotations(),
         "categories": [
             {"id": number, "name": name, "supercategory": ""} for name, number in categories.items()
         ],
     }
 
 
-def _categories(items: list[Any], path: Path) -> dict[int, str]:
-    names: dict[int, str] = {}
+def _by_id(items: list[Any], what: str, value: Callable[[object, str], T]) -> dict[int, T]:
+    """The value of each item, taken with the item's place for errors, by the item's id."""
+    found: dict[int, T] = {}
     for index, item in enumerate(items):
-        where = f"{path}: category {index}"
-        number, name = field(item, "id", int, where), field(item, "name", str, where)
-        if number in names:
-            raise UsageError(f"{where}: the id {number} is used twice; give each category its own.")
-        names[number] = name
-    return names
-
-
-def _images(items: list[Any], path: Path) -> dict[int, CocoImage]:
-    images: dict[int, CocoImage] = {}
-    for index, item in enumerate(items):
-        where = f"{path}: image {index}"
+        where = f"{what} {index}"
         number = field(item, "id", int, where)
-        name = relative_path(field(item, "file_name", str, where))
-        if number in images:
-            raise UsageError(f"{where}: the id {number} is used twice; give each image its own.")
-        images[number] = CocoImage(name, image_size_field(item, f"{where} ({name})"), [])
-    return images
+        if number in found:
+            raise UsageError(f"{where}: the id {number} is used twice; give each its own.")
+        found[number] = value(item, where)
+    return found
+
+
+def _image(item: object, where: str) -> CocoImage:
+    name = relative_path(field(item, "file_name", str, where))
+    return CocoImage(name, image_size_field(item, f"{where} ({name})"), [])
 
 
 def _mask(item: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthMask:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 
 from piclip.errors import ImageError, UsageError
-from piclip.io.images import list_images
+from piclip.io.images import image_size, list_images
+
+Size: TypeAlias = tuple[int, int]
+"""(height, width) in pixels."""
 
 
 def relative_path(text: str) -> str:
@@ -32,30 +37,41 @@ def find_image(root: Path, path: str) -> Path | None:
     return None
 
 
-class ImagesByStem:
-    """Find images by their path without its suffix, as label files beside images are named."""
+class LabelFolder:
+    """A folder of label files, each named as its image but for the suffix."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, folder: Path, images: str | Path | None, what: str) -> None:
+        """Takes the folders of labels and of images (UsageError if one is missing).
+
+        The errors call the label files ``what``.
+        """
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: there is no such folder; check the path.")
+        if images is None:
+            raise UsageError(f"{folder}: {what} need the folder of their images too; give it.")
+        self._images = Path(images)
         self._stems = lru_cache(maxsize=None)(_stems_of)
 
-    def find(self, label_file: Path, folder: Path) -> str:
-        """Find the image that a label file belongs to.
+    def files(self, paths: Iterable[Path], below: Path) -> Iterator[tuple[Path, str, Size]]:
+        """Find the images of label files, which lie ``below`` a folder or its subfolders.
 
-        Args:
-            label_file: A file below ``folder``.
-            folder: The folder of label files; the image may lie in the same subfolder of the
-                image root, or directly in it.
+        An image may lie in the same subfolder of the folder of images, or directly in that.
 
-        Returns:
-            The image's path relative to the root, with ``/``.
+        Yields:
+            By path: the label file, its image relative to the folder of images, with ``/``, and
+            the image's (height, width).
 
         Raises:
             ImageError: There is no such image.
             UsageError: There are two, with different suffixes.
         """
-        for parent in dict.fromkeys((label_file.relative_to(folder).parent, Path())):
-            names = self._stems(self.root / parent).get(label_file.stem, [])
+        for path in sorted(paths):
+            image = self._find(path, path.relative_to(below).parent)
+            yield path, image, image_size(self._images / image)
+
+    def _find(self, label_file: Path, subfolder: Path) -> str:
+        for parent in dict.fromkeys((subfolder, Path())):
+            names = self._stems(self._images / parent).get(label_file.stem, [])
             if len(names) > 1:
                 raise UsageError(
                     f"{label_file}: two images have this name, {names[0]} and {names[1]}; rename "
@@ -64,7 +80,7 @@ class ImagesByStem:
             if names:
                 return (parent / names[0]).as_posix()
         raise ImageError(
-            f"{label_file}: no image {label_file.stem} (.jpg, .png ...) is in {self.root}; give "
+            f"{label_file}: no image {label_file.stem} (.jpg, .png ...) is in {self._images}; give "
             f"the folder that holds the images."
         )
 

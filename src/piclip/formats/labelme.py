@@ -21,7 +21,7 @@ from PIL import Image
 
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import relative_path
-from piclip.formats.json_files import dump_json, field, image_size_field, load_json
+from piclip.formats.label_files import dump_json, field, image_size_field, json_if_any, load_json
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import corners_from, outlines
 from piclip.formats.run_length import RunLengthMask
@@ -34,28 +34,16 @@ _VERSION = "5.5.0"
 def recognise(source: Path) -> bool:
     """Is this a labelme file, or a folder with one?"""
     first = next(iter(sorted(source.rglob("*.json"))), None) if source.is_dir() else source
-    if first is None or first.suffix.lower() != ".json" or not first.is_file():
-        return False
-    content = load_json(first)
+    content = None if first is None else json_if_any(first)
     return isinstance(content, dict) and "shapes" in content
 
 
 def read(
     source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
-    """Read labelme files.
+    """Read one labelme file or a folder of them, as `read_labels` says.
 
-    Args:
-        source: One file, or a folder of them.
-        images: Not needed: the files know the images' sizes.
-        class_names: The classes and their order, if not all labels as they come.
-
-    Returns:
-        The labels; a file without shapes is an image without label.
-
-    Raises:
-        UsageError: A file is malformed, has an unknown class, or a shape without an area.
-        MaskError: A shape is empty, damaged, or outside its image.
+    ``images`` is not needed. A file without shapes is an image without label.
     """
     path = Path(source)
     root = path if path.is_dir() else path.parent
@@ -68,28 +56,13 @@ def read(
 
 
 def write(labels: Labels, destination: str | Path) -> list[Path]:
-    """Write one labelme file per image, unlabelled ones too.
+    """Write one labelme file per image, unlabelled ones too, as `write_labels` says.
 
-    Args:
-        labels: What to write.
-        destination: The folder; labelme opens the files where the images lie beside them.
-
-    Returns:
-        The files written.
-
-    Raises:
-        UsageError: Two images would have the same file.
-        OutputError: A file cannot be written.
+    labelme opens the files where the images lie beside them.
     """
-    targets = [PurePosixPath(file.path).with_suffix(".json") for file in labels.images]
-    if len(set(targets)) < len(targets):
-        raise UsageError(
-            "Two images would have the same labelme file, for only their suffixes differ; rename "
-            "one of them."
-        )
     return [
         dump_json(_content(file), Path(destination) / target)
-        for file, target in zip(labels.images, targets, strict=True)
+        for file, target in labels.with_paths(".json")
     ]
 
 
@@ -133,10 +106,8 @@ def _mask(shape: dict[str, Any], size: tuple[int, int], where: str) -> RunLength
             f"{where}: the mask lies outside the image of {size[1]} x {size[0]} pixels (width x "
             f"height); check that the label belongs to this image."
         )
-    if not small.any():
-        raise MaskError(f"{where}: the label covers no pixel; draw it anew or delete it.")
     mask[y : y + small.shape[0], x : x + small.shape[1]] = small
-    return RunLengthMask.from_array(mask)
+    return RunLengthMask.from_array(mask).not_empty(where)
 
 
 def _decode(text: str, where: str) -> npt.NDArray[np.bool_]:

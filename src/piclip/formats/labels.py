@@ -1,16 +1,11 @@
-"""What any labelling tool says about a set of images, in one neutral form.
-
->>> from piclip.formats import read_labels
->>> labels = read_labels("labels.json", images="photos")         # doctest: +SKIP
->>> segmenter.fit(labels.supports("photos"))                       # doctest: +SKIP
->>> segmenter.predict(labels.unlabelled("photos"))                 # doctest: +SKIP
-"""
+"""What any labelling tool says about a set of images, in one neutral form."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +77,27 @@ class LabelledFile:
         """The classes that are labelled in this image, each once."""
         return tuple(dict.fromkeys(region.class_name for region in self.regions))
 
+    def image_in(self, root: Path) -> Path:
+        """Find the image's file below a folder, or directly in it.
+
+        Raises:
+            ImageError: It is not there or cannot be read.
+            MaskError: It has another size than the labels say.
+        """
+        path = find_image(root, self.path)
+        if path is None:
+            raise ImageError(
+                f"{root}: the labelled image {self.path} is not in this folder; give the folder "
+                f"that holds the images."
+            )
+        height, width = image_size(path)
+        if (height, width) != self.size:
+            raise MaskError(
+                f"{path}: the image is {width} x {height} pixels (width x height) but its label "
+                f"was made for {self.width} x {self.height}; use the image that was labelled."
+            )
+        return path
+
     def mask_of(self, class_name: str) -> npt.NDArray[np.bool_]:
         """All pixels of a class, crowds included: bool (H, W)."""
         masks = [region.mask for region in self.regions if region.class_name == class_name]
@@ -150,6 +166,19 @@ class Labels:
         """The images with at least one region."""
         return tuple(file for file in self.images if file.regions)
 
+    def by_class(self) -> dict[str, list[LabelledFile]]:
+        """The images that show a class, for each that is labelled (UsageError if none is)."""
+        shown: dict[str, list[LabelledFile]] = {name: [] for name in self.class_names}
+        for file in self.labelled:
+            for name in file.class_names:
+                shown[name].append(file)
+        found = {name: files for name, files in shown.items() if files}
+        if not found:
+            raise UsageError(
+                "None of the images is labelled; label at least one object in at least one image."
+            )
+        return found
+
     def supports(self, image_root: str | Path) -> dict[str, list[Support]]:
         """Give everything that is labelled as supports, for ``FewShotSegmenter.fit``.
 
@@ -167,17 +196,16 @@ class Labels:
             MaskError: An image has another size than its label says.
             UsageError: Nothing is labelled.
         """
-        supports: dict[str, list[Support]] = {name: [] for name in self.class_names}
-        for file in self.labelled:
-            image = self._image_of(file, Path(image_root))
-            for name in file.class_names:
-                supports[name].append(Support(image, file.mask_of(name)))
-        found = {name: examples for name, examples in supports.items() if examples}
-        if not found:
-            raise UsageError(
-                "None of the images is labelled; label at least one object in at least one image."
-            )
-        return found
+        paths = {file.path: file.image_in(Path(image_root)) for file in self.labelled}
+        return {
+            name: [Support(paths[file.path], file.mask_of(name)) for file in files]
+            for name, files in self.by_class().items()
+        }
+
+    def with_paths(self, suffix: str) -> list[tuple[LabelledFile, PurePosixPath]]:
+        """Each image with the path of its label file (UsageError if two would have the same)."""
+        paths = label_paths((file.path for file in self.images), suffix)
+        return list(zip(self.images, paths, strict=True))
 
     def unlabelled(self, image_root: str | Path) -> list[Path]:
         """List the images without a label, the queries.
@@ -199,21 +227,17 @@ class Labels:
         listed = [path for folder in sorted(folders) for path in list_images(folder)]
         return [path for path in listed if path not in labelled]
 
-    @staticmethod
-    def _image_of(file: LabelledFile, root: Path) -> Path:
-        path = find_image(root, file.path)
-        if path is None:
-            raise ImageError(
-                f"{root}: the labelled image {file.path} is not in this folder; give the folder "
-                f"that holds the images."
+
+def label_paths(images: Iterable[str], suffix: str) -> list[PurePosixPath]:
+    """The label file of each image: its path with another suffix (UsageError if two collide)."""
+    paths = [PurePosixPath(image).with_suffix(suffix) for image in images]
+    for path, count in Counter(paths).items():
+        if count > 1:
+            raise UsageError(
+                f"Two images are called {path.with_suffix('')} and only their suffixes differ, so "
+                f"that both would have one label; rename one of them, or write coco."
             )
-        height, width = image_size(path)
-        if (height, width) != file.size:
-            raise MaskError(
-                f"{path}: the image is {width} x {height} pixels (width x height) but its label "
-                f"was made for {file.width} x {file.height}; use the image that was labelled."
-            )
-        return path
+    return paths
 
 
 def check_class(name: str, class_names: Iterable[str], where: str) -> str:

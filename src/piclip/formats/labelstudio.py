@@ -20,12 +20,12 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from piclip.errors import MaskError, UsageError
-from piclip.formats.extras import library
 from piclip.formats.image_files import find_image, relative_path
-from piclip.formats.json_files import dump_json, field, image_size_field, load_json
+from piclip.formats.label_files import dump_list, field, image_size_field, json_if_any, load_json
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import corners_from
 from piclip.formats.run_length import RunLengthMask
+from piclip.io.extras import library
 from piclip.io.images import image_size
 from piclip.io.overlays import COLOURS
 
@@ -39,30 +39,18 @@ _OPAQUE = 128
 
 def recognise(source: Path) -> bool:
     """Is this a Label Studio export?"""
-    if source.suffix.lower() != ".json" or not source.is_file():
-        return False
-    tasks = load_json(source)
+    tasks = json_if_any(source)
     return isinstance(tasks, list) and all(isinstance(t, dict) and "data" in t for t in tasks)
 
 
 def read(
     source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
-    """Read a JSON export of Label Studio.
+    """Read a JSON export of Label Studio, as `read_labels` says.
 
-    Args:
-        source: The JSON file.
-        images: The folder of images. With it, uploaded files are found under their own names too
-            (Label Studio puts eight characters before them), and tasks without annotation are
-            kept, unlabelled, with Label Studio's URL.
-        class_names: The classes and their order, if not all labels as they come.
-
-    Returns:
-        The labels.
-
-    Raises:
-        UsageError: The file is malformed or has an unknown class.
-        MaskError: A region is empty, damaged, or outside its image.
+    With ``images``, uploaded files are found under their own names too (Label Studio puts eight
+    characters before them), and tasks without annotation are kept, unlabelled, with Label Studio's
+    URL.
     """
     path = Path(source)
     tasks = load_json(path)
@@ -87,22 +75,16 @@ def write(
     url: str = LOCAL_FILES,
     model_version: str = "piclip",
 ) -> list[Path]:
-    """Write tasks with predictions that Label Studio imports as pre-annotations.
+    """Write tasks with predictions that Label Studio imports, as `write_labels` says.
 
     Args:
         labels: What to write; images without a region become tasks without a prediction.
         destination: The JSON file.
         url: What Label Studio puts before an image's path, for images that it does not know yet.
         model_version: The name under which it shows the predictions.
-
-    Returns:
-        The file written.
-
-    Raises:
-        OutputError: The file cannot be written.
     """
-    tasks = [to_task(file, url, model_version) for file in labels.images]
-    return [dump_json(tasks, Path(destination))]
+    tasks = (to_task(file, url, model_version) for file in labels.images)
+    return [dump_list(tasks, Path(destination))]
 
 
 def labelling_interface(class_names: Sequence[str]) -> str:
@@ -166,10 +148,10 @@ def to_prediction(file: LabelledFile, model_version: str = "piclip") -> dict[str
 def from_task(
     task: dict[str, Any], where: str, root: Path | None = None, class_names: Sequence[str] = ()
 ) -> LabelledFile | None:
-    """Reads one task as it stands in an export.
+    """Reads one task of an export: the ground truth, or else its latest annotation.
 
     Args:
-        task: Its data and annotations, of which the ground truth counts, or else the latest.
+        task: Its data and annotations.
         where: What messages call it.
         root: Folder of the images, which tells the size of one without labels.
         class_names: The classes that may occur; any, if there is none.
@@ -273,6 +255,4 @@ def _mask(value: dict[str, Any], size: tuple[int, int], where: str) -> RunLength
             f"{where}: the brush stroke is damaged or belongs to an image of another size than "
             f"{width} x {height} pixels (width x height); export the labels again."
         ) from error
-    if not (alpha >= _OPAQUE).any():
-        raise MaskError(f"{where}: the label covers no pixel; draw it anew or delete it.")
-    return RunLengthMask.from_array(alpha >= _OPAQUE)
+    return RunLengthMask.from_array(alpha >= _OPAQUE).not_empty(where)

@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from piclip.errors import UsageError
-from piclip.formats.image_files import ImagesByStem
+from piclip.formats.image_files import LabelFolder
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.run_length import RunLengthMask
-from piclip.formats.voc import png_paths
-from piclip.io.images import image_size, read_mask
+from piclip.io.images import read_mask
 from piclip.io.outputs import write_png
 
 
@@ -29,34 +28,20 @@ def recognise(source: Path) -> bool:
 def read(
     source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
-    """Read a folder of binary masks; what marks the object is told as in ``read_mask``.
+    """Read a folder of binary masks, as `read_labels` says: one region per mask.
 
-    Args:
-        source: The folder.
-        images: The folder of images.
-        class_names: The one class of masks that lie in the folder itself; or the classes and
-            their order, if not all subfolders by name.
-
-    Returns:
-        The labels, one region per mask.
-
-    Raises:
-        UsageError: The folder, ``images`` or the class name is missing, or a class is unknown.
-        ImageError: A mask has no image or cannot be read.
-        MaskError: A mask is empty or has another size than its image.
+    What marks the object is told as in ``read_mask``. ``images`` is needed, and ``class_names``
+    gives the one class of masks that lie in the folder itself.
     """
     folder = Path(source)
-    if images is None:
-        raise UsageError(f"{folder}: masks need the folder of their images too; give it.")
-    found = ImagesByStem(Path(images))
+    masks = LabelFolder(folder, images, "masks")
     regions: dict[str, list[Region]] = defaultdict(list)
     names = {}
     for name, class_folder in _class_folders(folder, class_names):
         names[name] = class_folder
-        for path in sorted(class_folder.rglob("*.png")):
-            image = found.find(path, class_folder)
-            mask = read_mask(path, size=image_size(Path(images) / image))
-            regions[image].append(Region(name, RunLengthMask.from_array(mask)))
+        for path, image, size in masks.files(class_folder.rglob("*.png"), class_folder):
+            mask = RunLengthMask.from_array(read_mask(path, size=size))
+            regions[image].append(Region(name, mask))
     if not regions:
         raise UsageError(f"{folder}: there are no masks (.png) here; check the path.")
     files = [
@@ -67,18 +52,9 @@ def read(
 
 
 def write(labels: Labels, destination: str | Path) -> list[Path]:
-    """Write ``CLASS/NAME.png`` for every class that an image shows.
+    """Write ``CLASS/NAME.png`` for every class that an image shows, as `write_labels` says.
 
-    Args:
-        labels: What to write.
-        destination: The folder, made if need be.
-
-    Returns:
-        The files written.
-
-    Raises:
-        UsageError: A class's name cannot be a folder's, or two images would have the same mask.
-        OutputError: A file cannot be written.
+    A class whose name cannot be a folder's is a UsageError.
     """
     for name in labels.class_names:
         if name in {".", ".."} or set(name) & set('/\\:\0*?"<>|'):
@@ -86,17 +62,14 @@ def write(labels: Labels, destination: str | Path) -> list[Path]:
                 f"The class {name!r} cannot be the name of a folder of masks; rename it or write "
                 f"another format, such as coco."
             )
-    folder = Path(destination)
     return [
-        write_png(file.mask_of(name), folder / name / target)
-        for file, target in zip(labels.images, png_paths(labels), strict=True)
+        write_png(file.mask_of(name), Path(destination) / name / target)
+        for file, target in labels.with_paths(".png")
         for name in file.class_names
     ]
 
 
 def _class_folders(folder: Path, class_names: Sequence[str]) -> list[tuple[str, Path]]:
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: there is no such folder; check the path.")
     if any(folder.glob("*.png")):
         if len(class_names) != 1:
             raise UsageError(

@@ -48,18 +48,7 @@ def outlines(mask: npt.NDArray[np.bool_]) -> list[list[Corners]]:
 
 
 def corners_from(numbers: object, where: str) -> Corners:
-    """Take a polygon's corners from JSON, ``[x, y, x, y, ...]`` or ``[[x, y], ...]``.
-
-    Args:
-        numbers: The lists.
-        where: The file and the item, for the error's sentence.
-
-    Returns:
-        (N, 2) as x, y.
-
-    Raises:
-        MaskError: These are no pairs of numbers.
-    """
+    """Corners (N, 2) as x, y from ``[x, y, x, y ...]`` or ``[[x, y] ...]`` (else MaskError)."""
     try:
         return np.asarray(numbers, dtype=np.float64).reshape(-1, 2)
     except (TypeError, ValueError) as error:

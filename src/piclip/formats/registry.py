@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol, cast
+from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 from piclip.errors import UsageError
 from piclip.formats import coco, labelme, labelstudio, masks, voc, yolo
 from piclip.formats.labels import Labels
 from piclip.io.decoding import reason
+from piclip.io.images import read_image
+from piclip.io.outputs import write_png
+from piclip.io.overlays import draw_overlay
 
 
 class Format(Protocol):
-    """What each module of a format has."""
+    """What each module of a format has; its own docstrings say only what is special there."""
 
     def recognise(self, source: Path) -> bool:
         """Is this file or folder in the format? Reads no more than it needs to tell."""
@@ -25,38 +28,34 @@ class Format(Protocol):
         images: str | Path | None = None,
         class_names: Sequence[str] = (),
     ) -> Labels:
-        """Read the labels of a set of images."""
+        """Read labels as `read_labels`."""
 
     def write(self, labels: Labels, destination: str | Path) -> list[Path]:
-        """Write the labels of a set of images."""
+        """Write labels as `write_labels`."""
 
 
 FORMATS: dict[str, Format] = {
     # In the order in which they are recognised: what is named plainly before what any PNG fits.
-    "coco": cast(Format, coco),
-    "labelstudio": cast(Format, labelstudio),
-    "labelme": cast(Format, labelme),
-    "yolo": cast(Format, yolo),
-    "voc": cast(Format, voc),
-    "masks": cast(Format, masks),
+    "coco": coco,
+    "labelstudio": labelstudio,
+    "labelme": labelme,
+    "yolo": yolo,
+    "voc": voc,
+    "masks": masks,
 }
 
 
 def get_format(name: str) -> Format:
     """Give a format by its name (UsageError for an unknown one)."""
     if name not in FORMATS:
-        raise UsageError(f"There is no label format {name!r}; the formats are {_names()}.")
+        raise UsageError(
+            f"There is no label format {name!r}; the formats are {', '.join(FORMATS)}."
+        )
     return FORMATS[name]
 
 
 def detect(source: str | Path) -> str:
-    """Tell the format of a file or folder from its content.
-
-    Args:
-        source: The file or folder.
-
-    Returns:
-        The format's name.
+    """Tell the name of the format of a file or folder from its content.
 
     Raises:
         UsageError: It does not exist, cannot be read, or is in none of the formats.
@@ -66,7 +65,7 @@ def detect(source: str | Path) -> str:
         if candidate.recognise(path):
             return name
     raise UsageError(
-        f"{path}: this is in none of the label formats {_names()}; say which one it is."
+        f"{path}: this is in none of the label formats {', '.join(FORMATS)}; say which one it is."
     )
 
 
@@ -89,9 +88,9 @@ def read_labels(
         The labels.
 
     Raises:
-        UsageError: The format is unknown or the labels are malformed.
-        ImageError: An image is missing.
-        MaskError: A label is empty, or does not fit its image.
+        UsageError: The format is unknown, the labels are malformed, or what is needed is missing.
+        ImageError: An image is missing, or it or a mask cannot be read.
+        MaskError: A label is empty or damaged, or does not fit its image.
     """
     name = detect(source) if format == "auto" else format
     return get_format(name).read(_there(source), images=images, class_names=class_names)
@@ -109,10 +108,39 @@ def write_labels(labels: Labels, destination: str | Path, *, format: str) -> lis
         The files written.
 
     Raises:
-        UsageError: The format is unknown or cannot hold the labels.
+        UsageError: The format is unknown or cannot hold the labels, or two images would have one
+            file.
         OutputError: A file cannot be written.
     """
     return get_format(format).write(labels, destination)
+
+
+def write_overlays(
+    labels: Labels, destination: str | Path, *, images: str | Path, alpha: float = 0.5
+) -> list[Path]:
+    """Draw labels over their images, to look at; nothing reads them back.
+
+    Args:
+        labels: What to draw; images without a label are left out.
+        destination: The folder for ``NAME.png``, made if need be.
+        images: The folder of images.
+        alpha: Weight of the tint, 0 (outlines only) to 1.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ImageError: An image is missing or cannot be read.
+        MaskError: An image has another size than its labels.
+        OutputError: A file cannot be written.
+    """
+    written = []
+    for file in labels.labelled:
+        image = read_image(file.image_in(Path(images)))
+        drawn = draw_overlay(image, file.class_map(labels.class_names), alpha)
+        target = PurePosixPath(file.path).with_suffix(".png")
+        written.append(write_png(drawn, Path(destination) / target))
+    return written
 
 
 def _there(source: str | Path) -> Path:
@@ -122,7 +150,3 @@ def _there(source: str | Path) -> Path:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: {reason(error)}; check the path.") from error
     return path
-
-
-def _names() -> str:
-    return ", ".join(FORMATS)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from piclip.errors import MaskError
-from piclip.formats.extras import library
+from piclip.io.extras import library
 
 _MARGIN = 1.0
 """Tools let polygons reach a little over the frame; more means another image or another scale."""

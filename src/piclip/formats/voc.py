@@ -8,20 +8,19 @@ another region (the smaller one is on top), crowds and scores.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from piclip.errors import ImageError, MaskError, UsageError
-from piclip.formats.image_files import ImagesByStem
+from piclip.formats.image_files import LabelFolder
+from piclip.formats.label_files import read_lines, write_text
 from piclip.formats.labels import LabelledFile, Labels, Region
 from piclip.formats.run_length import RunLengthMask
-from piclip.formats.text_files import read_lines, write_text
 from piclip.io.decoding import decode, opened
-from piclip.io.images import IGNORE, MAX_PIXELS, image_size
+from piclip.io.images import IGNORE, MAX_PIXELS
 from piclip.io.outputs import write_png
 from piclip.io.overlays import class_map_image
 
@@ -48,31 +47,16 @@ def recognise(source: Path) -> bool:
 def read(
     source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
-    """Read a folder of class maps.
+    """Read a folder of class maps, those in subfolders too, as `read_labels` says.
 
-    Args:
-        source: The folder; maps in subfolders count too.
-        images: The folder of images.
-        class_names: The classes in the order of their indices, if there is no class_names.txt.
-
-    Returns:
-        The labels, one region per class and image.
-
-    Raises:
-        UsageError: The folder, the class names or ``images`` are missing.
-        ImageError: A map has no image or cannot be read.
-        MaskError: A map is no class map, has an index without a name or another size than its
-            image.
+    ``images`` is needed, and ``class_names`` in the order of their indices where there is no
+    class_names.txt. There is one region per class and image.
     """
     folder = Path(source)
-    if images is None:
-        raise UsageError(f"{folder}: class maps need the folder of their images too; give it.")
+    maps = LabelFolder(folder, images, "class maps")
     names = tuple(class_names) or _class_names(folder)
-    found = ImagesByStem(Path(images))
     files = []
-    for path in sorted(folder.rglob("*.png")):
-        image = found.find(path, folder)
-        size = image_size(Path(images) / image)
+    for path, image, size in maps.files(folder.rglob("*.png"), folder):
         class_map = read_class_map(path, len(names))
         if class_map.shape != size:
             raise MaskError(
@@ -96,41 +80,17 @@ def read(
 def write(labels: Labels, destination: str | Path) -> list[Path]:
     """Write a class map for every image, unlabelled ones too, and class_names.txt.
 
-    Args:
-        labels: What to write.
-        destination: The folder, made if need be.
-
-    Returns:
-        The files written.
-
-    Raises:
-        UsageError: Two images would have the same map, or there are more than 254 classes.
-        OutputError: A file cannot be written.
+    As `write_labels` says; more than 254 classes are a UsageError.
     """
-    folder = Path(destination)
-    targets = png_paths(labels)
+    folder, targets = Path(destination), labels.with_paths(".png")
     written = [write_text("\n".join(["_background_", *labels.class_names]), folder / _NAMES)]
-    for file, target in zip(labels.images, targets, strict=True):
+    for file, target in targets:
         image = class_map_image(file.class_map(labels.class_names))
         written.append(write_png(image, folder / target))
     return written
 
 
-def png_paths(labels: Labels) -> list[str]:
-    """Where the mask of each image goes, relative to the folder (UsageError if two collide)."""
-    paths = [str(PurePosixPath(file.path).with_suffix(".png")) for file in labels.images]
-    for path, count in Counter(paths).items():
-        if count > 1:
-            raise UsageError(
-                f"Two images would have the same mask file {path}, for only their suffixes differ; "
-                f"rename one of them."
-            )
-    return paths
-
-
 def _class_names(folder: Path) -> tuple[str, ...]:
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: there is no such folder; check the path.")
     if not (folder / _NAMES).is_file():
         raise UsageError(
             f"{folder}: what the class indices mean is not said; put one class name per line, that "

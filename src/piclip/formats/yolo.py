@@ -10,19 +10,17 @@ pixels to ignore, scores, and crowds, which are left out, since YOLO would take 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import yaml
 
 from piclip.errors import UsageError
-from piclip.formats.image_files import ImagesByStem
+from piclip.formats.image_files import LabelFolder
+from piclip.formats.label_files import read_lines, read_text, readable, write_text
 from piclip.formats.labels import LabelledFile, Labels, Region
 from piclip.formats.polygons import corners_from, joined, outlines
 from piclip.formats.run_length import RunLengthMask
-from piclip.formats.text_files import read_lines, read_text, write_text
-from piclip.io.decoding import reason
 from piclip.io.documents import read_yaml
-from piclip.io.images import image_size
 
 _YAML, _CLASSES = "data.yaml", "classes.txt"
 
@@ -39,34 +37,19 @@ def recognise(source: Path) -> bool:
 def read(
     source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
-    """Read YOLO segmentation labels.
+    """Read YOLO segmentation labels, as `read_labels` says.
 
-    Args:
-        source: The folder of text files, or one with a subfolder ``labels``, or its data.yaml.
-        images: The folder of images; their sizes are needed.
-        class_names: The classes in the order of their indices, if neither data.yaml nor
-            classes.txt is in the folder or the two above it.
-
-    Returns:
-        The labels; an empty file is an image without label.
-
-    Raises:
-        UsageError: The folder, ``images`` or the class names are missing, or a line is malformed.
-        ImageError: A label has no image.
-        MaskError: A polygon is empty or outside its image.
+    The source is the folder of text files, or one with a subfolder ``labels``, or its data.yaml.
+    ``images`` is needed, and ``class_names`` in the order of their indices if neither data.yaml nor
+    classes.txt is in the folder or the two above it. An empty file is an image without label.
     """
     folder = Path(source).parent if Path(source).name == _YAML else Path(source)
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: there is no such folder; check the path.")
-    if images is None:
-        raise UsageError(f"{folder}: YOLO labels need the folder of their images too; give it.")
+    labels = LabelFolder(folder, images, "YOLO labels")
     names = tuple(class_names) or _class_names(folder)
     texts = folder / "labels" if (folder / "labels").is_dir() else folder
-    found = ImagesByStem(Path(images))
     files = []
-    for path in sorted(p for p in texts.rglob("*.txt") if p.name != _CLASSES):
-        image = found.find(path, texts)
-        size = image_size(Path(images) / image)
+    paths = (path for path in texts.rglob("*.txt") if path.name != _CLASSES)
+    for path, image, size in labels.files(paths, texts):
         regions = [
             _region(line.split(), names, size, f"{path}: line {number}")
             for number, line in enumerate(read_text(path).splitlines(), start=1)
@@ -79,34 +62,16 @@ def read(
 
 
 def write(labels: Labels, destination: str | Path) -> list[Path]:
-    """Write YOLO segmentation labels.
-
-    Args:
-        labels: What to write.
-        destination: The folder, made if need be.
-
-    Returns:
-        The files written: data.yaml and one text file per image, unlabelled ones too.
-
-    Raises:
-        UsageError: Two images would have the same text file.
-        OutputError: A file cannot be written.
-    """
-    folder = Path(destination)
-    targets = [PurePosixPath("labels", file.path).with_suffix(".txt") for file in labels.images]
-    if len(set(targets)) < len(targets):
-        raise UsageError(
-            "Two images would have the same YOLO label, for only their suffixes differ; rename "
-            "one of them."
-        )
+    """Write data.yaml and a text file per image, unlabelled too, as `write_labels` says."""
+    folder, targets = Path(destination), labels.with_paths(".txt")
     names = yaml.safe_dump(
         {"names": dict(enumerate(labels.class_names))}, sort_keys=False, allow_unicode=True
     )
     return [
         write_text(names.rstrip("\n"), folder / _YAML),
         *(
-            write_text(to_text(file, labels.class_names), folder / target)
-            for file, target in zip(labels.images, targets, strict=True)
+            write_text(to_text(file, labels.class_names), folder / "labels" / target)
+            for file, target in targets
         ),
     ]
 
@@ -158,12 +123,8 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 
 def _names_in_yaml(path: Path) -> tuple[str, ...]:
-    try:
+    with readable(path):
         content = read_yaml(path)
-    except OSError as error:
-        raise UsageError(f"{path}: {reason(error)}; check the path.") from error
-    except ValueError as error:
-        raise UsageError(f"{path}: {error}; export the labels again.") from error
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
         names = [names[index] for index in range(len(names))]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
 from piclip.errors import UsageError
 
@@ -26,3 +28,9 @@ def needs_extra(extra: str, purpose: str) -> Iterator[None]:
             f"{purpose} needs the extra [{extra}] ({error.name} is not installed): "
             f"pip install 'piclip[{extra}]'."
         ) from error
+
+
+def library(module: str) -> Any:  # noqa: ANN401  (none of these libraries has types)
+    """Import a module of the extra [formats] by its dotted name (UsageError if it is missing)."""
+    with needs_extra("formats", "Reading and writing labels"):
+        return import_module(module)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from piclip.annotation.certainty import certainty_of
+from piclip.annotation.proposals import certainty_of
 from piclip.formats import labelstudio
 from piclip.formats.labels import LabelledFile, Region
 from piclip.formats.polygons import outlines, simplified
-from piclip.formats.predictions import from_segmentation
+from piclip.formats.predicted import from_segmentation
 from piclip.label_studio.tasks import LabellingConfig
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def to_prediction(
         threshold: The least score of a pixel that is proposed.
 
     Returns:
-        The prediction. Its score says how certain the whole of it is (see
-        `piclip.annotation.certainty`), so that Label Studio can show the least certain tasks
-        first; each region's score is the mean over its pixels.
+        The prediction. Its score is its certainty (`piclip.annotation.proposals.certainty_of`), so
+        that Label Studio can show the least certain tasks first; each region's score is the mean
+        over its pixels.
     """
     file = from_segmentation(segmentation, instances=False)
     results = []

@@ -9,9 +9,9 @@ from typing import Any
 
 from piclip.errors import PiclipError, UsageError
 from piclip.formats import labelstudio
-from piclip.formats.extras import library
-from piclip.formats.json_files import load_json
+from piclip.formats.label_files import load_json
 from piclip.formats.labels import LabelledFile
+from piclip.io.extras import library
 from piclip.label_studio.bounded_client import bounded_client
 
 Task = dict[str, Any]

@@ -1,8 +1,4 @@
-"""Turn predictions into labels, so that every format can write them.
-
->>> labels = Labels(names, tuple(from_segmentation(s) for s in found))   # doctest: +SKIP
->>> write_labels(labels, "proposals.json", format="coco")                # doctest: +SKIP
-"""
+"""Turn predictions into labels, so that every format can write them."""
 
 from __future__ import annotations
 
@@ -12,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from piclip.formats.extras import library
 from piclip.formats.labels import LabelledFile, Region
 from piclip.formats.run_length import RunLengthMask
+from piclip.io.extras import library
 from piclip.io.images import IGNORE
 
 if TYPE_CHECKING:

@@ -1,0 +1,135 @@
+"""Read label files of text and JSON, or say in one sentence what is wrong; write them.
+
+``where`` is always the file and the item in it, as that sentence calls them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+from piclip.errors import UsageError
+from piclip.io import documents
+from piclip.io.decoding import check_pixels, reason
+from piclip.io.images import MAX_PIXELS
+from piclip.io.outputs import atomic_path
+
+T = TypeVar("T")
+_WORDS = {
+    str: "text",
+    int: "whole number",
+    list: "list",
+    dict: "object",
+    bool: "true or false",
+    float: "number",
+}
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turns what the readers of `piclip.io.documents` raise in its block into UsageError."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path}: {reason(error)}; check the path.") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}; export the labels again.") from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8 (UsageError if it cannot be read)."""
+    with readable(path):
+        return documents.read_text(path)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a file that are not empty, without spaces around them."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def load_json(path: Path) -> Any:  # noqa: ANN401  (what a JSON file holds)
+    """The content of a JSON file (UsageError if it cannot be read, or is not JSON)."""
+    with readable(path):
+        return documents.read_json(path)
+
+
+def json_if_any(path: Path) -> Any:  # noqa: ANN401
+    """As `load_json`; None if the path is no file named ``.json``."""
+    return load_json(path) if path.suffix.lower() == ".json" and path.is_file() else None
+
+
+@contextmanager
+def written(path: Path) -> Iterator[TextIO]:
+    """A text file to write, there in full or not at all (OutputError)."""
+    with (
+        atomic_path(path) as temporary,
+        # File names that are no valid UTF-8 hold lone surrogates, which JSON writes as \\udcXX.
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out,
+    ):
+        yield out
+
+
+def write_text(text: str, path: Path) -> Path:
+    """Write a file atomically, ended by a new line unless empty (OutputError)."""
+    with written(path) as out:
+        out.write(text + "\n" if text else "")
+    return path
+
+
+def write_list(items: Iterable[object], out: TextIO) -> None:
+    """Write a JSON list, one item per line; none is kept in memory."""
+    out.write("[")
+    for number, item in enumerate(items):
+        line = json.dumps(item, ensure_ascii=False, allow_nan=False)
+        out.write((",\n" if number else "\n") + line)
+    out.write("\n]")
+
+
+def dump_list(items: Iterable[object], path: Path) -> Path:
+    """Write a JSON list as `write_list` into a file (OutputError)."""
+    with written(path) as out:
+        write_list(items, out)
+        out.write("\n")
+    return path
+
+
+def dump_json(value: object, path: Path) -> Path:
+    """Write JSON on one line (OutputError): indented, each corner would take a line."""
+    return write_text(json.dumps(value, allow_nan=False), path)
+
+
+def field(item: object, key: str, kind: type[T], where: str) -> T:
+    """One field of a JSON object, of the type str, int, list or dict.
+
+    Raises:
+        UsageError: The item is no object, or the field is missing or of another type.
+    """
+    if not isinstance(item, dict):
+        raise UsageError(f"{where}: an object with the field {key!r} was expected here.")
+    value = item.get(key)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise UsageError(f"{where}: the field {key!r} is missing or no {_WORDS[kind]}.")
+    return value
+
+
+def optional_number(item: dict[str, Any], key: str, where: str) -> float | None:
+    """A field that is a number, or None where it is missing or null (else UsageError)."""
+    value = item.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UsageError(f"{where}: the field {key!r} is no number.")
+    return float(value)
+
+
+def image_size_field(
+    item: object, where: str, *, height: str = "height", width: str = "width"
+) -> tuple[int, int]:
+    """(height, width) from two fields (UsageError or ImageError if that is no size)."""
+    size = field(item, height, int, where), field(item, width, int, where)
+    check_pixels(where, size[1], size[0], MAX_PIXELS)
+    return size
