@@ -121,11 +121,11 @@ def annotate(
 
     Exit code: 0 when every image is annotated, 1 when some failed, 2 for a wrong command line.
     """
-    from piclip.cli.annotate_folder import Request, annotate_folder
+    from piclip.cli.annotate_folder import AnnotateRequest, annotate_folder
     from piclip.cli.annotate_report import as_json, report
     from piclip.cli.console import print_json
 
-    request = Request(
+    request = AnnotateRequest(
         images=images,
         labels=labels,
         format=format,

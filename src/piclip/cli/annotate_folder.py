@@ -21,7 +21,7 @@ from piclip.formats import LabelledFile, Labels, detect, get_format, read_labels
 
 
 @dataclass(frozen=True)
-class Request:
+class AnnotateRequest:
     """What the command line asks for; see ``piclip annotate --help``."""
 
     images: Path
@@ -44,7 +44,7 @@ class Request:
     overwrite: bool
 
 
-def annotate_folder(request: Request) -> Outcome:
+def annotate_folder(request: AnnotateRequest) -> Outcome:
     """Learn from what is labelled, measure if asked to, and propose for the rest.
 
     Raises:
@@ -103,7 +103,7 @@ def _plain(name: str) -> str:
 
 
 def _check_output(
-    request: Request, output: Path, format: str, labels: Labels, queries: Sequence[Query]
+    request: AnnotateRequest, output: Path, format: str, labels: Labels, queries: Sequence[Query]
 ) -> None:
     if not queries:
         raise UsageError(
@@ -128,7 +128,9 @@ def _check_output(
         )
 
 
-def _settings(request: Request, segmenter: FewShotSegmenter, examples: Examples) -> dict[str, Any]:
+def _settings(
+    request: AnnotateRequest, segmenter: FewShotSegmenter, examples: Examples
+) -> dict[str, Any]:
     """What decides about the proposals, without what only decides about speed or form."""
     return {
         "piclip": __version__,
@@ -139,13 +141,13 @@ def _settings(request: Request, segmenter: FewShotSegmenter, examples: Examples)
     }
 
 
-def _learn(request: Request, segmenter: FewShotSegmenter, examples: Examples) -> None:
+def _learn(request: AnnotateRequest, segmenter: FewShotSegmenter, examples: Examples) -> None:
     with people().status("Learning from the labelled images"):
         learn(segmenter, examples, request.images, max_pixels=request.max_pixels)
 
 
 def _measure(
-    request: Request, segmenter: FewShotSegmenter, examples: Examples
+    request: AnnotateRequest, segmenter: FewShotSegmenter, examples: Examples
 ) -> list[Expectation]:
     with progress_with_rate("Measuring", len(held_out_images(examples))) as on_progress:
         expectations = hold_out(
@@ -169,7 +171,10 @@ def _is_done(journal: Journal, query: Query) -> bool:
 
 
 def _propose(
-    request: Request, segmenter: FewShotSegmenter, journal: Journal, queries: Sequence[Query]
+    request: AnnotateRequest,
+    segmenter: FewShotSegmenter,
+    journal: Journal,
+    queries: Sequence[Query],
 ) -> list[Failure]:
     waiting = [query for query in queries if not _is_done(journal, query)]
     if not waiting:
@@ -195,7 +200,7 @@ def _propose(
 
 
 def _write(
-    request: Request,
+    request: AnnotateRequest,
     output: Path,
     format: str,
     labels: Labels,

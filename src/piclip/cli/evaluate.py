@@ -110,12 +110,12 @@ def evaluate(
     result is the same for any number of processes.
     """
     from piclip.cli.console import print_json, progress_bar
-    from piclip.cli.evaluation_runs import Request
+    from piclip.cli.evaluation_runs import EvaluateRequest
     from piclip.datasets.episode_files import read_episodes
     from piclip.evaluation.evaluate import EpisodeProtocol
     from piclip.evaluation.evaluate import evaluate as run
 
-    request = Request(
+    request = EvaluateRequest(
         checkpoint=checkpoint,
         dataset=dataset,
         root=root,

@@ -23,7 +23,7 @@ TRAINING_FREE = "training-free"
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluateRequest:
     """What is evaluated on what, as the commands' options say it."""
 
     checkpoint: str = TRAINING_FREE

@@ -13,7 +13,7 @@ from piclip.cli.options import DeviceOption, RootOption, ShotOption, examples
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from piclip.cli.evaluation_runs import Request
+    from piclip.cli.evaluation_runs import EvaluateRequest
     from piclip.datasets.few_shot import EpisodeKeys, FewShotView
     from piclip.evaluation.predictor import Method
 
@@ -66,7 +66,7 @@ def figure(
     one of each class in turn.
     """
     from piclip.cli.console import people
-    from piclip.cli.evaluation_runs import Request
+    from piclip.cli.evaluation_runs import EvaluateRequest
     from piclip.errors import UsageError
     from piclip.figures.episodes import pick_episodes
     from piclip.figures.plots import save_figure
@@ -75,7 +75,7 @@ def figure(
         raise UsageError(f"There is no figure {name!r}; choose from {', '.join(NAMES)}.")
     if baseline is None and name != "fig4":
         raise UsageError(f"{name} compares with a trained decoder; name its run with --baseline.")
-    request = Request(
+    request = EvaluateRequest(
         checkpoint=baseline or "training-free",
         dataset=dataset,
         root=root,
@@ -95,8 +95,8 @@ def figure(
 
 def _draw(
     name: str,
-    baseline: Request,
-    ours: Request,
+    baseline: EvaluateRequest,
+    ours: EvaluateRequest,
     view: FewShotView,
     keys: list[EpisodeKeys],
 ) -> Figure:

@@ -81,9 +81,9 @@ def segment(
     Exit code: 0 when every image has its mask, 1 when some failed, 2 for a wrong command line.
     """
     from piclip.cli.console import print_json
-    from piclip.cli.segment_folder import Request, report, segment_queries
+    from piclip.cli.segment_folder import SegmentRequest, report, segment_queries
 
-    request = Request(
+    request = SegmentRequest(
         examples=paired(support, mask, name),
         queries=query,
         output=output,

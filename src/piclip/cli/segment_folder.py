@@ -23,7 +23,7 @@ from piclip.io.outputs import ensure_folder
 
 
 @dataclass(frozen=True)
-class Request:
+class SegmentRequest:
     """What the command line asks for; see ``piclip segment --help``."""
 
     examples: Examples
@@ -62,7 +62,7 @@ class Outcome:
     earlier: int
 
 
-def segment_queries(request: Request) -> Outcome:
+def segment_queries(request: SegmentRequest) -> Outcome:
     """Segment every query file that has no mask yet, and write masks and ``results.json``.
 
     Raises:
@@ -116,7 +116,7 @@ def _with_name(entry: dict[str, Any]) -> str:
     return reason if name in reason else f"{name}: {reason}"
 
 
-def _query_files(request: Request) -> list[Path]:
+def _query_files(request: SegmentRequest) -> list[Path]:
     """The files to segment, each once; none may lie where the outputs go."""
     files = {file.resolve(): file for query in request.queries for file in list_images(query)}
     outputs = {request.output.resolve(), (request.output / OVERLAYS).resolve()}
@@ -130,7 +130,7 @@ def _query_files(request: Request) -> list[Path]:
     return list(files.values())
 
 
-def _settings(request: Request) -> dict[str, Any]:
+def _settings(request: SegmentRequest) -> dict[str, Any]:
     """What decides about the masks, without what only decides about speed."""
     return {
         "piclip": __version__,
@@ -146,7 +146,7 @@ def _settings(request: Request) -> dict[str, Any]:
     }
 
 
-def _weights(request: Request) -> dict[str, str | None]:
+def _weights(request: SegmentRequest) -> dict[str, str | None]:
     """The content of the weights of the model and, if that is a decoder, of its CLIP."""
     model, clip = request.model, request.clip
     if model == "builtin" or not holds_decoder(model):
@@ -179,7 +179,7 @@ def _digest(path: Path) -> str:
 
 
 def _work_off(
-    request: Request, segmenter: FewShotSegmenter, record: RunRecord, names: dict[Path, str]
+    request: SegmentRequest, segmenter: FewShotSegmenter, record: RunRecord, names: dict[Path, str]
 ) -> None:
     with progress_bar() as progress:
         task = progress.add_task("Segmenting", total=len(names))
@@ -210,7 +210,7 @@ def _tried(record: RunRecord, names: dict[Path, str]) -> int:
     return len(record.entries(queries, "done")) + len(record.entries(queries, "failed"))
 
 
-def _save(request: Request, record: RunRecord, query: Path, result: Segmentation) -> None:
+def _save(request: SegmentRequest, record: RunRecord, query: Path, result: Segmentation) -> None:
     source = source_of(query)
     try:
         files = result.save(request.output, overlay=request.overlay, overwrite=True)
