@@ -246,6 +246,13 @@ def test_a_stream_reads_a_few_images_ahead_and_no_more(segmenter, episode):
     assert list(found) == []
 
 
+def test_a_stream_asks_for_the_classes_that_were_learned_when_it_began(segmenter, episode):
+    model = fitted(segmenter, episode)
+    found = model.stream([episode.query.image])
+    model.fit(supports(episode), name="later")
+    assert next(found).class_names == (episode.name,)
+
+
 def test_a_bad_image_is_told_in_its_place_and_costs_no_other(segmenter, episode, tmp_path):
     paths = numbered(tmp_path / "in", [episode.query.image] * 5)
     paths[2].write_bytes(b"no picture")

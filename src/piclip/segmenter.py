@@ -18,7 +18,7 @@ from piclip.io.decoding import ImageSource
 from piclip.io.documents import check_regular, read_json
 from piclip.io.images import MAX_PIXELS, read_image
 from piclip.io.outputs import atomic_path, ensure_folder, write_json
-from piclip.io.reading import Broken, batches, read_ahead, sources
+from piclip.io.reading import Broken, Read, batches, read_ahead, sources
 from piclip.io.supports import Support
 from piclip.results import Segmentation, class_map_at
 from piclip.scorer import Memory, Scorer
@@ -311,20 +311,20 @@ class FewShotSegmenter:
             batch_size=batch_size,
         )
         read = partial(read_image, max_pixels=max_pixels)
-        return self._results(sources(images), read, score, batch_size, threshold, on_error)
+        read_on = read_ahead(sources(images), read, batch_size)
+        grouped = batches(read_on, batch_size, len(self.classes))
+        return self._results(grouped, self.classes, score, threshold, on_error)
 
     def _results(
         self,
-        sources: Iterable[ImageSource],
-        read: Callable[[ImageSource], Image.Image],
+        groups: Iterable[Sequence[Read]],
+        names: tuple[str, ...],
         score: Callable[[Sequence[Image.Image]], Sequence[Any]],
-        batch_size: int,
         threshold: float,
         on_error: OnError | None,
     ) -> Iterator[Segmentation]:
-        names = self.classes
         number = 0
-        for batch in batches(read_ahead(sources, read, batch_size), batch_size, len(names)):
+        for batch in groups:
             good = [image for _, image in batch if isinstance(image, Image.Image)]
             scored = iter(_scored(good, score))
             for source, image in batch:
