@@ -1,7 +1,8 @@
 """Models of the hub, without a network: names, questions, refusals and the cache."""
 
 import pytest
-from tiny_clip import assert_same_outputs, names_in, tiny_state
+from fake_hub import Hub, cached
+from tiny_clip import assert_same_outputs, tiny_state
 
 from piclip.clip import checkpoints, hub
 from piclip.clip.checkpoints import clip_from_state_dict, load_clip
@@ -33,34 +34,6 @@ def test_an_impossible_name_is_refused(name):
     with pytest.raises(ModelError, match="no model") as error:
         load_clip(name)
     assert one_sentence(error)
-
-
-class Hub:
-    """A hub with one answer instead of the network; counts the questions."""
-
-    def __init__(self, monkeypatch, tmp_path, answer):
-        import huggingface_hub
-        from huggingface_hub import constants
-
-        self.questions, self.downloads = 0, []
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(huggingface_hub.HfApi, "model_info", self.model_info)
-        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.snapshot_download)
-        self.answer = answer
-
-    def model_info(self, name, revision, timeout):
-        self.questions += 1
-        self.revision = revision
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        files = [type("File", (), {"rfilename": file}) for file in names_in(self.answer)]
-        return type("Info", (), {"siblings": files})
-
-    def snapshot_download(self, name, revision, cache_dir, allow_patterns):
-        assert revision == self.revision
-        self.downloads.append(allow_patterns)
-        self.cache_dir = cache_dir
-        return str(self.answer)
 
 
 def hub_error(kind, status):
@@ -110,17 +83,6 @@ def test_revision_and_cache_are_those_that_were_asked_for(monkeypatch, tmp_path,
     encoder = Encoder.from_pretrained("some/clip", revision="v1", cache_dir=tmp_path / "mine")
     assert (asked.revision, asked.cache_dir) == ("v1", tmp_path / "mine")
     assert encoder.source == "some/clip"
-
-
-def cached(folder, clip_folder, ref="main"):
-    """The folder of a model in a cache of the hub."""
-    snapshot = folder / "models--some--clip" / "snapshots" / ("0" * 40)
-    snapshot.parent.mkdir(parents=True)
-    clip_folder.rename(snapshot)
-    refs = folder / "models--some--clip" / "refs"
-    refs.mkdir()
-    (refs / ref).write_text("0" * 40)
-    return snapshot
 
 
 def test_local_files_only_asks_nobody(monkeypatch, tmp_path, clip_folder):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,7 +25,11 @@ from piclip.errors import ModelError, OutputError, UsageError
 from piclip.io.decoding import reason
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from transformers import CLIPModel, CLIPTokenizer
+
+    from piclip.clip.hub import HubOptions
 
 __all__ = [
     "BUILTIN_FOLDER",
@@ -33,7 +37,9 @@ __all__ = [
     "ModelSettings",
     "clip_from_state_dict",
     "convert_checkpoint",
+    "find_checkpoint",
     "load_clip",
+    "load_weights",
     "save_clip",
 ]
 
@@ -88,26 +94,89 @@ def load_clip(
         ModelError: If the model is unknown, cannot be downloaded, is damaged or is no such CLIP.
         UsageError: If ``hidden_act`` is unknown.
     """
-    from_hub = partial(hub_folder, cache_dir=cache_dir, local_files_only=local_files_only)
-    path = BUILTIN_FOLDER if name_or_path == "builtin" else Path(name_or_path).expanduser()
-    try:
-        is_file = path.is_file()
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: {reason(error)}; check the name of the model.") from error
-    if is_file:
+    path = find_checkpoint(
+        name_or_path, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
+    )
+    if path.is_file():
         model = clip_from_state_dict(read_state_dict(path), hidden_act=hidden_act)
         settings = read_settings(None, model)
         source: str | Path = tokenizer or _default_tokenizer(model, path)
     else:
-        if path.is_dir():
-            folder = path
-        else:
-            _check_name(name_or_path)
-            folder = from_hub(str(name_or_path), revision=revision)
-        model = _load_model(folder)
-        settings = read_settings(folder, model)
-        source = tokenizer or folder
+        model = _load_model(path)
+        settings = read_settings(path, model)
+        source = tokenizer or path
+    from_hub = partial(hub_folder, cache_dir=cache_dir, local_files_only=local_files_only)
     return LoadedClip(model, _load_tokenizer(_tokenizer_folder(source, from_hub), model), settings)
+
+
+def find_checkpoint(
+    name_or_path: str | Path,
+    *,
+    weights: bool = True,
+    tokenizer: bool = True,
+    **hub: Unpack[HubOptions],
+) -> Path:
+    """The file or folder of a checkpoint on this computer, downloaded if it is one of the hub.
+
+    Args:
+        name_or_path: As in :func:`load_clip`.
+        weights: As in :func:`piclip.clip.hub.hub_folder`.
+        tokenizer: The same.
+        hub: The same.
+
+    Raises:
+        ModelError: If the model is unknown or cannot be downloaded.
+    """
+    path = BUILTIN_FOLDER if name_or_path == "builtin" else Path(name_or_path).expanduser()
+    try:
+        if path.is_file() or path.is_dir():
+            return path
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: {reason(error)}; check the name of the model.") from error
+    _check_name(name_or_path)
+    return hub_folder(str(name_or_path), weights=weights, tokenizer=tokenizer, **hub)
+
+
+def load_weights(
+    model_class: Any,  # noqa: ANN401 - transformers' models have no type of their own
+    folder: Path,
+    **options: object,
+) -> tuple[Any, list[str]]:
+    """A model of transformers from a folder, with its weights in float32; no code there is run.
+
+    Args:
+        model_class: A class of transformers.
+        folder: With ``config.json`` and the weights.
+        options: More arguments of ``from_pretrained``.
+
+    Returns:
+        The model in evaluation mode, and the sorted names of the weights that the folder lacks.
+
+    Raises:
+        ModelError: If there are no weights, or they are damaged or do not fit the configuration.
+    """
+    if not has_weights(folder):
+        raise ModelError(
+            f"{folder} has no complete weights (model.safetensors): download or convert the model "
+            "again."
+        )
+    try:
+        with quiet_transformers():
+            model, report = model_class.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+                weights_only=True,
+                **options,
+            )
+    # Damaged weights make the readers fail in any way: SafetensorError, OSError, RuntimeError, ...
+    except Exception as error:
+        raise ModelError(
+            f"The weights in {folder} cannot be read ({first_line(error)}): download or copy the "
+            "model again."
+        ) from error
+    return model.eval(), sorted(report["missing_keys"])
 
 
 def save_clip(loaded: LoadedClip, folder: str | Path) -> None:
@@ -215,30 +284,15 @@ def _load_model(folder: Path) -> CLIPModel:
             f"{folder} holds a model of type {config.get('model_type')!r}, not a CLIP: use a CLIP "
             "with a ViT image tower such as openai/clip-vit-base-patch16."
         )
-    if not has_weights(folder):
-        raise ModelError(
-            f"{folder} has no complete weights (model.safetensors): download or convert the model "
-            "again."
-        )
     from transformers import CLIPModel  # noqa: PLC0415 - slow to import
 
-    try:
-        with quiet_transformers():
-            model, report = CLIPModel.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-            )
-    # Damaged weights make the readers fail in any way: SafetensorError, OSError, RuntimeError, ...
-    except Exception as error:
-        raise ModelError(
-            f"The weights in {folder} cannot be read ({first_line(error)}): download or copy the "
-            "model again."
-        ) from error
-    if missing := sorted(report["missing_keys"]):
+    model, missing = load_weights(CLIPModel, folder)
+    if missing:
         raise ModelError(
             f"The weights in {folder} are no complete CLIP: {missing[0]} is missing (with "
             f"{len(missing) - 1} more); use a model with both the image and the text tower."
         )
-    return model.eval()
+    return model
 
 
 def _default_tokenizer(model: CLIPModel, weights: Path) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from piclip.clip.checkpoints import ModelSettings, load_clip
 from piclip.clip.devices import resolve_device, resolve_dtype
+from piclip.clip.preprocessing import patch_grid
 from piclip.clip.vit import (
     ACTIVATIONS,
     BlockWeights,
@@ -281,28 +282,13 @@ class Encoder:
 
     def _embed(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (B, 1 + N, D) that enter the first block, and the grid."""
-        grid = self._grid_of(pixels)
+        grid = patch_grid(pixels, self.patch_size)
         embeddings = self.model.vision_model.embeddings
         pixels = pixels.to(device=self.device, dtype=self.dtype)
         patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
         cls_token = embeddings.class_embedding.expand(len(patches), 1, -1)
         tokens = torch.cat([cls_token, patches], dim=1) + self._position_embedding(grid)
         return self.model.vision_model.pre_layrnorm(tokens), grid
-
-    def _grid_of(self, pixels: Tensor) -> tuple[int, int]:
-        patch = self.patch_size
-        if pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
-            raise UsageError(
-                f"The encoder takes pixels of shape (batch, 3, height, width), not "
-                f"{tuple(pixels.shape)}."
-            )
-        height, width = pixels.shape[-2:]
-        if height % patch or width % patch:
-            raise UsageError(
-                f"Height and width must be multiples of the model's patch of {patch} pixels, but "
-                f"the image is {height} x {width}; resize it first."
-            )
-        return height // patch, width // patch
 
     def _position_embedding(self, grid: tuple[int, int]) -> Tensor:
         """Position embeddings (1 + N, D), resized bilinearly (as published; not bicubic)."""

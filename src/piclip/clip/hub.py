@@ -44,6 +44,7 @@ def hub_folder(
     name: str,
     *,
     weights: bool = True,
+    tokenizer: bool = True,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
@@ -56,6 +57,7 @@ def hub_folder(
     Args:
         name: Name on the hub, such as ``openai/clip-vit-base-patch16``.
         weights: Whether the weights are wanted; otherwise the tokenizer and settings are enough.
+        tokenizer: Whether the model is of use only with a tokenizer; vision models have none.
         revision: Branch, tag or commit; by default the hub's main branch.
         cache_dir: Where models from the hub are kept; by default the hub's own cache.
         local_files_only: Whether to look in the cache alone, without a request.
@@ -64,14 +66,16 @@ def hub_folder(
         A folder in the hub's cache.
 
     Raises:
-        ModelError: If the hub does not know the name, cannot be reached, or has no CLIP in
+        ModelError: If the hub does not know the name, cannot be reached, or has no model in
             transformers' layout below it.
     """
     from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415 - slow to import
     from huggingface_hub import errors as hub  # noqa: PLC0415
 
     try:
-        if cached := _cached_folder(name, revision, cache_dir, weights=weights):
+        if cached := _cached_folder(
+            name, revision, cache_dir, weights=weights, tokenizer=tokenizer
+        ):
             return cached
         if local_files_only:
             raise ModelError(
@@ -120,17 +124,23 @@ def hub_folder(
 
 
 def _cached_folder(
-    name: str, revision: str | None, cache_dir: str | Path | None, *, weights: bool
+    name: str,
+    revision: str | None,
+    cache_dir: str | Path | None,
+    *,
+    weights: bool,
+    tokenizer: bool,
 ) -> Path | None:
     """The model's folder in the hub's cache if everything wanted is there."""
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - slow to import
 
-    for file in ("config.json", "tokenizer_config.json"):
+    for file in ("config.json", *(["tokenizer_config.json"] if tokenizer else [])):
         cached = try_to_load_from_cache(name, file, cache_dir=cache_dir, revision=revision)
         if isinstance(cached, str):
             folder = Path(cached).parent
-            complete = has_tokenizer(folder) and (not weights or has_weights(folder))
-            return folder if complete else None
+            if (tokenizer and not has_tokenizer(folder)) or (weights and not has_weights(folder)):
+                return None
+            return folder
     return None
 
 
@@ -160,6 +170,6 @@ def _wanted(name: str, files: set[str], weights: bool) -> list[str]:
         if mark in files and "config.json" in files:
             return [*_SMALL_FILES, *patterns]
     raise ModelError(
-        f"{name} holds no CLIP in transformers' layout (config.json with model.safetensors): "
+        f"{name} holds no model in transformers' layout (config.json with model.safetensors): "
         "download its weights file and give that file's path."
     )

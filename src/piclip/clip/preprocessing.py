@@ -77,6 +77,30 @@ def to_pixels(
     return ((values - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)).contiguous()
 
 
+def patch_grid(pixels: Tensor, patch: int) -> tuple[int, int]:
+    """The grid (h, w) of the patches of a batch of images.
+
+    Args:
+        pixels: Images, (B, 3, H, W).
+        patch: Side of a patch in pixels.
+
+    Raises:
+        UsageError: Pixels of another shape, or H or W is no multiple of the patch.
+    """
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
+        raise UsageError(
+            f"The encoder takes pixels of shape (batch, 3, height, width), not "
+            f"{tuple(pixels.shape)}."
+        )
+    height, width = pixels.shape[-2:]
+    if height % patch or width % patch:
+        raise UsageError(
+            f"Height and width must be multiples of the model's patch of {patch} pixels, but "
+            f"the image is {height} x {width}; resize it first."
+        )
+    return height // patch, width // patch
+
+
 def mask_coverage(mask: npt.NDArray[np.bool_] | Tensor, grid: tuple[int, int]) -> Tensor:
     """Fraction of each patch cell that the object covers, by exact box integration.
 
