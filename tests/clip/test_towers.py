@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import transformers
 from fake_hub import Hub, cached
 from safetensors.torch import load_file, save_file
-from tiny_clip import truncate
+from tiny_clip import Malicious, truncate
 from torch.testing import assert_close
 from transformers import AutoConfig
 
@@ -174,6 +175,16 @@ def test_blocks_come_as_they_were_asked_for_and_no_hook_stays(vit):
     assert not any(module._forward_hooks for module in tower.model.modules())
 
 
+def test_threads_get_the_tokens_of_their_own_images(vit):
+    tower = load(vit)
+    images = [pixels_of((PATCH * rows, SIDE)) for rows in range(2, 10)]
+    expected = [tower.tokens(pixels, [1, 3]) for pixels in images]
+    with ThreadPoolExecutor(len(images)) as threads:
+        results = threads.map(lambda pixels: tower.tokens(pixels, [1, 3]), images)
+        for ours, alone in zip(results, expected, strict=True):
+            assert_close(ours, alone, atol=1e-5, rtol=0)
+
+
 def test_a_tower_is_frozen_and_tells_where_it_is_from(vit):
     tower = load(str(vit)).to("cpu")
     assert (tower.source, tower.revision, tower.device.type) == (str(vit), None, "cpu")
@@ -262,6 +273,17 @@ def test_a_damaged_folder_is_explained(vit, damage, words):
     with pytest.raises(ModelError, match=words) as error:
         load(vit)
     assert one_sentence(error)
+
+
+def test_a_pickled_tower_loads_and_an_unsafe_one_does_not(vit):
+    weights = load_file(vit / "model.safetensors")
+    (vit / "model.safetensors").unlink()
+    torch.save(weights, vit / "pytorch_model.bin")
+    assert load(vit).depth == DEPTH
+    torch.save(weights | {"code": Malicious(vit)}, vit / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="cannot be read") as error:
+        load(vit)
+    assert one_sentence(error) and not (vit / "owned").exists()
 
 
 def test_a_model_in_memory_must_be_a_bare_tower_of_rgb_images():

@@ -132,10 +132,9 @@ class VisualTower:
         self.model = model.to(self.device).eval().requires_grad_(False)
         (self._blocks,) = (part for part in model.modules() if isinstance(part, nn.ModuleList))
         self.depth = len(self._blocks)
-        # Without rotary positions, and unless it always does so, a model has to be told to resize
-        # its table of positions to the image.
-        accepted = inspect.signature(model.forward).parameters
-        self._options = {name: True for name in ("interpolate_pos_encoding",) if name in accepted}
+        # DINO's models fit their positions to the image by themselves, the others when told to.
+        told = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+        self._options = {"interpolate_pos_encoding": True} if told else {}
         self._hooking = threading.Lock()
 
     @classmethod
