@@ -96,7 +96,7 @@ def test_support_pass_gives_the_published_tokens(golden, published, case, side):
     pixels = torch.from_numpy(golden[f"{case}/vvp/{name}"])
     if side == "s":
         pixels = pixels * torch.from_numpy(golden[f"{case}/vvp/supp_mask_resized"] == 1)
-    previous, last = published.encode_tokens(pixels[None])
+    previous, last = published.tokens(pixels[None], published.last_two)
     # The published tokens of masked supports are float32 with an error of their own, 2.2e-4 from
     # the same network in float64; how much of it shows depends on the processor's kernels.
     atol = 1e-4 if side == "q" else 2e-4
@@ -142,7 +142,7 @@ def test_one_pass_is_what_transformers_gives(hidden_act, images, height, width, 
     close(encoding.last_input, states[-2], atol=1e-5)
     mean = torch.stack(attentions[-blocks:]).mean((0, 2))[:, 1:, 1:]
     close(encoding.attention, mean, atol=1e-6)
-    previous, last = encoder.encode_tokens(pixels)
+    previous, last = encoder.tokens(pixels, encoder.last_two)
     close(previous, encoding.previous, atol=1e-5)
     close(last, encoding.last, atol=1e-5)
 
@@ -226,7 +226,7 @@ def test_wrong_requests_are_refused_in_a_sentence():
     with pytest.raises(UsageError, match="multiples of the model's patch of 8"):
         encoder.encode(torch.zeros(1, 3, 30, 32))
     with pytest.raises(UsageError, match="batch, 3, height, width"):
-        encoder.encode_tokens(torch.zeros(3, 32, 32))
+        encoder.tokens(torch.zeros(3, 32, 32), encoder.last_two)
     with pytest.raises(UsageError, match="at least one"):
         encoder.encode_text([])
     for blocks in (0, 5, -1):

@@ -178,7 +178,7 @@ def test_the_cache_changes_nothing_and_spares_the_encoder(encoder, episodes, tmp
         raise AssertionError("the image is encoded again")
 
     monkeypatch.setattr(encoder, "encode", refuse)
-    monkeypatch.setattr(encoder, "encode_tokens", refuse)
+    monkeypatch.setattr(encoder, "tokens", refuse)
     assert torch.equal(cached.episode_priors(*arguments), fresh)
 
 

@@ -57,6 +57,7 @@ class Encoding:
         last_input: Tokens that enter the last block, cls first, (B, 1 + N, D).
         grid: (h, w).
         last_block: Record of the last block's forward pass, for `piclip.priors`.
+        tokens: Patch tokens after each of the blocks that were asked for, (B, N, D) each.
     """
 
     last: Tensor
@@ -65,6 +66,7 @@ class Encoding:
     last_input: Tensor
     grid: tuple[int, int]
     last_block: LastBlock
+    tokens: tuple[Tensor, ...] = ()
 
 
 class Encoder:
@@ -179,25 +181,51 @@ class Encoder:
         """Factor on cosines before a softmax over texts (100 in the published models)."""
         return float(self.model.logit_scale.float().exp())
 
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self._blocks)
+
+    @property
+    def last_two(self) -> tuple[int, int]:
+        """Numbers of the last two blocks, which VVP compares."""
+        return self.depth - 1, self.depth
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """What preprocessing subtracts from red, green and blue in [0, 1]."""
+        return self.settings.mean
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """What preprocessing divides by."""
+        return self.settings.std
+
     @torch.inference_mode()
-    def encode(self, pixels: Tensor) -> Encoding:
+    def encode(self, pixels: Tensor, blocks: Sequence[int] = ()) -> Encoding:
         """Encodes images for the priors.
 
         Args:
             pixels: Normalised images, (B, 3, H, W); H and W are multiples of the patch.
+            blocks: Further blocks whose tokens are wanted, counted from 1.
 
         Returns:
             Tokens of the last two blocks, mean attention, record of the last block.
 
         Raises:
-            UsageError: Pixels of another shape.
+            UsageError: Pixels of another shape, or a block that is not there.
         """
+        self._check_blocks(blocks)
         x, grid = self._embed(pixels)
         attention = x.new_zeros(len(x), x.shape[1], x.shape[1], dtype=torch.float32)
-        first_averaged = len(self._blocks) - self.attention_blocks
-        for index, weights in enumerate(self._blocks[:-1]):
-            x = forward_block(x, weights, attention if index >= first_averaged else None)
+        first_averaged = self.depth - self.attention_blocks
+        found = {}
+        for number, weights in enumerate(self._blocks[:-1], 1):
+            x = forward_block(x, weights, attention if number > first_averaged else None)
+            if number in blocks:
+                found[number] = x[:, 1:]
         block = record_block(x, self._blocks[-1], self._head, attention)
+        found[self.depth] = block.output[:, 1:]
         maps = self.attention_blocks * block.weights.heads
         return Encoding(
             last=block.output[:, 1:],
@@ -206,6 +234,7 @@ class Encoder:
             last_input=x,
             grid=grid,
             last_block=block,
+            tokens=tuple(found[number] for number in blocks),
         )
 
     @torch.inference_mode()
@@ -232,19 +261,28 @@ class Encoder:
         )
 
     @torch.inference_mode()
-    def encode_tokens(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Encodes support images, which need neither attention maps nor a record.
+    def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """Patch tokens alone, with neither attention maps nor a record; as `VisualTower.tokens`.
 
         Args:
             pixels: As in `encode`.
+            blocks: The blocks whose tokens are wanted, counted from 1.
 
         Returns:
-            Patch tokens after the second-to-last and after the last block, (B, N, D) each.
+            Tokens after each of them, (B, N, D).
         """
+        self._check_blocks(blocks)
         x, _ = self._embed(pixels)
-        for weights in self._blocks[:-1]:
+        found = {}
+        for number, weights in enumerate(self._blocks[: max(blocks)], 1):
             x = forward_block(x, weights)
-        return x[:, 1:], forward_block(x, self._blocks[-1])[:, 1:]
+            if number in blocks:
+                found[number] = x[:, 1:]
+        return [found[number] for number in blocks]
+
+    def _check_blocks(self, blocks: Sequence[int]) -> None:
+        if wrong := [number for number in blocks if not 1 <= number <= self.depth]:
+            raise UsageError(f"The model has blocks 1 to {self.depth}, not {wrong[0]}.")
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Embeds texts, each cut to the model's context length.

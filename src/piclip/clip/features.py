@@ -60,7 +60,7 @@ def encode_object(encoder: Encoder, pixels: Tensor, patches: Tensor) -> SupportF
         pixels: Normalised, zero (the mean colour) outside the object, as published, (3, H, W).
         patches: Which of its patches are object, bool (N,).
     """
-    previous, last = encoder.encode_tokens(pixels[None])
+    previous, last = encoder.tokens(pixels[None], encoder.last_two)
     chosen = patches.to(last.device)
     return SupportFeatures(last[0, chosen].float(), previous[0, chosen].float())
 
@@ -141,7 +141,7 @@ class FeatureMaker:
         patches = [chosen for _, chosen in labelled]
 
         def encode(batch: Tensor, indices: list[int]) -> list[dict[str, Tensor]]:
-            previous, last = self.encoder.encode_tokens(batch)
+            previous, last = self.encoder.tokens(batch, self.encoder.last_two)
             return [
                 {
                     "last": last[row, patches[i]].float(),
