@@ -12,7 +12,7 @@ from piclip.datasets.episodes import scene_episode
 from piclip.errors import ImageError, MaskError, ModelError, UsageError
 from piclip.scorer import Scored
 from piclip.training_free.learning import fit_discriminant, prepare_support
-from piclip.training_free.scorer import ClipScorer
+from piclip.training_free.scorer import TrainingFreeScorer
 
 
 @pytest.fixture(scope="module")
@@ -335,7 +335,7 @@ def test_large_images_are_scored_a_few_at_a_time(monkeypatch):
 
 def test_kept_encodings_change_nothing(segmenter, episode):
     plain = FewShotSegmenter(segmenter.encoder).fit(supports(episode, 2), name="cat")
-    model = FewShotSegmenter(ClipScorer(segmenter.encoder, MemoryCache()))
+    model = FewShotSegmenter(TrainingFreeScorer(segmenter.encoder, MemoryCache()))
     model.fit(supports(episode), name="cat").fit(supports(episode, 2), name="cat")
     one, other = (m.predict(episode.query.image)[0] for m in (plain, model))
     np.testing.assert_array_equal(one.scores, other.scores)

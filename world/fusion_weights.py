@@ -30,7 +30,7 @@ from piclip.io.supports import Support
 from piclip.segmenter import FewShotSegmenter
 from piclip.training_free.evidence import evidence_logits, gather_evidence
 from piclip.training_free.learning import logistic_regression, with_bias
-from piclip.training_free.scorer import ClipScorer
+from piclip.training_free.scorer import TrainingFreeScorer
 
 SHOTS = {"fusion": 1, "fusion_many": 5}
 NEWTON_STEPS = 12
@@ -77,7 +77,7 @@ def _evidence(
     segmenter: FewShotSegmenter, shots: int, episodes: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Log-odds (N, M) and coverage (N,) of the query's patches, episode by episode."""
-    encoder, scorer = segmenter.encoder, ClipScorer(segmenter.encoder)
+    encoder, scorer = segmenter.encoder, TrainingFreeScorer(segmenter.encoder)
     settings, side = encoder.settings, encoder.image_size
     grid = (side // encoder.patch_size, side // encoder.patch_size)
     for index in range(episodes):

@@ -22,6 +22,9 @@ from piclip.io.overlays import class_map_image, draw_overlay
 if TYPE_CHECKING:
     from supervision import Detections
 
+MIN_PRESENCE = 0.5
+"""Classes that are less likely to be in an image get no pixel of it."""
+
 _MAX_CLASSES = 254
 _NOTEBOOK_PIXELS = 800
 _ANNOTATION_BITS = 12  # with the 40 of an image, ids that JavaScript can count too
@@ -29,36 +32,44 @@ _ANNOTATION_BITS = 12  # with the 40 of an image, ids that JavaScript can count 
 
 @dataclass(frozen=True, eq=False)
 class Priors:
-    """The priors of one image on its patch grid, each float32 (C, h, w) in [0, 1].
+    """The maps behind one image's scores on the patch grid, each float32 (C, h, w) in [0, 1].
 
     Attributes:
+        fused: What the segmenter makes of the others before it goes from patches to pixels.
         visual_text: VTP: where the image agrees with the class's name (Sec. 2 of the method).
+            None without a text tower, like its refinement.
         visual_text_refined: VTP spread along the encoder's attention (PIR).
-        visual_visual: VVP: greatest similarity to the support's object patches.
+        contrast: Probability that a patch is of the object rather than of its background, by the
+            supports alone. None with the published priors.
+        visual_visual: VVP: greatest similarity to the support's object patches. None but with the
+            published priors, like its refinement.
         visual_visual_refined: VVP spread along the encoder's attention (PIR).
-        fused: What the segmenter makes of them before it goes from patches to pixels.
     """
 
-    visual_text: npt.NDArray[np.float32]
-    visual_text_refined: npt.NDArray[np.float32]
-    visual_visual: npt.NDArray[np.float32]
-    visual_visual_refined: npt.NDArray[np.float32]
     fused: npt.NDArray[np.float32]
+    visual_text: npt.NDArray[np.float32] | None = None
+    visual_text_refined: npt.NDArray[np.float32] | None = None
+    contrast: npt.NDArray[np.float32] | None = None
+    visual_visual: npt.NDArray[np.float32] | None = None
+    visual_visual_refined: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        shape = self.visual_text.shape
-        for field in fields(self):
-            values = getattr(self, field.name)
-            _check_unit_maps(f"The prior {field.name}", values)
-            if values.shape != shape:
+        for name, values in self.maps().items():
+            _check_unit_maps(f"The prior {name}", values)
+            if values.shape != self.fused.shape:
                 raise UsageError(
-                    f"The prior {field.name} has the shape {values.shape} but visual_text has "
-                    f"{shape}; compute all five on one patch grid."
+                    f"The prior {name} has the shape {values.shape} but fused has "
+                    f"{self.fused.shape}; compute all on one patch grid."
                 )
+
+    def maps(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Those that there are, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
     def __repr__(self) -> str:
         """Short: the shape only."""
-        classes, height, width = self.visual_text.shape
+        classes, height, width = self.fused.shape
         return f"Priors(classes={classes}, grid={height} x {width})"
 
 
@@ -76,6 +87,8 @@ class Segmentation:
         image: The image (any mode), for overlays; None to save memory.
         name: What files of this result are called: the image's stem or its index.
         source: The image's file; None for an image that was in memory.
+        presence: float32 (C,), probability of each class to be in the image at all; 0.5 is where
+            the segmenter itself decides. None where the model does not tell, as trained decoders.
     """
 
     class_names: tuple[str, ...]
@@ -85,6 +98,7 @@ class Segmentation:
     image: Image.Image | None
     name: str
     source: str | None = None
+    presence: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.class_names)
@@ -109,10 +123,13 @@ class Segmentation:
             raise UsageError(
                 f"The class map holds the index {known.max()}, but there are only {count} classes."
             )
-        if self.priors is not None and self.priors.visual_text.shape[0] != count:
+        if self.priors is not None and self.priors.fused.shape[0] != count:
             raise UsageError(
-                f"The priors are for {self.priors.visual_text.shape[0]} classes, but there are "
-                f"{count}."
+                f"The priors are for {self.priors.fused.shape[0]} classes, but there are {count}."
+            )
+        if self.presence is not None and self.presence.shape != (count,):
+            raise UsageError(
+                f"The presence has the shape {self.presence.shape}, but there are {count} classes."
             )
         if self.image is not None and (self.image.height, self.image.width) != self.size:
             raise UsageError(
@@ -164,21 +181,23 @@ class Segmentation:
             )
         return np.asarray(self.class_map == self.class_names.index(class_name) + 1)
 
-    def at_threshold(self, threshold: float) -> Segmentation:
+    def at_threshold(self, threshold: float, *, min_presence: float = MIN_PRESENCE) -> Segmentation:
         """Decide anew which pixels are object: those whose best class scores high enough.
 
         Args:
             threshold: Least score, 0 to 1.
+            min_presence: Classes that are less likely to be in the image get no pixel, 0 to 1.
 
         Returns:
             A new segmentation with the same scores and another class map (nothing is ignored).
 
         Raises:
-            UsageError: The threshold is not in [0, 1].
+            UsageError: A number is not in [0, 1].
         """
-        if not 0 <= threshold <= 1:
-            raise UsageError(f"The threshold must be between 0 and 1, not {threshold}.")
-        return replace(self, class_map=class_map_at(self.scores, threshold))
+        check_share("The threshold", threshold)
+        check_share("The least presence", min_presence)
+        found = class_map_at(self.scores, threshold, self.presence, min_presence)
+        return replace(self, class_map=found)
 
     def overlay(self, alpha: float = 0.5) -> Image.Image:
         """Draw the classes over the image.
@@ -306,18 +325,38 @@ class Segmentation:
         return f"Segmentation({self.name!r}, {self.size[0]} x {self.size[1]}, {shares})"
 
 
-def class_map_at(scores: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.uint8]:
+def class_map_at(
+    scores: npt.NDArray[np.float32],
+    threshold: float,
+    presence: npt.NDArray[np.float32] | None = None,
+    min_presence: float = MIN_PRESENCE,
+) -> npt.NDArray[np.uint8]:
     """The best class of each pixel where its score reaches the threshold, uint8 (H, W).
 
     Args:
         scores: float32 (C, H, W).
         threshold: Least score.
+        presence: Probability of each class to be in the image, (C,); None asks nothing.
+        min_presence: Classes below it get no pixel.
 
     Returns:
         0 background, k for class k - 1.
     """
+    if presence is not None:
+        there = presence >= min_presence
+        scores = np.where(there[:, None, None], scores, np.float32(-1))
     best = scores.argmax(axis=0) + 1
     return np.where(scores.max(axis=0) >= threshold, best, 0).astype(np.uint8)
+
+
+def check_share(what: str, value: float) -> None:
+    """Refuses what is no share.
+
+    Raises:
+        UsageError: The value is not in [0, 1].
+    """
+    if not 0 <= value <= 1:
+        raise UsageError(f"{what} must be between 0 and 1, not {value}.")
 
 
 def merge_coco(

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from piclip.clip.prompts import Synonyms
+from piclip.io.decoding import ImageSource
 from piclip.io.supports import Support
 from piclip.results import Priors
 
@@ -41,10 +42,13 @@ class Scored:
     Attributes:
         scores: float32 (C, H, W) in [0, 1], one map per class; they compete for each pixel.
         priors: The maps on the patch grid behind them; None for a decoder's scores.
+        presence: float32 (C,) in [0, 1], probability of each class to be in the image at all; None
+            where the scorer does not tell.
     """
 
     scores: NDArray[np.float32]
     priors: Priors | None
+    presence: NDArray[np.float32] | None = None
 
 
 class Scorer(Protocol[MemoryT]):
@@ -65,7 +69,13 @@ class Scorer(Protocol[MemoryT]):
         ...
 
     def fit(
-        self, name: str, supports: Sequence[Support], *, synonyms: Synonyms | None, max_pixels: int
+        self,
+        name: str,
+        supports: Sequence[Support],
+        *,
+        negatives: Sequence[ImageSource],
+        synonyms: Synonyms | None,
+        max_pixels: int,
     ) -> MemoryT:
         """Learns one class; arguments and errors are those of `FewShotSegmenter.fit`."""
         ...

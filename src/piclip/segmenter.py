@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from piclip.clip.encoder import DEFAULT_MODEL, Encoder
@@ -20,9 +22,9 @@ from piclip.io.images import MAX_PIXELS, read_image
 from piclip.io.outputs import atomic_path, ensure_folder, write_json
 from piclip.io.reading import Broken, Read, batches, read_ahead, sources
 from piclip.io.supports import Support
-from piclip.results import Segmentation, class_map_at
-from piclip.scorer import Memory, Scorer
-from piclip.training_free.scorer import ClipScorer
+from piclip.results import MIN_PRESENCE, Segmentation, check_share, class_map_at
+from piclip.scorer import Memory, Scored, Scorer
+from piclip.training_free.scorer import EvidenceName, TrainingFreeScorer
 
 if TYPE_CHECKING:
     from typing import Self
@@ -31,7 +33,7 @@ OnError: TypeAlias = Callable[[ImageSource, PiclipError], object]
 """Told of an image that has no result, and why."""
 
 _MOST_SHOTS = 50
-_FORMAT = 1
+_FORMAT = 2
 _TENSORS, _INDEX = "memories.safetensors", "segmenter.json"
 
 
@@ -55,7 +57,9 @@ class FewShotSegmenter:
     """
 
     def __init__(self, scorer: Encoder | Scorer[Any]) -> None:
-        self.scorer: Scorer[Any] = ClipScorer(scorer) if isinstance(scorer, Encoder) else scorer
+        self.scorer: Scorer[Any] = (
+            TrainingFreeScorer(scorer) if isinstance(scorer, Encoder) else scorer
+        )
         self._memories: dict[str, Memory] = {}
 
     @classmethod
@@ -63,6 +67,8 @@ class FewShotSegmenter:
         cls,
         name_or_folder: str | Path = DEFAULT_MODEL,
         *,
+        visual: str | Path | None = None,
+        evidence: EvidenceName = "contrast",
         clip: str | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
@@ -74,8 +80,14 @@ class FewShotSegmenter:
 
         Args:
             name_or_folder: A CLIP: a hub name, a folder, a weights file, or ``"builtin"``
-                (offline); photographs want the default. Or a decoder: the folder of a training
-                (``piclip train``), or one written by a decoder's ``save_pretrained``.
+                (offline); photographs want the default. Or another ViT without texts, such as
+                ``"facebook/dinov2-small"``: class names are then labels and no more. Or a decoder:
+                the folder of a training (``piclip train``), or one written by a decoder's
+                ``save_pretrained``.
+            visual: Another ViT that compares images while the CLIP reads the names; a hub name or
+                a folder, see `piclip.clip.towers`.
+            evidence: "contrast" compares object and background of the supports, "published" takes
+                PI-CLIP's own priors; not for a decoder.
             clip: The CLIP whose priors a decoder takes; by default that of its training. Must be
                 given where the folder does not say which that was.
             device: "auto" (CUDA, else MPS, else CPU; a decoder does not run on MPS) or a torch
@@ -101,6 +113,11 @@ class FewShotSegmenter:
         if str(name_or_folder) != "builtin" and holds_decoder(name_or_folder):
             from piclip.decoders.scorer import DecoderScorer  # noqa: PLC0415
 
+            if visual is not None or evidence != "contrast":
+                raise UsageError(
+                    f"{name_or_folder} is a trained decoder, which has its own backbone and "
+                    f"priors; leave visual and evidence out."
+                )
             return cls(
                 DecoderScorer.load(name_or_folder, clip=clip, device=device, dtype=dtype, **hub)
             )
@@ -108,20 +125,25 @@ class FewShotSegmenter:
             raise UsageError(
                 f"{name_or_folder} is no decoder but taken as a CLIP itself; leave clip out."
             )
-        return cls(Encoder.from_pretrained(name_or_folder, device=device, dtype=dtype, **hub))
+        scorer = TrainingFreeScorer.load(
+            name_or_folder, visual=visual, evidence=evidence, device=device, dtype=dtype, **hub
+        )
+        return cls(scorer)
 
     @property
     def encoder(self) -> Encoder:
         """The frozen CLIP that scores without training.
 
         Raises:
-            UsageError: A trained decoder scores.
+            UsageError: A trained decoder scores, or a ViT without texts.
         """
-        if not isinstance(self.scorer, ClipScorer):
+        encoder = getattr(self.scorer, "encoder", None)
+        if not isinstance(encoder, Encoder):
             raise UsageError(
-                "This works without training only, but the model is a trained decoder; give a CLIP."
+                "This works with a CLIP and without training only, but the model is a trained "
+                "decoder or reads no names; give a CLIP."
             )
-        return self.scorer.encoder
+        return encoder
 
     @property
     def device(self) -> torch.device:
@@ -165,18 +187,21 @@ class FewShotSegmenter:
         supports: Support | Iterable[Support] | Mapping[str, Support | Iterable[Support]],
         *,
         name: str | None = None,
+        negatives: ImageSource | Iterable[ImageSource] = (),
         synonyms: Synonyms | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> Self:
         """Learns one class, or several; what was learned before is kept, the same name replaced.
 
         The supports are encoded once, and what was made of them is kept. Without training, their
-        masks also set how much each prior counts.
+        masks also say how far the name is believed.
 
         Args:
             supports: 1 to 50 labelled images of the class ``name``, or a mapping from class names
                 to such.
             name: What the class is called in words, e.g. "zebra"; not with a mapping.
+            negatives: Images without any of these classes: they are background, and an image must
+                be surer to hold a class than they are. Not for a trained decoder.
             synonyms: Other wordings by class name, for example
                 ``piclip.clip.prompts.synonym_table("voc")``.
             max_pixels: Larger images are refused.
@@ -189,9 +214,14 @@ class FewShotSegmenter:
             ImageError: A support's image cannot be read.
             MaskError: A support's mask is empty or of another size than its image.
         """
+        without = list(sources(negatives))
         self._memories |= {
             class_name: self.scorer.fit(
-                class_name, examples, synonyms=synonyms, max_pixels=max_pixels
+                class_name,
+                examples,
+                negatives=without,
+                synonyms=synonyms,
+                max_pixels=max_pixels,
             )
             for class_name, examples in _named(supports, name).items()
         }
@@ -235,6 +265,7 @@ class FewShotSegmenter:
         on_error: OnError | None = None,
         batch_size: int = 8,
         threshold: float | None = None,
+        min_presence: float = MIN_PRESENCE,
         contrast: str | Sequence[str] = (),
         synonyms: Synonyms | None = None,
         mirror: bool = False,
@@ -248,6 +279,8 @@ class FewShotSegmenter:
                 Without it the first such image ends the call with its error.
             batch_size: How many images of one shape are encoded together.
             threshold: Least score of a class, 0 to 1; by default what the model is set to.
+            min_presence: A class that is less likely to be in an image gets no pixel of it, 0 to
+                1; 0 draws whatever scores high enough.
             contrast: Names of other things in the images that the text prior should tell the
                 classes from. By default each class meets only its own absence, as in the paper. A
                 decoder without text prior takes none.
@@ -271,6 +304,7 @@ class FewShotSegmenter:
                 on_error=on_error,
                 batch_size=batch_size,
                 threshold=threshold,
+                min_presence=min_presence,
                 contrast=contrast,
                 synonyms=synonyms,
                 mirror=mirror,
@@ -285,6 +319,7 @@ class FewShotSegmenter:
         on_error: OnError | None = None,
         batch_size: int = 8,
         threshold: float | None = None,
+        min_presence: float = MIN_PRESENCE,
         contrast: str | Sequence[str] = (),
         synonyms: Synonyms | None = None,
         mirror: bool = False,
@@ -300,8 +335,8 @@ class FewShotSegmenter:
         if batch_size < 1:
             raise UsageError(f"The batch size must be 1 or more, not {batch_size}.")
         threshold = self.threshold if threshold is None else threshold
-        if not 0 <= threshold <= 1:
-            raise UsageError(f"The threshold must be between 0 and 1, not {threshold}.")
+        check_share("The threshold", threshold)
+        check_share("The least presence", min_presence)
         score = partial(
             self.scorer.score,
             memories=list(self._memories.values()),
@@ -313,14 +348,18 @@ class FewShotSegmenter:
         read = partial(read_image, max_pixels=max_pixels)
         read_on = read_ahead(sources(images), read, batch_size)
         grouped = batches(read_on, batch_size, len(self.classes))
-        return self._results(grouped, self.classes, score, threshold, on_error)
+
+        def mapped(found: Scored) -> NDArray[np.uint8]:
+            return class_map_at(found.scores, threshold, found.presence, min_presence)
+
+        return self._results(grouped, self.classes, score, mapped, on_error)
 
     def _results(
         self,
         groups: Iterable[Sequence[Read]],
         names: tuple[str, ...],
         score: Callable[[Sequence[Image.Image]], Sequence[Any]],
-        threshold: float,
+        mapped: Callable[[Scored], NDArray[np.uint8]],
         on_error: OnError | None,
     ) -> Iterator[Segmentation]:
         number = 0
@@ -339,12 +378,13 @@ class FewShotSegmenter:
                     file = str(source) if isinstance(source, str | Path) else None
                     yield Segmentation(
                         names,
-                        class_map_at(found.scores, threshold),
+                        mapped(found),
                         found.scores,
                         found.priors,
                         image,
                         f"{number:05d}" if file is None else Path(file).stem,
                         file,
+                        found.presence,
                     )
                 number += 1
 
@@ -396,6 +436,8 @@ class FewShotSegmenter:
             tensors = load_file(folder / _TENSORS)
             segmenter = cls.from_pretrained(
                 index["model"],
+                visual=index.get("visual"),
+                evidence=index.get("evidence", "contrast"),
                 clip=index.get("clip"),
                 device=device,
                 dtype=dtype,

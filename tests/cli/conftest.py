@@ -12,7 +12,7 @@ from PIL import Image
 from piclip.cli import app, main
 from piclip.datasets.scenes import make_scene
 from piclip.formats import LabelledFile, Labels, Region, RunLengthMask, read_labels, write_labels
-from piclip.training_free.scorer import ClipScorer
+from piclip.training_free.scorer import TrainingFreeScorer
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ def run(request, capsys):
 def predicted(monkeypatch):
     """How many images were scored together."""
     counts = []
-    score = ClipScorer.score
+    score = TrainingFreeScorer.score
 
     def counting(self, images, **options):
         counts.append(len(images))
         return score(self, images, **options)
 
-    monkeypatch.setattr(ClipScorer, "score", counting)
+    monkeypatch.setattr(TrainingFreeScorer, "score", counting)
     return counts
 
 

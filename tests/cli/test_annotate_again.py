@@ -7,7 +7,7 @@ from PIL import Image
 
 from piclip.datasets.scenes import make_scene
 from piclip.formats import Labels, write_labels
-from piclip.training_free.scorer import ClipScorer
+from piclip.training_free.scorer import TrainingFreeScorer
 
 
 def test_ctrl_c_keeps_what_is_done_and_the_next_run_ends_as_if_nothing_was(
@@ -15,7 +15,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_ends_as_if_nothing_was(
 ):
     assert annotate(output="whole.json").code == 0
     predicted.clear()
-    counting = ClipScorer.score
+    counting = TrainingFreeScorer.score
 
     def interrupted(self, images, **options):
         if len(predicted) == 2:
@@ -23,7 +23,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_ends_as_if_nothing_was(
         return counting(self, images, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ClipScorer, "score", interrupted)
+        patch.setattr(TrainingFreeScorer, "score", interrupted)
         ran = annotate("--batch-size", 1)
     assert ran.code == 1
     assert "Stopped with 2 of 4 images done; run the same command again" in ran.sentence
@@ -103,13 +103,13 @@ def test_a_corrupt_image_is_skipped_told_and_tried_again(annotate, album):
 
 
 def test_an_image_that_vanishes_meanwhile_is_listed(album, annotate, monkeypatch):
-    score = ClipScorer.score
+    score = TrainingFreeScorer.score
 
     def slow(self, images, **options):
         (album.photos / "photo3.png").unlink(missing_ok=True)
         return score(self, images, **options)
 
-    monkeypatch.setattr(ClipScorer, "score", slow)
+    monkeypatch.setattr(TrainingFreeScorer, "score", slow)
     ran = annotate("--json")
     assert ran.code == 1
     assert [f["image"] for f in json.loads(ran.out)["failed"]] == ["photo3.png"]

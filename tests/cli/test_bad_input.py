@@ -13,7 +13,7 @@ from PIL import Image
 
 import piclip as library
 from piclip.datasets.scenes import make_scene
-from piclip.training_free.scorer import ClipScorer
+from piclip.training_free.scorer import TrainingFreeScorer
 
 
 def scene_image(number=0):
@@ -207,7 +207,7 @@ def test_awkward_files_give_masks_of_the_size_that_a_viewer_shows(piclip, world)
 
 
 def test_one_image_that_the_model_refuses_does_not_spoil_its_batch(piclip, world, monkeypatch):
-    score = ClipScorer.score
+    score = TrainingFreeScorer.score
     refused = Image.open(world.photos / "photo2.png").tobytes()
 
     def picky(self, images, **options):
@@ -215,7 +215,7 @@ def test_one_image_that_the_model_refuses_does_not_spoil_its_batch(piclip, world
             raise library.errors.ImageError("This image is refused; take another.")
         return score(self, images, **options)
 
-    monkeypatch.setattr(ClipScorer, "score", picky)
+    monkeypatch.setattr(TrainingFreeScorer, "score", picky)
     assert piclip(*world.command()).code == 1
     assert {name: entry["status"] for name, entry in statuses(world).items()} == {
         "photo1.png": "done",
@@ -225,13 +225,13 @@ def test_one_image_that_the_model_refuses_does_not_spoil_its_batch(piclip, world
 
 
 def test_a_query_that_vanishes_meanwhile_does_not_end_the_job(piclip, world, monkeypatch):
-    score = ClipScorer.score
+    score = TrainingFreeScorer.score
 
     def slow(self, images, **options):
         (world.photos / "photo2.png").unlink(missing_ok=True)
         return score(self, images, **options)
 
-    monkeypatch.setattr(ClipScorer, "score", slow)
+    monkeypatch.setattr(TrainingFreeScorer, "score", slow)
     ran = piclip(*world.command())
     assert ran.code == 1
     assert "Unexpected" not in ran.err

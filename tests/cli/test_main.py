@@ -13,7 +13,7 @@ from piclip.cli import options
 from piclip.clip.encoder import DEFAULT_MODEL
 from piclip.errors import UsageError
 from piclip.io.images import MAX_PIXELS
-from piclip.training_free.scorer import ClipScorer
+from piclip.training_free.scorer import TrainingFreeScorer
 
 
 def commands(command, path=()):
@@ -125,7 +125,7 @@ def test_a_surprise_is_one_sentence_with_the_traceback_on_demand(piclip, world, 
     def fails(*_, **__):
         raise RuntimeError("a bolt\ncame loose")
 
-    monkeypatch.setattr(ClipScorer, "score", fails)
+    monkeypatch.setattr(TrainingFreeScorer, "score", fails)
     monkeypatch.delenv("PICLIP_DEBUG", raising=False)
     ran = piclip(*world.command())
     assert ran.code == 1
@@ -145,7 +145,7 @@ def test_too_little_memory_comes_with_advice(piclip, world, monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")
 
-    monkeypatch.setattr(ClipScorer, "score", fails)
+    monkeypatch.setattr(TrainingFreeScorer, "score", fails)
     assert "--batch-size" in piclip(*world.command()).sentence
 
 

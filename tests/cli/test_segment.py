@@ -10,7 +10,7 @@ import piclip as library
 from piclip.cli.options import examples, paired
 from piclip.datasets.scenes import make_scene
 from piclip.errors import UsageError
-from piclip.training_free.scorer import ClipScorer
+from piclip.training_free.scorer import TrainingFreeScorer
 
 
 def record(world):
@@ -81,7 +81,7 @@ def test_overlays_can_be_asked_for_later(piclip, world):
 
 
 def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(piclip, world, monkeypatch, predicted):
-    counting = ClipScorer.score
+    counting = TrainingFreeScorer.score
 
     def interrupted(self, images, **options):
         if predicted:
@@ -89,7 +89,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(piclip, world, monke
         return counting(self, images, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ClipScorer, "score", interrupted)
+        patch.setattr(TrainingFreeScorer, "score", interrupted)
         ran = piclip(*world.command("--batch-size", 1))
     assert ran.code == 1
     assert "1 of 3 images done" in ran.sentence

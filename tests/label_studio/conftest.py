@@ -18,14 +18,14 @@ from piclip.label_studio.server import listen, running
 from piclip.label_studio.task_images import TaskImages
 from piclip.label_studio.tasks import LabelStudioApi
 from piclip.segmenter import FewShotSegmenter
-from piclip.training_free.scorer import ClipScorer
+from piclip.training_free.scorer import TrainingFreeScorer
 
 
 @pytest.fixture(scope="session")
 def segmenter():
     """With nothing learned."""
     encoder = Encoder.from_pretrained("builtin", device="cpu", dtype="float32")
-    return FewShotSegmenter(ClipScorer(encoder, MemoryCache()))
+    return FewShotSegmenter(TrainingFreeScorer(encoder, MemoryCache()))
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,14 @@ import torch
 
 from piclip.clip.conversion import clip_from_state_dict, quiet_transformers
 from piclip.clip.hub import has_tokenizer, has_weights, hub_folder
-from piclip.clip.settings import SETTINGS_FILE, ModelSettings, first_line, read_json, read_settings
+from piclip.clip.settings import (
+    PHOTO_SIZE,
+    SETTINGS_FILE,
+    ModelSettings,
+    first_line,
+    read_json,
+    read_settings,
+)
 from piclip.clip.weight_files import read_state_dict
 from piclip.errors import ModelError, OutputError, UsageError
 from piclip.io.decoding import reason
@@ -99,14 +106,22 @@ def load_clip(
     )
     if path.is_file():
         model = clip_from_state_dict(read_state_dict(path), hidden_act=hidden_act)
-        settings = read_settings(None, model)
+        settings = _settings(None, model)
         source: str | Path = tokenizer or _default_tokenizer(model, path)
     else:
         model = _load_model(path)
-        settings = read_settings(path, model)
+        settings = _settings(path, model)
         source = tokenizer or path
     from_hub = partial(hub_folder, cache_dir=cache_dir, local_files_only=local_files_only)
     return LoadedClip(model, _load_tokenizer(_tokenizer_folder(source, from_hub), model), settings)
+
+
+def _settings(folder: Path | None, model: CLIPModel) -> ModelSettings:
+    """Those of the folder; a model of photographs sees them as the published priors do."""
+    vision = model.config.vision_config
+    patch = vision.patch_size
+    default = ModelSettings(image_size=PHOTO_SIZE // patch * patch)
+    return read_settings(folder, default, patch=patch, depth=vision.num_hidden_layers)
 
 
 def find_checkpoint(

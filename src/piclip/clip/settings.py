@@ -1,23 +1,21 @@
-"""What a checkpoint says about its use: image size, blocks, normalisation."""
+"""What a checkpoint says about its use: image size, blocks, colours, the scorer's constants."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from piclip.errors import ModelError
 from piclip.io import documents
 
-if TYPE_CHECKING:
-    from transformers import CLIPModel
-
 SETTINGS_FILE = "piclip.json"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-_TUPLES = ("mean", "std", "fusion", "fusion_many")
-_MANY_SHOTS = 5
+_TUPLES = {"mean": float, "std": float, "blocks": int}
+_RETIRED = ("calibration", "fusion", "fusion_many", "ridge")  # of folders of earlier versions
 PHOTO_SIZE = 480  # pixels; where the reference runs CLIP
 
 
@@ -31,13 +29,14 @@ class ModelSettings:
             over; None for two thirds of the depth, as published.
         mean: Mean of red, green and blue in [0, 1] that preprocessing subtracts.
         std: Standard deviation of the same that preprocessing divides by.
-        fusion: Weights of the segmenter's four evidence maps, in the order of
-            ``piclip.training_free.evidence.EVIDENCE``, and last their bias, for a single support;
-            the supports adjust them.
-        fusion_many: The same for five supports or more, which say more about the class; in
-            between, the weights go from one to the other with the logarithm of the number.
-        calibration: How firmly the supports' adjustment holds on to ``fusion``; 0 or more.
-        ridge: Penalty of the linear discriminant between object and background patches.
+        blocks: Blocks whose tokens the contrast prior compares, counted from 1; None for the one
+            after three quarters of the depth and the last.
+        sharpness: tau of the contrast prior in units of 1 / standard deviation of the cosines
+            between patches; above 0.
+        text_weight: Most weight of the name's map against the supports, both as log-odds; 0 or
+            more.
+        text_level: Log-odds of the name's map that speak neither for nor against the class.
+        presence: What presence is 0.5 at, on the scale of `piclip.training_free.presence`.
         threshold: Least score of a pixel that belongs to a class.
     """
 
@@ -45,24 +44,29 @@ class ModelSettings:
     attention_blocks: int | None = None
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
-    fusion: tuple[float, ...] = (0.6, 0.4, 0.0, 0.4, -1.0)
-    fusion_many: tuple[float, ...] = (0.4, 0.6, 0.0, 0.8, -1.0)
-    calibration: float = 10.0
-    ridge: float = 0.01
-    threshold: float = 0.5
-
-    def fusion_for(self, shots: int) -> tuple[float, ...]:
-        """Weights and bias to begin with when there are ``shots`` supports."""
-        share = min(1.0, math.log(shots) / math.log(_MANY_SHOTS))
-        pairs = zip(self.fusion, self.fusion_many, strict=True)
-        return tuple(one + share * (many - one) for one, many in pairs)
+    blocks: tuple[int, ...] | None = None
+    sharpness: float = 3.0
+    text_weight: float = 0.5
+    text_level: float = 0.25
+    presence: float = 0.28
+    threshold: float = 0.52
 
 
-def read_settings(folder: Path | None, model: CLIPModel) -> ModelSettings:
-    """The folder's own settings, completed with the defaults for a model of photographs."""
-    vision = model.config.vision_config
-    patch, depth = vision.patch_size, vision.num_hidden_layers
-    values: dict[str, Any] = {"image_size": PHOTO_SIZE // patch * patch}
+def read_settings(
+    folder: Path | None, default: ModelSettings, *, patch: int, depth: int
+) -> ModelSettings:
+    """The folder's own settings, completed with the default.
+
+    Args:
+        folder: Of the checkpoint; None for a file of weights, which has no settings.
+        default: For what the folder does not say.
+        patch: Side of a patch in pixels.
+        depth: Number of blocks.
+
+    Raises:
+        ModelError: A file cannot be read, or a value is out of range.
+    """
+    values: dict[str, Any] = {}
     if folder is not None:
         for file in ("processor_config.json", "preprocessor_config.json"):
             found = read_json(folder / file) or {}
@@ -71,36 +75,41 @@ def read_settings(folder: Path | None, model: CLIPModel) -> ModelSettings:
         values |= read_json(folder / SETTINGS_FILE) or {}
     where = f"The settings in {folder} ({SETTINGS_FILE}, preprocessor_config.json)"
     try:
-        values |= {key: tuple(map(float, values[key])) for key in _TUPLES if key in values}
-        settings = ModelSettings(**values)
+        settings = replace(default, **_typed(values))
         valid = _are_valid(settings, patch, depth)
     except (TypeError, ValueError) as error:
         raise ModelError(f"{where} are not valid ({first_line(error)}): correct them.") from error
     if not valid:
         raise ModelError(
             f"{where} are not valid: image_size must be a multiple of the patch ({patch}), "
-            f"attention_blocks null or 1 to {depth}, mean and std three numbers (std above 0), "
-            f"fusion and fusion_many five numbers, calibration and ridge 0 or more, "
-            f"threshold 0 to 1."
+            f"attention_blocks null or 1 to {depth}, blocks null or numbers from 1 to {depth}, "
+            f"mean and std three numbers (std above 0), sharpness above 0, text_weight 0 or more, "
+            f"threshold 0 to 1, text_level and presence numbers."
         )
     return settings
 
 
+def _typed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists as tuples; None means the default."""
+    kept = {k: v for k, v in values.items() if k not in _RETIRED and v is not None}
+    return kept | {key: tuple(map(_TUPLES[key], kept[key])) for key in _TUPLES if key in kept}
+
+
 def _are_valid(settings: ModelSettings, patch: int, depth: int) -> bool:
     """Whether all values are in range; TypeError where one is no number."""
-    blocks, colours = settings.attention_blocks, (*settings.mean, *settings.std)
-    weights = (*settings.fusion, *settings.fusion_many)
+    attended, compared = settings.attention_blocks, settings.blocks
+    numbers = (*settings.mean, *settings.std, settings.text_level, settings.presence)
     return (
         isinstance(settings.image_size, int)
         and settings.image_size > 0
         and settings.image_size % patch == 0
-        and (blocks is None or (isinstance(blocks, int) and 1 <= blocks <= depth))
+        and (attended is None or (isinstance(attended, int) and 1 <= attended <= depth))
+        and (compared is None or (bool(compared) and all(1 <= n <= depth for n in compared)))
         and len(settings.mean) == len(settings.std) == 3
         and min(settings.std) > 0
-        and len(settings.fusion) == len(settings.fusion_many) == 5
-        and all(map(math.isfinite, (*colours, *weights)))
-        and 0 <= settings.calibration < math.inf
-        and 0 <= settings.ridge < math.inf
+        and all(map(math.isfinite, numbers))
+        and 0 < settings.sharpness < math.inf
+        and 0 <= settings.text_weight < math.inf
         and 0 <= settings.threshold <= 1
     )
 

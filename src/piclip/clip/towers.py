@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from piclip.clip.checkpoints import find_checkpoint, load_weights
 from piclip.clip.devices import resolve_device, resolve_dtype
 from piclip.clip.preprocessing import patch_grid
-from piclip.clip.settings import CLIP_MEAN, CLIP_STD, SETTINGS_FILE, read_json
+from piclip.clip.settings import CLIP_MEAN, CLIP_STD, ModelSettings, read_json, read_settings
 from piclip.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -59,12 +58,9 @@ class VisualTower:
         model: A ``ViTModel``, ``DeiTModel``, ``Dinov2Model``, ``Dinov2WithRegistersModel``,
             ``DINOv3ViTModel``, ``CLIPVisionModel`` or ``SiglipVisionModel`` of transformers. It is
             moved to ``device`` and ``dtype``, set to evaluation mode and frozen in place.
-        mean: Mean of red, green and blue in [0, 1] that preprocessing subtracts; by default that
-            of the published models of this kind.
-        std: Standard deviation of the same that preprocessing divides by; the same default.
-        image_size: Side in pixels to which square images are resized by default, a multiple of the
-            patch; by default 1.5 times that of the training, or the training's if it is 384 or
-            more.
+        settings: Input size, preprocessing and the scorer's constants; by default the colours of
+            the published models of this kind, at 1.5 times the size of the training, or at the
+            training's if it is 384 or more.
         device: "auto" (CUDA, else MPS, else CPU) or a torch device.
         dtype: "float32", "bfloat16", "float16", the same as a torch dtype, or "auto": float16 on
             CUDA, else float32.
@@ -79,17 +75,14 @@ class VisualTower:
 
     Raises:
         UsageError: An unknown device or dtype.
-        ModelError: The model is of another kind or has no square patches of RGB images, or the
-            image size, the mean or the deviation is not valid.
+        ModelError: The model is of another kind or has no square patches of RGB images.
     """
 
     def __init__(
         self,
         model: Any,  # noqa: ANN401 - transformers' models have no type of their own
         *,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        image_size: int | None = None,
+        settings: ModelSettings | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
     ) -> None:
@@ -98,34 +91,14 @@ class VisualTower:
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(dtype, self.device)
         config = model.config
-        kind, colours = _TOWERS.get(config.model_type, ("", _IMAGENET))
-        if type(model).__name__ != kind:
+        if type(model).__name__ != _TOWERS.get(config.model_type, ("",))[0]:
             raise ModelError(
                 f"A {type(model).__name__} is no image tower that piclip reads: give the bare "
                 f"vision model of one of these types: {_KINDS}."
             )
-        if not isinstance(config.patch_size, int) or config.num_channels != 3:
-            raise ModelError("The tower's patches are oblong or not of RGB images: use another.")
+        self.settings = settings or _default_settings(config)
         self.patch_size: int = config.patch_size
         self.width: int = config.hidden_size
-        try:
-            self.mean = _per_channel(colours[0] if mean is None else mean)
-            self.std = _per_channel(colours[1] if std is None else std)
-            self.image_size = _default_size(config) if image_size is None else image_size
-            valid = (
-                isinstance(self.image_size, int)
-                and self.image_size > 0
-                and self.image_size % self.patch_size == 0
-                and min(self.std) > 0
-            )
-        except (TypeError, ValueError):
-            valid = False
-        if not valid:
-            raise ModelError(
-                f"The tower's image_size must be a multiple of its patch ({self.patch_size}), and "
-                "mean and std three numbers each, std above 0: correct piclip.json or "
-                "preprocessor_config.json in its folder."
-            )
         # Parameters alone: the frequencies of rotary positions are a buffer, and stay in float32.
         for parameter in model.parameters():
             parameter.data = parameter.data.to(self.dtype)
@@ -150,9 +123,8 @@ class VisualTower:
 
         Args:
             name_or_folder: With a model of a type that this module's table lists. Of a CLIP or a
-                SigLIP, the text tower is left aside; heads always are. ``image_size``, ``mean`` and
-                ``std`` are those of ``piclip.json`` or ``preprocessor_config.json`` where these say
-                them.
+                SigLIP, the text tower is left aside; heads always are. Settings are those of
+                ``piclip.json`` or ``preprocessor_config.json`` where these say them.
             device: As in the class.
             dtype: As in the class.
             hub: As in `piclip.clip.hub.hub_folder`.
@@ -182,7 +154,13 @@ class VisualTower:
         for name in _POOLERS:  # where absent from the weights, they are random
             if hasattr(model, name):
                 setattr(model, name, nn.Identity())
-        tower = cls(model, device=device, dtype=dtype, **_preprocessing(folder))
+        settings = read_settings(
+            folder,
+            _default_settings(model.config),
+            patch=model.config.patch_size,
+            depth=model.config.num_hidden_layers,
+        )
+        tower = cls(model, settings=settings, device=device, dtype=dtype)
         tower.source, tower.revision = str(name_or_folder), hub.get("revision")
         return tower
 
@@ -277,27 +255,15 @@ def _model_type(folder: Path) -> str:
     return model_type
 
 
-def _preprocessing(folder: Path) -> dict[str, Any]:
-    """What the folder says of ``mean``, ``std`` and ``image_size``; its own settings overrule."""
-    said: dict[str, Any] = {}
-    for file in ("processor_config.json", "preprocessor_config.json"):
-        found = read_json(folder / file) or {}
-        found = found.get("image_processor", found)
-        said |= {name: found.get(f"image_{name}", said.get(name)) for name in ("mean", "std")}
-    said |= read_json(folder / SETTINGS_FILE) or {}
-    return {name: said.get(name) for name in ("mean", "std", "image_size")}
+def _default_settings(config: Any) -> ModelSettings:  # noqa: ANN401 - transformers' configurations
+    """The colours of the published models; the side of their images, or half as much again.
 
-
-def _per_channel(values: Sequence[float]) -> tuple[float, float, float]:
-    """Three finite numbers; TypeError or ValueError where they are not."""
-    red, green, blue = map(float, values)
-    if not math.isfinite(red + green + blue):
-        raise ValueError
-    return red, green, blue
-
-
-def _default_size(config: Any) -> int:  # noqa: ANN401 - transformers' configurations
-    """The least side of the images in training, or 1.5 times that, in whole patches."""
+    Raises:
+        ModelError: The tower's patches are none that piclip can cut images into.
+    """
+    patch, (_, (mean, std)) = config.patch_size, _TOWERS[config.model_type]
+    if not isinstance(patch, int) or config.num_channels != 3:
+        raise ModelError("The tower's patches are oblong or not of RGB images: use another.")
     trained = config.image_size if isinstance(config.image_size, int) else min(config.image_size)
     size = trained if trained >= _LARGE else trained * 3 // 2
-    return int(size // config.patch_size * config.patch_size)
+    return ModelSettings(image_size=size // patch * patch, mean=mean, std=std)

@@ -26,6 +26,7 @@ from piclip.decoders.saved import Checkpoint
 from piclip.decoders.trained import EncodedSupports, TrainedDecoder
 from piclip.decoders.views import laid_back
 from piclip.errors import UsageError
+from piclip.io.decoding import ImageSource
 from piclip.io.supports import Support, read_labelled
 from piclip.scorer import Scored
 
@@ -128,9 +129,21 @@ class DecoderScorer:
         self.trained.to(device)
 
     def fit(
-        self, name: str, supports: Sequence[Support], *, synonyms: Synonyms | None, max_pixels: int
+        self,
+        name: str,
+        supports: Sequence[Support],
+        *,
+        negatives: Sequence[ImageSource],
+        synonyms: Synonyms | None,
+        max_pixels: int,
     ) -> DecoderMemory:
-        """Looks at the supports once."""
+        """Looks at the supports once.
+
+        Raises:
+            UsageError: There are negatives, of which a decoder has no use.
+        """
+        if negatives:
+            raise UsageError("A trained decoder learns from no negatives; leave them out.")
         maker = self.trained.maker
         pairs = [read_labelled(support, max_pixels=max_pixels) for support in supports]
         labelled = [(np.array(image), mask.astype(np.uint8)) for image, mask in pairs]

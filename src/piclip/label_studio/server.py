@@ -17,7 +17,7 @@ from piclip.io.decoding import reason
 from piclip.io.extras import needs_extra
 from piclip.io.images import MAX_PIXELS
 from piclip.segmenter import FewShotSegmenter
-from piclip.training_free.scorer import ClipScorer
+from piclip.training_free.scorer import TrainingFreeScorer
 
 with needs_extra("labelstudio", "The backend of Label Studio"):
     import uvicorn
@@ -108,8 +108,8 @@ def serve(settings: Settings) -> Iterator[Served]:
         segmenter = FewShotSegmenter.from_pretrained(
             settings.model, clip=settings.clip, device=settings.device, dtype=settings.dtype
         )
-        if isinstance(segmenter.scorer, ClipScorer):  # labels come one by one
-            segmenter.scorer.cache = MemoryCache()
+        if isinstance(segmenter.scorer, TrainingFreeScorer):  # labels come one by one
+            segmenter.scorer.vision.cache = MemoryCache()
         threshold = segmenter.threshold if settings.threshold is None else settings.threshold
         tools = Tools(segmenter, source, images, Path(folder), threshold, settings.max_pixels)
         backend = stack.enter_context(closing(Backend(tools)))

@@ -1,27 +1,17 @@
-"""The maps on the patch grid that speak for a class in a query, and how they are weighed."""
+"""What is kept of the supports of a class, and what a batch of queries gives."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-import torch
-import torch.nn.functional as F
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from piclip.clip.encoder import Encoding
-from piclip.priors import (
-    box_mask,
-    mean_cosines,
-    min_max,
-    spread,
-    transition_matrix,
-    visual_text_prior,
-)
-
-EPS = 1e-3
-
-EVIDENCE = ("text", "visual", "dense_text", "discriminant")
-"""What is fused, in the order of the fusion's weights."""
+from piclip.training_free.vision import Seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,182 +20,78 @@ class ClassMemory:
 
     Attributes:
         name: The class.
-        foreground: Text vector of the class, (E,).
-        background: Text vector of its absence, (E,).
-        last: Object patches of the masked supports after the last block, (K, M, D).
-        previous: The same after the second-to-last block.
-        valid: Which of the M places hold a patch, bool (K, M).
-        direction: Linear discriminant of object against background patches, (2D,).
-        offset: Its constant.
-        fusion: Weights of the evidence maps and, last, their bias.
+        count: Number of supports K, int64 ().
+        tokens: Patches that were shown, after each of L blocks, (L, M, D).
+        coverage: Share of each of them that is object, (M,).
+        owner: Number of the image that each of them is from, int64 (M,).
+        texts: Text vectors of the class and of its absence, (2, E); (0, 0) without a text tower.
+        trust: How far the name's map agrees with the supports' masks, () in [0, 1].
+        level: What presence is 0.5 at, ().
     """
 
     name: str
-    foreground: Tensor
-    background: Tensor
-    last: Tensor
-    previous: Tensor
-    valid: Tensor
-    direction: Tensor
-    offset: Tensor
-    fusion: Tensor
+    count: Tensor
+    tokens: Tensor
+    coverage: Tensor
+    owner: Tensor
+    texts: Tensor
+    trust: Tensor
+    level: Tensor
 
     @property
     def shots(self) -> int:
         """Number of supports K."""
-        return len(self.valid)
+        return int(self.count)
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """All maps of one class in a batch of queries, each float32 (B, h, w) in [0, 1].
+class Answer:
+    """What is said of B queries of one grid for C classes, on the patch grid.
 
     Attributes:
-        visual_text: VTP.
-        visual_text_refined: VTP after PIR.
-        visual_visual: VVP, mean over shots and over the last two blocks, min-max scaled.
-        visual_visual_refined: its square after PIR.
-        dense_text: probability of the class against its absence, patch by patch.
-        discriminant: linear score of object against background, learned from the supports.
+        values: What is enlarged to pixels, (B, C, h, w): log-odds of the class, or scores.
+        maps: What they are made of, by the names of `piclip.results.Priors`, each in [0, 1] and of
+            the same shape.
+        presence: Probability that the class is in the image, (B, C); None where nobody asks.
     """
 
-    visual_text: Tensor
-    visual_text_refined: Tensor
-    visual_visual: Tensor
-    visual_visual_refined: Tensor
-    dense_text: Tensor
-    discriminant: Tensor
-
-    def stacked(self) -> Tensor:
-        """The maps that are fused, in the order of ``EVIDENCE``, (B, 4, h, w)."""
-        fused = (
-            self.visual_text_refined,
-            self.visual_visual_refined,
-            self.dense_text,
-            self.discriminant,
-        )
-        return torch.stack(fused, dim=1)
+    values: Tensor
+    maps: Mapping[str, Tensor]
+    presence: Tensor | None
 
 
-def gather_evidence(
-    encoding: Encoding,
-    memories: list[ClassMemory],
-    *,
-    logit_scale: float,
-    contrast: Tensor | None = None,
-    transition: Tensor | None = None,
-) -> list[Evidence]:
-    """Computes the maps of several classes in a batch of encoded queries.
+class Evidence(Protocol):
+    """A way to make maps of classes out of images that were labelled."""
 
-    Args:
-        encoding: The queries, B images of one grid.
-        memories: The classes.
-        logit_scale: Factor on cosines before a softmax over texts.
-        contrast: Further texts (X, E) that every class meets in its visual-text prior.
-        transition: PIR's matrix of the queries, (B, N, N), where it is there already.
+    def learn(
+        self,
+        name: str,
+        supports: Iterable[tuple[Image.Image, NDArray[np.bool_]]],
+        texts: Tensor,
+        negatives: Iterable[Image.Image],
+    ) -> ClassMemory:
+        """Builds the memory of one class.
 
-    Returns:
-        One ``Evidence`` per class.
-    """
-    foreground = torch.stack([memory.foreground for memory in memories])
-    background = torch.stack([memory.background for memory in memories])
-    text = visual_text_prior(
-        encoding.last_block,
-        foreground,
-        background,
-        logit_scale=logit_scale,
-        grid=encoding.grid,
-        contrast=contrast,
-    )
-    blocks = (encoding.last, encoding.previous)
-    similar = [mean_cosines(blocks, (m.last, m.previous), m.valid) for m in memories]
-    visual = min_max(torch.stack(similar, dim=1).unflatten(2, encoding.grid))
-    # Squaring sharpens the flat map of cosines before it is spread along the attention.
-    maps = torch.cat([text, visual**2], dim=1)
-    if transition is None:
-        transition = transition_matrix(encoding.attention)
-    refined = spread(maps * box_mask(maps), transition)
-    text_refined, visual_refined = refined.split(len(memories), dim=1)
-    dense = _dense_text(encoding, foreground - background, logit_scale)
-    features = patch_features(encoding)
-    return [
-        Evidence(
-            text[:, c],
-            text_refined[:, c],
-            visual[:, c],
-            visual_refined[:, c],
-            dense[:, c],
-            (features @ memory.direction + memory.offset).clamp(0, 1).unflatten(1, encoding.grid),
-        )
-        for c, memory in enumerate(memories)
-    ]
+        Args:
+            name: The class.
+            supports: RGB images with their masks (H, W), none of them empty.
+            texts: Vectors of the class and of its absence, (2, E); (0, 0) without a CLIP.
+            negatives: RGB images without the class.
+        """
+        ...
 
+    def answer(
+        self, seen: Seen, memories: Sequence[ClassMemory], contrast: Tensor | None
+    ) -> Answer:
+        """What is said of queries.
 
-def evidence_logits(evidence: Tensor) -> Tensor:
-    """Maps in [0, 1] as log-odds, so that their weights add up like independent votes.
+        Args:
+            seen: The queries.
+            memories: The classes.
+            contrast: Texts (X, E) of other things in the images.
+        """
+        ...
 
-    Args:
-        evidence: (..., M, h, w) in [0, 1].
-
-    Returns:
-        Of the same shape, within +-7.
-    """
-    return torch.logit(evidence.clamp(EPS, 1 - EPS))
-
-
-def fuse(evidence: Tensor, weights: Tensor) -> Tensor:
-    """Probability of the class at each patch.
-
-    Args:
-        evidence: (B, M, h, w) in [0, 1].
-        weights: One weight per map and, last, the bias, (M + 1,).
-
-    Returns:
-        (B, h, w) in [0, 1].
-    """
-    logits = torch.einsum("bmhw,m->bhw", evidence_logits(evidence), weights[:-1]) + weights[-1]
-    return torch.sigmoid(logits)
-
-
-def fuse_classes(
-    evidence: list[Evidence], memories: list[ClassMemory], transition: Tensor
-) -> Tensor:
-    """One score per class and patch.
-
-    The fused probability p and what refinement makes of it, R(Rp), are both needed: p knows where
-    the object is, refinement knows how far it reaches. Their geometric mean asks for both.
-
-    Args:
-        evidence: One per class.
-        memories: The classes, with their weights.
-        transition: PIR's matrix of the queries, (B, N, N).
-
-    Returns:
-        Scores in [0, 1], (B, C, h, w).
-    """
-    fused = torch.stack(
-        [
-            fuse(maps.stacked(), memory.fusion)
-            for maps, memory in zip(evidence, memories, strict=True)
-        ],
-        dim=1,
-    )
-    return (fused * spread(fused, transition)).sqrt()
-
-
-def patch_features(encoding: Encoding) -> Tensor:
-    """Unit vectors of the last two blocks side by side, float32 (B, N, 2D)."""
-    normalise = torch.nn.functional.normalize
-    parts = (encoding.last.float(), encoding.previous.float())
-    return torch.cat([normalise(part, dim=-1) for part in parts], dim=-1)
-
-
-def _dense_text(encoding: Encoding, directions: Tensor, logit_scale: float) -> Tensor:
-    """``sigmoid(s * cos(patch, t_f - t_b))`` with the patch in the texts' space, (B, C, h, w)."""
-    head = encoding.last_block.head
-    patches = encoding.last
-    normed = F.layer_norm(patches, patches.shape[-1:], head.ln_weight, head.ln_bias, head.eps)
-    projected = F.normalize((normed @ head.projection.T).float(), dim=-1)
-    scores = torch.sigmoid(logit_scale * projected @ directions.T)
-    maps: Tensor = scores.transpose(1, 2).unflatten(2, encoding.grid)
-    return maps
+    def enlarge(self, values: Tensor, image: Image.Image) -> Tensor:
+        """Scores in [0, 1] at the image's own size (C, H, W) of values (C, h, w)."""
+        ...

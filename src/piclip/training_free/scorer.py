@@ -1,68 +1,145 @@
-"""Scores without training: the priors of a frozen CLIP, fused and brought to pixels."""
+"""Scores without training: a frozen ViT compares with the supports, a frozen CLIP reads names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from piclip.clip.cache import Cache, weights_hash
+from piclip.clip.cache import Cache, content_key, weights_hash
 from piclip.clip.encoder import Encoder
-from piclip.clip.preprocessing import fit_size, to_pixels
 from piclip.clip.prompts import Synonyms, text_prototypes
+from piclip.clip.towers import VisualTower, holds_text_tower
+from piclip.errors import UsageError
+from piclip.io.decoding import ImageSource
+from piclip.io.images import read_image
 from piclip.io.supports import Support, read_labelled
-from piclip.priors import transition_matrix
 from piclip.results import Priors
 from piclip.scorer import Scored
-from piclip.training_free.evidence import ClassMemory, Evidence, fuse_classes, gather_evidence
-from piclip.training_free.learning import learn_class, prepare_support
-from piclip.training_free.upsampling import edge_aware_upsample
+from piclip.training_free.contrast import ContrastEvidence
+from piclip.training_free.evidence import Answer, ClassMemory, Evidence
+from piclip.training_free.published import PublishedEvidence
+from piclip.training_free.vision import Vision
+
+if TYPE_CHECKING:
+    from typing import Self, Unpack
+
+    from piclip.clip.hub import HubOptions
+
+EvidenceName = Literal["contrast", "published"]
 
 _TENSOR_FIELDS = tuple(field.name for field in fields(ClassMemory) if field.name != "name")
 
 
-class ClipScorer:
+class TrainingFreeScorer:
     """The training-free scorer; see `piclip.scorer.Scorer` for its methods.
 
     Args:
-        encoder: The frozen CLIP.
-        cache: Keeps what this CLIP makes of supports, so that a class that is fitted again with
+        encoder: The frozen CLIP that reads names; None where names are labels and no more.
+        visual: Another image tower whose tokens are compared; by default those of the CLIP are.
+        evidence: "contrast", object against background of whole supports with the name beside it,
+            or "published", PI-CLIP's priors as they are.
+        cache: Keeps what these models make of supports, so that a class that is fitted again with
             one support more encodes that one alone.
+
+    Raises:
+        UsageError: An unknown evidence, no model at all, or published priors without a CLIP or
+            with another tower.
     """
 
-    def __init__(self, encoder: Encoder, cache: Cache | None = None) -> None:
-        self.encoder, self.cache = encoder, cache
+    def __init__(
+        self,
+        encoder: Encoder | None,
+        visual: VisualTower | None = None,
+        *,
+        evidence: EvidenceName = "contrast",
+        cache: Cache | None = None,
+    ) -> None:
+        tower = visual or encoder
+        if tower is None:
+            raise UsageError("A training-free segmenter needs a CLIP, another ViT, or both.")
+        self.encoder, self.visual, self.evidence_name = encoder, visual, evidence
+        self.vision = Vision(tower, encoder, cache)
+        if evidence == "contrast":
+            self.evidence: Evidence = ContrastEvidence(self.vision)
+        elif evidence == "published" and encoder is not None and visual is None:
+            self.evidence = PublishedEvidence(encoder)
+        elif evidence == "published":
+            raise UsageError(
+                "The published priors are those of a CLIP alone; leave visual out, or take "
+                "evidence='contrast'."
+            )
+        else:
+            raise UsageError(f"The evidence must be 'contrast' or 'published', not {evidence!r}.")
+
+    @classmethod
+    def load(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        visual: str | Path | None = None,
+        evidence: EvidenceName = "contrast",
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        **hub: Unpack[HubOptions],
+    ) -> Self:
+        """Loads the models; arguments and errors are those of `FewShotSegmenter.from_pretrained`.
+
+        A revision is that of ``name_or_folder``.
+        """
+        load_tower = partial(VisualTower.from_pretrained, device=device, dtype=dtype)
+        if not holds_text_tower(name_or_folder, **hub):
+            if visual is not None:
+                raise UsageError(
+                    f"{name_or_folder} reads no names; give a CLIP beside visual, or leave visual "
+                    f"out."
+                )
+            return cls(None, load_tower(name_or_folder, **hub), evidence=evidence)
+        encoder = Encoder.from_pretrained(name_or_folder, device=device, dtype=dtype, **hub)
+        hub["revision"] = None
+        tower = None if visual is None else load_tower(visual, **hub)
+        return cls(encoder, tower, evidence=evidence)
 
     @property
     def threshold(self) -> float:
-        """What the CLIP is set to."""
-        return self.encoder.settings.threshold
+        """What the model whose tokens are compared is set to; 0.5 for the published priors."""
+        return 0.5 if self.evidence_name == "published" else self.vision.tower.settings.threshold
 
     @property
     def device(self) -> torch.device:
-        """The CLIP's."""
-        return self.encoder.device
+        """The models'."""
+        return self.vision.tower.device
 
     def to(self, device: str | torch.device) -> None:
-        """Moves the CLIP."""
-        self.encoder.to(device)
+        """Moves the models."""
+        for model in (self.encoder, self.visual):
+            if model is not None:
+                model.to(device)
 
     def fit(
-        self, name: str, supports: Sequence[Support], *, synonyms: Synonyms | None, max_pixels: int
+        self,
+        name: str,
+        supports: Sequence[Support],
+        *,
+        negatives: Sequence[ImageSource],
+        synonyms: Synonyms | None,
+        max_pixels: int,
     ) -> ClassMemory:
-        """Encodes the supports once; their masks also set how much each prior counts."""
-        read = (read_labelled(support, max_pixels=max_pixels) for support in supports)
-        images = [prepare_support(*pair, self.encoder) for pair in read]
-        texts = text_prototypes(self.encoder.encode_text, [name], synonyms)
-        foreground, background = (text[0].to(self.encoder.device) for text in texts)
-        return learn_class(self.encoder, name, images, foreground, background, self.cache)
+        """Encodes the supports once; their masks also say how far the name is believed."""
+        return self.evidence.learn(
+            name,
+            (read_labelled(support, max_pixels=max_pixels) for support in supports),
+            self._texts([name], synonyms)[0],
+            (read_image(image, max_pixels=max_pixels) for image in negatives),
+        )
 
     def score(
         self,
@@ -75,109 +152,84 @@ class ClipScorer:
         batch_size: int,
     ) -> list[Scored]:
         """Scores images; those of one input size are encoded together."""
-        texts = self._contrast_texts(contrast, synonyms)
+        texts = self._texts(contrast, synonyms)[:, 0] if contrast else None
         results: dict[int, Scored] = {}
-        for indices, size in self._batches(images, batch_size):
-            batch = [images[i] for i in indices]
-            scored = self._scored(batch, size, list(memories), texts, mirror)
+        for indices in self._batches(images, batch_size):
+            batch = [images[index] for index in indices]
+            scored = self._scored(batch, memories, texts, mirror)
             results.update(zip(indices, scored, strict=True))
         return [results[index] for index in range(len(images))]
 
     def identity(self) -> dict[str, Any]:
-        """The CLIP's name, its revision if one was asked for, and the width of its vectors."""
-        encoder = self.encoder
-        revision = {} if encoder.revision is None else {"revision": encoder.revision}
-        return {"model": encoder.source, **revision, "width": encoder.embed_dim}
+        """Names of the models, the CLIP's revision if one was asked for, and the evidence."""
+        said: dict[str, Any] = {"evidence": self.evidence_name}
+        main = self.encoder or self.visual
+        assert main is not None
+        said["model"] = main.source
+        if main.revision is not None:
+            said["revision"] = main.revision
+        if self.encoder is not None and self.visual is not None:
+            said["visual"] = self.visual.source
+        return said
 
     def fingerprint(self) -> str:
-        """That of the CLIP's weights."""
-        return weights_hash(self.encoder.model)
+        """That of the models' weights."""
+        models = [part.model for part in (self.encoder, self.visual) if part is not None]
+        return content_key(self.evidence_name, *(weights_hash(model) for model in models))
 
     def tensors(self, memory: ClassMemory) -> dict[str, Tensor]:
         """The memory's fields."""
         return {field: getattr(memory, field) for field in _TENSOR_FIELDS}
 
     def restore(self, name: str, tensors: Mapping[str, Tensor]) -> ClassMemory:
-        """The memory of these fields, on the CLIP's device."""
-        device = self.encoder.device
-        parts = {field: tensors[field].to(device) for field in _TENSOR_FIELDS}
+        """The memory of these fields, on the models' device."""
+        parts = {field: tensors[field].to(self.device) for field in _TENSOR_FIELDS}
         return ClassMemory(name=name, **parts)
 
-    def _contrast_texts(self, names: Sequence[str], synonyms: Synonyms | None) -> Tensor | None:
-        if not names:
-            return None
+    def _texts(self, names: Sequence[str], synonyms: Synonyms | None) -> Tensor:
+        """Vectors of names and of their absence, (X, 2, E); (X, 0, 0) without a CLIP."""
+        if self.encoder is None:
+            return torch.zeros(len(names), 0, 0, device=self.device)
         texts = text_prototypes(self.encoder.encode_text, list(names), synonyms)
-        return torch.cat(texts).to(self.encoder.device)
+        return torch.stack(texts, dim=1).to(self.device)
 
-    def _batches(
-        self, images: Sequence[Image.Image], batch_size: int
-    ) -> Iterator[tuple[list[int], tuple[int, int]]]:
-        """Indices of images that share an input size, at most ``batch_size`` at a time."""
-        groups: dict[tuple[int, int], list[int]] = {}
-        encoder = self.encoder
+    def _batches(self, images: Sequence[Image.Image], batch_size: int) -> Iterator[list[int]]:
+        """Indices of images that can be seen together, at most ``batch_size`` at a time."""
+        groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
         for index, image in enumerate(images):
-            size = fit_size(
-                image.height, image.width, image_size=encoder.image_size, patch=encoder.patch_size
-            )
-            groups.setdefault(size, []).append(index)
-        for size, indices in groups.items():
+            groups.setdefault(self.vision.sizes(image), []).append(index)
+        for indices in groups.values():
             for start in range(0, len(indices), batch_size):
-                yield indices[start : start + batch_size], size
+                yield indices[start : start + batch_size]
 
     @torch.inference_mode()
     def _scored(
         self,
         images: Sequence[Image.Image],
-        size: tuple[int, int],
-        memories: list[ClassMemory],
+        memories: Sequence[ClassMemory],
         contrast: Tensor | None,
         mirror: bool,
     ) -> Iterator[Scored]:
-        encoder, settings = self.encoder, self.encoder.settings
-        pixels = torch.stack([to_pixels(i, size, settings.mean, settings.std) for i in images])
-        seen = torch.cat([pixels, pixels.flip(-1)]) if mirror else pixels
-        encoding = encoder.encode(seen)
-        transition = transition_matrix(encoding.attention)
-        evidence = gather_evidence(
-            encoding,
-            memories,
-            logit_scale=encoder.logit_scale,
-            contrast=contrast,
-            transition=transition,
-        )
-        fused = fuse_classes(evidence, memories, transition)
+        answer = self.evidence.answer(self.vision.see(images), memories, contrast)
+        values, presence = answer.values, answer.presence
         if mirror:
-            direct, reflected = fused.chunk(2)
-            fused = (direct + reflected.flip(-1)) / 2
-        colours = _unit_colours(pixels, settings.mean, settings.std).to(encoder.device)
-        scores = edge_aware_upsample(fused, colours)
+            mirrored = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images]
+            other = self.evidence.answer(self.vision.see(mirrored), memories, contrast)
+            values = (values + other.values.flip(-1)) / 2
+            if presence is not None and other.presence is not None:
+                presence = (presence + other.presence) / 2
         for index, image in enumerate(images):
-            own = F.interpolate(
-                scores[index, None],
-                size=(image.height, image.width),
-                mode="bilinear",
-                align_corners=False,
+            scores = self.evidence.enlarge(values[index], image).clamp(0, 1)
+            yield Scored(
+                _array(scores),
+                _priors(answer, index),
+                None if presence is None else _array(presence[index]),
             )
-            yield Scored(own[0].clamp(0, 1).cpu().numpy(), _priors(evidence, fused, index))
 
 
-def _unit_colours(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalised pixels back in [0, 1]."""
-    shape = (3, 1, 1)
-    return pixels * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
+def _array(values: Tensor) -> NDArray[np.float32]:
+    return np.asarray(values.float().cpu().numpy())
 
 
-def _priors(evidence: Sequence[Evidence], fused: Tensor, index: int) -> Priors:
-    def array(maps: Tensor) -> NDArray[np.float32]:
-        return maps.clamp(0, 1).float().cpu().numpy()
-
-    def stack(field: str) -> NDArray[np.float32]:
-        return array(torch.stack([getattr(item, field)[index] for item in evidence]))
-
-    return Priors(
-        visual_text=stack("visual_text"),
-        visual_text_refined=stack("visual_text_refined"),
-        visual_visual=stack("visual_visual"),
-        visual_visual_refined=stack("visual_visual_refined"),
-        fused=array(fused[index]),
-    )
+def _priors(answer: Answer, index: int) -> Priors:
+    return Priors(**{name: _array(maps[index].clamp(0, 1)) for name, maps in answer.maps.items()})

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from piclip.errors import UsageError
 
-DILATIONS = (1, 2, 4, 8, 16)
-ITERATIONS = 14
+DILATIONS = (1, 2, 4, 8)
+ITERATIONS = 6
 COLOUR_SCALE = 0.07
 
 

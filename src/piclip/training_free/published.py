@@ -1,0 +1,116 @@
+"""The published priors as evidence: PI-CLIP's VTP and VVP, and their mean as the score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from piclip.clip.encoder import Encoder
+from piclip.clip.features import encode_object
+from piclip.clip.preprocessing import (
+    fit_size,
+    mask_coverage,
+    object_patches,
+    object_pixels,
+    to_pixels,
+)
+from piclip.priors import box_mask, min_max, spread, transition_matrix, visual_visual_prior
+from piclip.training_free.evidence import Answer, ClassMemory
+from piclip.training_free.vision import Seen, text_maps
+
+
+class PublishedEvidence:
+    """What a frozen CLIP says of a name and of masked supports; see `Evidence` for its methods.
+
+    The score is the mean of VTP after PIR and of VVP, the two maps that PI-CLIP's decoders take.
+
+    Args:
+        encoder: The CLIP.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+
+    @torch.inference_mode()
+    def learn(
+        self,
+        name: str,
+        supports: Iterable[tuple[Image.Image, NDArray[np.bool_]]],
+        texts: Tensor,
+        negatives: Iterable[Image.Image],
+    ) -> ClassMemory:
+        """Encodes each support masked, and keeps its object's patches of the last two blocks."""
+        parts = [self._object(*support) for support in supports]
+        counts = [part.shape[1] for part in parts]
+        tokens = torch.cat(parts, dim=1)
+        return ClassMemory(
+            name=name,
+            count=torch.tensor(len(parts)),
+            tokens=tokens,
+            coverage=tokens.new_ones(tokens.shape[1]),
+            owner=torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)),
+            texts=texts,
+            trust=tokens.new_ones(()),
+            level=tokens.new_zeros(()),
+        )
+
+    def answer(
+        self, seen: Seen, memories: Sequence[ClassMemory], contrast: Tensor | None
+    ) -> Answer:
+        """The four maps of Fig. 4 of the paper."""
+        encoding = seen.encoding
+        assert encoding is not None
+        texts = torch.stack([memory.texts for memory in memories])
+        plain, refined = text_maps(
+            encoding, texts, logit_scale=self.encoder.logit_scale, contrast=contrast
+        )
+        queries = (encoding.previous.float(), encoding.last.float())
+        cosines = torch.stack([_cosines(queries, memory) for memory in memories], dim=1)
+        visual = min_max(cosines.unflatten(2, encoding.grid))
+        # Squaring sharpens the flat map of cosines before it is spread along the attention.
+        squared = visual**2
+        spread_out = spread(squared * box_mask(squared), transition_matrix(encoding.attention))
+        score = (refined + visual) / 2
+        maps = {
+            "visual_text": plain,
+            "visual_text_refined": refined,
+            "visual_visual": visual,
+            "visual_visual_refined": spread_out,
+            "fused": score,
+        }
+        return Answer(score, maps, None)
+
+    def enlarge(self, values: Tensor, image: Image.Image) -> Tensor:
+        """Bilinearly, as published."""
+        size = (image.height, image.width)
+        return F.interpolate(values[None], size=size, mode="bilinear", align_corners=False)[0]
+
+    def _object(self, image: Image.Image, mask: NDArray[np.bool_]) -> Tensor:
+        """Tokens (2, M, D) of the object in an image that is masked."""
+        encoder, settings = self.encoder, self.encoder.settings
+        patch = encoder.patch_size
+        size = fit_size(image.height, image.width, image_size=encoder.image_size, patch=patch)
+        shown = object_patches(mask_coverage(mask, (size[0] // patch, size[1] // patch)))
+        pixels = to_pixels(image, size, settings.mean, settings.std)
+        pixels = pixels * object_pixels(mask_coverage(mask, size))
+        found = encode_object(encoder, pixels, shown.flatten())
+        return torch.stack([found.previous, found.last])
+
+
+def _cosines(queries: Sequence[Tensor], memory: ClassMemory) -> Tensor:
+    """VVP before it is scaled: the mean over the supports and over the last two blocks, (B, N)."""
+    maps = []
+    for number in range(memory.shots):
+        own = memory.tokens[:, memory.owner == number]
+        valid = torch.ones(1, 1, own.shape[1], dtype=torch.bool, device=own.device)
+        maps += [
+            visual_visual_prior(query, tokens[None, None], valid)[:, 0, 0]
+            for query, tokens in zip(queries, own, strict=True)
+        ]
+    return torch.stack(maps).mean(0)
