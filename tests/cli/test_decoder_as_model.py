@@ -63,7 +63,7 @@ def test_another_clip_under_the_same_name_is_noticed(piclip, world, training, tm
     weights = load_file(clip / "model.safetensors")
     save_file({key: 2 * tensor for key, tensor in weights.items()}, clip / "model.safetensors")
     again = piclip(*asked)
-    assert again.code == 2 and "other settings (clip weights)" in again.sentence
+    assert again.code == 2 and "other settings (weights)" in again.sentence
 
 
 def test_the_clip_is_asked_for_where_no_training_names_it(piclip, world, training):
