@@ -50,7 +50,14 @@ def print_some(lines: Sequence[str], where: str) -> None:
 
 
 def print_outcome(
-    what: str, *, done: int, earlier: int, failures: Sequence[str], where: str, output: Path
+    what: str,
+    *,
+    done: int,
+    earlier: int,
+    failures: Sequence[str],
+    where: str,
+    output: Path,
+    more: str = "",
 ) -> None:
     """Print how many images are done, for people, and which ones failed.
 
@@ -61,13 +68,14 @@ def print_outcome(
         failures: One reason for each image that failed.
         where: Where all of the reasons are.
         output: Where the results are.
+        more: What else is to be said of them.
     """
     total = done + len(failures)
     if failures:
         people().print(f"{len(failures)} of {total} images failed:")
         print_some(failures, where)
     again = f" ({earlier} from an earlier run)" if earlier else ""
-    people().print(f"{done} of {total} images {what}{again}; see {output}")
+    people().print(f"{done} of {total} images {what}{again}{more}; see {output}")
 
 
 @contextmanager
