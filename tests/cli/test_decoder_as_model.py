@@ -71,7 +71,7 @@ def test_the_clip_is_asked_for_where_no_training_names_it(piclip, world, trainin
     asked = piclip(*segment(world, training))
     assert asked.code == 2 and "--clip" in asked.sentence
     needless = piclip(*segment(world, world.model, "--clip", "builtin"))
-    assert needless.code == 2 and "leave clip out" in needless.sentence
+    assert needless.code == 2 and "leave --clip out" in needless.sentence
 
 
 def test_a_training_annotates_and_is_measured_as_by_hand(annotate, album, training):
@@ -120,4 +120,4 @@ def test_annotating_takes_the_clip_where_no_training_names_it(
     assert asked.code == 2 and "--clip" in asked.sentence
     assert annotate("--model", training, "--clip", model).code == 0
     needless = annotate("--clip", "builtin")
-    assert needless.code == 2 and "leave clip out" in needless.sentence
+    assert needless.code == 2 and "leave --clip out" in needless.sentence

@@ -127,7 +127,7 @@ def annotate(
     from piclip.annotation.journal import Journal
     from piclip.annotation.proposals import find_queries
     from piclip.cli import annotate_folder as work
-    from piclip.cli.console import people, print_json, print_outcome
+    from piclip.cli.console import loading_model, people, print_json, print_outcome
     from piclip.errors import UsageError
     from piclip.formats import detect, get_format, read_labels
 
@@ -147,7 +147,7 @@ def annotate(
         others = [labels, review] if review else [labels]
         work.check_output(output, target, queries, shown, others=others, overwrite=overwrite)
 
-    with people().status("Loading the model"):
+    with loading_model():
         segmenter = FewShotSegmenter.from_pretrained(model, clip=clip, device=device, dtype=dtype)
     waiting = queries
     if output:

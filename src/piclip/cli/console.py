@@ -18,6 +18,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from piclip.errors import UsageError
+
 _LISTED = 20
 
 
@@ -76,6 +78,16 @@ def print_outcome(
         print_some(failures, where)
     again = f" ({earlier} from an earlier run)" if earlier else ""
     people().print(f"{done} of {total} images {what}{again}{more}; see {output}")
+
+
+@contextmanager
+def loading_model() -> Iterator[None]:
+    """Say that the model is being loaded; errors name the option instead of Python's argument."""
+    with people().status("Loading the model"):
+        try:
+            yield
+        except UsageError as error:
+            raise UsageError(str(error).replace("leave clip out", "leave --clip out")) from error
 
 
 @contextmanager

@@ -71,6 +71,9 @@ ClipOption = Annotated[
         help="The CLIP of a decoder's priors. [default: that of its training]",
     ),
 ]
+OutputFolderOption = Annotated[
+    Path, typer.Option("--output", metavar="FOLDER", help="Where the results go.")
+]
 BatchSizeOption = Annotated[
     int, typer.Option(min=1, metavar="N", help="Images that are encoded at once.")
 ]
@@ -95,6 +98,14 @@ MaxPixelsOption = Annotated[
     int,
     typer.Option(
         "--max-pixels", metavar="N", min=1, help="Refuse images with more pixels than this."
+    ),
+]
+HostOption = Annotated[
+    str,
+    typer.Option(
+        "--host",
+        metavar="ADDRESS",
+        help="Address to listen at; 0.0.0.0 lets other computers in: ask for a login then.",
     ),
 ]
 RootOption = Annotated[

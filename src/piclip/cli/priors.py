@@ -16,6 +16,7 @@ from piclip.cli.options import (
     MaskOption,
     MaxPixelsOption,
     ModelOption,
+    OutputFolderOption,
     SupportOption,
     examples,
     paired,
@@ -39,9 +40,7 @@ def priors(
         str, typer.Option("--name", help="What the masks show, in a word or two, as in zebra.")
     ],
     query: Annotated[Path, typer.Option("--query", metavar="IMAGE", help="The image to look at.")],
-    output: Annotated[
-        Path, typer.Option("--output", metavar="FOLDER", help="Where the results go.")
-    ],
+    output: OutputFolderOption,
     model: ModelOption = DEFAULT_MODEL,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -56,7 +55,7 @@ def priors(
     range and the mask (bool) at the size of the image.
     """
     from piclip import FewShotSegmenter, Support
-    from piclip.cli.console import people, print_json
+    from piclip.cli.console import loading_model, people, print_json
     from piclip.figures.plots import priors_figure, save_figure
     from piclip.io.images import read_image
     from piclip.io.supports import read_labelled
@@ -64,7 +63,7 @@ def priors(
     image = read_image(query, max_pixels=max_pixels)
     ((label, pairs),) = paired(support, mask, [name]).items()
     shown = [read_labelled(Support(*pair), max_pixels=max_pixels) for pair in pairs]
-    with people().status("Loading the model"):
+    with loading_model():
         segmenter = FewShotSegmenter.from_pretrained(model, device=device, dtype=dtype)
     segmenter.fit([Support(*pair) for pair in shown], name=label, max_pixels=max_pixels)
     result = segmenter.predict(image, max_pixels=max_pixels)[0]

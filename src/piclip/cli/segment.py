@@ -18,6 +18,7 @@ from piclip.cli.options import (
     MaskOption,
     MaxPixelsOption,
     ModelOrDecoderOption,
+    OutputFolderOption,
     SupportOption,
     ThresholdOption,
     examples,
@@ -51,9 +52,7 @@ def segment(
             "--query", metavar="PATH", help="An image or a folder of images; may be repeated."
         ),
     ],
-    output: Annotated[
-        Path, typer.Option("--output", metavar="FOLDER", help="Where the results go.")
-    ],
+    output: OutputFolderOption,
     model: ModelOrDecoderOption = DEFAULT_MODEL,
     clip: ClipOption = None,
     overlay: Annotated[
@@ -81,7 +80,7 @@ def segment(
     Exit code: 0 when every image has its mask, 1 when some failed, 2 for a wrong command line.
     """
     from piclip import FewShotSegmenter, Support, __version__
-    from piclip.cli.console import people, print_json, print_outcome
+    from piclip.cli.console import loading_model, people, print_json, print_outcome
     from piclip.cli.segment_folder import FILE_NAME, RunRecord, digest, query_files, segment_files
     from piclip.errors import PiclipError
 
@@ -91,7 +90,7 @@ def segment(
         label: [{"image": digest(image), "mask": digest(truth)} for image, truth in pairs]
         for label, pairs in classes.items()
     }
-    with people().status("Loading the model"):
+    with loading_model():
         segmenter = FewShotSegmenter.from_pretrained(model, clip=clip, device=device, dtype=dtype)
     settings = {  # what decides about the masks, without what only decides about speed
         "piclip": __version__,
