@@ -34,51 +34,36 @@ EXAMPLES = examples(
 
 def annotate(
     *,
-    images: Annotated[
-        Path, typer.Option("--images", metavar="DIR", help="The images, labelled and not.")
-    ],
-    labels: Annotated[
-        Path, typer.Option("--labels", metavar="PATH", help="The file or folder of labels.")
-    ],
+    images: Annotated[Path, typer.Option(metavar="DIR", help="The images, labelled and not.")],
+    labels: Annotated[Path, typer.Option(metavar="PATH", help="The file or folder of labels.")],
     format: Annotated[
         str,
         typer.Option(
-            "--format",
             metavar="NAME",
             help="Of the labels: coco, yolo, label-studio, labelme, voc, masks, or auto to tell.",
         ),
     ] = "auto",
     name: Annotated[
         list[str] | None,
-        typer.Option(
-            "--name", help="A class, if the labels do not name it; repeat it in their order."
-        ),
+        typer.Option(help="A class, if the labels do not name it; repeat it in their order."),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output",
             metavar="PATH",
             help="Where the proposals go: a file for coco and label-studio, else a folder. May be "
             "left out with --holdout.",
         ),
     ] = None,
     output_format: Annotated[
-        str | None,
-        typer.Option(
-            "--output-format", metavar="NAME", help="Of the proposals. [default: as the labels]"
-        ),
+        str | None, typer.Option(metavar="NAME", help="Of the proposals. [default: as the labels]")
     ] = None,
     model: ModelOrDecoderOption = DEFAULT_MODEL,
     clip: ClipOption = None,
     min_score: Annotated[
         float,
         typer.Option(
-            "--min-score",
-            min=0,
-            max=1,
-            metavar="SCORE",
-            help="Leave out regions whose mean score is lower.",
+            min=0, max=1, metavar="SCORE", help="Leave out regions whose mean score is lower."
         ),
     ] = 0.0,
     threshold: ThresholdOption = None,
@@ -88,7 +73,6 @@ def annotate(
     review: Annotated[
         Path | None,
         typer.Option(
-            "--review",
             metavar="FILE",
             help="Write a CSV table, the image that the model is least certain of first.",
         ),

@@ -36,10 +36,8 @@ def priors(
     *,
     support: SupportOption,
     mask: MaskOption,
-    name: Annotated[
-        str, typer.Option("--name", help="What the masks show, in a word or two, as in zebra.")
-    ],
-    query: Annotated[Path, typer.Option("--query", metavar="IMAGE", help="The image to look at.")],
+    name: Annotated[str, typer.Option(help="What the masks show, in a word or two, as in zebra.")],
+    query: Annotated[Path, typer.Option(metavar="IMAGE", help="The image to look at.")],
     output: OutputFolderOption,
     model: ModelOption = DEFAULT_MODEL,
     device: DeviceOption = "auto",

@@ -42,15 +42,11 @@ def segment(
     mask: MaskOption,
     name: Annotated[
         list[str],
-        typer.Option(
-            "--name", help="What the masks show, in a word or two: once, or once per --support."
-        ),
+        typer.Option(help="What the masks show, in a word or two: once, or once per --support."),
     ],
     query: Annotated[
         list[Path],
-        typer.Option(
-            "--query", metavar="PATH", help="An image or a folder of images; may be repeated."
-        ),
+        typer.Option(metavar="PATH", help="An image or a folder of images; may be repeated."),
     ],
     output: OutputFolderOption,
     model: ModelOrDecoderOption = DEFAULT_MODEL,

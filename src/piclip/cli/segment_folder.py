@@ -158,15 +158,11 @@ def query_files(queries: Iterable[Path], output: Path, labelled: Iterable[Path])
 
 def digest(path: Path) -> str:
     """The SHA-256 of a labelled file's content (ImageError if it cannot be read)."""
-    content = hashlib.sha256()
     try:
         check_regular(path)
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                content.update(chunk)
+        return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
     except OSError as error:
         raise ImageError(f"{path} cannot be read ({error.strerror}); check the file.") from error
-    return f"sha256:{content.hexdigest()}"
 
 
 def segment_files(
