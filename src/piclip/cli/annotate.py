@@ -123,10 +123,10 @@ def annotate(
         raise UsageError("There is nothing to do: give --output, --holdout or both.")
     if output is None and review is not None:
         raise UsageError("A --review needs an --output, too; give both.")
-    labelled = read_labels(labels, format=source, images=images, class_names=name or [])
-    examples = choose_examples(labelled)
-    shown = labelled.labelled if with_labels else ()
-    queries, failures = find_queries(labelled, images) if output else ([], [])
+    known = read_labels(labels, format=source, images=images, class_names=name or [])
+    examples = choose_examples(known)
+    shown = known.labelled if with_labels else ()
+    queries, failures = find_queries(known, images) if output else ([], [])
     if output:
         others = [labels, review] if review else [labels]
         work.check_output(output, target, queries, shown, others=others, overwrite=overwrite)
@@ -178,7 +178,7 @@ def annotate(
         regions = work.write_proposals(
             journal,
             annotated,
-            labelled,
+            known,
             output,
             target,
             shown=shown,
