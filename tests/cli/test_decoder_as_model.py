@@ -63,7 +63,7 @@ def test_another_clip_under_the_same_name_is_noticed(piclip, world, training, tm
     weights = load_file(clip / "model.safetensors")
     save_file({key: 2 * tensor for key, tensor in weights.items()}, clip / "model.safetensors")
     again = piclip(*asked)
-    assert again.code == 2 and "other settings (clip weights)" in again.sentence
+    assert again.code == 2 and "other settings (weights)" in again.sentence
 
 
 def test_the_clip_is_asked_for_where_no_training_names_it(piclip, world, training):
@@ -71,7 +71,7 @@ def test_the_clip_is_asked_for_where_no_training_names_it(piclip, world, trainin
     asked = piclip(*segment(world, training))
     assert asked.code == 2 and "--clip" in asked.sentence
     needless = piclip(*segment(world, world.model, "--clip", "builtin"))
-    assert needless.code == 2 and "leave clip out" in needless.sentence
+    assert needless.code == 2 and "leave --clip out" in needless.sentence
 
 
 def test_a_training_annotates_and_is_measured_as_by_hand(annotate, album, training):
@@ -120,4 +120,4 @@ def test_annotating_takes_the_clip_where_no_training_names_it(
     assert asked.code == 2 and "--clip" in asked.sentence
     assert annotate("--model", training, "--clip", model).code == 0
     needless = annotate("--clip", "builtin")
-    assert needless.code == 2 and "leave clip out" in needless.sentence
+    assert needless.code == 2 and "leave --clip out" in needless.sentence

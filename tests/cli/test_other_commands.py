@@ -11,7 +11,7 @@ from PIL import Image
 
 import piclip as library
 from piclip.cli import main
-from piclip.cli.demo_scenes import CLASS_NAME
+from piclip.cli.demo import CLASS_NAME
 from piclip.evaluation.benchmarks import scenes, speed
 from piclip.evaluation.benchmarks.workload import Workload
 

@@ -1,6 +1,7 @@
 """``piclip segment``: what it writes, and that a second run goes on where the first stopped."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import piclip as library
 from piclip.cli.options import examples, paired
 from piclip.datasets.scenes import make_scene
 from piclip.errors import UsageError
+from piclip.io import images
 from piclip.training_free.scorer import TrainingFreeScorer
 
 
@@ -45,6 +47,21 @@ def test_the_command_line_gives_what_the_library_gives(piclip, world):
     for result in segmenter.predict(sorted(world.photos.iterdir()), threshold=0.4):
         written = np.asarray(Image.open(world.output / f"{result.name}.png")) > 0
         np.testing.assert_array_equal(written, result.mask)
+
+
+@pytest.mark.parametrize("command", ["segment", "priors"])
+def test_every_file_is_decoded_once(piclip, world, monkeypatch, command):
+    decode, decoded = images.decode, []
+
+    def counting(source, max_pixels):
+        decoded.append(source)
+        return decode(source, max_pixels)
+
+    monkeypatch.setattr(images, "decode", counting)
+    query = world.photos / "photo1.png"
+    assert piclip(command, *world.command(query=query)[1:]).code == 0
+    files = [source for source in decoded if isinstance(source, Path)]
+    assert sorted(files) == sorted([world.support, world.mask, query])
 
 
 def test_people_read_stderr_only(piclip, world):

@@ -34,51 +34,36 @@ EXAMPLES = examples(
 
 def annotate(
     *,
-    images: Annotated[
-        Path, typer.Option("--images", metavar="DIR", help="The images, labelled and not.")
-    ],
-    labels: Annotated[
-        Path, typer.Option("--labels", metavar="PATH", help="The file or folder of labels.")
-    ],
+    images: Annotated[Path, typer.Option(metavar="DIR", help="The images, labelled and not.")],
+    labels: Annotated[Path, typer.Option(metavar="PATH", help="The file or folder of labels.")],
     format: Annotated[
         str,
         typer.Option(
-            "--format",
             metavar="NAME",
             help="Of the labels: coco, yolo, label-studio, labelme, voc, masks, or auto to tell.",
         ),
     ] = "auto",
     name: Annotated[
         list[str] | None,
-        typer.Option(
-            "--name", help="A class, if the labels do not name it; repeat it in their order."
-        ),
+        typer.Option(help="A class, if the labels do not name it; repeat it in their order."),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output",
             metavar="PATH",
             help="Where the proposals go: a file for coco and label-studio, else a folder. May be "
             "left out with --holdout.",
         ),
     ] = None,
     output_format: Annotated[
-        str | None,
-        typer.Option(
-            "--output-format", metavar="NAME", help="Of the proposals. [default: as the labels]"
-        ),
+        str | None, typer.Option(metavar="NAME", help="Of the proposals. [default: as the labels]")
     ] = None,
     model: ModelOrDecoderOption = DEFAULT_MODEL,
     clip: ClipOption = None,
     min_score: Annotated[
         float,
         typer.Option(
-            "--min-score",
-            min=0,
-            max=1,
-            metavar="SCORE",
-            help="Leave out regions whose mean score is lower.",
+            min=0, max=1, metavar="SCORE", help="Leave out regions whose mean score is lower."
         ),
     ] = 0.0,
     threshold: ThresholdOption = None,
@@ -88,7 +73,6 @@ def annotate(
     review: Annotated[
         Path | None,
         typer.Option(
-            "--review",
             metavar="FILE",
             help="Write a CSV table, the image that the model is least certain of first.",
         ),
@@ -121,33 +105,105 @@ def annotate(
 
     Exit code: 0 when every image is annotated, 1 when some failed, 2 for a wrong command line.
     """
-    from piclip.cli.annotate_folder import AnnotateRequest, annotate_folder
-    from piclip.cli.annotate_report import as_json, report
-    from piclip.cli.console import print_json
+    from piclip import FewShotSegmenter, __version__
+    from piclip.annotation.fitted import choose_examples, digest, learn
+    from piclip.annotation.holdout import held_out_images, hold_out
+    from piclip.annotation.journal import Journal
+    from piclip.annotation.proposals import find_queries
+    from piclip.cli import annotate_folder as work
+    from piclip.cli.console import loading_model, people, print_json, print_outcome
+    from piclip.errors import UsageError
+    from piclip.formats import detect, get_format, read_labels
 
-    request = AnnotateRequest(
-        images=images,
-        labels=labels,
-        format=format,
-        names=name or [],
-        output=output,
-        output_format=output_format,
-        model=model,
-        clip=clip,
-        min_score=min_score,
-        threshold=threshold,
-        with_labels=with_labels,
-        review=review,
-        holdout=holdout,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-        max_pixels=max_pixels,
-        overwrite=overwrite,
-    )
-    outcome = annotate_folder(request)
-    report(outcome, output)
+    # The registry has no hyphen where people write Label Studio's format with one.
+    source = detect(labels) if format == "auto" else format.replace("-", "")
+    target = output_format.replace("-", "") if output_format else source
+    get_format(target)
+    if output is None and not holdout:
+        raise UsageError("There is nothing to do: give --output, --holdout or both.")
+    if output is None and review is not None:
+        raise UsageError("A --review needs an --output, too; give both.")
+    known = read_labels(labels, format=source, images=images, class_names=name or [])
+    examples = choose_examples(known)
+    shown = known.labelled if with_labels else ()
+    queries, failures = find_queries(known, images) if output else ([], [])
+    if output:
+        others = [labels, review] if review else [labels]
+        work.check_output(output, target, queries, shown, others=others, overwrite=overwrite)
+
+    with loading_model():
+        segmenter = FewShotSegmenter.from_pretrained(model, clip=clip, device=device, dtype=dtype)
+    waiting = queries
+    if output:
+        settings = {  # what decides about the proposals, without what only decides about speed
+            "piclip": __version__,
+            "model": segmenter.scorer.fingerprint(),
+            "labels": digest(examples, images),
+            "threshold": threshold,
+            "dtype": dtype,
+        }
+        journal = Journal(work.journal_path(output), settings, overwrite=overwrite)
+        waiting = [query for query in queries if not work.is_done(journal, query)]
+    if holdout or waiting:
+        with people().status("Learning from the labelled images"):
+            learn(segmenter, examples, images, max_pixels=max_pixels)
+
+    expectations = []
+    if holdout:
+        with work.progress_with_rate("Measuring", len(held_out_images(examples))) as on_progress:
+            expectations = hold_out(
+                segmenter,
+                examples,
+                images,
+                threshold=threshold,
+                min_score=min_score,
+                max_pixels=max_pixels,
+                on_progress=on_progress,
+            )
+        work.print_expectations(expectations)
+
+    annotated, regions = [], {}
+    if output:
+        if waiting:
+            failures += work.propose_for(
+                segmenter,
+                journal,
+                queries,
+                waiting,
+                threshold=threshold,
+                batch_size=batch_size,
+                max_pixels=max_pixels,
+            )
+        annotated = [query for query in queries if work.is_done(journal, query)]
+        regions = work.write_proposals(
+            journal,
+            annotated,
+            known,
+            output,
+            target,
+            shown=shown,
+            min_score=min_score,
+            review=review,
+        )
+        print_outcome(
+            "annotated",
+            done=len(annotated),
+            earlier=len(queries) - len(waiting),
+            failures=[failure.reason for failure in failures],
+            where="see --json",
+            output=output,
+            more=f", {sum(regions.values())} regions",
+        )
     if json:
-        print_json(as_json(outcome, output))
-    if outcome.failures:
+        print_json(
+            {
+                "output": str(output) if output else None,
+                "annotated": len(annotated),
+                "earlier": len(queries) - len(waiting),
+                "regions": regions,
+                "failed": [{"image": f.path, "reason": f.reason} for f in failures],
+                "holdout": [work.expectation_json(found) for found in expectations],
+            }
+        )
+    if failures:
         raise typer.Exit(1)

@@ -1,95 +1,25 @@
-"""The work of ``piclip annotate``: from labels to proposals, stopped and taken up again."""
+"""The parts of ``piclip annotate``: what it refuses, writes and tells people."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from piclip import FewShotSegmenter, __version__
+from rich.progress import ProgressColumn, Task
+from rich.text import Text
+
+from piclip import FewShotSegmenter
 from piclip.annotation.export import Review, check_destination, write_files, write_review
-from piclip.annotation.fitted import Examples, choose_examples, digest, learn
-from piclip.annotation.holdout import Expectation, held_out_images, hold_out
+from piclip.annotation.holdout import Expectation
 from piclip.annotation.journal import Journal, stamp_of
-from piclip.annotation.proposals import Failure, Query, find_queries, propose
-from piclip.cli.annotate_report import Outcome, print_expectations, progress_with_rate
-from piclip.cli.console import people
+from piclip.annotation.proposals import Failure, Query, propose
+from piclip.cli.console import print_table, progress_bar
 from piclip.errors import ImageError, PiclipError, UsageError
-from piclip.formats import LabelledFile, Labels, detect, get_format, read_labels
-
-
-@dataclass(frozen=True)
-class AnnotateRequest:
-    """What the command line asks for; see ``piclip annotate --help``."""
-
-    images: Path
-    labels: Path
-    format: str
-    names: Sequence[str]
-    output: Path | None
-    output_format: str | None
-    model: str
-    clip: str | None
-    min_score: float
-    threshold: float | None
-    with_labels: bool
-    review: Path | None
-    holdout: bool
-    batch_size: int
-    device: str
-    dtype: str
-    max_pixels: int
-    overwrite: bool
-
-
-def annotate_folder(request: AnnotateRequest) -> Outcome:
-    """Learn from what is labelled, measure if asked to, and propose for the rest.
-
-    Raises:
-        PiclipError: Something is wrong with the request, the labels, the model or the output, or
-            Ctrl-C was pressed; what was finished stays.
-    """
-    source = detect(request.labels) if request.format == "auto" else _plain(request.format)
-    target = _plain(request.output_format) if request.output_format else source
-    get_format(target)
-    if request.output is None and not request.holdout:
-        raise UsageError("There is nothing to do: give --output, --holdout or both.")
-    if request.output is None and request.review is not None:
-        raise UsageError("A --review needs an --output, too; give both.")
-    labels = read_labels(
-        request.labels, format=source, images=request.images, class_names=request.names
-    )
-    examples = choose_examples(labels)
-    queries, missing = find_queries(labels, request.images)
-    if request.output is not None:
-        _check_output(request, request.output, target, labels, queries)
-    with people().status("Loading the model"):
-        segmenter = FewShotSegmenter.from_pretrained(
-            request.model, clip=request.clip, device=request.device, dtype=request.dtype
-        )
-    if request.output is None:
-        _learn(request, segmenter, examples)
-        return Outcome(_measure(request, segmenter, examples), 0, 0, {}, ())
-    settings = _settings(request, segmenter, examples)
-    journal = Journal(journal_path(request.output), settings, overwrite=request.overwrite)
-    earlier = sum(_is_done(journal, query) for query in queries)
-    expectations: list[Expectation] = []
-    if request.holdout or earlier < len(queries):
-        _learn(request, segmenter, examples)
-    if request.holdout:
-        expectations = _measure(request, segmenter, examples)
-    failures = [*missing, *_propose(request, segmenter, journal, queries)]
-    annotated = [query for query in queries if _is_done(journal, query)]
-    told = {failure.path for failure in failures} | {query.path for query in annotated}
-    failures += [
-        Failure(query.path, f"{query.file}: the image vanished or changed meanwhile; try it again.")
-        for query in queries
-        if query.path not in told
-    ]
-    regions = _write(request, request.output, target, labels, journal, annotated)
-    return Outcome(expectations, len(annotated), earlier, regions, failures)
+from piclip.formats import LabelledFile, Labels
 
 
 def journal_path(output: Path) -> Path:
@@ -97,126 +27,124 @@ def journal_path(output: Path) -> Path:
     return output.with_name(output.name + ".journal")
 
 
-def _plain(name: str) -> str:
-    """The registry's name of a format: Label Studio is written with a hyphen by people."""
-    return name.replace("-", "")
-
-
-def _check_output(
-    request: AnnotateRequest, output: Path, format: str, labels: Labels, queries: Sequence[Query]
+def check_output(
+    output: Path,
+    format: str,
+    queries: Sequence[Query],
+    shown: Sequence[LabelledFile],
+    *,
+    others: Sequence[Path],
+    overwrite: bool,
 ) -> None:
+    """Refuse an output that does not do, before a model is loaded.
+
+    Args:
+        output: The file or folder.
+        format: A name of `piclip.formats.FORMATS`.
+        queries: The images without a label.
+        shown: Labelled images that go into the output, too.
+        others: The other files of the command line, which may not be written over.
+        overwrite: Whether what is there may be replaced.
+
+    Raises:
+        UsageError: There is nothing to propose, the output does not fit the format or the images,
+            or something is there that no earlier run has made.
+    """
     if not queries:
         raise UsageError(
-            "Every image is labelled, so that there is nothing to propose; add images to "
-            f"{request.images}, or leave --output out to measure with --holdout."
+            "Every image is labelled, so that there is nothing to propose; add images to the "
+            "folder of --images, or leave --output out to measure with --holdout."
         )
-    files = [request.labels, output, journal_path(output)]
-    files += [request.review] if request.review else []
+    files = [output, journal_path(output), *others]
     if len({file.resolve() for file in files}) < len(files):
         raise UsageError(
             "The --labels, the --output and the --review must be different files; choose another "
             "--output."
         )
-    shown = labels.labelled if request.with_labels else ()
     paths = [query.path for query in queries] + [file.path for file in shown]
     check_destination(output, format, paths, [query.file for query in queries])
     foreign = output.is_file() or (output.is_dir() and any(output.iterdir()))
-    if foreign and not journal_path(output).exists() and not request.overwrite:
+    if foreign and not journal_path(output).exists() and not overwrite:
         raise UsageError(
             f"{output} is there already and no run of piclip annotate has made it; choose another "
             f"--output, or add --overwrite."
         )
 
 
-def _settings(
-    request: AnnotateRequest, segmenter: FewShotSegmenter, examples: Examples
-) -> dict[str, Any]:
-    """What decides about the proposals, without what only decides about speed or form."""
-    return {
-        "piclip": __version__,
-        "model": segmenter.scorer.fingerprint(),
-        "labels": digest(examples, request.images),
-        "threshold": request.threshold,
-        "dtype": request.dtype,
-    }
-
-
-def _learn(request: AnnotateRequest, segmenter: FewShotSegmenter, examples: Examples) -> None:
-    with people().status("Learning from the labelled images"):
-        learn(segmenter, examples, request.images, max_pixels=request.max_pixels)
-
-
-def _measure(
-    request: AnnotateRequest, segmenter: FewShotSegmenter, examples: Examples
-) -> list[Expectation]:
-    with progress_with_rate("Measuring", len(held_out_images(examples))) as on_progress:
-        expectations = hold_out(
-            segmenter,
-            examples,
-            request.images,
-            threshold=request.threshold,
-            min_score=request.min_score,
-            max_pixels=request.max_pixels,
-            on_progress=on_progress,
-        )
-    print_expectations(expectations)
-    return expectations
-
-
-def _is_done(journal: Journal, query: Query) -> bool:
+def is_done(journal: Journal, query: Query) -> bool:
+    """Whether this very image is finished; one that vanished is not."""
     try:
         return journal.has(query.path, stamp_of(query.file))
     except ImageError:
         return False
 
 
-def _propose(
-    request: AnnotateRequest,
+def propose_for(
     segmenter: FewShotSegmenter,
     journal: Journal,
     queries: Sequence[Query],
+    waiting: Sequence[Query],
+    *,
+    threshold: float | None,
+    batch_size: int,
+    max_pixels: int,
 ) -> list[Failure]:
-    waiting = [query for query in queries if not _is_done(journal, query)]
-    if not waiting:
-        return []
+    """Propose regions for the images that wait; gives back which of all queries failed.
+
+    Raises:
+        PiclipError: The journal cannot be written, or Ctrl-C was pressed; what was finished stays.
+    """
     earlier = len(queries) - len(waiting)
     try:
         with progress_with_rate("Annotating", len(queries), earlier) as on_progress:
-            return propose(
+            failures = propose(
                 segmenter,
                 waiting,
                 journal,
-                threshold=request.threshold,
-                batch_size=request.batch_size,
-                max_pixels=request.max_pixels,
+                threshold=threshold,
+                batch_size=batch_size,
+                max_pixels=max_pixels,
                 on_progress=on_progress,
             )
     except KeyboardInterrupt as error:
-        done = sum(_is_done(journal, query) for query in queries)
+        done = sum(is_done(journal, query) for query in queries)
         raise PiclipError(
             f"Stopped with {done} of {len(queries)} images done; run the same command again to go "
             f"on."
         ) from error
+    told = {failure.path for failure in failures}
+    return failures + [
+        Failure(query.path, f"{query.file}: the image vanished or changed meanwhile; try it again.")
+        for query in queries
+        if query.path not in told and not is_done(journal, query)
+    ]
 
 
-def _write(
-    request: AnnotateRequest,
-    output: Path,
-    format: str,
-    labels: Labels,
+def write_proposals(
     journal: Journal,
     queries: Sequence[Query],
+    labels: Labels,
+    output: Path,
+    format: str,
+    *,
+    shown: Sequence[LabelledFile],
+    min_score: float,
+    review: Path | None,
 ) -> dict[str, int]:
-    """Write what the journal holds; gives back the number of proposed regions by class."""
+    """Write the finished ``queries``, after the labelled images ``shown``, and the review table.
+
+    Returns:
+        The number of proposed regions by class.
+    """
 
     def proposed() -> Iterator[tuple[LabelledFile, float]]:
         for query in queries:
             proposal = journal.read(query.path)
-            kept = tuple(r for r in proposal.file.regions if (r.score or 0) >= request.min_score)
+            kept = tuple(r for r in proposal.file.regions if (r.score or 0) >= min_score)
             yield replace(proposal.file, regions=kept), proposal.certainty
 
     def files() -> Iterator[LabelledFile]:
-        yield from labels.labelled if request.with_labels else ()
+        yield from shown
         yield from (file for file, _ in proposed())
 
     counts = Counter(dict.fromkeys(labels.class_names, 0))
@@ -225,7 +153,55 @@ def _write(
         scores = [region.score for region in file.regions if region.score is not None]
         counts.update(region.class_name for region in file.regions)
         reviews.append(Review(file.path, certainty, len(scores), min(scores, default=None)))
-    if request.review is not None:
-        write_review(reviews, request.review)
+    if review is not None:
+        write_review(reviews, review)
     write_files(files, labels, output, format)
     return dict(counts)
+
+
+def print_expectations(expectations: Sequence[Expectation]) -> None:
+    """Print which IoU to expect of each class."""
+    rows = []
+    for found in expectations:
+        worst = min(found.ious, key=lambda path: found.ious[path], default=None)
+        rows.append(
+            (
+                found.class_name,
+                str(found.labelled),
+                str(len(found.ious)),
+                _percent(found.iou) if found.labelled > 1 else "label 2 images",
+                "" if worst is None else f"{_percent(found.ious[worst])} ({worst})",
+            )
+        )
+    columns = ("class", "labelled", "held out", "IoU to expect", "worst image")
+    print_table("Measured on labelled images, each held out", columns, rows)
+
+
+def expectation_json(found: Expectation) -> dict[str, Any]:
+    """What is to be expected of a class, as plain data; IoU in percent."""
+    return {
+        "class": found.class_name,
+        "labelled": found.labelled,
+        "iou": None if found.iou is None else round(100 * found.iou, 2),
+        "images": {path: round(100 * iou, 2) for path, iou in found.ious.items()},
+    }
+
+
+def _percent(iou: float | None) -> str:
+    return "-" if iou is None else f"{100 * iou:.1f} %"
+
+
+class _Rate(ProgressColumn):
+    """Images per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.2f} images/s")
+
+
+@contextmanager
+def progress_with_rate(what: str, total: int, earlier: int = 0) -> Iterator[Callable[[int], None]]:
+    """A progress bar with images per second and the time that is left; yields how to move it."""
+    with progress_bar(_Rate()) as bar:
+        task = bar.add_task(what, total=total, completed=earlier)
+        yield lambda tried: bar.update(task, completed=earlier + tried)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -16,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+from piclip.errors import UsageError
 
 _LISTED = 20
 
@@ -46,6 +49,45 @@ def print_some(lines: Sequence[str], where: str) -> None:
         people().print(f"  {line}")
     if len(lines) > _LISTED:
         people().print(f"  ... and {len(lines) - _LISTED} more, {where}")
+
+
+def print_outcome(
+    what: str,
+    *,
+    done: int,
+    earlier: int,
+    failures: Sequence[str],
+    where: str,
+    output: Path,
+    more: str = "",
+) -> None:
+    """Print how many images are done, for people, and which ones failed.
+
+    Args:
+        what: What was done to them, such as "segmented".
+        done: Number of images that are done, those of earlier runs included.
+        earlier: How many of them are from earlier runs.
+        failures: One reason for each image that failed.
+        where: Where all of the reasons are.
+        output: Where the results are.
+        more: What else is to be said of them.
+    """
+    total = done + len(failures)
+    if failures:
+        people().print(f"{len(failures)} of {total} images failed:")
+        print_some(failures, where)
+    again = f" ({earlier} from an earlier run)" if earlier else ""
+    people().print(f"{done} of {total} images {what}{again}{more}; see {output}")
+
+
+@contextmanager
+def loading_model() -> Iterator[None]:
+    """Say that the model is being loaded; errors name the option instead of Python's argument."""
+    with people().status("Loading the model"):
+        try:
+            yield
+        except UsageError as error:
+            raise UsageError(str(error).replace("leave clip out", "leave --clip out")) from error
 
 
 @contextmanager

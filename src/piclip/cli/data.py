@@ -53,23 +53,17 @@ _OutOption = Annotated[
 )
 def pascal(
     *,
-    voc: Annotated[Path, typer.Option("--voc", metavar="DIR", help="VOC 2012 as it is unpacked.")],
+    voc: Annotated[Path, typer.Option(metavar="DIR", help="VOC 2012 as it is unpacked.")],
     out: _OutOption,
-    sbd: Annotated[
-        Path | None, typer.Option("--sbd", metavar="DIR", help="SBD as it is unpacked.")
-    ] = None,
+    sbd: Annotated[Path | None, typer.Option(metavar="DIR", help="SBD as it is unpacked.")] = None,
     masks: Annotated[
         Path | None,
-        typer.Option(
-            "--masks", metavar="DIR", help="Instead of --sbd: a folder SegmentationClassAug."
-        ),
+        typer.Option(metavar="DIR", help="Instead of --sbd: a folder SegmentationClassAug."),
     ] = None,
     train_list: Annotated[
         str,
         typer.Option(
-            "--train-list",
-            metavar="NAME",
-            help="published (5953 images, as PFENet and BAM) or aug (10582).",
+            metavar="NAME", help="published (5953 images, as PFENet and BAM) or aug (10582)."
         ),
     ] = "published",
     list_file: Annotated[
@@ -110,11 +104,10 @@ def pascal(
 def coco(
     *,
     images: Annotated[
-        Path, typer.Option("--images", metavar="DIR", help="The folder with train2014, val2014.")
+        Path, typer.Option(metavar="DIR", help="The folder with train2014, val2014.")
     ],
     annotations: Annotated[
-        list[Path],
-        typer.Option("--annotations", metavar="JSON", help="instances_*.json; may be repeated."),
+        list[Path], typer.Option(metavar="JSON", help="instances_*.json; may be repeated.")
     ],
     out: _OutOption,
     json: JsonOption = False,

@@ -13,6 +13,7 @@ from piclip.cli.options import (
     ClipOption,
     DeviceOption,
     DtypeOption,
+    HostOption,
     MaxPixelsOption,
     ModelOrDecoderOption,
     ThresholdOption,
@@ -54,13 +55,7 @@ def label_studio(
     model: ModelOrDecoderOption = DEFAULT_MODEL,
     clip: ClipOption = None,
     threshold: ThresholdOption = None,
-    host: Annotated[
-        str,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Address to listen at; 0.0.0.0 lets other computers in (add --basic-auth).",
-        ),
-    ] = "127.0.0.1",
+    host: HostOption = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, metavar="N", help="Port.")] = 9090,
     basic_auth: Annotated[
         str | None, typer.Option(metavar="USER:PASSWORD", help="Ask Label Studio for this login.")
@@ -97,7 +92,7 @@ def label_studio(
     import signal
     from contextlib import ExitStack
 
-    from piclip.cli.console import people
+    from piclip.cli.console import loading_model, people
     from piclip.label_studio.server import Settings, serve
 
     settings = Settings(
@@ -121,7 +116,7 @@ def label_studio(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as container engines end programs
     try:
         with ExitStack() as stack:
-            with people().status("Loading the model"):
+            with loading_model():
                 served = stack.enter_context(serve(settings))
             people().print(f"The ML backend is at {served.url} - press Ctrl-C to end.")
             if not settings.local and settings.login is None:

@@ -33,15 +33,11 @@ def _broken(command: str, width: int = 74) -> list[str]:
 
 
 SupportOption = Annotated[
-    list[Path],
-    typer.Option(
-        "--support", metavar="IMAGE", help="A labelled image; repeat it for more examples."
-    ),
+    list[Path], typer.Option(metavar="IMAGE", help="A labelled image; repeat it for more examples.")
 ]
 MaskOption = Annotated[
     list[Path],
     typer.Option(
-        "--mask",
         metavar="MASK",
         help="The mask of the --support in the same place, of the same size: object not zero.",
     ),
@@ -49,7 +45,6 @@ MaskOption = Annotated[
 ModelOption = Annotated[
     str,
     typer.Option(
-        "--model",
         metavar="NAME",
         help="Hub name, folder or weights file of a CLIP, or 'builtin' (generated scenes only).",
     ),
@@ -57,7 +52,6 @@ ModelOption = Annotated[
 ModelOrDecoderOption = Annotated[
     str,
     typer.Option(
-        "--model",
         metavar="NAME",
         help="Hub name, folder or weights file of a CLIP, 'builtin' (generated scenes only), or "
         "the folder of a trained decoder.",
@@ -66,11 +60,10 @@ ModelOrDecoderOption = Annotated[
 ClipOption = Annotated[
     str | None,
     typer.Option(
-        "--clip",
-        metavar="NAME",
-        help="The CLIP of a decoder's priors. [default: that of its training]",
+        metavar="NAME", help="The CLIP of a decoder's priors. [default: that of its training]"
     ),
 ]
+OutputFolderOption = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the results go.")]
 BatchSizeOption = Annotated[
     int, typer.Option(min=1, metavar="N", help="Images that are encoded at once.")
 ]
@@ -84,25 +77,23 @@ ThresholdOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[
-    str,
-    typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps, ..."),
+    str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps, ...")
 ]
 DtypeOption = Annotated[
-    str,
-    typer.Option("--dtype", metavar="NAME", help="auto, float32, bfloat16 or float16."),
+    str, typer.Option(metavar="NAME", help="auto, float32, bfloat16 or float16.")
 ]
 MaxPixelsOption = Annotated[
-    int,
+    int, typer.Option(metavar="N", min=1, help="Refuse images with more pixels than this.")
+]
+HostOption = Annotated[
+    str,
     typer.Option(
-        "--max-pixels", metavar="N", min=1, help="Refuse images with more pixels than this."
+        metavar="ADDRESS",
+        help="Address to listen at; 0.0.0.0 lets other computers in: ask for a login then.",
     ),
 ]
-RootOption = Annotated[
-    Path | None, typer.Option("--root", metavar="DIR", help="Where the dataset lies.")
-]
-ShotOption = Annotated[
-    int, typer.Option("--shot", min=1, metavar="K", help="Labelled images per episode.")
-]
+RootOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the dataset lies.")]
+ShotOption = Annotated[int, typer.Option(min=1, metavar="K", help="Labelled images per episode.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from piclip.cli.options import ClipOption, ModelOrDecoderOption, examples, login_of
+from piclip.cli.options import ClipOption, HostOption, ModelOrDecoderOption, examples, login_of
 
 EXAMPLES = examples(
     "piclip app",
@@ -26,13 +26,7 @@ def app(
             "--local-models", help="Let people name folders and files of this computer as models."
         ),
     ] = False,
-    host: Annotated[
-        str,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Address to listen at; 0.0.0.0 lets other computers in (add --auth).",
-        ),
-    ] = "127.0.0.1",
+    host: HostOption = "127.0.0.1",
     port: Annotated[
         int | None,
         typer.Option(

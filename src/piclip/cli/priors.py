@@ -16,6 +16,7 @@ from piclip.cli.options import (
     MaskOption,
     MaxPixelsOption,
     ModelOption,
+    OutputFolderOption,
     SupportOption,
     examples,
     paired,
@@ -35,13 +36,9 @@ def priors(
     *,
     support: SupportOption,
     mask: MaskOption,
-    name: Annotated[
-        str, typer.Option("--name", help="What the masks show, in a word or two, as in zebra.")
-    ],
-    query: Annotated[Path, typer.Option("--query", metavar="IMAGE", help="The image to look at.")],
-    output: Annotated[
-        Path, typer.Option("--output", metavar="FOLDER", help="Where the results go.")
-    ],
+    name: Annotated[str, typer.Option(help="What the masks show, in a word or two, as in zebra.")],
+    query: Annotated[Path, typer.Option(metavar="IMAGE", help="The image to look at.")],
+    output: OutputFolderOption,
     model: ModelOption = DEFAULT_MODEL,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -55,25 +52,20 @@ def priors(
     their fusion, float32 (1, h, w) in [0, 1] on the patch grid; the score (H, W) in the same
     range and the mask (bool) at the size of the image.
     """
-    from piclip.cli.console import people, print_json
-    from piclip.cli.fitting import check_examples, fitted_segmenter
+    from piclip import FewShotSegmenter, Support
+    from piclip.cli.console import loading_model, people, print_json
     from piclip.figures.plots import priors_figure, save_figure
-    from piclip.io.images import read_image, read_mask
-    from piclip.io.outputs import ensure_folder
+    from piclip.io.images import read_image
+    from piclip.io.supports import read_labelled
 
-    classes = paired(support, mask, [name])
     image = read_image(query, max_pixels=max_pixels)
-    check_examples(classes, max_pixels)
-    ensure_folder(output)
-    segmenter = fitted_segmenter(
-        classes, model=model, device=device, dtype=dtype, max_pixels=max_pixels
-    )
-    result = segmenter.predict([image], max_pixels=max_pixels)[0]
-    figure = priors_figure(
-        read_image(support[0], max_pixels=max_pixels),
-        read_mask(mask[0], max_pixels=max_pixels),
-        result,
-    )
+    ((label, pairs),) = paired(support, mask, [name]).items()
+    shown = [read_labelled(Support(*pair), max_pixels=max_pixels) for pair in pairs]
+    with loading_model():
+        segmenter = FewShotSegmenter.from_pretrained(model, device=device, dtype=dtype)
+    segmenter.fit([Support(*pair) for pair in shown], name=label, max_pixels=max_pixels)
+    result = segmenter.predict(image, max_pixels=max_pixels)[0]
+    figure = priors_figure(*shown[0], result)
     files = {
         "figure": save_figure(figure, output / f"{query.stem}.priors.png"),
         "arrays": _save_arrays(result, output / f"{query.stem}.priors.npz"),

@@ -18,6 +18,7 @@ from piclip.cli.options import (
     MaskOption,
     MaxPixelsOption,
     ModelOrDecoderOption,
+    OutputFolderOption,
     SupportOption,
     ThresholdOption,
     examples,
@@ -41,19 +42,13 @@ def segment(
     mask: MaskOption,
     name: Annotated[
         list[str],
-        typer.Option(
-            "--name", help="What the masks show, in a word or two: once, or once per --support."
-        ),
+        typer.Option(help="What the masks show, in a word or two: once, or once per --support."),
     ],
     query: Annotated[
         list[Path],
-        typer.Option(
-            "--query", metavar="PATH", help="An image or a folder of images; may be repeated."
-        ),
+        typer.Option(metavar="PATH", help="An image or a folder of images; may be repeated."),
     ],
-    output: Annotated[
-        Path, typer.Option("--output", metavar="FOLDER", help="Where the results go.")
-    ],
+    output: OutputFolderOption,
     model: ModelOrDecoderOption = DEFAULT_MODEL,
     clip: ClipOption = None,
     overlay: Annotated[
@@ -80,26 +75,63 @@ def segment(
 
     Exit code: 0 when every image has its mask, 1 when some failed, 2 for a wrong command line.
     """
-    from piclip.cli.console import print_json
-    from piclip.cli.segment_folder import SegmentRequest, report, segment_queries
+    from piclip import FewShotSegmenter, Support, __version__
+    from piclip.cli.console import loading_model, people, print_json, print_outcome
+    from piclip.cli.segment_folder import FILE_NAME, RunRecord, digest, query_files, segment_files
+    from piclip.errors import PiclipError
 
-    request = SegmentRequest(
-        examples=paired(support, mask, name),
-        queries=query,
+    classes = paired(support, mask, name)
+    queries = query_files(query, output, labelled=[*support, *mask])
+    digests = {
+        label: [{"image": digest(image), "mask": digest(truth)} for image, truth in pairs]
+        for label, pairs in classes.items()
+    }
+    with loading_model():
+        segmenter = FewShotSegmenter.from_pretrained(model, clip=clip, device=device, dtype=dtype)
+    settings = {  # what decides about the masks, without what only decides about speed
+        "piclip": __version__,
+        "model": model,
+        "clip": clip,
+        "weights": segmenter.scorer.fingerprint(),
+        "classes": digests,
+        "threshold": threshold,
+        "dtype": dtype,
+    }
+    record = RunRecord.open(output, settings, overwrite=overwrite)
+    names = record.name_outputs(queries, overwrite=overwrite)
+    waiting = {q: names[q] for q in queries if not record.is_done(q, overlay=overlay)}
+    if waiting:
+        with people().status("Learning from the labelled images"):
+            segmenter.fit(
+                {label: [Support(*pair) for pair in pairs] for label, pairs in classes.items()},
+                max_pixels=max_pixels,
+            )
+        record.write()
+        try:
+            segment_files(
+                segmenter,
+                record,
+                waiting,
+                overlay=overlay,
+                threshold=threshold,
+                batch_size=batch_size,
+                max_pixels=max_pixels,
+            )
+        except KeyboardInterrupt as error:
+            raise PiclipError(
+                f"Stopped with {len(record.entries(queries, 'done'))} of {len(queries)} images "
+                f"done; run the same command again to go on."
+            ) from error
+    failures = record.reasons(queries)
+    print_outcome(
+        "segmented",
+        done=len(record.entries(queries, "done")),
+        earlier=len(queries) - len(waiting),
+        failures=failures,
+        where=f"see {FILE_NAME}",
         output=output,
-        model=model,
-        clip=clip,
-        overlay=overlay,
-        threshold=threshold,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-        max_pixels=max_pixels,
-        overwrite=overwrite,
     )
-    outcome = segment_queries(request)
-    report(outcome, output)
     if json:
-        print_json(outcome.record.as_json())
-    if outcome.failed:
+        print_json(record.as_json())
+    if failures:
         raise typer.Exit(1)
