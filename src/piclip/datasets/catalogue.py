@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from piclip.datasets.coco_json import CocoJson
-from piclip.datasets.dataset import Dataset
+from piclip.datasets.dataset import Dataset, check_choice
 from piclip.datasets.folder import FolderDataset
 from piclip.datasets.fss1000 import FSS1000
 from piclip.datasets.prepared import open_coco, open_pascal
@@ -44,9 +44,8 @@ def open_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
         UsageError: The name or an option is unknown, or the folder is missing.
         DatasetError: The dataset is incomplete or contradicts itself.
     """
-    opener = _IN_FOLDERS.get(name) or _DRAWN.get(name)
-    if opener is None:
-        raise UsageError(f"There is no dataset {name!r}; choose from {', '.join(DATASETS)}.")
+    check_choice("dataset", name, DATASETS)
+    opener = (_IN_FOLDERS | _DRAWN)[name]
     known = [
         p.name for p in inspect.signature(opener).parameters.values() if p.kind == p.KEYWORD_ONLY
     ]

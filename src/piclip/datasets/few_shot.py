@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from piclip.datasets.dataset import MOST_CLASSES, Dataset, Sample, Split, check_split
+from piclip.datasets.dataset import MOST_CLASSES, Dataset, Sample, Split, check_choice
 from piclip.errors import DatasetError, UsageError
 from piclip.io.images import IGNORE
 
@@ -90,9 +90,9 @@ class FewShotView:
         minimum_pixels: int | None = None,
         minimum_images: int = 0,
     ) -> None:
-        check_split(split)
-        _check_choice("classes", classes, get_args(Classes))
-        _check_choice("novel_pixels", novel_pixels, get_args(NovelPixels))
+        check_choice("split", split, get_args(Split))
+        check_choice("kind of classes", classes, get_args(Classes))
+        check_choice("rule of novel_pixels", novel_pixels, get_args(NovelPixels))
         self.dataset, self.fold, self.split = dataset, fold, split
         self.kind, self.novel_pixels = classes, novel_pixels
         self.minimum_pixels = dataset.minimum_pixels if minimum_pixels is None else minimum_pixels
@@ -114,8 +114,11 @@ class FewShotView:
             if len(images) >= minimum_images
         }
         self.classes = tuple(self.images_of)
-        counting = {key for images in self.images_of.values() for key in images}
-        self.keys = tuple(key for key in dataset.keys(split) if key in counting)
+        self._classes_of: dict[str, tuple[int, ...]] = {}
+        for index, images in self.images_of.items():
+            for key in images:
+                self._classes_of[key] = (*self._classes_of.get(key, ()), index)
+        self.keys = tuple(key for key in dataset.keys(split) if key in self._classes_of)
         if not self.keys:
             raise DatasetError(
                 f"No image of the {split} split of {dataset.name} counts for a {classes} class of "
@@ -123,7 +126,6 @@ class FewShotView:
                 f"minimum_pixels."
             )
         self._scarcest = min(self.classes, key=lambda index: len(self.images_of[index]))
-        self._classes_of = _inverted(self.images_of)
         self._last_order: tuple[tuple[int, int], NDArray[np.int64]] | None = None
 
     def check_shots(self, shots: int) -> None:
@@ -204,15 +206,10 @@ class FewShotView:
 
     def _counts_for(self, classes: tuple[int, ...]) -> dict[int, tuple[str, ...]]:
         """Keys of the images that count for each class, in the dataset's order."""
-        presence = self.dataset.presence(self.split)
-        keys = self.dataset.keys(self.split)
-        counts = np.stack([presence[key] for key in keys]) if keys else np.zeros((0, 1), np.int64)
-        if keys and self.kind == "base" and self.novel_pixels == "drop":
-            kept = np.flatnonzero(counts[:, list(self.novel_classes)].sum(axis=1) == 0)
-            keys, counts = tuple(keys[row] for row in kept), counts[kept]
-        if not keys:
-            return dict.fromkeys(classes, ())
+        keys, counts = self.dataset.keys(self.split), self.dataset.presence(self.split)
         counting = counts >= self.minimum_pixels
+        if self.kind == "base" and self.novel_pixels == "drop":
+            counting[counts[:, list(self.novel_classes)].any(axis=1)] = False
         return {
             index: tuple(keys[row] for row in np.flatnonzero(counting[:, index]))
             for index in classes
@@ -252,20 +249,6 @@ def base_class_map(view: FewShotView, class_map: NDArray[np.uint8]) -> NDArray[n
     return labels[class_map]
 
 
-def _inverted(images_of: dict[int, tuple[str, ...]]) -> dict[str, tuple[int, ...]]:
-    """Classes that an image counts for, ascending, by key."""
-    classes_of: dict[str, tuple[int, ...]] = {}
-    for index, images in images_of.items():
-        for key in images:
-            classes_of[key] = (*classes_of.get(key, ()), index)
-    return classes_of
-
-
 def _pick(stream: np.random.PCG64, choices: tuple[_Choice, ...]) -> _Choice:
     # 64 random bits modulo a few thousand: the bias is below 1e-15.
     return choices[int(stream.random_raw()) % len(choices)]
-
-
-def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UsageError(f"{option} is one of {', '.join(choices)}, not {value!r}.")

@@ -31,7 +31,6 @@ from piclip.training.episodic import (
     parameter_groups,
     prior_maps,
 )
-from piclip.training.kept_dataset import KeptDataset
 from piclip.training.loop import (
     DECODER_WEIGHTS,
     Phase,
@@ -128,7 +127,9 @@ def _start(recipe: Recipe, folder: str | Path) -> tuple[Any, RunFolder]:
 def _open_dataset(recipe: Recipe) -> Dataset:
     settings = recipe.dataset
     dataset = open_dataset(settings.name, settings.root, **settings.options)
-    return KeptDataset(dataset) if settings.keep else dataset
+    if settings.keep:
+        dataset.keep_in_memory()
+    return dataset
 
 
 def _view(recipe: Recipe, dataset: Dataset, split: Split, classes: Classes) -> FewShotView:

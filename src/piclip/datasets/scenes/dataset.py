@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from piclip.datasets.dataset import LabelledImages, Sample, Split, check_split
+from piclip.datasets.dataset import Dataset, Sample, Split
 from piclip.datasets.scenes.glyphs import CLASS_NAMES
 from piclip.datasets.scenes.scene import (
     FOLDS,
@@ -33,7 +33,7 @@ _SMALLEST, _LARGEST = 32, 1024
 _PROBES = 4
 
 
-class SceneDataset(LabelledImages):
+class SceneDataset(Dataset):
     """Random scenes of the world's usual kind; keys are ``train-0`` and so on.
 
     A scene is a pure function of its key and the arguments. No scene is in both splits, in an
@@ -85,10 +85,8 @@ class SceneDataset(LabelledImages):
         self._layout = Layout(size=size, scale=(scale * low, scale * high))
         self._images: dict[Split, int] = {"train": train_images, "val": val_images}
 
-    def keys(self, split: Split) -> tuple[str, ...]:
-        """The scenes of a split."""
-        check_split(split)
-        return tuple(f"{split}-{number}" for number in range(self._images[split]))
+    def _keys(self, split: Split) -> Iterable[str]:
+        return (f"{split}-{number}" for number in range(self._images[split]))
 
     def image(self, key: str) -> NDArray[np.uint8]:
         """The picture alone, uint8 (size, size, 3)."""
@@ -98,8 +96,8 @@ class SceneDataset(LabelledImages):
         """The labels alone, uint8 (size, size)."""
         return self._scene(key).class_map
 
-    def sample(self, key: str) -> Sample:
-        """One scene, drawn once for its picture and its labels."""
+    def _read(self, key: str) -> Sample:
+        # Drawn once for both.
         scene = self._scene(key)
         return Sample(key, scene.image, scene.class_map)
 
