@@ -12,12 +12,7 @@ from typing import Any
 from piclip.clip.prompts import class_names
 from piclip.datasets.coco_json import draw_objects, read_coco
 from piclip.datasets.dataset import Split
-from piclip.datasets.prepare.preparation import (
-    Listed,
-    Plan,
-    Prepared,
-    carry_out,
-)
+from piclip.datasets.prepare.preparation import Plan, Prepared, carry_out
 from piclip.datasets.prepared import SPLITS
 from piclip.errors import UsageError
 from piclip.formats.coco import CocoImage
@@ -58,16 +53,11 @@ def prepare_coco(
     """
     if not annotations:
         raise UsageError("Give at least one --annotations, such as instances_val2014.json.")
-    lists: dict[Split, list[Listed]] = {}
+    lists: dict[Split, dict[str, str]] = {}
     labelled: dict[str, CocoImage] = {}
     for file in annotations:
         items = _read_annotations(file)
         folder = _photographs_folder(images, file)
-        listed = [
-            Listed(key, (folder / Path(item.path).name).as_posix())
-            for key, item in sorted(items.items())
-        ]
-        lists.setdefault(_split_of(file), []).extend(listed)
         twice = labelled.keys() & items.keys()
         if twice:
             raise UsageError(
@@ -75,6 +65,9 @@ def prepare_coco(
                 f"{min(twice)}; give every image once."
             )
         labelled |= items
+        lists.setdefault(_split_of(file), {}).update(
+            (key, (folder / Path(item.path).name).as_posix()) for key, item in sorted(items.items())
+        )
     plan = Plan(
         "coco-20i",
         class_names("coco"),
