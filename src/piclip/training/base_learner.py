@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from piclip.datasets.few_shot import FewShotView, base_class_map
 from piclip.decoders.backbones import Backbone
@@ -16,7 +15,7 @@ from piclip.decoders.pspnet import PSPNet
 from piclip.decoders.published import load_published
 from piclip.decoders.views import normalise
 from piclip.training.augment import draw_view
-from piclip.training.loop import BASE_WEIGHTS, Phase, seed_everything
+from piclip.training.loop import BASE_WEIGHTS, Phase, moved, seed_everything
 from piclip.training.recipe import BaseLearnerRecipe, Recipe
 
 LabelledImage = tuple[Tensor, Tensor]
@@ -101,27 +100,18 @@ def base_phase(
     if settings.train_backbone:
         groups.append({"params": list(learner.backbone.parameters())})
 
-    def train_mode() -> None:
-        learner.train()
-        learner.backbone.train(settings.train_backbone)
-
     def inputs(batch: LabelledImage, device: torch.device) -> dict[str, Any]:
-        images, target = batch
-        return {"images": images.to(device), "target": target.to(device)}
+        return moved(dict(zip(("images", "target"), batch, strict=True)), device)
 
     return Phase(
         name="base",
         network=learner,
         objective=BaseObjective(learner),
-        train_mode=train_mode,
         groups=groups,
         dataset=BaseImages(view, recipe),
-        collate=_stacked,
+        collate=default_collate,
         inputs=inputs,
         settings=settings,
         steps=settings.steps_for(len(view.keys)),
+        frozen=() if settings.train_backbone else (learner.backbone,),
     )
-
-
-def _stacked(items: Sequence[LabelledImage]) -> LabelledImage:
-    return torch.stack([image for image, _ in items]), torch.stack([labels for _, labels in items])

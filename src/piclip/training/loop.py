@@ -7,7 +7,7 @@ training repeats an uninterrupted one bit by bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,27 +50,33 @@ class Phase:
         network: What is trained and kept.
         objective: Holds the network; maps ``inputs`` to terms of the loss with their sum
             ``loss``, a mean over the pixels of ``target`` that are not 255.
-        train_mode: Puts the network's trained parts, and only these, in training mode.
         groups: Parameter groups of the optimizer; ``factor`` multiplies the learning rate.
         dataset: Items by number; step t takes the numbers t * batch and on.
         collate: Items to a batch.
         inputs: A batch to the objective's arguments, on a device.
         settings: Length, batch and optimizer.
         steps: Number of steps.
+        frozen: Parts of the network that are never in training mode.
         validate: Score of the network, higher is better; None where nobody asks.
     """
 
     name: str
     network: nn.Module
     objective: nn.Module
-    train_mode: Callable[[], None]
     groups: list[dict[str, Any]]
     dataset: Dataset[Any]
     collate: Callable[[list[Any]], Any]
     inputs: Callable[[Any, torch.device], dict[str, Any]]
     settings: PhaseRecipe
     steps: int
+    frozen: tuple[nn.Module, ...] = ()
     validate: Callable[[], float] | None = None
+
+    def train_mode(self) -> None:
+        """Puts the network's trained parts, and only these, in training mode."""
+        self.network.train()
+        for part in self.frozen:
+            part.eval()
 
 
 def run_phase(
@@ -161,6 +167,11 @@ def seed_everything(*key: int) -> None:
     """Seeds what networks draw (dropout, first weights) by numbers, first what they are for."""
     (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
     torch.manual_seed(int(seed) >> 1)
+
+
+def moved(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The tensors on a device."""
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 class _Steps(Sampler[list[int]]):

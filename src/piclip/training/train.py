@@ -35,6 +35,7 @@ from piclip.training.loop import (
     DECODER_WEIGHTS,
     Phase,
     Progress,
+    moved,
     run_phase,
     seed_everything,
 )
@@ -181,7 +182,7 @@ def _build_decoder(recipe: Recipe, view: FewShotView) -> FewShotDecoder:
         "prior": recipe.prior,
         **recipe.decoder.options,
     }
-    if _has_base_learner(recipe):
+    if decoder_class(recipe.decoder.name).knows_base_classes:
         if recipe.base is None:
             raise UsageError(
                 f"The decoder {recipe.decoder.name} needs a base learner; add the key 'base' to "
@@ -193,10 +194,6 @@ def _build_decoder(recipe: Recipe, view: FewShotView) -> FewShotDecoder:
     if recipe.base is None:
         load_imagenet(decoder.backbone, recipe)
     return decoder
-
-
-def _has_base_learner(recipe: Recipe) -> bool:
-    return decoder_class(recipe.decoder.name).knows_base_classes
 
 
 def _prior_maker(recipe: Recipe, dataset: Dataset, device: torch.device) -> PriorMaker | None:
@@ -222,13 +219,8 @@ def _episodic_phase(
     maker: PriorMaker | None,
 ) -> Phase:
     def inputs(batch: EpisodeBatch, device: torch.device) -> dict[str, Any]:
-        fields = ("query", "supports", "masks", "target", "base_target", "base_class")
-        moved: dict[str, Any] = {name: getattr(batch, name).to(device) for name in fields}
         maps = None if maker is None else prior_maps(maker, batch, recipe.clip.sees).to(device)
-        return {**moved, "priors": maps}
-
-    def train_mode() -> None:
-        decoder.train()
+        return {**moved(batch[0], device), "priors": maps}
 
     def score() -> float:
         return validate(decoder, judged, recipe, maker)
@@ -241,9 +233,8 @@ def _episodic_phase(
         name="episodic",
         network=decoder,
         objective=EpisodicObjective(decoder),
-        train_mode=train_mode,
         groups=parameter_groups(decoder, recipe.episodic.factors),
-        dataset=TrainingEpisodes(view, recipe, recipe.seed, base_labels=_has_base_learner(recipe)),
+        dataset=TrainingEpisodes(view, recipe, recipe.seed, base_labels=decoder.knows_base_classes),
         collate=collate,
         inputs=inputs,
         settings=recipe.episodic,
