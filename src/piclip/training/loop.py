@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from piclip.errors import UsageError
 from piclip.io.images import IGNORE
 from piclip.training.recipe import OptimizerRecipe, PhaseRecipe, Recipe
 from piclip.training.run_folder import RunFolder
+
+Accelerator: TypeAlias = Any
+"""accelerate's class of this name; the library has no types and is an extra."""
 
 BASE_WEIGHTS, DECODER_WEIGHTS, _STEPS = 1, 2, 3  # what random numbers are for
 
@@ -83,7 +86,7 @@ def run_phase(
     phase: Phase,
     recipe: Recipe,
     run: RunFolder,
-    accelerator: Any,  # noqa: ANN401 - accelerate is not type-checked
+    accelerator: Accelerator,
     report: Callable[[Progress], None] | None = None,
 ) -> None:
     """Trains a network, from its checkpoint where there is one.
@@ -190,7 +193,7 @@ class _Steps(Sampler[list[int]]):
             yield list(range(first, first + self.share))
 
 
-def _batches(phase: Phase, workers: int, start: int, accelerator: Any) -> DataLoader[Any]:  # noqa: ANN401
+def _batches(phase: Phase, workers: int, start: int, accelerator: Accelerator) -> DataLoader[Any]:
     batch, parts = phase.settings.batch, accelerator.num_processes
     if batch % parts:
         raise UsageError(
@@ -202,7 +205,7 @@ def _batches(phase: Phase, workers: int, start: int, accelerator: Any) -> DataLo
     )
 
 
-def _share_of_pixels(target: Tensor, accelerator: Any) -> Tensor:  # noqa: ANN401
+def _share_of_pixels(target: Tensor, accelerator: Accelerator) -> Tensor:
     """This process' pixels over the mean of all processes'.
 
     Times it, the losses and gradients of the processes average to those of the whole batch.
@@ -215,10 +218,7 @@ def _share_of_pixels(target: Tensor, accelerator: Any) -> Tensor:  # noqa: ANN40
 
 
 def _restore(
-    phase: Phase,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Any,  # noqa: ANN401
-    run: RunFolder,
+    phase: Phase, optimizer: torch.optim.Optimizer, accelerator: Accelerator, run: RunFolder
 ) -> tuple[int, float | None]:
     """Steps done and best score so far."""
     state = run.load()
@@ -234,7 +234,7 @@ def _restore(
 def _state(
     phase: Phase,
     optimizer: torch.optim.Optimizer,
-    accelerator: Any,  # noqa: ANN401
+    accelerator: Accelerator,
     step: int,
     best: float | None,
 ) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from piclip.training.episodic import (
 )
 from piclip.training.loop import (
     DECODER_WEIGHTS,
+    Accelerator,
     Phase,
     Progress,
     moved,
@@ -105,16 +106,16 @@ def train_base_learner(recipe: Recipe, folder: str | Path, report: Report | None
     return run.base
 
 
-def _start(recipe: Recipe, folder: str | Path) -> tuple[Any, RunFolder]:
+def _start(recipe: Recipe, folder: str | Path) -> tuple[Accelerator, RunFolder]:
     with needs_extra("train", "Training"):
+        import accelerate  # noqa: PLC0415
         import tensorboard  # noqa: F401, PLC0415 - accelerate needs it later
-        from accelerate import Accelerator, DistributedDataParallelKwargs  # noqa: PLC0415
 
-    accelerator = Accelerator(
+    accelerator = accelerate.Accelerator(
         cpu=recipe.device == "cpu",
         mixed_precision=_PRECISION[recipe.precision],
         # Not every parameter takes part in every episode (shot weights need two supports).
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        kwargs_handlers=[accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
@@ -150,7 +151,7 @@ def _base_learner(
     settings: BaseLearnerRecipe,
     view: FewShotView,
     run: RunFolder,
-    accelerator: Any,  # noqa: ANN401
+    accelerator: Accelerator,
     report: Report | None,
 ) -> PSPNet:
     """The trained base learner: read where there is one, or else trained now."""
