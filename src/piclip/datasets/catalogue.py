@@ -12,7 +12,7 @@ from piclip.datasets.dataset import Dataset, check_choice
 from piclip.datasets.folder import FolderDataset
 from piclip.datasets.fss1000 import FSS1000
 from piclip.datasets.prepared import open_coco, open_pascal
-from piclip.datasets.scenes.dataset import SceneDataset
+from piclip.datasets.scenes.scene_dataset import SceneDataset
 from piclip.errors import UsageError
 
 _IN_FOLDERS: dict[str, Callable[..., Dataset]] = {

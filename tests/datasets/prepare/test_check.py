@@ -7,8 +7,8 @@ import pytest
 from trees import SIZE, box, coco, labels, voc_and_sbd, write_photo, write_voc_mask
 
 from piclip.datasets.prepare.check import check_folder
-from piclip.datasets.prepare.coco import prepare_coco
-from piclip.datasets.prepare.pascal import prepare_pascal
+from piclip.datasets.prepare.coco_20i import prepare_coco
+from piclip.datasets.prepare.pascal_5i import prepare_pascal
 from piclip.datasets.prepared import open_coco
 from piclip.errors import UsageError
 

@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from piclip.datasets.episodes import scene_episode
 from piclip.datasets.scenes.glyphs import CLASS_NAMES, glyph
 from piclip.datasets.scenes.scene import (
     FOLDS,
@@ -13,6 +12,7 @@ from piclip.datasets.scenes.scene import (
     fold_classes,
     make_scene,
 )
+from piclip.datasets.scenes.scene_episodes import scene_episode
 from piclip.errors import UsageError
 
 

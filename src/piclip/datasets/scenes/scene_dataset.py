@@ -10,17 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from piclip.datasets.dataset import Dataset, Sample, Split
+from piclip.datasets.dataset import Dataset, Sample, Split, fold_members
 from piclip.datasets.scenes.glyphs import CLASS_NAMES
-from piclip.datasets.scenes.scene import (
-    FOLDS,
-    IMAGE_SIZE,
-    WORLD,
-    Layout,
-    Scene,
-    fold_classes,
-    make_scene,
-)
+from piclip.datasets.scenes.scene import FOLDS, IMAGE_SIZE, WORLD, Layout, Scene, make_scene
 from piclip.errors import UsageError
 
 # Worlds of their own: the captioned training and the benchmark's episodes draw from seeds of
@@ -37,8 +29,8 @@ class SceneDataset(Dataset):
     """Random scenes of the world's usual kind; keys are ``train-0`` and so on.
 
     A scene is a pure function of its key and the arguments. No scene is in both splits, in an
-    episode of `piclip.datasets.episodes` or in the training of the built-in CLIP. The four folds
-    of five classes are those of `piclip.datasets.scenes.scene.fold_classes`.
+    episode of `piclip.datasets.scenes.scene_episodes` or in the training of the built-in CLIP. The
+    four folds of five classes are those of `piclip.datasets.scenes.scene.fold_classes`.
 
     Args:
         train_images: Number of scenes of the train split.
@@ -73,10 +65,7 @@ class SceneDataset(Dataset):
         super().__init__(
             "scenes",
             CLASS_NAMES,
-            novel=[
-                tuple(CLASS_NAMES.index(name) for name in fold_classes(fold))
-                for fold in range(FOLDS)
-            ],
+            novel=fold_members(len(CLASS_NAMES), FOLDS, "contiguous"),
             minimum_pixels=minimum_pixels or max(1, round(_MINIMUM_PIXELS * scale**2)),
             cache=cache,
         )
