@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
@@ -126,7 +127,6 @@ class FewShotView:
                 f"minimum_pixels."
             )
         self._scarcest = min(self.classes, key=lambda index: len(self.images_of[index]))
-        self._last_order: tuple[tuple[int, int], NDArray[np.int64]] | None = None
 
     def check_shots(self, shots: int) -> None:
         """Sees to it that every class has a query and its supports, however late it is drawn.
@@ -168,7 +168,7 @@ class FewShotView:
             )
         self.check_shots(shots)
         turn, place = divmod(index, len(self.keys))
-        query = self.keys[int(self._order(seed, turn)[place])]
+        query = self.keys[int(_order(seed, turn, len(self.keys))[place])]
         # Only the raw stream of a bit generator is promised to stay the same in later versions.
         stream = np.random.PCG64([seed, index, _DRAW])
         class_index = _pick(stream, self._classes_of[query])
@@ -215,12 +215,12 @@ class FewShotView:
             for index in classes
         }
 
-    def _order(self, seed: int, turn: int) -> NDArray[np.int64]:
-        """In which order the images are queries in one turn over all of them."""
-        if self._last_order is None or self._last_order[0] != (seed, turn):
-            raw = np.random.PCG64([seed, turn, _ORDER]).random_raw(len(self.keys))
-            self._last_order = ((seed, turn), np.argsort(raw, kind="stable"))
-        return self._last_order[1]
+
+@lru_cache(maxsize=8)
+def _order(seed: int, turn: int, images: int) -> NDArray[np.int64]:
+    """In which order the images are queries in one turn over all of them."""
+    raw = np.random.PCG64([seed, turn, _ORDER]).random_raw(images)
+    return np.argsort(raw, kind="stable")
 
 
 def base_class_map(view: FewShotView, class_map: NDArray[np.uint8]) -> NDArray[np.uint8]:

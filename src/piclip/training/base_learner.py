@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
@@ -32,22 +34,21 @@ class BaseImages(Dataset[LabelledImage]):
         self.view, self.recipe = view, recipe
         own = None if recipe.base is None else recipe.base.augmentation
         self.augmentation = own or recipe.augmentation
-        self._order: tuple[int, list[int]] = (-1, [])
 
     def __getitem__(self, index: int) -> LabelledImage:
         """The image of this number, 0 or more."""
-        epoch, place = divmod(index, len(self.view.keys))
-        sample = self.view.dataset.sample(self.view.keys[self._shuffled(epoch)[place]])
+        keys = self.view.keys
+        epoch, place = divmod(index, len(keys))
+        sample = self.view.dataset.sample(keys[_order(self.recipe.seed, epoch, len(keys))[place]])
         height, width = sample.class_map.shape
         seen = draw_view((self.recipe.seed, index), height, width, self.augmentation)
         labels = base_class_map(self.view, sample.class_map)
         return seen.image(sample.image), seen.labels(labels)
 
-    def _shuffled(self, epoch: int) -> list[int]:
-        if self._order[0] != epoch:
-            random = np.random.default_rng([self.recipe.seed, epoch])
-            self._order = (epoch, random.permutation(len(self.view.keys)).tolist())
-        return self._order[1]
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(images)
 
 
 class BaseObjective(nn.Module):

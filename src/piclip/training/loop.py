@@ -7,14 +7,14 @@ training repeats an uninterrupted one bit by bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from piclip.errors import UsageError
 from piclip.io.images import IGNORE
@@ -177,31 +177,19 @@ def moved(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tens
     return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
-class _Steps(Sampler[list[int]]):
-    """The numbers of the items that one process takes in each step."""
-
-    def __init__(self, start: int, stop: int, batch: int, part: int, parts: int) -> None:
-        self.start, self.stop, self.batch, self.part = start, stop, batch, part
-        self.share = batch // parts
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.start, self.stop):
-            first = step * self.batch + self.part * self.share
-            yield list(range(first, first + self.share))
-
-
 def _batches(phase: Phase, workers: int, start: int, accelerator: Accelerator) -> DataLoader[Any]:
     batch, parts = phase.settings.batch, accelerator.num_processes
     if batch % parts:
         raise UsageError(
             f"A batch of {batch} cannot be shared out among {parts} processes; choose a multiple."
         )
-    steps = _Steps(start, phase.steps, batch, accelerator.process_index, parts)
+    share = batch // parts
+    firsts = range(start * batch + accelerator.process_index * share, phase.steps * batch, batch)
     return DataLoader(
-        phase.dataset, batch_sampler=steps, num_workers=workers, collate_fn=phase.collate
+        phase.dataset,
+        batch_sampler=(list(range(first, first + share)) for first in firsts),
+        num_workers=workers,
+        collate_fn=phase.collate,
     )
 
 

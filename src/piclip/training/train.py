@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -223,13 +224,11 @@ def _episodic_phase(
         maps = None if maker is None else prior_maps(maker, batch, recipe.clip.sees).to(device)
         return {**moved(batch[0], device), "priors": maps}
 
-    def score() -> float:
-        return validate(decoder, judged, recipe, maker)
-
-    judged = view
+    score = None
     if recipe.select != "last":
         classes: Classes = "novel" if recipe.select == "novel-val" else "base"
         judged = _view(recipe, dataset, "val", classes)
+        score = partial(validate, decoder, judged, recipe, maker)
     return Phase(
         name="episodic",
         network=decoder,
@@ -240,7 +239,7 @@ def _episodic_phase(
         inputs=inputs,
         settings=recipe.episodic,
         steps=recipe.episodic.steps_for(len(view.keys)),
-        validate=None if recipe.select == "last" else score,
+        validate=score,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,6 @@ from piclip.formats.voc import read_class_map
 from piclip.io.documents import check_regular, read_text
 from piclip.io.outputs import Progress
 
-TrainList: TypeAlias = Literal["published", "aug"]
-TRAIN_LISTS: tuple[str, ...] = get_args(TrainList)
 PUBLISHED_COUNTS = {"published": 5953, "aug": 10582}
 PUBLISHED_VAL = 1449
 
@@ -73,7 +71,7 @@ def prepare_pascal(
         OutputError: The folder cannot be written.
         PiclipError: Ctrl-C was pressed; finished masks stay.
     """
-    check_choice("train list", train_list, TRAIN_LISTS)
+    check_choice("train list", train_list, PUBLISHED_COUNTS)
     folder = _find_folder(
         voc, ("", "VOC2012", "VOCdevkit/VOC2012"), ("ImageSets/Segmentation",), "VOC 2012"
     )
