@@ -15,16 +15,16 @@ from piclip.datasets.prepared import open_coco, open_pascal
 from piclip.datasets.scenes.scene_dataset import SceneDataset
 from piclip.errors import UsageError
 
-_IN_FOLDERS: dict[str, Callable[..., Dataset]] = {
+_OPENERS: dict[str, Callable[..., Dataset]] = {
     "pascal-5i": open_pascal,
     "coco-20i": open_coco,
     "fss-1000": FSS1000,
     "folder": FolderDataset,
     "coco-json": CocoJson,
+    "scenes": SceneDataset,  # the only one that lies in no folder
 }
-_DRAWN: dict[str, Callable[..., Dataset]] = {"scenes": SceneDataset}
 
-DATASETS: tuple[str, ...] = (*_IN_FOLDERS, *_DRAWN)
+DATASETS: tuple[str, ...] = tuple(_OPENERS)
 """The names that `open_dataset` takes."""
 
 
@@ -45,7 +45,7 @@ def open_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
         DatasetError: The dataset is incomplete or contradicts itself.
     """
     check_choice("dataset", name, DATASETS)
-    opener = (_IN_FOLDERS | _DRAWN)[name]
+    opener = _OPENERS[name]
     known = [
         p.name for p in inspect.signature(opener).parameters.values() if p.kind == p.KEYWORD_ONLY
     ]
@@ -54,7 +54,7 @@ def open_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
         raise UsageError(
             f"The dataset {name} has no option {unknown[0]!r}; choose from {', '.join(known)}."
         )
-    if name in _DRAWN:
+    if opener is SceneDataset:
         if root is not None:
             raise UsageError(f"The dataset {name} lies in no folder; leave {root} out.")
         return opener(**options)

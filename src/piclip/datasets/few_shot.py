@@ -101,7 +101,7 @@ class FewShotView:
             raise UsageError(f"minimum_pixels must be 1 or more, not {minimum_pixels}.")
         self.novel_classes = dataset.novel_classes(fold)
         every = range(len(dataset.class_names))
-        self.base_classes = tuple(sorted(set(every) - set(self.novel_classes)))
+        self.base_classes = tuple(index for index in every if index not in self.novel_classes)
 
         wanted = self.novel_classes if classes == "novel" else self.base_classes
         if not wanted:

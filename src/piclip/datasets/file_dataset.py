@@ -36,13 +36,13 @@ class FileDataset(Dataset):
 
     Args:
         name: As in `Dataset`.
-        class_names: As in `Dataset`; up to 254, the values that a class map has.
+        class_names: As in `Dataset`.
         files: The images by key, of every split that there is.
         advice: What to do when somebody asks for a split that is not there.
         **settings: The other arguments of `Dataset`.
 
     Raises:
-        DatasetError: An image is in both splits, or there are too many classes.
+        DatasetError: An image is in both splits.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,7 @@ from piclip.io.outputs import Progress
 _OPENERS = {"pascal-5i": open_pascal, "coco-20i": open_coco}
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """Something that is missing or wrong.
 
     Attributes:
@@ -41,8 +40,7 @@ class Problem:
     text: str
 
 
-@dataclass(frozen=True)
-class Count:
+class Count(NamedTuple):
     """Images of one split that show a class, or any novel class of a fold.
 
     Attributes:
@@ -91,7 +89,7 @@ class Report:
                 }
                 for fold, (total, classes) in enumerate(zip(self.folds, self.classes, strict=True))
             ],
-            "problems": [vars(problem) for problem in self.problems],
+            "problems": [problem._asdict() for problem in self.problems],
         }
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -100,11 +98,7 @@ class Report:
         for fold, classes in enumerate(self.classes):
             total = ("any of them", self.folds[fold])
             for name, counts in [*classes.items(), total]:
-                numbers = [
-                    str(number)
-                    for split in self.images
-                    for number in (counts[split].any_pixels, counts[split].counting)
-                ]
+                numbers = (str(number) for split in self.images for number in counts[split])
                 table.append((str(fold), name, *numbers))
         return table
 
@@ -197,4 +191,4 @@ def _look_at(key: str, pixels: NDArray[np.int64], dataset: PreparedDataset) -> l
 
 
 def _plain(counts: dict[Split, Count]) -> dict[str, dict[str, int]]:
-    return {split: dict(vars(count)) for split, count in counts.items()}
+    return {split: count._asdict() for split, count in counts.items()}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from piclip.clip.prompts import class_names
 from piclip.datasets.coco_json import draw_objects, read_coco
@@ -89,13 +88,8 @@ def _read_annotations(file: Path) -> dict[str, CocoImage]:
             f"of the kind coco-json instead."
         )
     for image in images.values():
-        image.annotations.sort(key=_number)
+        image.annotations.sort(key=lambda a: a["id"] if isinstance(a.get("id"), int) else 0)
     return {Path(key).name: image for key, image in images.items() if image.annotations}
-
-
-def _number(annotation: dict[str, Any]) -> int:
-    number = annotation.get("id")
-    return number if isinstance(number, int) else 0
 
 
 def _split_of(file: Path) -> Split:

@@ -25,8 +25,6 @@ from piclip.io.overlays import class_map_image
 
 ClassMap: TypeAlias = npt.NDArray[np.uint8]
 
-_NAMED = 3
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -147,10 +145,8 @@ def refuse_missing(missing: Iterable[str], what: str, folder: Path, advice: str)
     """Raise a DatasetError that counts what is missing, unless nothing is."""
     names = sorted(missing)
     if names:
-        raise DatasetError(
-            f"{len(names)} {what} are missing in {folder} ({', '.join(names[:_NAMED])}"
-            f"{', ...' * (len(names) > _NAMED)}); {advice}."
-        )
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        raise DatasetError(f"{len(names)} {what} are missing in {folder} ({some}); {advice}.")
 
 
 def _mask_path(out: Path, key: str) -> Path:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from piclip.datasets.dataset import Dataset, Sample, Split, fold_members
 from piclip.datasets.scenes.glyphs import CLASS_NAMES
-from piclip.datasets.scenes.scene import FOLDS, IMAGE_SIZE, WORLD, Layout, Scene, make_scene
+from piclip.datasets.scenes.scene import IMAGE_SIZE, WORLD, Layout, Scene, make_scene
 from piclip.errors import UsageError
 
 # Worlds of their own: the captioned training and the benchmark's episodes draw from seeds of
@@ -29,8 +29,8 @@ class SceneDataset(Dataset):
     """Random scenes of the world's usual kind; keys are ``train-0`` and so on.
 
     A scene is a pure function of its key and the arguments. No scene is in both splits, in an
-    episode of `piclip.datasets.scenes.scene_episodes` or in the training of the built-in CLIP. The
-    four folds of five classes are those of `piclip.datasets.scenes.scene.fold_classes`.
+    episode of `piclip.datasets.scenes.scene_episodes` or in the training of the built-in CLIP. Fold
+    i of the four holds back the classes 5i to 5i + 4 (from 0), as in PASCAL-5i.
 
     Args:
         train_images: Number of scenes of the train split.
@@ -65,7 +65,7 @@ class SceneDataset(Dataset):
         super().__init__(
             "scenes",
             CLASS_NAMES,
-            novel=fold_members(len(CLASS_NAMES), FOLDS, "contiguous"),
+            novel=fold_members(len(CLASS_NAMES), 4, "contiguous"),
             minimum_pixels=minimum_pixels or max(1, round(_MINIMUM_PIXELS * scale**2)),
             cache=cache,
         )
