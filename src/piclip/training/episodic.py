@@ -73,14 +73,11 @@ class TrainingEpisodes(Dataset[TrainingEpisode]):
         """The episode of this number, 0 or more."""
         keys = self.view.episode(self.seed, index, self.recipe.shot)
         episode = self.view.load(keys)
-        samples = (episode.query, *episode.supports)
-        views, images, labels = zip(
-            *(
-                self._seen(sample, episode.class_index, (self.seed, index, number))
-                for number, sample in enumerate(samples)
-            ),
-            strict=True,
-        )
+        seen = [
+            self._seen(sample, episode.class_index, (self.seed, index, number))
+            for number, sample in enumerate((episode.query, *episode.supports))
+        ]
+        views, images, labels = zip(*seen, strict=True)
         view, base = views[0], labels[0]
         if self.base_labels:
             base = view.labels(base_class_map(self.view, episode.query.class_map))
