@@ -8,7 +8,7 @@ from PIL import Image
 from piclip import FewShotSegmenter, Support
 from piclip.clip.cache import MemoryCache
 from piclip.clip.preprocessing import mask_coverage
-from piclip.datasets.episodes import scene_episode
+from piclip.datasets.scenes.scene_episodes import scene_episode
 from piclip.errors import ImageError, MaskError, ModelError, UsageError
 from piclip.scorer import Scored
 from piclip.training_free.learning import fit_discriminant, prepare_support

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from piclip.clip.preprocessing import mask_coverage, to_pixels
 from piclip.clip.settings import SETTINGS_FILE, read_json
-from piclip.datasets.episodes import scene_episode
 from piclip.datasets.scenes.glyphs import CLASS_NAMES
+from piclip.datasets.scenes.scene_episodes import scene_episode
 from piclip.evaluation.metrics import THRESHOLDS, FewShotIoU
 from piclip.evaluation.predictor import Predictor, truth_of
 from piclip.io.images import MAX_PIXELS, read_image

@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from piclip.datasets.dataset import FoldConvention, LabelledImages, Split, fold_members
+from piclip.datasets.dataset import Dataset, FoldConvention, Split, fold_members
 
 
-class MemoryDataset(LabelledImages):
+class MemoryDataset(Dataset):
     """Class maps from a dictionary; the picture is the class map, three times."""
 
     def __init__(
@@ -30,8 +30,8 @@ class MemoryDataset(LabelledImages):
         self.maps = maps
         self.counted = 0
 
-    def keys(self, split: Split) -> tuple[str, ...]:
-        return tuple(self.maps[split])
+    def _keys(self, split: Split) -> Mapping[str, NDArray[np.uint8]]:
+        return self.maps[split]
 
     def image(self, key: str) -> NDArray[np.uint8]:
         return np.repeat(self._map(key)[..., None], 3, axis=2)

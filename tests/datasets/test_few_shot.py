@@ -166,8 +166,8 @@ def test_wrong_arguments_are_named(toy):
     for options, message in [
         ({"fold": 4}, "no fold 4 of toy; choose 0 to 3"),
         ({"split": "test"}, "no split 'test'; choose from train, val"),
-        ({"classes": "all"}, "classes is one of novel, base, not 'all'"),
-        ({"novel_pixels": "keep"}, "novel_pixels is one of drop, background"),
+        ({"classes": "all"}, "no kind of classes 'all'; choose from novel, base"),
+        ({"novel_pixels": "keep"}, "no rule of novel_pixels 'keep'; choose from drop, background"),
         ({"minimum_pixels": 0}, "must be 1 or more"),
     ]:
         with pytest.raises(UsageError, match=message):

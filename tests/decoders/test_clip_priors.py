@@ -11,7 +11,7 @@ from piclip.clip.encoder import Encoder
 from piclip.clip.features import encode_object, pad_objects
 from piclip.clip.preprocessing import object_pixels
 from piclip.clip.prompts import text_prototypes
-from piclip.datasets.episodes import scene_episode
+from piclip.datasets.scenes.scene_episodes import scene_episode
 from piclip.decoders.clip_priors import PriorMaker
 from piclip.errors import UsageError
 from piclip.priors import min_max, refine_prior, visual_text_prior, visual_visual_prior

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from piclip.datasets.episodes import load_scenes, scene_episode, scene_keys
+from piclip.datasets.scenes.scene_episodes import load_scenes, scene_episode, scene_keys
 from piclip.errors import UsageError
 from piclip.evaluation.benchmarks.scenes import MAPS, run_scene_benchmark
 from piclip.evaluation.predictor import Predictor, blind, query_map

@@ -4,8 +4,6 @@ import pytest
 import torch
 from tiny_training import tiny_recipe
 
-from piclip.training.kept_dataset import KeptDataset
-
 _OPENED = {}
 
 
@@ -34,7 +32,8 @@ def scenes_are_drawn_once(monkeypatch, request):
     def open_once(name, root, **options):
         key = repr((name, root, options))
         if key not in _OPENED:
-            _OPENED[key] = KeptDataset(plain(name, root, **options))
+            _OPENED[key] = plain(name, root, **options)
+            _OPENED[key].keep_in_memory()
         return _OPENED[key]
 
     monkeypatch.setattr(training, "open_dataset", open_once)

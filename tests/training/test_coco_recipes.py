@@ -6,7 +6,7 @@ import math
 import pytest
 
 from piclip.cli import main
-from piclip.datasets.prepare.coco import prepare_coco
+from piclip.datasets.prepare.coco_20i import prepare_coco
 from piclip.evaluation.records import read_result
 
 STEPS = 2

@@ -117,7 +117,7 @@ def test_the_base_learner_has_an_augmentation_of_its_own_where_the_recipe_says_s
     values["base"] = {"steps": 1, "augmentation": {"size": 25, "scale": [0.5, 2.0]}}
     recipe = Recipe.model_validate(values)
     assert BaseImages(view, recipe)[0][0].shape == (3, 25, 25)
-    assert TrainingEpisodes(view, recipe, 0)[0].query.shape == (3, 33, 33)
+    assert TrainingEpisodes(view, recipe, 0)[0].inputs["query"].shape == (3, 33, 33)
 
 
 def test_there_is_a_recipe_for_every_decoder_backbone_and_dataset():

@@ -79,7 +79,7 @@ def pascal(
     Images of VOC's own lists keep VOC's masks, the others have SBD's; val is VOC's val list.
     Stopped and run again, it goes on where it was.
     """
-    from piclip.datasets.prepare.pascal import prepare_pascal
+    from piclip.datasets.prepare.pascal_5i import prepare_pascal
 
     with _shown("Masks") as progress:
         prepared = prepare_pascal(
@@ -118,7 +118,7 @@ def coco(
     is in train or val says the name of its annotation file. Stopped and run again, it goes on
     where it was.
     """
-    from piclip.datasets.prepare.coco import prepare_coco
+    from piclip.datasets.prepare.coco_20i import prepare_coco
 
     with _shown("Masks") as progress:
         prepared = prepare_coco(out, images=images, annotations=annotations, progress=progress)

@@ -126,9 +126,7 @@ class EvaluateRequest:
             raise UsageError("Say what to evaluate on, as in --dataset scenes.")
         dataset = open_dataset(name, root, **(options | dict(map(_parsed, self.options))))
         if name == "scenes":
-            from piclip.training.kept_dataset import KeptDataset
-
-            return KeptDataset(dataset)
+            dataset.keep_in_memory()
         return dataset
 
 

@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from piclip.datasets.coco_json import CocoJson
-from piclip.datasets.dataset import Dataset
+from piclip.datasets.dataset import Dataset, check_choice
 from piclip.datasets.folder import FolderDataset
 from piclip.datasets.fss1000 import FSS1000
 from piclip.datasets.prepared import open_coco, open_pascal
-from piclip.datasets.scenes.dataset import SceneDataset
+from piclip.datasets.scenes.scene_dataset import SceneDataset
 from piclip.errors import UsageError
 
-_IN_FOLDERS: dict[str, Callable[..., Dataset]] = {
+_OPENERS: dict[str, Callable[..., Dataset]] = {
     "pascal-5i": open_pascal,
     "coco-20i": open_coco,
     "fss-1000": FSS1000,
     "folder": FolderDataset,
     "coco-json": CocoJson,
+    "scenes": SceneDataset,  # the only one that lies in no folder
 }
-_DRAWN: dict[str, Callable[..., Dataset]] = {"scenes": SceneDataset}
 
-DATASETS: tuple[str, ...] = (*_IN_FOLDERS, *_DRAWN)
+DATASETS: tuple[str, ...] = tuple(_OPENERS)
 """The names that `open_dataset` takes."""
 
 
@@ -44,9 +44,8 @@ def open_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
         UsageError: The name or an option is unknown, or the folder is missing.
         DatasetError: The dataset is incomplete or contradicts itself.
     """
-    opener = _IN_FOLDERS.get(name) or _DRAWN.get(name)
-    if opener is None:
-        raise UsageError(f"There is no dataset {name!r}; choose from {', '.join(DATASETS)}.")
+    check_choice("dataset", name, DATASETS)
+    opener = _OPENERS[name]
     known = [
         p.name for p in inspect.signature(opener).parameters.values() if p.kind == p.KEYWORD_ONLY
     ]
@@ -55,7 +54,7 @@ def open_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
         raise UsageError(
             f"The dataset {name} has no option {unknown[0]!r}; choose from {', '.join(known)}."
         )
-    if name in _DRAWN:
+    if opener is SceneDataset:
         if root is not None:
             raise UsageError(f"The dataset {name} lies in no folder; leave {root} out.")
         return opener(**options)

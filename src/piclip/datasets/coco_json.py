@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from piclip.datasets.dataset import (
     MINIMUM_PIXELS,
+    Dataset,
     FoldConvention,
-    LabelledImages,
     Split,
     check_class_count,
-    check_split,
     file_state,
     fold_members,
 )
@@ -29,7 +28,7 @@ from piclip.io.extras import needs_extra
 from piclip.io.images import IGNORE, read_image
 
 
-class CocoJson(LabelledImages):
+class CocoJson(Dataset):
     """Instance annotations; every category is a class, in the order of the ids.
 
     The key of an image is its ``file_name`` without suffix. The files' defaults are COCO's own
@@ -83,14 +82,6 @@ class CocoJson(LabelledImages):
         self._value = {number: value for value, number in enumerate(categories, start=1)}
         self._splits: dict[Split, dict[str, CocoImage]] = {"val": labelled}
 
-    def keys(self, split: Split) -> tuple[str, ...]:
-        """The images of a split, in the order of the file.
-
-        Raises:
-            DatasetError: The train annotations do not fit to those of val.
-        """
-        return tuple(self._split(split))
-
     def image(self, key: str) -> NDArray[np.uint8]:
         """The picture alone, uint8 (H, W, 3), upright."""
         split, labelled = self._labelled(key)
@@ -104,8 +95,7 @@ class CocoJson(LabelledImages):
         """
         return draw_objects(self._labelled(key)[1], self._value)
 
-    def _split(self, split: Split) -> dict[str, CocoImage]:
-        check_split(split)
+    def _keys(self, split: Split) -> dict[str, CocoImage]:
         if split not in self._splits:
             file, _ = self._sources[split]
             categories, labelled = read_coco(file)
@@ -128,8 +118,8 @@ class CocoJson(LabelledImages):
             if key in images:
                 return split, images[key]
         # A key of train may come before anybody asked for the train split.
-        if self._sources["train"][0].is_file() and key in self._split("train"):
-            return "train", self._split("train")[key]
+        if self._sources["train"][0].is_file() and key in self._keys("train"):
+            return "train", self._keys("train")[key]
         raise self._unknown_key(key)
 
     def _fingerprint(self, split: Split) -> Iterator[str]:

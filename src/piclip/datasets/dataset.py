@@ -10,11 +10,12 @@ import hashlib
 import os
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,81 +58,18 @@ class Sample:
         return np.asarray(self.class_map == self.classes.index(index) + 1)
 
 
-class Dataset(Protocol):
+class Dataset(ABC):
     """Labelled images of named classes in two splits, with folds of novel classes.
 
-    Attributes:
-        name: What `piclip.datasets.catalogue.open_dataset` calls it.
-        class_names: C names; the place of a name is its class index.
-        synonyms: What a prompt calls each class, at least one wording by class name.
-        minimum_pixels: How many pixels of a class make an image count for it, by default.
-    """
-
-    @property
-    def name(self) -> str: ...  # noqa: D102 - described above
-    @property
-    def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def synonyms(self) -> Mapping[str, tuple[str, ...]]: ...  # noqa: D102
-    @property
-    def minimum_pixels(self) -> int: ...  # noqa: D102
-
-    def keys(self, split: Split) -> tuple[str, ...]:
-        """The images of a split, in the dataset's order."""
-        ...
-
-    def sample(self, key: str) -> Sample:
-        """One image with its class map, both read from their source."""
-        ...
-
-    def presence(self, split: Split) -> Mapping[str, NDArray[np.int64]]:
-        """Pixels of every class (C,) by key; counted once, without reading photographs."""
-        ...
-
-    def folds(self) -> int:
-        """Number of folds."""
-        ...
-
-    def novel_classes(self, fold: int) -> tuple[int, ...]:
-        """Class indices that a fold holds back, ascending; the base classes are the others."""
-        ...
-
-
-class PresenceTable(Mapping[str, NDArray[np.int64]]):
-    """Pixels of every class by key.
-
-    Attributes:
-        counts: int64 (N, C), one row per key, in the order of the keys; not to be written to.
-    """
-
-    def __init__(self, keys: Sequence[str], counts: NDArray[Any]) -> None:
-        self.counts: NDArray[np.int64] = counts.astype(np.int64)
-        self.counts.flags.writeable = False
-        self._rows = {key: row for row, key in enumerate(keys)}
-
-    def __getitem__(self, key: str) -> NDArray[np.int64]:
-        """The counts (C,) of one image."""
-        counts: NDArray[np.int64] = self.counts[self._rows[key]]
-        return counts
-
-    def __iter__(self) -> Iterator[str]:
-        """The keys, in the dataset's order."""
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        """Number of images N."""
-        return len(self._rows)
-
-
-class LabelledImages(ABC):
-    """What the datasets of this package share; each adds where images and maps come from.
+    A reader adds where the images and their class maps come from.
 
     Args:
-        name: As in `Dataset`.
-        class_names: At least one, each once.
-        synonyms: Wordings of some of the classes; a class without is called by its name.
+        name: What `piclip.datasets.catalogue.open_dataset` calls it.
+        class_names: C names, at least one, each once; the place of a name is its class index.
+        synonyms: What a prompt calls some of the classes, at least one wording by class name; a
+            class without is called by its name.
         novel: Novel class indices of every fold; None for one fold in which all are.
-        minimum_pixels: As in `Dataset`.
+        minimum_pixels: How many pixels of a class make an image count for it, by default.
         cache: Folder for the counts of `presence`, which need not be there or writable; None
             counts anew in every process.
 
@@ -162,10 +100,21 @@ class LabelledImages(ABC):
         self.minimum_pixels = minimum_pixels
         self._novel = (tuple(range(len(class_names))),) if novel is None else tuple(novel)
         self._cache = None if cache is None else Path(cache)
-        self._presence: dict[Split, PresenceTable] = {}
+        self._presence: dict[Split, NDArray[np.int64]] = {}
+        self._kept: dict[str, Sample] | None = None
+
+    def keys(self, split: Split) -> tuple[str, ...]:
+        """The images of a split, in the dataset's order.
+
+        Raises:
+            UsageError: ``split`` is another word.
+            DatasetError: The dataset has no such split, or it contradicts the other one.
+        """
+        check_choice("split", split, get_args(Split))
+        return tuple(self._keys(split))
 
     @abstractmethod
-    def keys(self, split: Split) -> tuple[str, ...]:
+    def _keys(self, split: Split) -> Iterable[str]:
         """The images of a split, in the dataset's order."""
 
     @abstractmethod
@@ -181,37 +130,36 @@ class LabelledImages(ABC):
         """What the counts of a split depend on; other parts make a stored count void."""
 
     def sample(self, key: str) -> Sample:
-        """One image with its class map.
+        """One image with its class map; of a dataset that is kept in memory, not to be changed.
 
         Raises:
             UsageError: There is no such key.
             ImageError: A file is missing or damaged.
             DatasetError: Image and class map differ in size, or the map has unknown values.
         """
-        class_map, image = self.class_map(key), self.image(key)
-        if image.shape[:2] != class_map.shape:
-            raise DatasetError(
-                f"{self.name}: the image {key} is {image.shape[1]} x {image.shape[0]} pixels "
-                f"(width x height) but its mask is {class_map.shape[1]} x {class_map.shape[0]}; "
-                f"give the mask the size of its image."
-            )
-        return Sample(key, image, class_map, self._classes_of(key))
+        if self._kept is None:
+            return self._read(key)
+        if key not in self._kept:
+            self._kept[key] = self._read(key)
+        return self._kept[key]
 
-    def presence(self, split: Split) -> Mapping[str, NDArray[np.int64]]:
-        """Pixels of every class (C,) by key; counted once and kept in the cache folder.
+    def keep_in_memory(self) -> None:
+        """From now on every sample is read once in each process, for small datasets."""
+        self._kept = self._kept or {}
+
+    def presence(self, split: Split) -> NDArray[np.int64]:
+        """Pixels of every class (N, C) in each image, in the order of `keys`; not to be changed.
+
+        Counted once, without reading photographs, and kept in the cache folder.
 
         Raises:
             ImageError: A mask is missing or damaged.
             DatasetError: A mask has unknown values.
         """
         if split not in self._presence:
-            self._presence[split] = _load_presence(
-                self._cache / f"presence-{split}.npz" if self._cache else None,
-                self.keys(split),
-                len(self.class_names),
-                self._count,
-                self._fingerprint(split),
-            )
+            counts = self._stored_or_counted(split)
+            counts.flags.writeable = False
+            self._presence[split] = counts
         return self._presence[split]
 
     def folds(self) -> int:
@@ -225,6 +173,16 @@ class LabelledImages(ABC):
             raise UsageError(f"There is no fold {fold} of {self.name}; {choice}.")
         return self._novel[fold]
 
+    def _read(self, key: str) -> Sample:
+        class_map, image = self.class_map(key), self.image(key)
+        if image.shape[:2] != class_map.shape:
+            raise DatasetError(
+                f"{self.name}: the image {key} is {image.shape[1]} x {image.shape[0]} pixels "
+                f"(width x height) but its mask is {class_map.shape[1]} x {class_map.shape[0]}; "
+                f"give the mask the size of its image."
+            )
+        return Sample(key, image, class_map, self._classes_of(key))
+
     def _classes_of(self, key: str) -> tuple[int, ...] | None:
         """`Sample.classes` of an image."""
         return None
@@ -233,6 +191,24 @@ class LabelledImages(ABC):
         """Pixels of every class in one class map (C,)."""
         return count_pixels(self.class_map(key), len(self.class_names))
 
+    def _stored_or_counted(self, split: Split) -> NDArray[np.int64]:
+        """Counts of a split, from the cache folder where they are there and of this state."""
+        keys, classes = self.keys(split), len(self.class_names)
+        digest = hashlib.sha256(repr((_PRESENCE_FORMAT, classes, keys)).encode())
+        for part in self._fingerprint(split):
+            digest.update(f"{part}\0".encode("utf-8", "surrogateescape"))
+        file = None if self._cache is None else self._cache / f"presence-{split}.npz"
+        stored = None if file is None else _read_counts(file, digest.hexdigest())
+        if stored is not None and stored.shape == (len(keys), classes):
+            return stored
+        # Decoders and bincount let go of the interpreter's lock, so threads share the work.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            rows = list(pool.map(self._count, keys))
+        counts = np.stack(rows) if rows else np.zeros((0, classes), dtype=np.int64)
+        if file is not None:
+            _write_counts(file, digest.hexdigest(), counts)
+        return counts
+
     def _unknown_key(self, key: str) -> UsageError:
         return UsageError(
             f"There is no image {key!r} in {self.name}; take one of its keys, or open the dataset "
@@ -240,10 +216,10 @@ class LabelledImages(ABC):
         )
 
 
-def check_split(split: str) -> None:
-    """Refuses a word that is no split (UsageError)."""
-    if split not in get_args(Split):
-        raise UsageError(f"There is no split {split!r}; choose from {', '.join(get_args(Split))}.")
+def check_choice(what: str, word: str, choices: Iterable[str]) -> None:
+    """Refuses a word that is none of the choices (UsageError)."""
+    if word not in choices:
+        raise UsageError(f"There is no {what} {word!r}; choose from {', '.join(choices)}.")
 
 
 def fold_members(
@@ -258,9 +234,7 @@ def fold_members(
     Raises:
         UsageError: Another convention, or fewer classes than folds.
     """
-    if convention not in get_args(FoldConvention):
-        names = ", ".join(get_args(FoldConvention))
-        raise UsageError(f"There is no fold convention {convention!r}; choose from {names}.")
+    check_choice("fold convention", convention, get_args(FoldConvention))
     if not 1 <= folds <= classes:
         raise UsageError(f"{classes} classes make 1 to {classes} folds, not {folds}.")
     if convention == "interleaved":
@@ -294,44 +268,6 @@ def check_class_count(names: Sequence[str], source: Path) -> None:
         )
 
 
-def _load_presence(
-    path: Path | None,
-    keys: Sequence[str],
-    classes: int,
-    count: Callable[[str], NDArray[np.int64]],
-    fingerprint: Iterable[str],
-) -> PresenceTable:
-    """Takes the counts from a file, or counts and writes the file.
-
-    A file that is not there, damaged or of another state of the dataset is made anew; one that
-    cannot be written (a read-only folder) is done without.
-
-    Args:
-        path: The ``.npz`` file; None for none.
-        keys: N images.
-        classes: Number C of classes.
-        count: Pixels of every class (C,) in one image; called from several threads.
-        fingerprint: Everything the counts depend on besides ``keys``.
-
-    Returns:
-        The table.
-    """
-    digest = hashlib.sha256(repr((_PRESENCE_FORMAT, classes, tuple(keys))).encode())
-    for part in fingerprint:
-        digest.update(f"{part}\0".encode("utf-8", "surrogateescape"))
-    state = digest.hexdigest()
-    stored = None if path is None else _read_counts(path, state, (len(keys), classes))
-    if stored is not None:
-        return PresenceTable(keys, stored)
-    # Decoders and bincount let go of the interpreter's lock, so threads share the work.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = list(pool.map(count, keys))
-    counts = np.stack(rows) if rows else np.zeros((0, classes), dtype=np.int64)
-    if path is not None:
-        _write_counts(path, state, counts)
-    return PresenceTable(keys, counts)
-
-
 def file_state(path: Path) -> str:
     """Name, size and time of change of a file, or only its name where it cannot be read."""
     try:
@@ -341,20 +277,14 @@ def file_state(path: Path) -> str:
     return f"{path.name} {status.st_size} {status.st_mtime_ns}"
 
 
-def _read_counts(path: Path, state: str, shape: tuple[int, int]) -> NDArray[Any] | None:
+def _read_counts(path: Path, state: str) -> NDArray[np.int64] | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
-            if str(stored["state"]) != state:
-                return None
-            counts = np.asarray(stored["counts"])
+            return stored["counts"].astype(np.int64) if str(stored["state"]) == state else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return counts if counts.shape == shape else None
 
 
 def _write_counts(path: Path, state: str, counts: NDArray[np.int64]) -> None:
-    try:
-        with atomic_path(path) as temporary:
-            np.savez_compressed(temporary, state=np.array(state), counts=counts.astype(np.uint32))
-    except OutputError:
-        return  # the counts are known all the same
+    with suppress(OutputError), atomic_path(path) as temporary:  # a read-only folder
+        np.savez_compressed(temporary, state=np.array(state), counts=counts.astype(np.uint32))

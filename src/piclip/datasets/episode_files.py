@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,9 @@ class EpisodeFile:
             )
 
 
-def episodes_hash(episodes: Iterable[EpisodeKeys], class_names: Sequence[str]) -> str:
+def episodes_hash(
+    episodes: Iterable[EpisodeKeys], class_names: Sequence[str] | Mapping[int, str]
+) -> str:
     """SHA-256 of classes (by name), queries and supports, in order: equal for equal questions."""
     digest = hashlib.sha256()
     for episode in episodes:
@@ -104,25 +106,23 @@ def write_episodes(path: str | Path, view: FewShotView, seed: int, count: int, s
     """
     if count < 1:
         raise UsageError(f"An episode file holds 1 episode or more, not {count}.")
-    episodes = [view.episode(seed, index, shots) for index in range(count)]
+    episodes = tuple(view.episode(seed, index, shots) for index in range(count))
     names = view.dataset.class_names
-    state = episodes_hash(episodes, names)
-    content = {
-        "format": FORMAT,
-        "kind": "episodes",
-        "dataset": view.dataset.name,
-        "fold": view.fold,
-        "split": view.split,
-        "classes": view.kind,
-        "minimum_pixels": view.minimum_pixels,
-        "seed": seed,
-        "shots": shots,
-        "class_names": {str(index): names[index] for index in view.classes},
-        "episodes": [[e.class_index, e.query, *e.supports] for e in episodes],
-        "hash": state,
-    }
-    write_json(content, path)
-    return state
+    file = EpisodeFile(
+        dataset=view.dataset.name,
+        fold=view.fold,
+        split=view.split,
+        classes=view.kind,
+        minimum_pixels=view.minimum_pixels,
+        seed=seed,
+        shots=shots,
+        class_names={index: names[index] for index in view.classes},
+        episodes=episodes,
+        hash=episodes_hash(episodes, names),
+    )
+    rows = [[e.class_index, e.query, *e.supports] for e in episodes]
+    write_json({"format": FORMAT, "kind": "episodes", **vars(file), "episodes": rows}, path)
+    return file.hash
 
 
 def read_episodes(path: str | Path) -> EpisodeFile:
@@ -146,7 +146,7 @@ def read_episodes(path: str | Path) -> EpisodeFile:
         )
     try:
         file = _parse(content)
-        state = episodes_hash(file.episodes, _by_index(file.class_names))
+        state = episodes_hash(file.episodes, file.class_names)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise DatasetError(f"{path} lacks a part ({error!r}); write it anew.") from error
     if state != file.hash:
@@ -178,8 +178,3 @@ def _parse(content: dict[str, Any]) -> EpisodeFile:
         ),
         hash=str(content["hash"]),
     )
-
-
-def _by_index(names: dict[int, str]) -> list[str]:
-    """The names at their class indices, with gaps of nothing between them."""
-    return [names.get(index, "") for index in range(max(names) + 1)]

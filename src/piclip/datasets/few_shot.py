@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from piclip.datasets.dataset import MOST_CLASSES, Dataset, Sample, Split, check_split
+from piclip.datasets.dataset import MOST_CLASSES, Dataset, Sample, Split, check_choice
 from piclip.errors import DatasetError, UsageError
 from piclip.io.images import IGNORE
 
@@ -90,9 +91,9 @@ class FewShotView:
         minimum_pixels: int | None = None,
         minimum_images: int = 0,
     ) -> None:
-        check_split(split)
-        _check_choice("classes", classes, get_args(Classes))
-        _check_choice("novel_pixels", novel_pixels, get_args(NovelPixels))
+        check_choice("split", split, get_args(Split))
+        check_choice("kind of classes", classes, get_args(Classes))
+        check_choice("rule of novel_pixels", novel_pixels, get_args(NovelPixels))
         self.dataset, self.fold, self.split = dataset, fold, split
         self.kind, self.novel_pixels = classes, novel_pixels
         self.minimum_pixels = dataset.minimum_pixels if minimum_pixels is None else minimum_pixels
@@ -100,7 +101,7 @@ class FewShotView:
             raise UsageError(f"minimum_pixels must be 1 or more, not {minimum_pixels}.")
         self.novel_classes = dataset.novel_classes(fold)
         every = range(len(dataset.class_names))
-        self.base_classes = tuple(sorted(set(every) - set(self.novel_classes)))
+        self.base_classes = tuple(index for index in every if index not in self.novel_classes)
 
         wanted = self.novel_classes if classes == "novel" else self.base_classes
         if not wanted:
@@ -114,8 +115,11 @@ class FewShotView:
             if len(images) >= minimum_images
         }
         self.classes = tuple(self.images_of)
-        counting = {key for images in self.images_of.values() for key in images}
-        self.keys = tuple(key for key in dataset.keys(split) if key in counting)
+        self._classes_of: dict[str, tuple[int, ...]] = {}
+        for index, images in self.images_of.items():
+            for key in images:
+                self._classes_of[key] = (*self._classes_of.get(key, ()), index)
+        self.keys = tuple(key for key in dataset.keys(split) if key in self._classes_of)
         if not self.keys:
             raise DatasetError(
                 f"No image of the {split} split of {dataset.name} counts for a {classes} class of "
@@ -123,8 +127,6 @@ class FewShotView:
                 f"minimum_pixels."
             )
         self._scarcest = min(self.classes, key=lambda index: len(self.images_of[index]))
-        self._classes_of = _inverted(self.images_of)
-        self._last_order: tuple[tuple[int, int], NDArray[np.int64]] | None = None
 
     def check_shots(self, shots: int) -> None:
         """Sees to it that every class has a query and its supports, however late it is drawn.
@@ -166,7 +168,7 @@ class FewShotView:
             )
         self.check_shots(shots)
         turn, place = divmod(index, len(self.keys))
-        query = self.keys[int(self._order(seed, turn)[place])]
+        query = self.keys[int(_order(seed, turn, len(self.keys))[place])]
         # Only the raw stream of a bit generator is promised to stay the same in later versions.
         stream = np.random.PCG64([seed, index, _DRAW])
         class_index = _pick(stream, self._classes_of[query])
@@ -204,26 +206,21 @@ class FewShotView:
 
     def _counts_for(self, classes: tuple[int, ...]) -> dict[int, tuple[str, ...]]:
         """Keys of the images that count for each class, in the dataset's order."""
-        presence = self.dataset.presence(self.split)
-        keys = self.dataset.keys(self.split)
-        counts = np.stack([presence[key] for key in keys]) if keys else np.zeros((0, 1), np.int64)
-        if keys and self.kind == "base" and self.novel_pixels == "drop":
-            kept = np.flatnonzero(counts[:, list(self.novel_classes)].sum(axis=1) == 0)
-            keys, counts = tuple(keys[row] for row in kept), counts[kept]
-        if not keys:
-            return dict.fromkeys(classes, ())
+        keys, counts = self.dataset.keys(self.split), self.dataset.presence(self.split)
         counting = counts >= self.minimum_pixels
+        if self.kind == "base" and self.novel_pixels == "drop":
+            counting[counts[:, list(self.novel_classes)].any(axis=1)] = False
         return {
             index: tuple(keys[row] for row in np.flatnonzero(counting[:, index]))
             for index in classes
         }
 
-    def _order(self, seed: int, turn: int) -> NDArray[np.int64]:
-        """In which order the images are queries in one turn over all of them."""
-        if self._last_order is None or self._last_order[0] != (seed, turn):
-            raw = np.random.PCG64([seed, turn, _ORDER]).random_raw(len(self.keys))
-            self._last_order = ((seed, turn), np.argsort(raw, kind="stable"))
-        return self._last_order[1]
+
+@lru_cache(maxsize=8)
+def _order(seed: int, turn: int, images: int) -> NDArray[np.int64]:
+    """In which order the images are queries in one turn over all of them."""
+    raw = np.random.PCG64([seed, turn, _ORDER]).random_raw(images)
+    return np.argsort(raw, kind="stable")
 
 
 def base_class_map(view: FewShotView, class_map: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -252,20 +249,6 @@ def base_class_map(view: FewShotView, class_map: NDArray[np.uint8]) -> NDArray[n
     return labels[class_map]
 
 
-def _inverted(images_of: dict[int, tuple[str, ...]]) -> dict[str, tuple[int, ...]]:
-    """Classes that an image counts for, ascending, by key."""
-    classes_of: dict[str, tuple[int, ...]] = {}
-    for index, images in images_of.items():
-        for key in images:
-            classes_of[key] = (*classes_of.get(key, ()), index)
-    return classes_of
-
-
 def _pick(stream: np.random.PCG64, choices: tuple[_Choice, ...]) -> _Choice:
     # 64 random bits modulo a few thousand: the bias is below 1e-15.
     return choices[int(stream.random_raw()) % len(choices)]
-
-
-def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UsageError(f"{option} is one of {', '.join(choices)}, not {value!r}.")

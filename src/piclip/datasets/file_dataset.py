@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from piclip.datasets.dataset import (
-    MINIMUM_PIXELS,
-    LabelledImages,
-    Split,
-    check_split,
-    file_state,
-)
+from piclip.datasets.dataset import Dataset, Split, file_state
 from piclip.errors import DatasetError
 from piclip.formats.voc import read_class_map
 from piclip.io.decoding import reason
@@ -36,21 +31,18 @@ class Files:
     mask: Path
 
 
-class FileDataset(LabelledImages):
+class FileDataset(Dataset):
     """Labelled images in files.
 
     Args:
-        name: As in `LabelledImages`.
-        class_names: As in `LabelledImages`; up to 254, the values that a class map has.
+        name: As in `Dataset`.
+        class_names: As in `Dataset`.
         files: The images by key, of every split that there is.
         advice: What to do when somebody asks for a split that is not there.
-        synonyms: As in `LabelledImages`.
-        novel: As in `LabelledImages`.
-        minimum_pixels: As in `LabelledImages`.
-        cache: As in `LabelledImages`.
+        **settings: The other arguments of `Dataset`.
 
     Raises:
-        DatasetError: An image is in both splits, or there are too many classes.
+        DatasetError: An image is in both splits.
     """
 
     def __init__(
@@ -60,19 +52,9 @@ class FileDataset(LabelledImages):
         *,
         files: Mapping[Split, Mapping[str, Files]],
         advice: str,
-        synonyms: Mapping[str, tuple[str, ...]] | None = None,
-        novel: Sequence[tuple[int, ...]] | None = None,
-        minimum_pixels: int = MINIMUM_PIXELS,
-        cache: Path | None = None,
+        **settings: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(
-            name,
-            class_names,
-            synonyms=synonyms,
-            novel=novel,
-            minimum_pixels=minimum_pixels,
-            cache=cache,
-        )
+        super().__init__(name, class_names, **settings)
         self._files, self._advice = files, advice
         self._by_key = {key: entry for split in files.values() for key, entry in split.items()}
         if len(self._by_key) < sum(len(split) for split in files.values()):
@@ -82,16 +64,10 @@ class FileDataset(LabelledImages):
                 f"so that nothing is measured on what was learned from."
             )
 
-    def keys(self, split: Split) -> tuple[str, ...]:
-        """The images of a split, in the order of its list.
-
-        Raises:
-            DatasetError: The dataset has no such split.
-        """
-        check_split(split)
+    def _keys(self, split: Split) -> Iterable[str]:
         if split not in self._files:
             raise DatasetError(f"{self.name} has no {split} split; {self._advice}.")
-        return tuple(self._files[split])
+        return self._files[split]
 
     def image(self, key: str) -> NDArray[np.uint8]:
         """The picture alone, uint8 (H, W, 3), upright."""

@@ -58,7 +58,7 @@ class FSS1000(FileDataset):
     ) -> None:
         if evaluate_on not in ("test", "val"):
             raise UsageError(f"evaluate_on is test or val, not {evaluate_on!r}.")
-        self.published_split = any(_part_file(root, part).is_file() for part in get_args(Part))
+        self.published_split = any((root / f"{part}.txt").is_file() for part in get_args(Part))
         parts = _read_parts(root) if self.published_split else _derived_parts(root)
         train, val = parts["trn"], parts[evaluate_on]
         names = (*train, *val)
@@ -97,17 +97,13 @@ class FSS1000(FileDataset):
         return counts
 
 
-def _part_file(root: Path, part: Part) -> Path:
-    return root / f"{part}.txt"
-
-
 def _read_parts(root: Path) -> dict[Part, list[str]]:
-    parts: dict[Part, list[str]] = {p: read_lines(_part_file(root, p)) for p in get_args(Part)}
+    parts: dict[Part, list[str]] = {p: read_lines(root / f"{p}.txt") for p in get_args(Part)}
     for part, names in parts.items():
         missing = [name for name in names if not (root / name).is_dir()]
         if missing:
             raise DatasetError(
-                f"{_part_file(root, part)} names the class {missing[0]!r}, but there is no folder "
+                f"{root / part}.txt names the class {missing[0]!r}, but there is no folder "
                 f"{root / missing[0]}; complete the folder or take the line out."
             )
     everything = [name for names in parts.values() for name in names]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from piclip.datasets.few_shot import FewShotView, base_class_map
 from piclip.decoders.backbones import Backbone
@@ -16,7 +17,7 @@ from piclip.decoders.pspnet import PSPNet
 from piclip.decoders.published import load_published
 from piclip.decoders.views import normalise
 from piclip.training.augment import draw_view
-from piclip.training.loop import BASE_WEIGHTS, Phase, seed_everything
+from piclip.training.loop import BASE_WEIGHTS, Phase, moved, seed_everything
 from piclip.training.recipe import BaseLearnerRecipe, Recipe
 
 LabelledImage = tuple[Tensor, Tensor]
@@ -33,22 +34,21 @@ class BaseImages(Dataset[LabelledImage]):
         self.view, self.recipe = view, recipe
         own = None if recipe.base is None else recipe.base.augmentation
         self.augmentation = own or recipe.augmentation
-        self._order: tuple[int, list[int]] = (-1, [])
 
     def __getitem__(self, index: int) -> LabelledImage:
         """The image of this number, 0 or more."""
-        epoch, place = divmod(index, len(self.view.keys))
-        sample = self.view.dataset.sample(self.view.keys[self._shuffled(epoch)[place]])
+        keys = self.view.keys
+        epoch, place = divmod(index, len(keys))
+        sample = self.view.dataset.sample(keys[_order(self.recipe.seed, epoch, len(keys))[place]])
         height, width = sample.class_map.shape
         seen = draw_view((self.recipe.seed, index), height, width, self.augmentation)
         labels = base_class_map(self.view, sample.class_map)
         return seen.image(sample.image), seen.labels(labels)
 
-    def _shuffled(self, epoch: int) -> list[int]:
-        if self._order[0] != epoch:
-            random = np.random.default_rng([self.recipe.seed, epoch])
-            self._order = (epoch, random.permutation(len(self.view.keys)).tolist())
-        return self._order[1]
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(images)
 
 
 class BaseObjective(nn.Module):
@@ -101,27 +101,18 @@ def base_phase(
     if settings.train_backbone:
         groups.append({"params": list(learner.backbone.parameters())})
 
-    def train_mode() -> None:
-        learner.train()
-        learner.backbone.train(settings.train_backbone)
-
     def inputs(batch: LabelledImage, device: torch.device) -> dict[str, Any]:
-        images, target = batch
-        return {"images": images.to(device), "target": target.to(device)}
+        return moved(dict(zip(("images", "target"), batch, strict=True)), device)
 
     return Phase(
         name="base",
         network=learner,
         objective=BaseObjective(learner),
-        train_mode=train_mode,
         groups=groups,
         dataset=BaseImages(view, recipe),
-        collate=_stacked,
+        collate=default_collate,
         inputs=inputs,
         settings=settings,
         steps=settings.steps_for(len(view.keys)),
+        frozen=() if settings.train_backbone else (learner.backbone,),
     )
-
-
-def _stacked(items: Sequence[LabelledImage]) -> LabelledImage:
-    return torch.stack([image for image, _ in items]), torch.stack([labels for _, labels in items])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode, FewShotView, base_class_map
@@ -30,23 +29,18 @@ class TrainingEpisode:
     """One episode as decoder and CLIP see it; S is the recipe's size.
 
     Attributes:
-        query: In [0, 1], (3, S, S).
-        supports: (K, 3, S, S).
-        masks: uint8 (K, S, S): 1 object, 0 background, 255 outside the image or to be ignored.
-        target: The same for the query, uint8 (S, S).
-        base_target: Labels of the base classes, uint8 (S, S); without a base learner the target.
-        base_class: Place of the class among the base classes; 0 where the view's are novel.
+        inputs: What `EpisodicObjective` takes of it, priors aside, before it is stacked:
+            ``query`` in [0, 1], (3, S, S); ``supports`` (K, 3, S, S); ``masks`` uint8 (K, S, S), 1
+            object, 0 background, 255 outside the image or to be ignored; ``target`` the same for
+            the query, uint8 (S, S); ``base_target``, labels of the base classes, uint8 (S, S),
+            without a base learner the target; ``base_class``, the place of the class among the
+            base classes, 0 where the view's are novel.
         others: Names of the query's further classes.
         view: How the query is seen.
         source: The episode before augmentation.
     """
 
-    query: Tensor
-    supports: Tensor
-    masks: Tensor
-    target: Tensor
-    base_target: Tensor
-    base_class: int
+    inputs: dict[str, Any]
     others: tuple[str, ...]
     view: View
     source: Episode
@@ -79,33 +73,28 @@ class TrainingEpisodes(Dataset[TrainingEpisode]):
         """The episode of this number, 0 or more."""
         keys = self.view.episode(self.seed, index, self.recipe.shot)
         episode = self.view.load(keys)
-        seen = [self._seen(episode.query, episode.class_index, (self.seed, index, 0))]
-        seen += [
-            self._seen(support, episode.class_index, (self.seed, index, number))
-            for number, support in enumerate(episode.supports, start=1)
+        seen = [
+            self._seen(sample, episode.class_index, (self.seed, index, number))
+            for number, sample in enumerate((episode.query, *episode.supports))
         ]
-        images = [view.image(sample.image) for view, sample, _ in seen]
-        labels = [view.labels(truth) for view, _, truth in seen]
-        view = seen[0][0]
-        base = labels[0]
+        views, images, labels = zip(*seen, strict=True)
+        view, base = views[0], labels[0]
         if self.base_labels:
             base = view.labels(base_class_map(self.view, episode.query.class_map))
         bases = self.view.base_classes
-        return TrainingEpisode(
-            query=images[0],
-            supports=torch.stack(images[1:]),
-            masks=torch.stack(labels[1:]),
-            target=labels[0],
-            base_target=base,
-            base_class=bases.index(episode.class_index) if episode.class_index in bases else 0,
-            others=self._others(episode),
-            view=view,
-            source=episode,
-        )
+        inputs = {
+            "query": images[0],
+            "supports": torch.stack(images[1:]),
+            "masks": torch.stack(labels[1:]),
+            "target": labels[0],
+            "base_target": base,
+            "base_class": bases.index(episode.class_index) if episode.class_index in bases else 0,
+        }
+        return TrainingEpisode(inputs, self._others(episode), view, episode)
 
     def _seen(
         self, sample: Sample, class_index: int, key: tuple[int, int, int]
-    ) -> tuple[View, Sample, NDArray[np.uint8]]:
+    ) -> tuple[View, Tensor, Tensor]:
         height, width = sample.class_map.shape
         inside = sample.mask(class_index)
         if self.augment:
@@ -113,7 +102,7 @@ class TrainingEpisodes(Dataset[TrainingEpisode]):
         else:
             view = whole_view(height, width, self.recipe.augmentation.size)
         truth = np.where(sample.class_map == IGNORE, IGNORE, inside).astype(np.uint8)
-        return view, sample, truth
+        return view, view.image(sample.image), view.labels(truth)
 
     def _others(self, episode: Episode) -> tuple[str, ...]:
         if self.recipe.clip.candidates == "target":
@@ -123,25 +112,13 @@ class TrainingEpisodes(Dataset[TrainingEpisode]):
         return tuple(names[index] for index in present if index != episode.class_index)
 
 
-@dataclass(frozen=True, eq=False)
-class EpisodeBatch:
-    """B episodes, stacked, with the episodes themselves for what cannot be stacked."""
-
-    query: Tensor
-    supports: Tensor
-    masks: Tensor
-    target: Tensor
-    base_target: Tensor
-    base_class: Tensor
-    episodes: tuple[TrainingEpisode, ...]
+EpisodeBatch: TypeAlias = tuple[dict[str, Tensor], tuple[TrainingEpisode, ...]]
+"""The inputs of B episodes, stacked, and the episodes for what cannot be stacked."""
 
 
 def collate(episodes: Sequence[TrainingEpisode]) -> EpisodeBatch:
     """Stacks episodes of one size and number of shots."""
-    fields = ("query", "supports", "masks", "target", "base_target")
-    stacked = {name: torch.stack([getattr(e, name) for e in episodes]) for name in fields}
-    bases = torch.tensor([e.base_class for e in episodes])
-    return EpisodeBatch(**stacked, base_class=bases, episodes=tuple(episodes))
+    return default_collate([episode.inputs for episode in episodes]), tuple(episodes)
 
 
 def prior_maps(maker: PriorMaker, batch: EpisodeBatch, sees: str) -> Tensor:
@@ -153,13 +130,16 @@ def prior_maps(maker: PriorMaker, batch: EpisodeBatch, sees: str) -> Tensor:
         sees: ``augmented``: CLIP looks at the views. ``plain``: at the images before
             augmentation, and its maps are moved as the query was, (B, 2, S, S).
     """
-    episodes = batch.episodes
+    inputs, episodes = batch
     names, others = [e.source.name for e in episodes], [e.others for e in episodes]
     if sees == "augmented":
         return maker.episode_priors(
-            list(batch.query), [list(s) for s in batch.supports], [list(m) for m in batch.masks],
-            names, others,
-        )  # fmt: skip
+            list(inputs["query"]),
+            [list(supports) for supports in inputs["supports"]],
+            [list(masks) for masks in inputs["masks"]],
+            names,
+            others,
+        )
     maps: list[Tensor] = [torch.empty(0)] * len(episodes)
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, episode in enumerate(episodes):
@@ -195,7 +175,7 @@ class EpisodicObjective(nn.Module):
         base_class: Tensor,
         priors: Tensor | None,
     ) -> dict[str, Tensor]:
-        """Terms of the loss and their weighted sum ``loss``; shapes as in `EpisodeBatch`."""
+        """Terms of the loss and their weighted sum ``loss``; shapes as in `TrainingEpisode`."""
         output = self.decoder(
             normalise(query), normalise(supports), masks, priors, base_class=base_class
         )

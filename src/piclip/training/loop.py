@@ -7,19 +7,22 @@ training repeats an uninterrupted one bit by bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from piclip.errors import UsageError
 from piclip.io.images import IGNORE
 from piclip.training.recipe import OptimizerRecipe, PhaseRecipe, Recipe
 from piclip.training.run_folder import RunFolder
+
+Accelerator: TypeAlias = Any
+"""accelerate's class of this name; the library has no types and is an extra."""
 
 BASE_WEIGHTS, DECODER_WEIGHTS, _STEPS = 1, 2, 3  # what random numbers are for
 
@@ -50,34 +53,40 @@ class Phase:
         network: What is trained and kept.
         objective: Holds the network; maps ``inputs`` to terms of the loss with their sum
             ``loss``, a mean over the pixels of ``target`` that are not 255.
-        train_mode: Puts the network's trained parts, and only these, in training mode.
         groups: Parameter groups of the optimizer; ``factor`` multiplies the learning rate.
         dataset: Items by number; step t takes the numbers t * batch and on.
         collate: Items to a batch.
         inputs: A batch to the objective's arguments, on a device.
         settings: Length, batch and optimizer.
         steps: Number of steps.
+        frozen: Parts of the network that are never in training mode.
         validate: Score of the network, higher is better; None where nobody asks.
     """
 
     name: str
     network: nn.Module
     objective: nn.Module
-    train_mode: Callable[[], None]
     groups: list[dict[str, Any]]
     dataset: Dataset[Any]
     collate: Callable[[list[Any]], Any]
     inputs: Callable[[Any, torch.device], dict[str, Any]]
     settings: PhaseRecipe
     steps: int
+    frozen: tuple[nn.Module, ...] = ()
     validate: Callable[[], float] | None = None
+
+    def train_mode(self) -> None:
+        """Puts the network's trained parts, and only these, in training mode."""
+        self.network.train()
+        for part in self.frozen:
+            part.eval()
 
 
 def run_phase(
     phase: Phase,
     recipe: Recipe,
     run: RunFolder,
-    accelerator: Any,  # noqa: ANN401 - accelerate is not type-checked
+    accelerator: Accelerator,
     report: Callable[[Progress], None] | None = None,
 ) -> None:
     """Trains a network, from its checkpoint where there is one.
@@ -163,35 +172,28 @@ def seed_everything(*key: int) -> None:
     torch.manual_seed(int(seed) >> 1)
 
 
-class _Steps(Sampler[list[int]]):
-    """The numbers of the items that one process takes in each step."""
-
-    def __init__(self, start: int, stop: int, batch: int, part: int, parts: int) -> None:
-        self.start, self.stop, self.batch, self.part = start, stop, batch, part
-        self.share = batch // parts
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.start, self.stop):
-            first = step * self.batch + self.part * self.share
-            yield list(range(first, first + self.share))
+def moved(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The tensors on a device."""
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
-def _batches(phase: Phase, workers: int, start: int, accelerator: Any) -> DataLoader[Any]:  # noqa: ANN401
+def _batches(phase: Phase, workers: int, start: int, accelerator: Accelerator) -> DataLoader[Any]:
     batch, parts = phase.settings.batch, accelerator.num_processes
     if batch % parts:
         raise UsageError(
             f"A batch of {batch} cannot be shared out among {parts} processes; choose a multiple."
         )
-    steps = _Steps(start, phase.steps, batch, accelerator.process_index, parts)
+    share = batch // parts
+    firsts = range(start * batch + accelerator.process_index * share, phase.steps * batch, batch)
     return DataLoader(
-        phase.dataset, batch_sampler=steps, num_workers=workers, collate_fn=phase.collate
+        phase.dataset,
+        batch_sampler=(list(range(first, first + share)) for first in firsts),
+        num_workers=workers,
+        collate_fn=phase.collate,
     )
 
 
-def _share_of_pixels(target: Tensor, accelerator: Any) -> Tensor:  # noqa: ANN401
+def _share_of_pixels(target: Tensor, accelerator: Accelerator) -> Tensor:
     """This process' pixels over the mean of all processes'.
 
     Times it, the losses and gradients of the processes average to those of the whole batch.
@@ -204,10 +206,7 @@ def _share_of_pixels(target: Tensor, accelerator: Any) -> Tensor:  # noqa: ANN40
 
 
 def _restore(
-    phase: Phase,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Any,  # noqa: ANN401
-    run: RunFolder,
+    phase: Phase, optimizer: torch.optim.Optimizer, accelerator: Accelerator, run: RunFolder
 ) -> tuple[int, float | None]:
     """Steps done and best score so far."""
     state = run.load()
@@ -223,7 +222,7 @@ def _restore(
 def _state(
     phase: Phase,
     optimizer: torch.optim.Optimizer,
-    accelerator: Any,  # noqa: ANN401
+    accelerator: Accelerator,
     step: int,
     best: float | None,
 ) -> dict[str, Any]:

@@ -57,13 +57,9 @@ class ClipRecipe(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
     @model_validator(mode="after")
-    def _cache_needs_plain(self) -> ClipRecipe:
+    def _consistent(self) -> ClipRecipe:
         if self.cache is not None and self.sees != "plain":
             raise ValueError("a cache needs sees: plain, since no augmented image comes back")
-        return self
-
-    @model_validator(mode="after")
-    def _some_prior(self) -> ClipRecipe:
         if self.text == self.visual == "none":
             raise ValueError("text and visual are both none; for no prior at all set prior: none")
         return self
@@ -73,7 +69,7 @@ class AugmentationRecipe(Section):
     """See `piclip.training.augment`; the defaults are those of PASCAL-5i."""
 
     size: Positive = 473  # side of what the decoder sees, pixels
-    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.9, 1.1)
+    scale: tuple[Factor, Factor] = (0.9, 1.1)
     rotation: Annotated[float, Field(ge=0, le=180)] = 10.0  # largest angle, degrees
     blur: Share = 0.5  # how often
     flip: Share = 0.5  # how often
@@ -90,7 +86,7 @@ class OptimizerRecipe(Section):
     """Optimizer and its schedule, ``lr * (1 - step / steps) ** power``."""
 
     name: Literal["adamw", "sgd"] = "adamw"
-    lr: Annotated[float, Field(gt=0)] = 1e-4
+    lr: Factor = 1e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     momentum: Share = 0.9  # of sgd
     power: Annotated[float, Field(ge=0)] = 0.9
@@ -100,7 +96,7 @@ class PhaseRecipe(Section):
     """How long and with what a network is trained; either ``steps`` or ``epochs``."""
 
     steps: Annotated[int, Field(ge=0)] | None = None
-    epochs: Annotated[float, Field(gt=0)] | None = None  # passes over the images of the view
+    epochs: Factor | None = None  # passes over the images of the view
     batch: Positive = 8
     optimizer: OptimizerRecipe = OptimizerRecipe()
 

@@ -13,7 +13,6 @@ from piclip.io.documents import parse_yaml, read_yaml
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
-COMMAND_LINE = "the command line"
 _MOST_PARENTS = 20
 
 
@@ -23,7 +22,7 @@ def merge_files(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], d
     Returns:
         Nested values, and where each dotted key was set last.
     """
-    chain = [(path, _read(path))]
+    chain = [(str(path), _read(path))]
     while "extends" in chain[-1][1]:
         file, content = chain[-1]
         parent = content.pop("extends")
@@ -31,13 +30,13 @@ def merge_files(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], d
             raise UsageError(
                 f"{file}: extends = {parent!r} must name another recipe file, without a circle."
             )
-        chain.append((file.parent / parent, _read(file.parent / parent)))
+        path = path.parent / parent
+        chain.append((str(path), _read(path)))
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for file, content in reversed(chain):
-        _merge(values, content, origins, str(file))
-    for override in overrides:
-        _merge(values, _override(override), origins, COMMAND_LINE)
+    overriding = [("the command line", _override(override)) for override in overrides]
+    for where, content in [*reversed(chain), *overriding]:
+        _merge(values, content, origins, where)
     return values, origins
 
 
@@ -91,13 +90,12 @@ def _merge(
     for name, value in new.items():
         key = f"{at}{name}"
         origins[key] = where
-        if isinstance(value, dict) and isinstance(into.get(name), dict):
-            _merge(into[name], value, origins, where, f"{key}.")
-        elif isinstance(value, dict):
-            into[name] = {}
-            _merge(into[name], value, origins, where, f"{key}.")
-        else:
+        if not isinstance(value, dict):
             into[name] = value
+            continue
+        if not isinstance(into.get(name), dict):
+            into[name] = {}
+        _merge(into[name], value, origins, where, f"{key}.")
 
 
 def _origin(key: str, origins: Mapping[str, str]) -> str | None:

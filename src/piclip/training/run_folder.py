@@ -51,13 +51,9 @@ class RunFolder:
         """
         if self.recipe.exists() and self._started():
             there, here = _flat(load_recipe(self.recipe).to_json()), _flat(recipe.to_json())
-            changed = [
-                key
-                for key in sorted(there.keys() | here.keys())
-                if there.get(key) != here.get(key) and key not in _FREE
-            ]
-            if changed:
-                key = changed[0]
+            changed = {key for key in there.keys() | here.keys() if there.get(key) != here.get(key)}
+            if changed := changed.difference(_FREE):
+                key = min(changed)
                 raise UsageError(
                     f"{self.folder} holds a training with another recipe ({key} is "
                     f"{there.get(key)!r} there and {here.get(key)!r} here); choose another output "
@@ -78,7 +74,7 @@ class RunFolder:
         Raises:
             OutputError: It cannot be written; the checkpoints so far are left as they were.
         """
-        data = _encoded({"format": FORMAT, **state})
+        data = _encoded(state)
         with atomic_path(self.checkpoint) as path:
             path.write_bytes(data)
             if self.checkpoint.exists():
@@ -98,7 +94,7 @@ class RunFolder:
 
     def save_best(self, state: Mapping[str, Any]) -> None:
         """Writes the best weights so far, in place of older ones."""
-        data = _encoded({"format": FORMAT, **state})
+        data = _encoded(state)
         with atomic_path(self.best) as path:
             path.write_bytes(data)
 
@@ -147,7 +143,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
 def _encoded(state: Mapping[str, Any]) -> bytes:
     # In memory first: a full disk then fails in one write, with its errno.
     data = io.BytesIO()
-    torch.save(dict(state), data)
+    torch.save({"format": FORMAT, **state}, data)
     return data.getvalue()
 
 

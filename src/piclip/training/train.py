@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ from piclip.training.episodic import (
     parameter_groups,
     prior_maps,
 )
-from piclip.training.kept_dataset import KeptDataset
 from piclip.training.loop import (
     DECODER_WEIGHTS,
+    Accelerator,
     Phase,
     Progress,
+    moved,
     run_phase,
     seed_everything,
 )
@@ -105,16 +107,16 @@ def train_base_learner(recipe: Recipe, folder: str | Path, report: Report | None
     return run.base
 
 
-def _start(recipe: Recipe, folder: str | Path) -> tuple[Any, RunFolder]:
+def _start(recipe: Recipe, folder: str | Path) -> tuple[Accelerator, RunFolder]:
     with needs_extra("train", "Training"):
+        import accelerate  # noqa: PLC0415
         import tensorboard  # noqa: F401, PLC0415 - accelerate needs it later
-        from accelerate import Accelerator, DistributedDataParallelKwargs  # noqa: PLC0415
 
-    accelerator = Accelerator(
+    accelerator = accelerate.Accelerator(
         cpu=recipe.device == "cpu",
         mixed_precision=_PRECISION[recipe.precision],
         # Not every parameter takes part in every episode (shot weights need two supports).
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        kwargs_handlers=[accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
@@ -128,7 +130,9 @@ def _start(recipe: Recipe, folder: str | Path) -> tuple[Any, RunFolder]:
 def _open_dataset(recipe: Recipe) -> Dataset:
     settings = recipe.dataset
     dataset = open_dataset(settings.name, settings.root, **settings.options)
-    return KeptDataset(dataset) if settings.keep else dataset
+    if settings.keep:
+        dataset.keep_in_memory()
+    return dataset
 
 
 def _view(recipe: Recipe, dataset: Dataset, split: Split, classes: Classes) -> FewShotView:
@@ -148,7 +152,7 @@ def _base_learner(
     settings: BaseLearnerRecipe,
     view: FewShotView,
     run: RunFolder,
-    accelerator: Any,  # noqa: ANN401
+    accelerator: Accelerator,
     report: Report | None,
 ) -> PSPNet:
     """The trained base learner: read where there is one, or else trained now."""
@@ -180,7 +184,7 @@ def _build_decoder(recipe: Recipe, view: FewShotView) -> FewShotDecoder:
         "prior": recipe.prior,
         **recipe.decoder.options,
     }
-    if _has_base_learner(recipe):
+    if decoder_class(recipe.decoder.name).knows_base_classes:
         if recipe.base is None:
             raise UsageError(
                 f"The decoder {recipe.decoder.name} needs a base learner; add the key 'base' to "
@@ -192,10 +196,6 @@ def _build_decoder(recipe: Recipe, view: FewShotView) -> FewShotDecoder:
     if recipe.base is None:
         load_imagenet(decoder.backbone, recipe)
     return decoder
-
-
-def _has_base_learner(recipe: Recipe) -> bool:
-    return decoder_class(recipe.decoder.name).knows_base_classes
 
 
 def _prior_maker(recipe: Recipe, dataset: Dataset, device: torch.device) -> PriorMaker | None:
@@ -221,33 +221,25 @@ def _episodic_phase(
     maker: PriorMaker | None,
 ) -> Phase:
     def inputs(batch: EpisodeBatch, device: torch.device) -> dict[str, Any]:
-        fields = ("query", "supports", "masks", "target", "base_target", "base_class")
-        moved: dict[str, Any] = {name: getattr(batch, name).to(device) for name in fields}
         maps = None if maker is None else prior_maps(maker, batch, recipe.clip.sees).to(device)
-        return {**moved, "priors": maps}
+        return {**moved(batch[0], device), "priors": maps}
 
-    def train_mode() -> None:
-        decoder.train()
-
-    def score() -> float:
-        return validate(decoder, judged, recipe, maker)
-
-    judged = view
+    score = None
     if recipe.select != "last":
         classes: Classes = "novel" if recipe.select == "novel-val" else "base"
         judged = _view(recipe, dataset, "val", classes)
+        score = partial(validate, decoder, judged, recipe, maker)
     return Phase(
         name="episodic",
         network=decoder,
         objective=EpisodicObjective(decoder),
-        train_mode=train_mode,
         groups=parameter_groups(decoder, recipe.episodic.factors),
-        dataset=TrainingEpisodes(view, recipe, recipe.seed, base_labels=_has_base_learner(recipe)),
+        dataset=TrainingEpisodes(view, recipe, recipe.seed, base_labels=decoder.knows_base_classes),
         collate=collate,
         inputs=inputs,
         settings=recipe.episodic,
         steps=recipe.episodic.steps_for(len(view.keys)),
-        validate=None if recipe.select == "last" else score,
+        validate=score,
     )
 
 

@@ -10,6 +10,7 @@ from piclip.decoders.clip_priors import PriorMaker
 from piclip.decoders.views import normalise
 from piclip.evaluation.metrics import FewShotIoU
 from piclip.training.episodic import TrainingEpisodes, collate, prior_maps
+from piclip.training.loop import moved
 from piclip.training.recipe import Recipe
 
 SEED = 321  # validation episodes are the same for every seed of a training
@@ -34,16 +35,16 @@ def validate(
     total, size = recipe.validation.episodes, recipe.episodic.batch
     for first in range(0, total, size):
         batch = collate([episodes[i] for i in range(first, min(first + size, total))])
+        inputs = moved(batch[0], device)
         priors = None if maker is None else prior_maps(maker, batch, recipe.clip.sees).to(device)
-        base_class = batch.base_class.to(device) if view.kind == "base" else None
         output = decoder(
-            normalise(batch.query.to(device)),
-            normalise(batch.supports.to(device)),
-            batch.masks.to(device),
+            normalise(inputs["query"]),
+            normalise(inputs["supports"]),
+            inputs["masks"],
             priors,
-            base_class=base_class,
+            base_class=inputs["base_class"] if view.kind == "base" else None,
         )
         found = output.logits.argmax(1).bool().cpu().numpy()
-        for episode, mask, truth in zip(batch.episodes, found, batch.target.numpy(), strict=True):
+        for episode, mask, truth in zip(batch[1], found, batch[0]["target"].numpy(), strict=True):
             counts.add(episode.source.name, mask, truth)
     return counts.miou()

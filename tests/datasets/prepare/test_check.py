@@ -7,8 +7,8 @@ import pytest
 from trees import SIZE, box, coco, labels, voc_and_sbd, write_photo, write_voc_mask
 
 from piclip.datasets.prepare.check import check_folder
-from piclip.datasets.prepare.coco import prepare_coco
-from piclip.datasets.prepare.pascal import prepare_pascal
+from piclip.datasets.prepare.coco_20i import prepare_coco
+from piclip.datasets.prepare.pascal_5i import prepare_pascal
 from piclip.datasets.prepared import open_coco
 from piclip.errors import UsageError
 
@@ -91,7 +91,7 @@ def test_coco_counts_agree_with_the_datasets_own(tmp_path):
     prepare_coco(tmp_path / "out", images=tmp_path, annotations=[file])
     report = check_folder(tmp_path / "out")
     dataset = open_coco(tmp_path / "out")
-    presence = np.array(list(dataset.presence("val").values()))
+    presence = dataset.presence("val")
     for fold in range(4):
         shown = (presence[:, dataset.novel_classes(fold)] > 0).any(axis=1).sum()
         assert report.folds[fold]["val"].any_pixels == shown

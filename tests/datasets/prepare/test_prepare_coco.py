@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from trees import SIZE, box, coco
 
-from piclip.datasets.prepare.coco import CATEGORY_IDS, prepare_coco
+from piclip.datasets.prepare.coco_20i import CATEGORY_IDS, prepare_coco
 from piclip.datasets.prepared import open_coco
 from piclip.errors import DatasetError, OutputError, UsageError
 

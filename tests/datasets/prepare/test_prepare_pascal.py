@@ -23,7 +23,7 @@ from trees import (
 
 from piclip.datasets.few_shot import FewShotView
 from piclip.datasets.prepare import preparation
-from piclip.datasets.prepare.pascal import prepare_pascal, read_instance_mat
+from piclip.datasets.prepare.pascal_5i import prepare_pascal, read_instance_mat
 from piclip.datasets.prepared import open_pascal
 from piclip.errors import DatasetError, ImageError, MaskError, OutputError, PiclipError, UsageError
 
@@ -214,7 +214,7 @@ def test_the_published_lists_come_out(full_size, tmp_path, monkeypatch, choice, 
     voc, masks, keys = full_size
     monkeypatch.setattr(preparation, "write_class_map", lambda class_map, path: path)
     monkeypatch.setattr(
-        "piclip.datasets.prepare.pascal.read_class_map", lambda path, classes: labels(value=1)
+        "piclip.datasets.prepare.pascal_5i.read_class_map", lambda path, classes: labels(value=1)
     )
     prepared = prepare_pascal(tmp_path, voc=voc, masks=masks, train_list=choice)
     assert prepared.counts == {"train": count, "val": 1449}

@@ -3,8 +3,8 @@ import pytest
 
 from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.few_shot import FewShotView
-from piclip.datasets.scenes.dataset import SceneDataset
-from piclip.datasets.scenes.scene import CLASS_NAMES, fold_classes
+from piclip.datasets.scenes.scene import CLASS_NAMES
+from piclip.datasets.scenes.scene_dataset import SceneDataset
 from piclip.errors import UsageError
 
 
@@ -26,7 +26,7 @@ def test_folds_are_those_of_the_world():
     assert dataset.class_names == CLASS_NAMES and dataset.folds() == 4
     for fold in range(4):
         names = tuple(CLASS_NAMES[index] for index in dataset.novel_classes(fold))
-        assert names == fold_classes(fold)
+        assert names == CLASS_NAMES[5 * fold : 5 * fold + 5]
 
 
 def test_worlds_lie_apart_from_those_of_episodes_and_captions(monkeypatch):
@@ -37,7 +37,7 @@ def test_worlds_lie_apart_from_those_of_episodes_and_captions(monkeypatch):
         seeds.add(seed)
         raise UsageError("recorded")
 
-    monkeypatch.setattr("piclip.datasets.scenes.dataset.make_scene", record)
+    monkeypatch.setattr("piclip.datasets.scenes.scene_dataset.make_scene", record)
     for seed in (0, 2**63 - 1):
         for key in ("train-0", "val-0"):
             with pytest.raises(UsageError, match="recorded"):

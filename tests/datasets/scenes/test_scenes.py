@@ -3,16 +3,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from piclip.datasets.episodes import scene_episode
 from piclip.datasets.scenes.glyphs import CLASS_NAMES, glyph
 from piclip.datasets.scenes.scene import (
-    FOLDS,
     TYPICAL_HUES,
     WORLD,
     Layout,
-    fold_classes,
     make_scene,
 )
+from piclip.datasets.scenes.scene_dataset import SceneDataset
+from piclip.datasets.scenes.scene_episodes import scene_episode
 from piclip.errors import UsageError
 
 
@@ -65,10 +64,11 @@ def test_every_class_has_glyphs_and_typical_colours():
 
 
 def test_folds_split_the_classes():
-    folds = [fold_classes(fold) for fold in range(FOLDS)]
-    assert sorted(sum(folds, ())) == sorted(CLASS_NAMES)
+    dataset = SceneDataset()
+    folds = [dataset.novel_classes(fold) for fold in range(4)]
+    assert sorted(CLASS_NAMES[i] for fold in folds for i in fold) == sorted(CLASS_NAMES)
     with pytest.raises(UsageError, match="fold"):
-        fold_classes(4)
+        dataset.novel_classes(4)
 
 
 def test_wrong_requests_are_refused():

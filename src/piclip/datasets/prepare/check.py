@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,7 @@ from piclip.io.outputs import Progress
 _OPENERS = {"pascal-5i": open_pascal, "coco-20i": open_coco}
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """Something that is missing or wrong.
 
     Attributes:
@@ -41,8 +40,7 @@ class Problem:
     text: str
 
 
-@dataclass(frozen=True)
-class Count:
+class Count(NamedTuple):
     """Images of one split that show a class, or any novel class of a fold.
 
     Attributes:
@@ -91,7 +89,7 @@ class Report:
                 }
                 for fold, (total, classes) in enumerate(zip(self.folds, self.classes, strict=True))
             ],
-            "problems": [vars(problem) for problem in self.problems],
+            "problems": [problem._asdict() for problem in self.problems],
         }
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -100,11 +98,7 @@ class Report:
         for fold, classes in enumerate(self.classes):
             total = ("any of them", self.folds[fold])
             for name, counts in [*classes.items(), total]:
-                numbers = [
-                    str(number)
-                    for split in self.images
-                    for number in (counts[split].any_pixels, counts[split].counting)
-                ]
+                numbers = (str(number) for split in self.images for number in counts[split])
                 table.append((str(fold), name, *numbers))
         return table
 
@@ -132,28 +126,24 @@ def check_folder(root: Path, progress: Progress | None = None) -> Report:
             f"{root} holds {name!r}, which cannot be checked; known are {', '.join(_OPENERS)}."
         )
     dataset = _OPENERS[name](root)
-    classes = len(dataset.class_names)
-    problems: list[Problem] = []
-    listed: dict[Split, tuple[str, ...]] = {}
-    for split in SPLITS:
-        path = root / "lists" / f"{split}.txt"
-        if path.is_file():
-            listed[split] = dataset.keys(split)
-        else:
-            text = f"The {split} list ({path}) is missing; prepare it."
-            problems.append(Problem("list", "", text))
-    pixels: dict[Split, NDArray[np.int64]] = {}
-    total, done = sum(map(len, listed.values())), 0
+    lists = {split: root / "lists" / f"{split}.txt" for split in SPLITS}
+    problems = [
+        Problem("list", "", f"The {split} list ({path}) is missing; prepare it.")
+        for split, path in lists.items()
+        if not path.is_file()
+    ]
+    listed = {split: dataset.keys(split) for split, path in lists.items() if path.is_file()}
+    pixels = {
+        split: np.zeros((len(keys), len(dataset.class_names)), dtype=np.int64)
+        for split, keys in listed.items()
+    }
+    rows = [row for split, keys in listed.items() for row in zip(keys, pixels[split], strict=True)]
     with ThreadPoolExecutor() as pool:
-        for split, keys in listed.items():
-            pixels[split] = np.zeros((len(keys), classes), dtype=np.int64)
-            looked_at = pool.map(lambda key: _look_at(key, dataset), keys)
-            for row, (counts, found) in enumerate(looked_at):
-                pixels[split][row] = counts
-                problems.extend(found)
-                done += 1
-                if progress is not None:
-                    progress(done, total)
+        looked_at = pool.map(lambda row: _look_at(row[0], row[1], dataset), rows)
+        for done, found in enumerate(looked_at, start=1):
+            problems += found
+            if progress is not None:
+                progress(done, len(rows))
 
     def images_with(columns: Sequence[int]) -> dict[Split, Count]:
         """Images that show, and that count for, at least one of the classes."""
@@ -177,29 +167,28 @@ def check_folder(root: Path, progress: Progress | None = None) -> Report:
     )
 
 
-def _look_at(key: str, dataset: PreparedDataset) -> tuple[NDArray[np.int64], list[Problem]]:
-    """Pixels of every class (C,) in one image, zeros without an intact mask; and problems."""
-    files, problems = dataset.files(key), []
-    pixels: NDArray[np.int64] = np.zeros(len(dataset.class_names), dtype=np.int64)
+def _look_at(key: str, pixels: NDArray[np.int64], dataset: PreparedDataset) -> list[Problem]:
+    """Counts the pixels of every class (C,) in one image with an intact mask; finds problems."""
+    file, problems = dataset.files(key).image, []
     photograph = mask = None
     try:
-        photograph = image_size(files.image)
+        photograph = image_size(file)
     except ImageError as error:
         problems.append(Problem("photograph", key, str(error)))
     try:
         class_map = dataset.class_map(key)
-        mask, pixels = class_map.shape, count_pixels(class_map, len(dataset.class_names))
+        mask, pixels[:] = class_map.shape, count_pixels(class_map, len(pixels))
     except (ImageError, MaskError) as error:
         kind = "values" if isinstance(error, MaskError) else "mask"
         problems.append(Problem(kind, key, str(error)))
     if photograph is not None and mask is not None and photograph != mask:
         text = (
-            f"{files.image} is {photograph[1]} x {photograph[0]} pixels (width x height) but its "
-            f"mask is {mask[1]} x {mask[0]}."
+            f"{file} is {photograph[1]} x {photograph[0]} pixels (width x height) but its mask is "
+            f"{mask[1]} x {mask[0]}."
         )
         problems.append(Problem("size", key, text))
-    return pixels, problems
+    return problems
 
 
 def _plain(counts: dict[Split, Count]) -> dict[str, dict[str, int]]:
-    return {split: dict(vars(count)) for split, count in counts.items()}
+    return {split: count._asdict() for split, count in counts.items()}

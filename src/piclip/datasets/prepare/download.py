@@ -1,7 +1,7 @@
 """Download PASCAL VOC 2012, SBD and COCO 2014: checked, taken up again, safely unpacked.
 
-pooch transfers and checks the files. It does not take up what broke off, so it writes to the end of
-a file beside the archive, and the server is asked for what is missing there.
+pooch checks the files. It does not take up what broke off, so requests appends to a file beside the
+archive what the server has beyond it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from piclip import __version__
+from piclip.datasets.dataset import check_choice
 from piclip.datasets.prepare.unpack import unpack
-from piclip.errors import OutputError, PiclipError, UsageError
+from piclip.errors import OutputError, PiclipError
 from piclip.io.extras import needs_extra
 from piclip.io.outputs import ensure_folder, write_json
 
@@ -125,10 +126,7 @@ def download(dataset: str, out: Path, progress: Progress = _unheard) -> list[str
             was pressed; what has come stays, and the next run goes on.
         OutputError: The disk is full or cannot be written to.
     """
-    if dataset not in ARCHIVES:
-        raise UsageError(
-            f"There is no dataset {dataset!r} to download; choose from {', '.join(ARCHIVES)}."
-        )
+    check_choice("dataset", dataset, ARCHIVES)
     notes = []
     try:
         for archive in ARCHIVES[dataset]:
@@ -259,7 +257,7 @@ def _fetch(url: str, part: Path, archive: Archive, progress: Progress) -> None:
 
 def _continue(url: str, part: Path, archive: Archive, progress: Progress) -> None:
     """One connection: append what it brings."""
-    import pooch  # noqa: PLC0415 - an extra
+    import requests  # noqa: PLC0415 - an extra
 
     if _size(part) > archive.size:
         part.unlink()
@@ -269,38 +267,13 @@ def _continue(url: str, part: Path, archive: Archive, progress: Progress) -> Non
     headers = {"User-Agent": f"piclip/{__version__}", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
-    with part.open("ab") as file:
-
-        def start(response: Any, **_: object) -> None:  # noqa: ANN401 - requests has no types
-            if response.status_code == 200:  # all of it comes, whatever was asked for
-                file.truncate(0)
-
-        pooch.HTTPDownloader(
-            progressbar=_Told(
-                lambda: progress(f"Downloading {archive.name}", file.tell(), archive.size)
-            ),
-            chunk_size=_CHUNK,
-            headers=headers,
-            timeout=_TIMEOUT,
-            hooks={"response": start},
-        )(url, file, None)
-
-
-class _Told:
-    """What pooch takes for a progress bar; the file itself says how much of it is there."""
-
-    total = 0
-
-    def __init__(self, told: Callable[[], None]) -> None:
-        self._told = told
-
-    def update(self, _count: int) -> None:
-        self._told()
-
-    def reset(self) -> None:
-        """Nothing is counted here."""
-
-    close = reset
+    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        response.raise_for_status()
+        # Of status 200 all of it comes, whatever was asked for.
+        with part.open("wb" if response.status_code == 200 else "ab") as file:
+            for chunk in response.iter_content(_CHUNK):
+                file.write(chunk)
+                progress(f"Downloading {archive.name}", file.tell(), archive.size)
 
 
 def _size(path: Path) -> int:

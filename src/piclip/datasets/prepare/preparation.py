@@ -8,8 +8,7 @@ to the folder of photographs and to the prepared folder.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -25,21 +24,6 @@ from piclip.io.outputs import Progress, atomic_path, ensure_folder, write_json, 
 from piclip.io.overlays import class_map_image
 
 ClassMap: TypeAlias = npt.NDArray[np.uint8]
-
-_NAMED = 3
-
-
-@dataclass(frozen=True)
-class Listed:
-    """One labelled image of a list.
-
-    Attributes:
-        key: The mask's stem, unique in the dataset.
-        photograph: Path relative to the folder of photographs, with forward slashes.
-    """
-
-    key: str
-    photograph: str
 
 
 @dataclass(frozen=True)
@@ -79,7 +63,8 @@ class Plan:
         class_names: Class index i has the value i + 1 in the masks.
         images: The folder of photographs.
         made_from: What the masks are made from; masks of two origins are never mixed.
-        lists: The images of each split.
+        lists: The photographs of each split by the keys of their images, the masks' stems: paths
+            relative to the folder, with forward slashes. No key is in two lists.
         mask: Makes the class map of a key.
         published: Lengths of the published lists.
     """
@@ -88,7 +73,7 @@ class Plan:
     class_names: tuple[str, ...]
     images: Path
     made_from: str
-    lists: Mapping[Split, Sequence[Listed]]
+    lists: Mapping[Split, Mapping[str, str]]
     mask: Callable[[str], ClassMap]
     published: Mapping[Split, int]
 
@@ -114,12 +99,7 @@ def carry_out(plan: Plan, out: Path, progress: Progress | None = None) -> Prepar
     """
     _check_photographs(plan)
     _start(plan, out)
-    keys = [item.key for split in SPLITS for item in plan.lists.get(split, ())]
-    if len(set(keys)) != len(keys):
-        twice = sorted(key for key, count in Counter(keys).items() if count > 1)
-        raise UsageError(
-            f"{_some(twice)} would be listed twice; give every image once, in one list only."
-        )
+    keys = [key for split in SPLITS for key in plan.lists.get(split, ())]
     waiting = [key for key in keys if not _mask_path(out, key).is_file()]
     made = 0
     try:
@@ -135,7 +115,7 @@ def carry_out(plan: Plan, out: Path, progress: Progress | None = None) -> Prepar
             f"Stopped with {there} of {len(keys)} masks done; run the same command again to go on."
         ) from error
     _write_lists(plan, out)
-    counts: dict[Split, int] = {split: len(items) for split, items in plan.lists.items()}
+    counts: dict[Split, int] = {split: len(listed) for split, listed in plan.lists.items()}
     return Prepared(out, counts, plan.published, made, len(keys) - len(waiting))
 
 
@@ -165,14 +145,8 @@ def refuse_missing(missing: Iterable[str], what: str, folder: Path, advice: str)
     """Raise a DatasetError that counts what is missing, unless nothing is."""
     names = sorted(missing)
     if names:
-        raise DatasetError(
-            f"{len(names)} {what} are missing in {folder} ({_some(names)}); {advice}."
-        )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = ", ..." if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        raise DatasetError(f"{len(names)} {what} are missing in {folder} ({some}); {advice}.")
 
 
 def _mask_path(out: Path, key: str) -> Path:
@@ -183,16 +157,12 @@ def _check_photographs(plan: Plan) -> None:
     """All photographs must be there before hours are spent on masks."""
     if not any(plan.lists.values()):
         raise UsageError(f"No image of {plan.images} would be listed; check what was given.")
-    wanted = [Path(item.photograph) for items in plan.lists.values() for item in items]
+    wanted = [Path(photograph) for listed in plan.lists.values() for photograph in listed.values()]
     for folder in sorted({path.parent for path in wanted}):
         there = names_in(plan.images / folder, "")
         missing = [path.name for path in wanted if path.parent == folder and path.name not in there]
-        refuse_missing(
-            missing,
-            "photographs",
-            plan.images / folder,
-            "complete the folder, for example by unpacking the archive again",
-        )
+        advice = "complete the folder, for example by unpacking the archive again"
+        refuse_missing(missing, "photographs", plan.images / folder, advice)
 
 
 def _start(plan: Plan, out: Path) -> None:
@@ -217,7 +187,7 @@ def _start(plan: Plan, out: Path) -> None:
 
 
 def _write_lists(plan: Plan, out: Path) -> None:
-    for split, items in plan.lists.items():
-        lines = [f"{item.photograph}\tmasks/{item.key}.png\n" for item in items]
+    for split, listed in plan.lists.items():
+        lines = [f"{photograph}\tmasks/{key}.png\n" for key, photograph in listed.items()]
         with atomic_path(out / "lists" / f"{split}.txt") as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, TypeAlias
+from typing import IO
 
 from piclip.errors import PiclipError
 from piclip.io.outputs import Progress, atomic_path, ensure_folder
@@ -24,9 +24,6 @@ _DAMAGE: tuple[type[Exception], ...] = (
     EOFError,
     RuntimeError,  # zipfile's, of members with a password or packed in unknown ways
 )
-
-_File: TypeAlias = tuple[str, int, Callable[[], "IO[bytes] | None"]]
-"""Name, size in bytes and how to read a regular file of an archive."""
 
 
 def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> int:
@@ -67,7 +64,8 @@ def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> int
     return count
 
 
-def _files(raw: IO[bytes]) -> Iterator[_File]:
+def _files(raw: IO[bytes]) -> Iterator[tuple[str, int, Callable[[], IO[bytes] | None]]]:
+    """Name, size in bytes and how to read each regular file of an archive."""
     if zipfile.is_zipfile(raw):
         with zipfile.ZipFile(raw) as package:
             for entry in package.infolist():

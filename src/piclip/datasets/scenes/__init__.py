@@ -1,21 +1,5 @@
 """The drawn world: scenes of glyphs whose every pixel is known."""
 
-from piclip.datasets.scenes.scene import (
-    FOLDS,
-    IMAGE_SIZE,
-    WORLD,
-    Layout,
-    Scene,
-    fold_classes,
-    make_scene,
-)
+from piclip.datasets.scenes.scene import IMAGE_SIZE, WORLD, Layout, Scene, make_scene
 
-__all__ = [
-    "FOLDS",
-    "IMAGE_SIZE",
-    "WORLD",
-    "Layout",
-    "Scene",
-    "fold_classes",
-    "make_scene",
-]
+__all__ = ["IMAGE_SIZE", "WORLD", "Layout", "Scene", "make_scene"]

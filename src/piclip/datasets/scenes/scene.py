@@ -1,9 +1,9 @@
 """The built-in world: procedural captioned scenes with exact masks.
 
-20 classes in 4 folds of 5, one to four objects on textured, cluttered ground, with occlusion,
-rotation, shear and bending. A class has one or two typical colours and keeps them 85 % of the
-time; several classes share a colour, so that shape must be learned. A scene is a pure function of
-(seed, index, layout): the same on every machine and for every number of workers.
+20 classes, one to four objects on textured, cluttered ground, with occlusion, rotation, shear and
+bending. A class has one or two typical colours and keeps them 85 % of the time; several classes
+share a colour, so that shape must be learned. A scene is a pure function of (seed, index, layout):
+the same on every machine and for every number of workers.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from piclip.datasets.dataset import check_choice
 from piclip.datasets.scenes.glyphs import CLASS_GLYPHS, CLASS_NAMES, Glyph, glyph
 from piclip.datasets.scenes.placement import Placement
 from piclip.datasets.scenes.textures import camera, ground, noise, rgb, stripes
 from piclip.errors import UsageError
 
 IMAGE_SIZE = 128
-FOLDS = 4
 TYPICAL_SHARE = 0.85
 
-# Hue in degrees, one or two per class; the fold of class c (0-based) is c // 5, as in PASCAL-5i.
+# Hue in degrees, one or two per class.
 TYPICAL_HUES: dict[str, tuple[int, ...]] = {
     "airplane": (200, 240),
     "anchor": (220,),
@@ -97,13 +97,6 @@ class Scene:
         return np.asarray(self.class_map == _class_index(name) + 1)
 
 
-def fold_classes(fold: int) -> tuple[str, ...]:
-    """The five novel classes of a fold, 0 to 3 (UsageError for another)."""
-    if not 0 <= fold < FOLDS:
-        raise UsageError(f"There is no fold {fold} of the scenes; choose 0 to {FOLDS - 1}.")
-    return CLASS_NAMES[5 * fold : 5 * fold + 5]
-
-
 def make_scene(seed: int, index: int, layout: Layout = WORLD, include: str | None = None) -> Scene:
     """Draws one scene.
 
@@ -129,10 +122,7 @@ def make_scene(seed: int, index: int, layout: Layout = WORLD, include: str | Non
 
 
 def _class_index(name: str) -> int:
-    if name not in CLASS_NAMES:
-        raise UsageError(
-            f"{name!r} is no class of the scenes; choose from {', '.join(CLASS_NAMES)}."
-        )
+    check_choice("class of the scenes", name, CLASS_NAMES)
     return CLASS_NAMES.index(name)
 
 

@@ -8,8 +8,8 @@ from math import isnan
 
 import numpy as np
 
-from piclip.datasets.episodes import load_scenes, scene_keys
 from piclip.datasets.scenes.glyphs import CLASS_NAMES
+from piclip.datasets.scenes.scene_episodes import load_scenes, scene_keys
 from piclip.errors import UsageError
 from piclip.evaluation.evaluate import Counter, Task
 from piclip.evaluation.metrics import THRESHOLDS, FewShotIoU, confidence_interval

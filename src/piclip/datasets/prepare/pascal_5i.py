@@ -6,18 +6,17 @@ SBD is the Semantic Boundaries Dataset, whose masks are MATLAB files.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from piclip.clip.prompts import class_names
-from piclip.datasets.dataset import Split
+from piclip.datasets.dataset import Split, check_choice
 from piclip.datasets.prepare.preparation import (
     ClassMap,
-    Listed,
     Plan,
     Prepared,
     carry_out,
@@ -29,8 +28,6 @@ from piclip.formats.voc import read_class_map
 from piclip.io.documents import check_regular, read_text
 from piclip.io.outputs import Progress
 
-TrainList: TypeAlias = Literal["published", "aug"]
-TRAIN_LISTS: tuple[str, ...] = get_args(TrainList)
 PUBLISHED_COUNTS = {"published": 5953, "aug": 10582}
 PUBLISHED_VAL = 1449
 
@@ -74,10 +71,7 @@ def prepare_pascal(
         OutputError: The folder cannot be written.
         PiclipError: Ctrl-C was pressed; finished masks stay.
     """
-    if train_list not in TRAIN_LISTS:
-        raise UsageError(
-            f"There is no train list {train_list!r}; choose from {', '.join(TRAIN_LISTS)}."
-        )
+    check_choice("train list", train_list, PUBLISHED_COUNTS)
     folder = _find_folder(
         voc, ("", "VOC2012", "VOCdevkit/VOC2012"), ("ImageSets/Segmentation",), "VOC 2012"
     )
@@ -96,49 +90,45 @@ def prepare_pascal(
     published: dict[Split, int] = {"val": PUBLISHED_VAL}
     if list_file is None:
         published["train"] = PUBLISHED_COUNTS[train_list]
-    lists: dict[Split, list[Listed]] = {"train": _listed(train), "val": _listed(val)}
+    lists: dict[Split, dict[str, str]] = {"train": _listed(train), "val": _listed(val)}
     plan = Plan("pascal-5i", class_names("voc"), folder, origin.name, lists, origin.read, published)
     return carry_out(plan, out, progress)
 
 
 @dataclass(frozen=True)
 class _Origin:
-    """Where masks come from: the images that have one, and how it is read."""
+    """Where masks come from: the images that have one, how it is read, and SBD's own list."""
 
     name: str
     folder: Path
     keys: frozenset[str]
     read: Callable[[str], ClassMap]
-    train_noval: Path | None
+    train_noval: Path | None = None
 
 
 def _origin(voc: Path, sbd: Path | None, masks: Path | None) -> _Origin:
     count = len(class_names("voc"))
     if masks is not None and sbd is None:
-        folder = masks
         return _Origin(
-            name="ready class masks",
-            folder=folder,
-            keys=frozenset(names_in(folder, ".png")),
-            read=lambda key: read_class_map(folder / f"{key}.png", count),
-            train_noval=None,
+            "ready class masks",
+            masks,
+            frozenset(names_in(masks, ".png")),
+            lambda key: read_class_map(masks / f"{key}.png", count),
         )
     if masks is not None or sbd is None:
         raise UsageError(
             "Give either --sbd, the folder of SBD, or --masks, a ready SegmentationClassAug folder."
         )
-    boundaries = _SbdMasks(sbd)
+    boundaries = _sbd_origin(sbd)
     own = voc / "SegmentationClass"
     listed = _segmentation_keys(voc, "train") | _segmentation_keys(voc, "val")
     refuse_missing(listed - names_in(own, ".png"), "masks of VOC", own, "unpack the archive again")
-    return _Origin(
-        name="VOC 2012 and SBD",
-        folder=boundaries.folder,
+    return replace(
+        boundaries,
         keys=boundaries.keys | listed,
         read=lambda key: (
             read_class_map(own / f"{key}.png", count) if key in listed else boundaries.read(key)
         ),
-        train_noval=boundaries.train_noval,
     )
 
 
@@ -173,49 +163,30 @@ def read_keys(path: Path) -> set[str]:
     return keys
 
 
-def _listed(keys: Iterable[str]) -> list[Listed]:
-    return [Listed(key, f"JPEGImages/{key}.jpg") for key in sorted(keys)]
+def _listed(keys: Iterable[str]) -> dict[str, str]:
+    return {key: f"JPEGImages/{key}.jpg" for key in sorted(keys)}
 
 
-class _SbdMasks:
-    """Class masks of an SBD folder, or of one that its archive was unpacked to.
-
-    Attributes:
-        folder: The folder with ``cls`` (class masks) or ``inst`` (masks of single objects).
-        keys: Stems of the images that have a mask.
-
-    Raises:
-        UsageError: There is neither ``cls`` nor ``inst``.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.folder = _find_folder(
-            root, ("", "dataset", "benchmark_RELEASE/dataset"), ("cls", "inst"), "SBD"
-        )
-        self._kind = "cls" if (self.folder / "cls").is_dir() else "inst"
-        self.keys = frozenset(names_in(self.folder / self._kind, ".mat"))
-
-    @property
-    def train_noval(self) -> Path | None:
-        """SBD's list of images outside of VOC 2012 val, where it has been put into the folder."""
-        for folder in (self.folder, self.folder.parent, self.folder.parent.parent):
-            if (folder / "train_noval.txt").is_file():
-                return folder / "train_noval.txt"
-        return None
-
-    def read(self, key: str) -> ClassMap:
-        """Read the class map uint8 (H, W) of an image; its values are those of VOC.
-
-        Raises:
-            MaskError: The file is missing or damaged.
-        """
-        path = self.folder / self._kind / f"{key}.mat"
-        return _read_class_mat(path) if self._kind == "cls" else read_instance_mat(path)
+def _sbd_origin(root: Path) -> _Origin:
+    """The masks of an SBD folder: ``cls`` (of classes) or else ``inst`` (of single objects)."""
+    folder = _find_folder(
+        root, ("", "dataset", "benchmark_RELEASE/dataset"), ("cls", "inst"), "SBD"
+    )
+    kind = "cls" if (folder / "cls").is_dir() else "inst"
+    read = _read_class_mat if kind == "cls" else read_instance_mat
+    lists = [place / "train_noval.txt" for place in (folder, folder.parent, folder.parent.parent)]
+    return _Origin(
+        "VOC 2012 and SBD",
+        folder,
+        frozenset(names_in(folder / kind, ".mat")),
+        lambda key: read(folder / kind / f"{key}.mat"),
+        next((path for path in lists if path.is_file()), None),
+    )
 
 
 def _read_class_mat(path: Path) -> ClassMap:
     """Read ``cls/KEY.mat``: the field Segmentation of the struct GTcls (MaskError if damaged)."""
-    return _as_class_map(_field(_struct(path, "GTcls"), "Segmentation", path), path)
+    return _as_class_map(_fields(path, "GTcls", "Segmentation")[0], path)
 
 
 def read_instance_mat(path: Path) -> ClassMap:
@@ -224,9 +195,8 @@ def read_instance_mat(path: Path) -> ClassMap:
     Raises:
         MaskError: The file is missing, damaged or of another structure.
     """
-    struct = _struct(path, "GTinst")
-    objects = _as_class_map(_field(struct, "Segmentation", path), path)
-    categories = np.asarray(_field(struct, "Categories", path)).ravel()
+    segmentation, numbers = _fields(path, "GTinst", "Segmentation", "Categories")
+    objects, categories = _as_class_map(segmentation, path), np.asarray(numbers).ravel()
     if categories.size and not (categories.min() >= 1 and categories.max() <= 254):
         raise MaskError(f"{path}: the categories of the objects are no class numbers.")
     classes = np.concatenate([[0], categories]).astype(np.uint8)
@@ -253,29 +223,20 @@ def _find_folder(root: Path, places: tuple[str, ...], markers: tuple[str, ...], 
     )
 
 
-def _struct(path: Path, name: str) -> dict[str, NDArray[Any]]:
-    """The fields of a MATLAB struct."""
+def _fields(path: Path, struct: str, *names: str) -> list[NDArray[Any]]:
+    """Fields of a MATLAB struct."""
     from scipy.io import loadmat  # noqa: PLC0415 - slow to import, and only needed here
 
     try:
         check_regular(path)
         with path.open("rb") as file:
-            record = loadmat(file, variable_names=[name])[name][0, 0]
-            return {field: record[field] for field in record.dtype.names}
+            record = loadmat(file, variable_names=[struct])[struct][0, 0]
+            return [record[name] for name in names]
     except Exception as error:  # SciPy's reader raises anything on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise MaskError(
             f"{path}: the file cannot be read as a mask of SBD ({reason}); unpack the archive "
             f"again."
-        ) from error
-
-
-def _field(struct: dict[str, NDArray[Any]], name: str, path: Path) -> NDArray[Any]:
-    try:
-        return struct[name]
-    except KeyError as error:
-        raise MaskError(
-            f"{path}: the file has no {name} and so is no mask of SBD; unpack the archive again."
         ) from error
 
 

@@ -7,17 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from piclip.clip.prompts import class_names
 from piclip.datasets.coco_json import draw_objects, read_coco
 from piclip.datasets.dataset import Split
-from piclip.datasets.prepare.preparation import (
-    Listed,
-    Plan,
-    Prepared,
-    carry_out,
-)
+from piclip.datasets.prepare.preparation import Plan, Prepared, carry_out
 from piclip.datasets.prepared import SPLITS
 from piclip.errors import UsageError
 from piclip.formats.coco import CocoImage
@@ -58,16 +52,11 @@ def prepare_coco(
     """
     if not annotations:
         raise UsageError("Give at least one --annotations, such as instances_val2014.json.")
-    lists: dict[Split, list[Listed]] = {}
+    lists: dict[Split, dict[str, str]] = {}
     labelled: dict[str, CocoImage] = {}
     for file in annotations:
         items = _read_annotations(file)
         folder = _photographs_folder(images, file)
-        listed = [
-            Listed(key, (folder / Path(item.path).name).as_posix())
-            for key, item in sorted(items.items())
-        ]
-        lists.setdefault(_split_of(file), []).extend(listed)
         twice = labelled.keys() & items.keys()
         if twice:
             raise UsageError(
@@ -75,6 +64,9 @@ def prepare_coco(
                 f"{min(twice)}; give every image once."
             )
         labelled |= items
+        lists.setdefault(_split_of(file), {}).update(
+            (key, (folder / Path(item.path).name).as_posix()) for key, item in sorted(items.items())
+        )
     plan = Plan(
         "coco-20i",
         class_names("coco"),
@@ -96,13 +88,8 @@ def _read_annotations(file: Path) -> dict[str, CocoImage]:
             f"of the kind coco-json instead."
         )
     for image in images.values():
-        image.annotations.sort(key=_number)
+        image.annotations.sort(key=lambda a: a["id"] if isinstance(a.get("id"), int) else 0)
     return {Path(key).name: image for key, image in images.items() if image.annotations}
-
-
-def _number(annotation: dict[str, Any]) -> int:
-    number = annotation.get("id")
-    return number if isinstance(number, int) else 0
 
 
 def _split_of(file: Path) -> Split:

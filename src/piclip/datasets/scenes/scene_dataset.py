@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from piclip.datasets.dataset import LabelledImages, Sample, Split, check_split
+from piclip.datasets.dataset import Dataset, Sample, Split, fold_members
 from piclip.datasets.scenes.glyphs import CLASS_NAMES
-from piclip.datasets.scenes.scene import (
-    FOLDS,
-    IMAGE_SIZE,
-    WORLD,
-    Layout,
-    Scene,
-    fold_classes,
-    make_scene,
-)
+from piclip.datasets.scenes.scene import IMAGE_SIZE, WORLD, Layout, Scene, make_scene
 from piclip.errors import UsageError
 
 # Worlds of their own: the captioned training and the benchmark's episodes draw from seeds of
@@ -33,12 +25,12 @@ _SMALLEST, _LARGEST = 32, 1024
 _PROBES = 4
 
 
-class SceneDataset(LabelledImages):
+class SceneDataset(Dataset):
     """Random scenes of the world's usual kind; keys are ``train-0`` and so on.
 
     A scene is a pure function of its key and the arguments. No scene is in both splits, in an
-    episode of `piclip.datasets.episodes` or in the training of the built-in CLIP. The four folds
-    of five classes are those of `piclip.datasets.scenes.scene.fold_classes`.
+    episode of `piclip.datasets.scenes.scene_episodes` or in the training of the built-in CLIP. Fold
+    i of the four holds back the classes 5i to 5i + 4 (from 0), as in PASCAL-5i.
 
     Args:
         train_images: Number of scenes of the train split.
@@ -73,10 +65,7 @@ class SceneDataset(LabelledImages):
         super().__init__(
             "scenes",
             CLASS_NAMES,
-            novel=[
-                tuple(CLASS_NAMES.index(name) for name in fold_classes(fold))
-                for fold in range(FOLDS)
-            ],
+            novel=fold_members(len(CLASS_NAMES), 4, "contiguous"),
             minimum_pixels=minimum_pixels or max(1, round(_MINIMUM_PIXELS * scale**2)),
             cache=cache,
         )
@@ -85,10 +74,8 @@ class SceneDataset(LabelledImages):
         self._layout = Layout(size=size, scale=(scale * low, scale * high))
         self._images: dict[Split, int] = {"train": train_images, "val": val_images}
 
-    def keys(self, split: Split) -> tuple[str, ...]:
-        """The scenes of a split."""
-        check_split(split)
-        return tuple(f"{split}-{number}" for number in range(self._images[split]))
+    def _keys(self, split: Split) -> Iterable[str]:
+        return (f"{split}-{number}" for number in range(self._images[split]))
 
     def image(self, key: str) -> NDArray[np.uint8]:
         """The picture alone, uint8 (size, size, 3)."""
@@ -98,8 +85,8 @@ class SceneDataset(LabelledImages):
         """The labels alone, uint8 (size, size)."""
         return self._scene(key).class_map
 
-    def sample(self, key: str) -> Sample:
-        """One scene, drawn once for its picture and its labels."""
+    def _read(self, key: str) -> Sample:
+        # Drawn once for both.
         scene = self._scene(key)
         return Sample(key, scene.image, scene.class_map)
 
