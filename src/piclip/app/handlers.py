@@ -26,8 +26,8 @@ from piclip.io.overlays import draw_overlay
 PRIORS: tuple[tuple[str, str, str], ...] = (
     ("visual_text", "VTP", "Text prior: where the image agrees with the class's name."),
     ("visual_text_refined", "VTP refined", "Text prior, spread along the model's attention."),
-    ("visual_visual", "VVP", "Image prior: likeness to the labelled objects."),
-    ("visual_visual_refined", "VVP refined", "Image prior, spread along the model's attention."),
+    ("contrast", "Supports", "Nearer to the labelled objects than to what surrounds them."),
+    ("fused", "Together", "What the supports and the class's name say together."),
     ("fused", "Fused", "All evidence together, before it goes from patches to pixels."),
 )
 """Field of ``Priors``, title of the tab, explanation."""
@@ -325,7 +325,10 @@ def _priors(session: AppSession, index: int, class_name: str) -> tuple[Image.Ima
     names = preview.class_names
     number = names.index(class_name) if class_name in names else 0
     image = preview.image or Image.new("RGB", (preview.size[1], preview.size[0]))
-    return tuple(heat(image, getattr(preview.priors, field)[number]) for field, _, _ in PRIORS)
+    maps = preview.priors.maps()
+    return tuple(
+        heat(image, maps[field][number]) if field in maps else None for field, _, _ in PRIORS
+    )
 
 
 def _quiet(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -48,9 +48,10 @@ def priors(
     """Show where a mask comes from: the priors of one image, as a figure and as arrays.
 
     Writes QUERY.priors.png, a row of pictures like Fig. 4 of the paper, and
-    QUERY.priors.npz: visual_text, visual_text_refined, visual_visual, visual_visual_refined and
-    their fusion, float32 (1, h, w) in [0, 1] on the patch grid; the score (H, W) in the same
-    range and the mask (bool) at the size of the image.
+    QUERY.priors.npz: visual_text and visual_text_refined (where the model reads names), contrast
+    (with published evidence visual_visual and visual_visual_refined) and fused, float32 (1, h, w)
+    in [0, 1] on the patch grid; the score (H, W) in the same range and the mask (bool) at the size
+    of the image.
     """
     from piclip import FewShotSegmenter, Support
     from piclip.cli.console import loading_model, people, print_json
@@ -83,5 +84,6 @@ def _save_arrays(result: Segmentation, path: Path) -> Path:
 
     # Floating point maps hardly shrink, so that compressing them would only take time.
     with atomic_path(path) as temporary:
-        np.savez(temporary, **vars(priors_of(result)), score=result.score, mask=result.mask)
+        arrays: dict[str, Any] = {**priors_of(result).maps(), "score": result.score}
+        np.savez(temporary, **arrays, mask=result.mask)
     return path

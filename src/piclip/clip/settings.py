@@ -35,7 +35,6 @@ class ModelSettings:
             between patches; above 0.
         text_weight: Most weight of the name's map against the supports, both as log-odds; 0 or
             more.
-        text_level: Log-odds of the name's map that speak neither for nor against the class.
         presence: What presence is 0.5 at, on the scale of `piclip.training_free.presence`.
         threshold: Least score of a pixel that belongs to a class.
     """
@@ -46,10 +45,9 @@ class ModelSettings:
     std: tuple[float, float, float] = CLIP_STD
     blocks: tuple[int, ...] | None = None
     sharpness: float = 3.0
-    text_weight: float = 0.5
-    text_level: float = 0.25
-    presence: float = 0.28
-    threshold: float = 0.52
+    text_weight: float = 0.6
+    presence: float = 0.25
+    threshold: float = 0.5
 
 
 def read_settings(
@@ -84,7 +82,7 @@ def read_settings(
             f"{where} are not valid: image_size must be a multiple of the patch ({patch}), "
             f"attention_blocks null or 1 to {depth}, blocks null or numbers from 1 to {depth}, "
             f"mean and std three numbers (std above 0), sharpness above 0, text_weight 0 or more, "
-            f"threshold 0 to 1, text_level and presence numbers."
+            f"threshold 0 to 1, presence a number."
         )
     return settings
 
@@ -98,7 +96,7 @@ def _typed(values: Mapping[str, Any]) -> dict[str, Any]:
 def _are_valid(settings: ModelSettings, patch: int, depth: int) -> bool:
     """Whether all values are in range; TypeError where one is no number."""
     attended, compared = settings.attention_blocks, settings.blocks
-    numbers = (*settings.mean, *settings.std, settings.text_level, settings.presence)
+    numbers = (*settings.mean, *settings.std, settings.presence)
     return (
         isinstance(settings.image_size, int)
         and settings.image_size > 0

@@ -39,8 +39,9 @@ PRIORS: dict[str, tuple[str, str]] = {
 }
 """Names of the rows of the ablation: kinds of the visual-text and of the visual-visual map."""
 
-FUSED, FINAL = "fused", "final"
-"""Further maps of a query: the priors' fusion on the patch grid, and the finished scores."""
+CONTRAST, FUSED, FINAL = "contrast", "fused", "final"
+"""Further maps of a query: the supports' own word, that and the name's on the patch grid, and the
+finished scores."""
 
 _MOST_FITS = 8  # sets of supports that are kept; a decoder's take up to 50 MB a support
 _FIELDS = {
@@ -188,15 +189,21 @@ def query_map(result: Segmentation, name: str) -> npt.NDArray[np.float32]:
 
     Args:
         result: The segmentation.
-        name: `FINAL`; or `FUSED` or one of `PRIORS`, the mean of whose maps is enlarged
-            bilinearly; these a trained decoder has not (UsageError).
+        name: `FINAL`; or `CONTRAST`, `FUSED` or one of `PRIORS`, the mean of whose maps is enlarged
+            bilinearly.
+
+    Raises:
+        UsageError: The segmenter makes no such map: a trained decoder makes none, and only
+            evidence="published" makes VVP.
     """
     if name == FINAL:
         return np.asarray(result.scores[0])
-    priors = priors_of(result)
+    there = priors_of(result).maps()
     chosen = zip(("text", "visual"), PRIORS.get(name, ()), strict=False)
-    fields = [_FIELDS[pair] for pair in chosen if pair in _FIELDS]
-    mean = torch.from_numpy(np.mean([getattr(priors, one) for one in fields or [FUSED]], axis=0))
+    fields = [_FIELDS[pair] for pair in chosen if pair in _FIELDS] or [name]
+    if missing := [one for one in fields if one not in there]:
+        raise UsageError(f"The segmenter makes no map {missing[0]}, but only {', '.join(there)}.")
+    mean = torch.from_numpy(np.mean([there[one] for one in fields], axis=0))
     enlarged = F.interpolate(mean[None], size=result.size, mode="bilinear", align_corners=False)
     return np.asarray(enlarged[0, 0].numpy())
 

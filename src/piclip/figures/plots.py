@@ -14,7 +14,17 @@ from PIL import Image
 from piclip.errors import UsageError
 from piclip.figures.panels import Panel, grid_figure, heat, panel_picture, with_mask
 from piclip.io.outputs import atomic_path
-from piclip.results import Segmentation, priors_of
+from piclip.results import Priors, Segmentation, priors_of
+
+TITLES = {
+    "visual_text": "Text prior\n(VTP)",
+    "visual_text_refined": "Text prior,\nrefined",
+    "visual_visual": "Image prior\n(VVP)",
+    "visual_visual_refined": "Image prior,\nrefined",
+    "contrast": "Object against\nbackground",
+    "fused": "Together\n",
+}
+"""Titles of the maps by their field in `Priors`, in the order in which they are shown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +37,7 @@ class EpisodeRow:
         segmentation: The result for the query; it must hold its image.
         truth: Bool (H, W), the query's true mask, or None.
         class_index: Which class of the segmentation to show, from 0.
+        published: Priors of the same query with evidence="published", to show VVP too.
     """
 
     support_image: Image.Image
@@ -34,6 +45,7 @@ class EpisodeRow:
     segmentation: Segmentation
     truth: npt.NDArray[np.bool_] | None = None
     class_index: int = 0
+    published: Priors | None = None
 
     def __post_init__(self) -> None:
         segmentation = self.segmentation
@@ -77,6 +89,17 @@ class EpisodeRow:
         name = self.segmentation.class_names[self.class_index]
         return name if self.iou is None else f"{name}\nIoU {100 * self.iou:.1f} %"
 
+    @property
+    def maps(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The maps to show, float32 (h, w) in [0, 1], by their field in `Priors`."""
+        own = priors_of(self.segmentation).maps()
+        others = {} if self.published is None else self.published.maps()
+        return {
+            field: (others | own)[field][self.class_index]
+            for field in TITLES
+            if field in others | own
+        }
+
 
 def priors_figure(
     support_image: Image.Image,
@@ -86,7 +109,7 @@ def priors_figure(
     truth: npt.NDArray[np.bool_] | None = None,
     class_index: int = 0,
 ) -> Figure:
-    """Draw one episode: support, query, the four priors and the result.
+    """Draw one episode: support, query, the maps behind the result, and the result.
 
     Args:
         support_image: The labelled image.
@@ -116,18 +139,18 @@ def episodes_figure(rows: Sequence[EpisodeRow]) -> Figure:
         A matplotlib figure.
 
     Raises:
-        UsageError: There are no rows.
+        UsageError: There are no rows, or they have different maps.
     """
     if not rows:
         raise UsageError("A figure needs at least one episode.")
+    shown = rows[0].maps
+    if any(row.maps.keys() != shown.keys() for row in rows):
+        raise UsageError("The rows of a figure must have the same maps.")
     with_truth = any(row.truth is not None for row in rows)
     titles = [
         "Support\nwith its mask",
         "Query\nwith the truth" if with_truth else "Query\n",
-        "Text prior\n(VTP)",
-        "Text prior,\nrefined",
-        "Image prior\n(VVP)",
-        "Image prior,\nrefined",
+        *(TITLES[field] for field in shown),
         "Result\n",
     ]
     return grid_figure([(row.label, _panels(row)) for row in rows], titles, scale=True)
@@ -162,19 +185,12 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
 
 
 def _panels(row: EpisodeRow) -> list[Panel]:
-    """The seven pictures of a row."""
+    """The pictures of a row."""
     query = panel_picture(row.query_image)
-    priors = priors_of(row.segmentation)
-    maps = [
-        priors.visual_text,
-        priors.visual_text_refined,
-        priors.visual_visual,
-        priors.visual_visual_refined,
-    ]
     pictures = [
         with_mask(row.support_image, row.support_mask),
         query if row.truth is None else with_mask(row.query_image, row.truth),
-        *(heat(query, values[row.class_index]) for values in maps),
+        *(heat(query, values) for values in row.maps.values()),
         with_mask(row.query_image, row.prediction),
     ]
     return [Panel(picture) for picture in pictures]

@@ -5,7 +5,7 @@ For a class with supports, of which patches s are shown with a coverage c_s, and
     z(q)  log ratio of the densities of object and background (`piclip.priors.contrast_prior`),
           mean over the tower's blocks
     r = (z + mean of z in the parts of the image that q belongs to) / 2
-        + w (logit t - b)                                    with a name that the CLIP knows
+        + w logit t                                          with a name that the CLIP knows
     score = sigmoid(r)
 
 t is VTP after PIR. The name counts as far as its map agrees with the supports' masks:
@@ -37,7 +37,7 @@ from piclip.training_free.vision import Seen, Vision, text_maps
 _MARGIN = 0.25  # of the object's box on each side, when it is looked at closely
 _MOST_PATCHES = 8192  # of one class; more supports are thinned evenly
 _FINE = 8  # pixels a patch at which edges are followed
-_CLAMP = 1e-3  # of the text map before its logit: +-7
+_CLAMP = 1e-2  # of the name's map before its logit: +-4.6
 
 
 class ContrastEvidence:
@@ -100,7 +100,7 @@ class ContrastEvidence:
             plain, refined = (_on_grid(part, seen.grid) for part in (plain, refined))
             maps |= {"visual_text": plain, "visual_text_refined": refined}
             weight = self.settings.text_weight * torch.stack([m.trust for m in memories])
-            named = torch.logit(refined.clamp(_CLAMP, 1 - _CLAMP)) - self.settings.text_level
+            named = torch.logit(refined.clamp(_CLAMP, 1 - _CLAMP))
             log_odds = log_odds + weight.view(-1, 1, 1) * named
         maps["fused"] = torch.sigmoid(log_odds)
         presence = [
@@ -117,14 +117,16 @@ class ContrastEvidence:
         fine = edge_aware_upsample(values[None], colours[None])
         size = (image.height, image.width)
         full: Tensor = F.interpolate(fine, size=size, mode="bilinear", align_corners=False)
-        return full[0].sigmoid()
+        scores: Tensor = full[0].sigmoid()
+        return scores
 
     def log_odds(self, seen: Seen, memories: Sequence[ClassMemory]) -> Tensor:
         """R without the name, (B, C, h, w)."""
         z = torch.stack([self._contrast(seen, memory) for memory in memories], dim=1)
         parts = [cluster_parts(_joint(seen.tokens[:, index])) for index in range(len(z))]
         mean = torch.stack([average_over_parts(*pair) for pair in zip(z, parts, strict=True)])
-        return ((z + mean) / 2).unflatten(2, seen.grid)
+        log_odds: Tensor = ((z + mean) / 2).unflatten(2, seen.grid)
+        return log_odds
 
     def _contrast(self, seen: Seen, memory: ClassMemory) -> Tensor:
         """Z of one class, mean over the blocks, (B, N)."""
@@ -193,7 +195,7 @@ def _spreads(tokens: Tensor) -> list[float]:
 
 def _joint(tokens: Tensor) -> Tensor:
     """The blocks of one image (L, N, D) side by side, unit vectors (N, L D)."""
-    return torch.cat(list(tokens), dim=-1) / len(tokens) ** 0.5
+    return F.normalize(torch.cat(list(tokens), dim=-1), dim=-1)
 
 
 def _on_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:

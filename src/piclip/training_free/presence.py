@@ -12,8 +12,8 @@ An image-level score on one scale for every tower, compared with a level:
 
 r is the log-odds without the name; v is the image's vector in the space of the texts, made of the
 class token, and l the CLIP's factor on cosines. The standardised cosine does not change when all
-tokens share a direction, as in CLIP. With two supports or more the level follows what each of them
-gets from the others; with negatives it lies above what these get.
+tokens share a direction, as in CLIP. With two supports or more the level lies half way between the
+model's own and what each of them gets from the others; with negatives it lies above what these get.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ def presence_level(
         logit_scale: As in `presence_score`.
 
     Returns:
-        The default; with two supports or more, a little below the least score that one of them
-        gets from the others; with negatives, no less than half way from the greatest of theirs to
-        the supports'.
+        The default; with two supports or more, half way from it to a little below the least score
+        that one of them gets from the others; with negatives, no less than half way from the
+        greatest of theirs to the supports'.
     """
 
     def score(seen: Seen, known: ClassMemory) -> Tensor:
@@ -109,7 +109,7 @@ def presence_level(
             for number, seen in enumerate(supports[:_MOST_LEFT_OUT])
         ]
         least = torch.cat(own).min()
-        level = least - _MARGIN
+        level = (level + least - _MARGIN) / 2
     if negatives:
         others = [
             score(seen, _without(memory, number))
