@@ -116,15 +116,13 @@ class EvaluateRequest:
 
     def _open(self, fold: int) -> Dataset:
         """The dataset that was named, or that of the training."""
-        name, root, options = self.dataset, self.root, dict[str, Any]()
-        checkpoint = self._trained(fold) if name is None else None
-        if checkpoint is not None:
-            trained: dict[str, Any] = checkpoint.value("dataset", default={})
-            name, options = trained.get("name"), trained.get("options") or {}
-            root = root or (Path(trained["root"]) if trained.get("root") else None)
+        checkpoint = self._trained(fold) if self.dataset is None else None
+        trained = checkpoint.value("dataset", default={}) if checkpoint is not None else {}
+        name, root = trained.get("name", self.dataset), self.root or trained.get("root")
         if name is None:
             raise UsageError("Say what to evaluate on, as in --dataset scenes.")
-        dataset = open_dataset(name, root, **(options | dict(map(_parsed, self.options))))
+        options = (trained.get("options") or {}) | dict(map(_parsed, self.options))
+        dataset = open_dataset(name, root or None, **options)
         if name == "scenes":
             from piclip.training.kept_dataset import KeptDataset
 

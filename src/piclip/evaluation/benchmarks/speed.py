@@ -10,13 +10,12 @@ import ctypes
 import gc
 import time
 import traceback
-from collections.abc import Callable
+from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,9 +40,6 @@ _MANY = 20  # classes
 _OBJECT_SHARE = 0.25  # of a support's patches; VOC objects of 2048 pixels and more cover about that
 
 _RESET = Path("/proc/self/clear_refs")  # of the kernel's high-water mark of resident memory
-
-_Pass: TypeAlias = Callable[[], dict[str, float]]
-"""Runs and gives the seconds of each stage."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +169,7 @@ def run_speed_benchmark(
         torch.set_num_threads(before)
     totals = {name: median(sum(run.values()) for run in runs) for name, runs in times.items()}
     plain, one, twenty = totals["plain"], totals["one"], totals["twenty"]
-    memory = _memory(workload, threads) if measure_memory else {}
+    memory = peak_memory(workload, threads) if measure_memory else {}
     return SpeedReport(
         one_class=one / plain,
         extra_class=(twenty - one) / (_MANY - 1) / plain,
@@ -194,24 +190,17 @@ def _time_rounds(
     workload: Workload, rounds: int, on_round: Progress | None
 ) -> dict[str, list[dict[str, float]]]:
     """Each round's seconds of the stages of each pass; without AMX there is none in bfloat16."""
-    pixels = random_query(workload)
-
-    def priors(encoder: Encoder, count: int) -> _Pass:
-        classes = random_classes(workload, count, encoder.dtype)
-        return partial(query_priors, encoder, pixels, classes)
-
-    encoder = random_encoder(workload)
-    passes: dict[str, _Pass] = {
-        "plain": partial(_time_plain, encoder, pixels),
-        "one": priors(encoder, 1),
-        "twenty": priors(encoder, _MANY),
-    }
-    if has_amx():
-        passes["bfloat16"] = priors(random_encoder(workload, "bfloat16"), 1)
-    times: dict[str, list[dict[str, float]]] = {name: [] for name in passes}
+    pixels, encoder = random_query(workload), random_encoder(workload)
+    one, twenty = (random_classes(workload, count, encoder.dtype) for count in (1, _MANY))
+    half = random_encoder(workload, "bfloat16") if has_amx() else None
+    half_one = random_classes(workload, 1, torch.bfloat16)
+    times = defaultdict[str, list[dict[str, float]]](list)
     for number in range(rounds + 1):
-        for name, run in passes.items():
-            times[name].append(run())
+        times["plain"].append(_time_plain(encoder, pixels))
+        times["one"].append(query_priors(encoder, pixels, one))
+        times["twenty"].append(query_priors(encoder, pixels, twenty))
+        if half is not None:
+            times["bfloat16"].append(query_priors(half, pixels, half_one))
         if number > 0 and on_round is not None:
             on_round(number, rounds)
     return {name: runs[1:] for name, runs in times.items()}  # the first round warms up
@@ -319,44 +308,34 @@ def query_priors(encoder: Encoder, pixels: Tensor, classes: CachedClasses) -> di
     return dict(zip(stages, (end - start for start, end in pairwise(marks)), strict=True))
 
 
-def _memory(workload: Workload, threads: int) -> dict[str, float]:
-    """Peaks in MiB of "plain" and "priors"; empty where they cannot be measured."""
-    peaks = {task: peak_memory(task, workload, threads) for task in ("plain", "priors")}
-    return {task: peak / 2**20 for task, peak in peaks.items() if peak is not None}
+def peak_memory(workload: Workload, threads: int) -> dict[str, float]:
+    """Peaks of a plain pass and of the priors of one class above the loaded model, in MiB.
 
-
-def peak_memory(task: str, workload: Workload, threads: int) -> int | None:
-    """Peak memory of one pass above the loaded model in bytes, measured in a fresh process.
-
-    Resident memory counts everything, the buffers of the matrix library included, which a tensor
-    profiler does not see.
-
-    Args:
-        task: "plain" for transformers' forward pass, "priors" for the priors of one class.
-        workload: Sizes.
-        threads: Threads of torch.
+    Each is measured in a fresh process. Resident memory counts everything, the buffers of the
+    matrix library included, which a tensor profiler does not see.
 
     Returns:
-        Bytes; None where the system does not tell (other than Linux).
+        Those of "plain" and "priors"; empty where the system does not tell (other than Linux).
 
     Raises:
-        PiclipError: The measuring process failed.
+        PiclipError: A measuring process failed.
     """
-    if not _RESET.exists():
-        return None
-    with worker_pool(1, threads) as pool:
-        try:
-            return pool.submit(_measure, task, workload).result()
-        except Exception as error:  # any, of a process that was killed too
-            reason = traceback.format_exception_only(error)[-1].strip()
-            raise PiclipError(
-                f"The process that measures memory failed ({reason}); close other programs and "
-                f"rerun."
-            ) from error
+    peaks: dict[str, float] = {}
+    for task in ("plain", "priors") if _RESET.exists() else ():
+        with worker_pool(1, threads) as pool:
+            try:
+                peaks[task] = pool.submit(_measure, task, workload).result()
+            except Exception as error:  # any, of a process that was killed too
+                reason = traceback.format_exception_only(error)[-1].strip()
+                raise PiclipError(
+                    f"The process that measures memory failed ({reason}); close other programs "
+                    f"and rerun."
+                ) from error
+    return peaks
 
 
-def _measure(task: str, workload: Workload) -> int:
-    """Runs once, after a small image has warmed the libraries up; bytes by which the peak rose."""
+def _measure(task: str, workload: Workload) -> float:
+    """MiB by which the peak rises in one pass, after a small image has warmed the libraries up."""
     encoder = random_encoder(workload)
     for size in (replace(workload, image_size=2 * workload.patch_size), workload):
         pixels, classes = random_query(size), random_classes(size, 1, encoder.dtype)
@@ -366,17 +345,18 @@ def _measure(task: str, workload: Workload) -> int:
         if trim is not None:
             trim(0)
         _RESET.write_text("5")  # see proc(5)
-        before = _status_bytes("VmRSS")
+        before = _status("VmRSS")
         if task == "plain":
             plain_forward(encoder, pixels)
         else:
             query_priors(encoder, pixels, classes)
-    return _status_bytes("VmHWM") - before
+    return _status("VmHWM") - before
 
 
-def _status_bytes(field: str) -> int:
+def _status(field: str) -> float:
+    """What the system says of this process, in MiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == field:
-            return int(value.split()[0]) * 1024
+            return int(value.split()[0]) / 1024
     raise PiclipError(f"The system does not report {field}, so memory cannot be measured here.")
