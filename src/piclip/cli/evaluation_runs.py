@@ -79,7 +79,13 @@ class EvaluateRequest:
             raise UsageError(
                 "A trained decoder has its own prior; leave out --prior and --threshold."
             )
-        _refuse_a_leak(checkpoint, view)
+        trained_on, fold = checkpoint.value("dataset", "name"), checkpoint.value("fold")
+        if trained_on == view.dataset.name and fold not in (None, view.fold):
+            raise UsageError(
+                f"{checkpoint.folder} was trained for fold {fold}, so it has seen the novel "
+                f"classes of fold {view.fold}; evaluate fold {fold}, or name the runs of all folds "
+                f"with {{fold}} in the path."
+            )
         source = partial(load_decoder, checkpoint.folder, clip=self.model, **self._options())
         return Predictor.load(source, synonyms=view.dataset.synonyms, recipe=checkpoint.recipe)
 
@@ -139,13 +145,3 @@ def _parsed(option: str) -> tuple[str, Any]:
         return key, parse_json(value)
     except ValueError:
         return key, value
-
-
-def _refuse_a_leak(checkpoint: Checkpoint, view: FewShotView) -> None:
-    trained_on, fold = checkpoint.value("dataset", "name"), checkpoint.value("fold")
-    if trained_on == view.dataset.name and fold is not None and fold != view.fold:
-        raise UsageError(
-            f"{checkpoint.folder} was trained for fold {fold}, so it has seen the novel classes "
-            f"of fold {view.fold}; evaluate fold {fold}, or name the runs of all folds with "
-            f"{{fold}} in the path."
-        )

@@ -182,11 +182,9 @@ def _raw(result: Evaluation) -> str:
 
 def _labels(results: Sequence[Evaluation], style: Style) -> dict[str, Callable[[Evaluation], str]]:
     """The columns that name a row: headings, and what stands below them."""
-    labels: dict[str, Callable[[Evaluation], str]] = {
-        "Decoder" if style == "priors" else "Method": (
-            lambda r: TITLES.get(r.method, r.method) + _marks(r)
-        )
-    }
+    labels: dict[str, Callable[[Evaluation], str]] = {}
+    method = "Decoder" if style == "priors" else "Method"
+    labels[method] = lambda r: TITLES.get(r.method, r.method) + _marks(r)
     if style != "ablation":
         labels["Prior"] = lambda r: TITLES.get(r.prior, r.prior.upper()) + _raw(r)
     if any(result.backbone for result in results):
@@ -216,8 +214,8 @@ def _figures(
             columns[group + "gain"] = partial(_gain, rows=rows, places=places)
         else:
             places = [(shots, fold) for fold in folds]
-            for fold, place in zip(folds, places, strict=True):
-                columns[group + f"fold {fold}"] = partial(_mean, places=[place])
+            for fold in folds:
+                columns[group + f"fold {fold}"] = partial(_mean, places=[(shots, fold)])
             columns[group + "mean"] = partial(_mean, places=places)
             columns[group + "FB-IoU"] = partial(_mean, places=places, kind="fb_iou")
     return columns
@@ -225,7 +223,8 @@ def _figures(
 
 def _mean(row: _Row, places: Sequence[_Place], kind: str = "miou") -> str:
     """Mean of "miou" or "fb_iou" over the places."""
-    return _shown(list(_by_seed(row, places, kind).values()))
+    figures = _by_seed(row, places, kind)
+    return shown(confidence_interval([*figures.values()])) if figures else MISSING
 
 
 def _gain(row: _Row, rows: Sequence[_Row], places: Sequence[_Place]) -> str:
@@ -241,8 +240,8 @@ def _gain(row: _Row, rows: Sequence[_Row], places: Sequence[_Place]) -> str:
     if not ours or not theirs:
         return MISSING
     if _episodes(row, places) == _episodes(base, places):
-        return _shown([ours[seed] - theirs[seed] for seed in ours], sign="+")
-    return _shown([float(np.mean([*ours.values()]) - np.mean([*theirs.values()]))], sign="+")
+        return shown(confidence_interval([ours[seed] - theirs[seed] for seed in ours]), "+.1f")
+    return f"{np.mean([*ours.values()]) - np.mean([*theirs.values()]):+.1f}"
 
 
 def _by_seed(row: _Row, places: Sequence[_Place], kind: str = "miou") -> dict[int, float]:
@@ -258,12 +257,10 @@ def _episodes(row: _Row, places: Sequence[_Place]) -> set[tuple[_Place, int, str
     return {(place, one.seed, one.episodes_hash) for place in places for one in row[place].per_seed}
 
 
-def _shown(figures: Sequence[float], sign: str = "") -> str:
-    """The mean of the seeds' figures with the half of its interval, if it has one."""
-    if not figures:
-        return MISSING
-    mean, half = confidence_interval(figures)
-    return f"{mean:{sign}.1f}" if math.isnan(half) else f"{mean:{sign}.1f} ± {half:.1f}"
+def shown(figure: tuple[float, float], form: str = ".1f") -> str:
+    """A mean with the half of its interval, unless that is NaN."""
+    mean, half = figure
+    return f"{mean:{form}}" if math.isnan(half) else f"{mean:{form}} ± {half:{form.lstrip('+')}}"
 
 
 def render(table: Table, form: str) -> str:

@@ -103,14 +103,12 @@ class SpeedReport:
 
     def breakdown(self) -> list[tuple[str, str, str]]:
         """Where the time goes: (stage, one class, 20 classes), each over the plain forward."""
-        return [
-            (
-                stage,
-                f"{self.stages[stage] / self.plain_seconds:.3f}",
-                f"{self.stages_twenty[stage] / self.plain_seconds:.3f}",
-            )
-            for stage in self.stages
-        ]
+        table = []
+        for stage in self.stages:
+            one, twenty = self.stages[stage], self.stages_twenty[stage]
+            plain = self.plain_seconds
+            table.append((stage, f"{one / plain:.3f}", f"{twenty / plain:.3f}"))
+        return table
 
 
 class CachedClasses(NamedTuple):
@@ -218,10 +216,8 @@ def _stage_medians(runs: list[dict[str, float]]) -> dict[str, float]:
 
 def has_amx() -> bool:
     """Whether the processor multiplies bfloat16 matrices in hardware (Intel AMX, on Linux)."""
-    try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
+    processors = Path("/proc/cpuinfo")
+    return processors.exists() and "amx_bf16" in processors.read_text(encoding="utf-8")
 
 
 def random_encoder(workload: Workload, dtype: str = "float32") -> Encoder:
