@@ -111,11 +111,8 @@ class Plan:
         if not shown.exists():
             return False
         there = read_result(shown)
-        return (there.complete, len(there.seeds), there.episodes) == (
-            True,
-            self.seeds,
-            self.episodes,
-        )
+        asked = (len(there.seeds), there.episodes) == (self.seeds, self.episodes)
+        return asked and there.complete
 
 
 def run(plan: Plan, processes: int) -> None:

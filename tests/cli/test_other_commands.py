@@ -13,7 +13,6 @@ import piclip as library
 from piclip.cli import main
 from piclip.cli.demo import CLASS_NAME
 from piclip.evaluation.benchmarks import scenes, speed
-from piclip.evaluation.benchmarks.workload import Workload
 
 
 def use_untrained(patch, model):
@@ -152,7 +151,7 @@ def test_one_seed_has_no_interval(piclip, model, few_calibration_episodes):
 
 
 def test_benchmark_speed_prints_its_ratios(piclip, monkeypatch):
-    small = Workload(image_size=32, width=24, depth=2, heads=2, embed_dim=8)
+    small = speed.Workload(image_size=32, width=24, depth=2, heads=2, embed_dim=8)
     run = functools.partial(
         speed.run_speed_benchmark, workload=small, rounds=1, measure_memory=False
     )

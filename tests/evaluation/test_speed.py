@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from piclip.errors import PiclipError, UsageError
-from piclip.evaluation.benchmarks import memory, speed
-from piclip.evaluation.benchmarks.speed import run_speed_benchmark
-from piclip.evaluation.benchmarks.workload import (
+from piclip.evaluation.benchmarks import speed
+from piclip.evaluation.benchmarks.speed import (
     Workload,
     plain_forward,
     query_priors,
     random_classes,
     random_encoder,
     random_query,
+    run_speed_benchmark,
 )
 
 TINY = Workload(image_size=64, patch_size=16, width=32, depth=2, heads=2, embed_dim=16)
@@ -22,7 +22,7 @@ STAGES = ["encoding", "text prior", "visual prior", "refinement"]
 
 
 def test_report_holds_the_ratios_of_its_own_medians(monkeypatch):
-    monkeypatch.setattr(speed, "peak_memory", lambda task, *_: {"plain": 2, "priors": 3}[task])
+    monkeypatch.setattr(speed, "peak_memory", lambda *_: {"plain": 2.0, "priors": 3.0})
     monkeypatch.setattr(speed, "has_amx", lambda: True)
     rounds_seen = []
     threads = torch.get_num_threads()
@@ -43,7 +43,7 @@ def test_report_holds_the_ratios_of_its_own_medians(monkeypatch):
 def test_ratios_are_of_medians(monkeypatch):
     stage_seconds = iter([9.0, 9.0] + [2.2, 5.9] * 3)  # the first round is not counted
     monkeypatch.setattr(speed, "has_amx", lambda: False)
-    monkeypatch.setattr(speed, "_plain_seconds", lambda *_: 2.0)
+    monkeypatch.setattr(speed, "_time_plain", lambda *_: {"plain": 2.0})
     monkeypatch.setattr(
         speed, "query_priors", lambda *_: {"encoding": next(stage_seconds), "refinement": 0.1}
     )
@@ -72,22 +72,23 @@ def test_the_plain_pass_and_the_priors_see_the_same_tokens():
     assert list(times) == STAGES
 
 
-@pytest.mark.skipif(not memory._RESET.exists(), reason="only Linux tells the peak")
+@pytest.mark.skipif(not speed._RESET.exists(), reason="only Linux tells the peak")
 @pytest.mark.slow
 def test_peak_memory_sees_what_a_pass_holds():
     # The plain pass holds at least the MLP's activations of every token.
     workload = Workload(image_size=448, patch_size=8, width=64, depth=1, heads=2, embed_dim=16)
-    peak = memory.peak_memory("plain", workload, 1)
-    assert 56 * 56 * 4 * 64 * 4 <= peak < 200 * 2**20
+    peaks = speed.peak_memory(workload, 1)
+    assert list(peaks) == ["plain", "priors"]
+    assert 56 * 56 * 4 * 64 * 4 <= 2**20 * peaks["plain"] < 200 * 2**20
 
 
 @pytest.mark.slow
 def test_a_measuring_process_that_fails_is_told():
-    if not memory._RESET.exists():
-        assert memory.peak_memory("plain", TINY, 1) is None
+    if not speed._RESET.exists():
+        assert speed.peak_memory(TINY, 1) == {}
         return
     with pytest.raises(PiclipError, match="measures memory failed"):
-        memory.peak_memory("plain", Workload(heads=5), 1)
+        speed.peak_memory(Workload(heads=5), 1)
 
 
 def test_wrong_requests_are_refused():

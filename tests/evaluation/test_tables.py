@@ -8,9 +8,7 @@ from piclip.errors import UsageError
 from piclip.evaluation.metrics import confidence_interval
 from piclip.evaluation.predictor import PRIORS
 from piclip.evaluation.records import Evaluation, SeedResult
-from piclip.evaluation.table_cells import MISSING
-from piclip.evaluation.table_formats import render
-from piclip.evaluation.tables import CHECK, make_tables
+from piclip.evaluation.tables import CHECK, MISSING, make_tables, render
 
 
 def _result(miou, *, fold=0, shots=1, prior="imagenet", method="pfenet", seeds=(0, 1), **more):

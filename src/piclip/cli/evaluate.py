@@ -166,17 +166,12 @@ def _of_fold(output: Path, fold: int, *, several: bool) -> Path:
 
 
 def _print(results: list[Evaluation]) -> None:
-    from math import isnan
-
     from piclip.cli.console import people, print_table
-
-    def shown(figure: tuple[float, float]) -> str:
-        mean, half = figure
-        return f"{mean:.2f}" if isnan(half) else f"{mean:.2f} ± {half:.2f}"
+    from piclip.evaluation.tables import shown
 
     first = results[0]
     title = f"{first.method} ({first.prior}) on {first.dataset}, {first.shots}-shot, percent"
-    rows = [(f"fold {r.fold}", shown(r.miou), shown(r.fb_iou)) for r in results]
+    rows = [(f"fold {r.fold}", shown(r.miou, ".2f"), shown(r.fb_iou, ".2f")) for r in results]
     print_table(title, ("", "mIoU", "FB-IoU"), rows)
     classes = [
         (name, "-" if value is None else f"{value:.1f}")

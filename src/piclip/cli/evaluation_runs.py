@@ -79,7 +79,13 @@ class EvaluateRequest:
             raise UsageError(
                 "A trained decoder has its own prior; leave out --prior and --threshold."
             )
-        _refuse_a_leak(checkpoint, view)
+        trained_on, fold = checkpoint.value("dataset", "name"), checkpoint.value("fold")
+        if trained_on == view.dataset.name and fold not in (None, view.fold):
+            raise UsageError(
+                f"{checkpoint.folder} was trained for fold {fold}, so it has seen the novel "
+                f"classes of fold {view.fold}; evaluate fold {fold}, or name the runs of all folds "
+                f"with {{fold}} in the path."
+            )
         source = partial(load_decoder, checkpoint.folder, clip=self.model, **self._options())
         return Predictor.load(source, synonyms=view.dataset.synonyms, recipe=checkpoint.recipe)
 
@@ -116,15 +122,13 @@ class EvaluateRequest:
 
     def _open(self, fold: int) -> Dataset:
         """The dataset that was named, or that of the training."""
-        name, root, options = self.dataset, self.root, dict[str, Any]()
-        checkpoint = self._trained(fold) if name is None else None
-        if checkpoint is not None:
-            trained: dict[str, Any] = checkpoint.value("dataset", default={})
-            name, options = trained.get("name"), trained.get("options") or {}
-            root = root or (Path(trained["root"]) if trained.get("root") else None)
+        checkpoint = self._trained(fold) if self.dataset is None else None
+        trained = checkpoint.value("dataset", default={}) if checkpoint is not None else {}
+        name, root = trained.get("name", self.dataset), self.root or trained.get("root")
         if name is None:
             raise UsageError("Say what to evaluate on, as in --dataset scenes.")
-        dataset = open_dataset(name, root, **(options | dict(map(_parsed, self.options))))
+        options = (trained.get("options") or {}) | dict(map(_parsed, self.options))
+        dataset = open_dataset(name, root or None, **options)
         if name == "scenes":
             dataset.keep_in_memory()
         return dataset
@@ -139,13 +143,3 @@ def _parsed(option: str) -> tuple[str, Any]:
         return key, parse_json(value)
     except ValueError:
         return key, value
-
-
-def _refuse_a_leak(checkpoint: Checkpoint, view: FewShotView) -> None:
-    trained_on, fold = checkpoint.value("dataset", "name"), checkpoint.value("fold")
-    if trained_on == view.dataset.name and fold is not None and fold != view.fold:
-        raise UsageError(
-            f"{checkpoint.folder} was trained for fold {fold}, so it has seen the novel classes "
-            f"of fold {view.fold}; evaluate fold {fold}, or name the runs of all folds with "
-            f"{{fold}} in the path."
-        )

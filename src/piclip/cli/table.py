@@ -39,8 +39,7 @@ def table(
     shots, in percent with the 95 % interval over the seeds. What is missing is shown as "-".
     """
     from piclip.evaluation.records import read_result
-    from piclip.evaluation.table_formats import render
-    from piclip.evaluation.tables import make_tables
+    from piclip.evaluation.tables import make_tables, render
 
     records = [(str(path), read_result(path)) for path in _files(results)]
     tables = make_tables(records, style)  # type: ignore[arg-type]  # refuses other styles

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +19,6 @@ from piclip.io.documents import read_json
 from piclip.io.outputs import write_json
 
 FORMAT, KIND = 1, "evaluation"
-_DIGITS = 4  # of a figure in percent; the counts keep all of them
 _LIBRARIES = ("piclip", "torch", "transformers", "numpy", "pillow", "scipy")
 
 
@@ -168,24 +167,15 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; figures in percent, an interval that one seed cannot give is None."""
-        data: dict[str, Any] = {"format": FORMAT, "kind": KIND, "complete": self.complete}
-        if self.per_seed:
-            data |= {"miou": _pair(self.miou), "fb_iou": _pair(self.fb_iou)}
-            data["per_class"] = _rounded(self.per_class)
-        data |= asdict(self)
-        data["seeds"] = list(self.seeds)
-        data["per_seed"] = [
-            {
-                "seed": result.seed,
-                "miou": round(result.miou, _DIGITS),
-                "fb_iou": round(result.fb_iou, _DIGITS),
-                "per_class": _rounded(result.per_class),
-                "counts": {name: list(row) for name, row in result.counts.items()},
-                "episodes_hash": result.episodes_hash,
-            }
-            for result in self.per_seed
+        head = {"format": FORMAT, "kind": KIND, "complete": self.complete}
+        figures = _figures(self) if self.per_seed else {}
+        per_seed = [
+            {"seed": one.seed}
+            | _figures(one)
+            | {"counts": dict(one.counts), "episodes_hash": one.episodes_hash}
+            for one in self.per_seed
         ]
-        return data
+        return head | figures | asdict(self) | {"per_seed": per_seed}
 
     def _done(self) -> tuple[SeedResult, ...]:
         if not self.per_seed:
@@ -247,8 +237,8 @@ def library_versions() -> dict[str, str]:
 def _from_json(data: Mapping[str, Any]) -> Evaluation:
     known = {item.name for item in fields(Evaluation)}
     values = {name: value for name, value in data.items() if name in known}
-    values["seeds"] = tuple(int(seed) for seed in data["seeds"])
-    values["per_seed"] = tuple(_seed_from_json(item) for item in data["per_seed"])
+    values["seeds"] = tuple(map(int, data["seeds"]))
+    values["per_seed"] = tuple(map(_seed_from_json, data["per_seed"]))
     return Evaluation(**values)
 
 
@@ -262,10 +252,14 @@ def _seed_from_json(item: Mapping[str, Any]) -> SeedResult:
     return SeedResult(int(item["seed"]), str(item["episodes_hash"]), counts)
 
 
-def _pair(figure: Sequence[float]) -> list[float | None]:
-    mean, half = figure
-    return [round(mean, _DIGITS), None if math.isnan(half) else round(half, _DIGITS)]
+def _figures(result: Evaluation | SeedResult) -> dict[str, Any]:
+    """The figures as they are written: four digits, None for one that there is not."""
 
+    def rounded(figure: Any) -> Any:  # noqa: ANN401 - a number, a pair, or numbers by class
+        if isinstance(figure, dict):
+            return {name: rounded(value) for name, value in figure.items()}
+        if isinstance(figure, tuple):
+            return [rounded(value) for value in figure]
+        return None if figure is None or math.isnan(figure) else round(figure, 4)
 
-def _rounded(figures: Mapping[str, float | None]) -> dict[str, float | None]:
-    return {name: None if v is None else round(v, _DIGITS) for name, v in figures.items()}
+    return {name: rounded(getattr(result, name)) for name in ("miou", "fb_iou", "per_class")}

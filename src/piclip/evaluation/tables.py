@@ -1,19 +1,25 @@
-"""The paper's tables from records of evaluations."""
+"""The paper's tables from records of evaluations, as Markdown, LaTeX or CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from typing import Literal, TypeAlias, get_args
 
+import numpy as np
+
 from piclip.errors import UsageError
+from piclip.evaluation.metrics import confidence_interval
 from piclip.evaluation.records import Evaluation
-from piclip.evaluation.table_cells import MISSING, gain, over_folds, shown
 
 Style = Literal["main", "ablation", "priors"]
 
-CHECK = "✓"
-ORACLE, NOVEL, RAW = "*", "+", "#"
+CHECK, MISSING = "✓", "-"
 BASELINE = "imagenet"
 
 TITLES = {
@@ -37,11 +43,24 @@ _REFINED = {
 }
 """What is refined, the visual-text and the visual-visual prior; the paper refines the first."""
 
+_ORACLE, _NOVEL, _RAW = "*", "+", "#"
 _NOTES = {
-    ORACLE: "class names of the query's truth were given as prompts (candidates: oracle)",
-    NOVEL: "weights were selected on novel classes (select: novel-val)",
-    RAW: "the visual prior is raw cosines, not scaled (clip.visual: raw)",
+    _ORACLE: "class names of the query's truth were given as prompts (candidates: oracle)",
+    _NOVEL: "weights were selected on novel classes (select: novel-val)",
+    _RAW: "the visual prior is raw cosines, not scaled (clip.visual: raw)",
 }
+"""Marks of methods and, the last, of priors."""
+
+_LATEX = str.maketrans(
+    {letter: f"\\{letter}" for letter in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"±": r"$\pm$", CHECK: r"$\checkmark$"}
+)
+
+_Place: TypeAlias = tuple[int, int]
+"""Shots and fold of a result."""
+_Row: TypeAlias = dict[_Place, Evaluation]
+"""The results of one method and prior."""
 
 
 @dataclass(frozen=True)
@@ -61,26 +80,6 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     labels: int
     notes: tuple[str, ...] = ()
-
-
-_Key: TypeAlias = tuple[str, str, str | None, str | None, str | None, str]
-
-
-@dataclass(frozen=True)
-class _Row:
-    """The results of one method: by (shots, fold)."""
-
-    method: str
-    prior: str
-    backbone: str | None
-    text: str | None
-    visual: str | None
-    marks: str
-    results: Mapping[tuple[int, int], Evaluation]
-
-
-_Labels: TypeAlias = Mapping[str, Callable[[_Row], str]]
-"""The columns that name a row: headings and what stands below them."""
 
 
 def make_tables(results: Sequence[tuple[str, Evaluation]], style: Style = "main") -> list[Table]:
@@ -112,148 +111,219 @@ def make_tables(results: Sequence[tuple[str, Evaluation]], style: Style = "main"
         raise UsageError(f"{empty} has no finished seed yet; let the evaluation finish.")
     datasets = dict.fromkeys(result.dataset for _, result in results)
     return [
-        _table(dataset, [pair for pair in results if pair[1].dataset == dataset], style)
+        _table([pair for pair in results if pair[1].dataset == dataset], style)
         for dataset in datasets
     ]
 
 
-def _table(dataset: str, results: Sequence[tuple[str, Evaluation]], style: Style) -> Table:
-    rows = _rows(results)
-    folds = max(result.folds for _, result in results)
-    shots = sorted({result.shots for _, result in results})
-    build = {"main": _main, "ablation": _ablation, "priors": _priors}[style]
-    columns, labels, body = build(rows, shots, folds)
-    marks = "".join(row.marks + _raw(row) for row in rows)
-    notes = tuple(f"{mark} {text}" for mark, text in _NOTES.items() if mark in marks)
-    unfinished = [name for name, result in results if not result.complete]
+def _table(named: Sequence[tuple[str, Evaluation]], style: Style) -> Table:
+    rows, results = _rows(named), [result for _, result in named]
+    labels, figures = _labels(results, style), _figures(rows, results, style)
+    body = [
+        [label(_first(row)) for label in labels.values()] + [cell(row) for cell in figures.values()]
+        for row in rows
+    ]
+    notes = [
+        f"{mark} {text}"
+        for mark, text in _NOTES.items()
+        if any(mark in _marks(result) + _raw(result) for result in results)
+    ]
+    unfinished = [name for name, result in named if not result.complete]
     if unfinished:
-        notes += (f"(Seeds are still missing in {', '.join(unfinished)}.)",)
-    counts = sorted({result.episodes for _, result in results})
-    title = f"mIoU and FB-IoU in percent on {dataset}, {' or '.join(map(str, counts))} episodes"
-    if style == "priors":
-        title = title.replace("mIoU and FB-IoU", "Mean mIoU")
-    return Table(title, columns, body, labels, notes)
+        notes.append(f"(Seeds are still missing in {', '.join(unfinished)}.)")
+    what = "Mean mIoU" if style == "priors" else "mIoU and FB-IoU"
+    counts = " or ".join(map(str, sorted({result.episodes for result in results})))
+    title = f"{what} in percent on {results[0].dataset}, {counts} episodes"
+    return Table(title, (*labels, *figures), tuple(map(tuple, body)), len(labels), tuple(notes))
 
 
-def _main(
-    rows: Sequence[_Row], shots: Sequence[int], folds: int
-) -> tuple[tuple[str, ...], int, tuple[tuple[str, ...], ...]]:
-    labels = {"Method": _title, "Prior": _prior_title, **_backbone(rows)}
-    return _with_folds(labels, rows, shots, folds)
-
-
-def _ablation(
-    rows: Sequence[_Row], shots: Sequence[int], folds: int
-) -> tuple[tuple[str, ...], int, tuple[tuple[str, ...], ...]]:
-    used = ("plain", "refined", "raw")
-    labels: _Labels = {
-        "Method": _title,
-        **_backbone(rows),
-        TITLES[BASELINE]: lambda row: CHECK if row.prior == BASELINE else "",
-        "VTP": lambda row: CHECK if row.text in used else "",
-        "VVP": lambda row: CHECK + _raw(row) if row.visual in used else "",
-        "PIR": lambda row: _REFINED[row.text == "refined", row.visual == "refined"],
-    }
-    return _with_folds(labels, rows, shots, folds)
-
-
-def _with_folds(
-    labels: _Labels,
-    rows: Sequence[_Row],
-    shots: Sequence[int],
-    folds: int,
-) -> tuple[tuple[str, ...], int, tuple[tuple[str, ...], ...]]:
-    columns = list(labels)
-    for shot in shots:
-        parts = [*(f"fold {fold}" for fold in range(folds)), "mean", "FB-IoU"]
-        columns += [f"{shot}-shot | {part}" for part in parts]
-    body = []
-    for row in rows:
-        cells = [label(row) for label in labels.values()]
-        for shot in shots:
-            found = [row.results.get((shot, fold)) for fold in range(folds)]
-            cells += [MISSING if one is None else shown(one.miou) for one in found]
-            cells += [shown(over_folds(found, kind)) for kind in ("miou", "fb_iou")]
-        body.append(tuple(cells))
-    return tuple(columns), len(labels), tuple(body)
-
-
-def _priors(
-    rows: Sequence[_Row], shots: Sequence[int], folds: int
-) -> tuple[tuple[str, ...], int, tuple[tuple[str, ...], ...]]:
-    labels = {"Decoder": _title, "Prior": _prior_title, **_backbone(rows)}
-    columns = list(labels)
-    asked = sorted({fold for row in rows for _, fold in row.results})
-    mean = "mean" if len(asked) == folds else f"fold {', '.join(map(str, asked))}"
-    for shot in shots:
-        columns += [f"{shot}-shot | {mean}", f"{shot}-shot | gain"]
-    body = []
-    for row in rows:
-        cells = [label(row) for label in labels.values()]
-        base = _baseline(row, rows)
-        for shot in shots:
-            own = [row.results.get((shot, fold)) for fold in asked]
-            cells.append(shown(over_folds(own, "miou")))
-            if base is None or base is row:
-                cells.append("" if base is row else MISSING)
-                continue
-            theirs = [base.results.get((shot, fold)) for fold in asked]
-            cells.append(shown(gain(own, theirs), sign="+"))
-        body.append(tuple(cells))
-    return tuple(columns), len(labels), tuple(body)
-
-
-def _rows(results: Sequence[tuple[str, Evaluation]]) -> list[_Row]:
+def _rows(named: Sequence[tuple[str, Evaluation]]) -> list[_Row]:
     """Results by row, in the order of the paper: decoder by decoder, priors from weak to strong."""
-    cells: dict[_Key, dict[tuple[int, int], tuple[str, Evaluation]]] = {}
-    for name, result in results:
-        marks = (ORACLE if result.candidates == "oracle" else "") + (
-            NOVEL if result.selected_on_novel else ""
-        )
-        key = (result.method, result.prior, result.backbone, result.text, result.visual, marks)
-        row = cells.setdefault(key, {})
+    rows: dict[object, _Row] = {}
+    names: dict[object, str] = {}
+    for name, result in named:
+        key = (_method(result), result.prior, result.text, result.visual)
         place = (result.shots, result.fold)
-        if place in row:
+        if (key, place) in names:
             raise UsageError(
-                f"{row[place][0]} and {name} fill the same cell of the table ({result.method}, "
+                f"{names[key, place]} and {name} fill the same cell of the table ({result.method}, "
                 f"{result.prior}, fold {result.fold}, {result.shots}-shot); give one of them."
             )
-        row[place] = (name, result)
-    methods = list(dict.fromkeys(result.method for _, result in results))
-    rows = [
-        _Row(*key, {place: result for place, (_, result) in row.items()})
-        for key, row in cells.items()
+        names[key, place] = name
+        rows.setdefault(key, {})[place] = result
+    methods = list(dict.fromkeys(result.method for _, result in named))
+
+    def order(row: _Row) -> tuple[int, str, str, int]:
+        method, backbone, marks = _method(_first(row))
+        prior = _first(row).prior
+        rank = _PRIOR_ORDER.index(prior) if prior in _PRIOR_ORDER else len(_PRIOR_ORDER)
+        return methods.index(method), backbone or "", marks, rank
+
+    return sorted(rows.values(), key=order)
+
+
+def _first(row: _Row) -> Evaluation:
+    """A result of the row, to name it by; all are of one method and prior."""
+    return next(iter(row.values()))
+
+
+def _method(result: Evaluation) -> tuple[str, str | None, str]:
+    return result.method, result.backbone, _marks(result)
+
+
+def _marks(result: Evaluation) -> str:
+    oracle = _ORACLE if result.candidates == "oracle" else ""
+    return oracle + (_NOVEL if result.selected_on_novel else "")
+
+
+def _raw(result: Evaluation) -> str:
+    return _RAW if result.visual == "raw" else ""
+
+
+def _labels(results: Sequence[Evaluation], style: Style) -> dict[str, Callable[[Evaluation], str]]:
+    """The columns that name a row: headings, and what stands below them."""
+    labels: dict[str, Callable[[Evaluation], str]] = {}
+    method = "Decoder" if style == "priors" else "Method"
+    labels[method] = lambda r: TITLES.get(r.method, r.method) + _marks(r)
+    if style != "ablation":
+        labels["Prior"] = lambda r: TITLES.get(r.prior, r.prior.upper()) + _raw(r)
+    if any(result.backbone for result in results):
+        labels["Backbone"] = lambda r: r.backbone or MISSING
+    if style == "ablation":
+        used = ("plain", "refined", "raw")
+        labels[TITLES[BASELINE]] = lambda r: CHECK if r.prior == BASELINE else ""
+        labels["VTP"] = lambda r: CHECK if r.text in used else ""
+        labels["VVP"] = lambda r: CHECK + _raw(r) if r.visual in used else ""
+        labels["PIR"] = lambda r: _REFINED[r.text == "refined", r.visual == "refined"]
+    return labels
+
+
+def _figures(
+    rows: Sequence[_Row], results: Sequence[Evaluation], style: Style
+) -> dict[str, Callable[[_Row], str]]:
+    """The columns of figures: headings, and what stands below them."""
+    columns: dict[str, Callable[[_Row], str]] = {}
+    folds = range(max(result.folds for result in results))
+    asked = sorted({result.fold for result in results})
+    heading = "mean" if len(asked) == len(folds) else f"fold {', '.join(map(str, asked))}"
+    for shots in sorted({result.shots for result in results}):
+        group = f"{shots}-shot | "
+        if style == "priors":
+            places = [(shots, fold) for fold in asked]
+            columns[group + heading] = partial(_mean, places=places)
+            columns[group + "gain"] = partial(_gain, rows=rows, places=places)
+        else:
+            places = [(shots, fold) for fold in folds]
+            for fold in folds:
+                columns[group + f"fold {fold}"] = partial(_mean, places=[(shots, fold)])
+            columns[group + "mean"] = partial(_mean, places=places)
+            columns[group + "FB-IoU"] = partial(_mean, places=places, kind="fb_iou")
+    return columns
+
+
+def _mean(row: _Row, places: Sequence[_Place], kind: str = "miou") -> str:
+    """Mean of "miou" or "fb_iou" over the places."""
+    figures = _by_seed(row, places, kind)
+    return shown(confidence_interval([*figures.values()])) if figures else MISSING
+
+
+def _gain(row: _Row, rows: Sequence[_Row], places: Sequence[_Place]) -> str:
+    """Gain over the same decoder with the ImageNet prior.
+
+    Its interval is that of the seeds' differences, if both saw the same episodes; else it has none.
+    """
+    if _first(row).prior == BASELINE:
+        return ""
+    same = [other for other in rows if _method(_first(other)) == _method(_first(row))]
+    base = next((other for other in same if _first(other).prior == BASELINE), {})
+    ours, theirs = _by_seed(row, places), _by_seed(base, places)
+    if not ours or not theirs:
+        return MISSING
+    if _episodes(row, places) == _episodes(base, places):
+        return shown(confidence_interval([ours[seed] - theirs[seed] for seed in ours]), "+.1f")
+    return f"{np.mean([*ours.values()]) - np.mean([*theirs.values()]):+.1f}"
+
+
+def _by_seed(row: _Row, places: Sequence[_Place], kind: str = "miou") -> dict[int, float]:
+    """Mean over the places for each seed that all of them have; empty if a place is missing."""
+    if any(place not in row for place in places):
+        return {}
+    parts = [{one.seed: getattr(one, kind) for one in row[place].per_seed} for place in places]
+    common = sorted(set.intersection(*map(set, parts)))
+    return {seed: float(np.mean([part[seed] for part in parts])) for seed in common}
+
+
+def _episodes(row: _Row, places: Sequence[_Place]) -> set[tuple[_Place, int, str]]:
+    return {(place, one.seed, one.episodes_hash) for place in places for one in row[place].per_seed}
+
+
+def shown(figure: tuple[float, float], form: str = ".1f") -> str:
+    """A mean with the half of its interval, unless that is NaN."""
+    mean, half = figure
+    return f"{mean:{form}}" if math.isnan(half) else f"{mean:{form}} ± {half:{form.lstrip('+')}}"
+
+
+def render(table: Table, form: str) -> str:
+    """A table as text that ends with a line break.
+
+    Args:
+        table: The table.
+        form: "markdown", "latex" (needs the packages booktabs and amssymb) or "csv".
+
+    Raises:
+        UsageError: Another format.
+    """
+    forms = {"markdown": _markdown, "latex": _latex, "csv": _csv}
+    if form not in forms:
+        raise UsageError(f"The format is one of {', '.join(forms)}, not {form!r}.")
+    return forms[form](table)
+
+
+def _markdown(table: Table) -> str:
+    cells = [[c.replace("|", r"\|") for c in row] for row in (_headings(table), *table.rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    sides = ["<"] * table.labels + [">"] * (len(widths) - table.labels)
+    ends = ["-"] * table.labels + [":"] * (len(widths) - table.labels)
+    cells.insert(1, [end.rjust(width, "-") for end, width in zip(ends, widths, strict=True)])
+    lines = [f"{table.title}:", ""]
+    for row in cells:
+        padded = [f"{c:{side}{width}}" for c, side, width in zip(row, sides, widths, strict=True)]
+        lines.append(f"| {' | '.join(padded)} |")
+    for note in table.notes:
+        lines += ["", rf"\{note}"]  # else a line that starts with * or + would be a list
+    return "\n".join(lines) + "\n"
+
+
+def _latex(table: Table) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
+
+    groups = []
+    for group, run in groupby(column.rpartition(" | ")[0] for column in table.columns):
+        size = len(list(run))
+        span = rf"\multicolumn{{{size}}}{{c}}{{{group.translate(_LATEX)}}}"
+        groups += [span] if group else [""] * size
+    places = "l" * table.labels + "c" * (len(table.columns) - table.labels)
+    lines = [
+        rf"% {table.title}",
+        rf"\begin{{tabular}}{{{places}}}",
+        r"\toprule",
+        " & ".join(groups) + r" \\",
+        line([column.rpartition(" | ")[2] for column in table.columns]),
+        r"\midrule",
+        *map(line, table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(f"% {note}" for note in table.notes),
     ]
-    return sorted(
-        rows, key=lambda r: (methods.index(r.method), r.backbone or "", r.marks, _rank(r.prior))
-    )
+    return "\n".join(lines) + "\n"
 
 
-def _rank(prior: str) -> int:
-    return _PRIOR_ORDER.index(prior) if prior in _PRIOR_ORDER else len(_PRIOR_ORDER)
+def _csv(table: Table) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_headings(table), *table.rows])
+    return text.getvalue()
 
 
-def _backbone(rows: Sequence[_Row]) -> _Labels:
-    """The column of backbones, where any row has one."""
-    named = any(row.backbone for row in rows)
-    return {"Backbone": lambda row: row.backbone or MISSING} if named else {}
-
-
-def _title(row: _Row) -> str:
-    return TITLES.get(row.method, row.method) + row.marks
-
-
-def _prior_title(row: _Row) -> str:
-    return TITLES.get(row.prior, row.prior.upper()) + _raw(row)
-
-
-def _raw(row: _Row) -> str:
-    return RAW if row.visual == "raw" else ""
-
-
-def _baseline(row: _Row, rows: Sequence[_Row]) -> _Row | None:
-    """The row with the same decoder and the ImageNet prior."""
-    if row.prior == BASELINE:
-        return row
-    same = [r for r in rows if r.prior == BASELINE and r.method == row.method]
-    return next((r for r in same if (r.backbone, r.marks) == (row.backbone, row.marks)), None)
+def _headings(table: Table) -> list[str]:
+    return [column.replace(" | ", " ") for column in table.columns]

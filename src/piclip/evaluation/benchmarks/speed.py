@@ -1,43 +1,57 @@
-"""Speed and memory of the priors beside transformers' plain forward pass of the same image."""
+"""Speed and memory of the priors beside transformers' plain forward pass of the same image.
+
+What runs is a CLIP with random weights, one query, and classes with cached texts and supports: how
+long the priors take does not depend on the values.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+import traceback
+from collections import defaultdict
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from piclip.clip.encoder import Encoder
-from piclip.errors import UsageError
-from piclip.evaluation.benchmarks.memory import peak_memory
-from piclip.evaluation.benchmarks.workload import (
-    CachedClasses,
-    Workload,
-    plain_forward,
-    query_priors,
-    random_classes,
-    random_encoder,
-    random_query,
-)
+from piclip.errors import PiclipError, UsageError
+from piclip.evaluation.evaluate import worker_pool
 from piclip.io.outputs import Progress
+from piclip.priors import refine_prior, visual_text_prior, visual_visual_prior
 
-TARGETS = {
-    "one_class": 1.20,
-    "extra_class": 0.10,
-    "twenty_classes": 3.0,
-    "bf16_over_fp32": 0.5,
-    "memory": 2.0,
+RATIOS = {
+    "one_class": ("one class / plain forward", 1.20, ""),
+    "extra_class": ("each further class / plain forward", 0.10, ""),
+    "twenty_classes": ("20 classes / plain forward", 3.0, ""),
+    "bf16_over_fp32": ("bfloat16 / float32", 0.5, "no AMX"),
+    "memory": ("peak memory / plain forward", 2.0, "not measurable here"),
 }
-"""The most that each ratio may be."""
+"""Fields of the report: what each is called, the most it may be, and why it may be missing."""
 
 _MANY = 20  # classes
-_MIB = 2**20
+_OBJECT_SHARE = 0.25  # of a support's patches; VOC objects of 2048 pixels and more cover about that
+
+_RESET = Path("/proc/self/clear_refs")  # of the kernel's high-water mark of resident memory
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Sizes of the model and the image; by default ViT-B/16 at 480 x 480."""
+
+    image_size: int = 480
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    embed_dim: int = 512
 
 
 @dataclass(frozen=True)
@@ -81,31 +95,38 @@ class SpeedReport:
 
     def rows(self) -> list[tuple[str, str, str]]:
         """The table for people: (what, ratio, target)."""
-        names = {
-            "one_class": "one class / plain forward",
-            "extra_class": "each further class / plain forward",
-            "twenty_classes": "20 classes / plain forward",
-            "bf16_over_fp32": "bfloat16 / float32",
-            "memory": "peak memory / plain forward",
-        }
-        missing = {"bf16_over_fp32": "no AMX", "memory": "not measurable here"}
         table = []
-        for field, name in names.items():
+        for field, (name, most, missing) in RATIOS.items():
             value = getattr(self, field)
-            shown = missing[field] if value is None else f"{value:.3f}"
-            table.append((name, shown, f"<= {TARGETS[field]:.2f}"))
+            table.append((name, missing if value is None else f"{value:.3f}", f"<= {most:.2f}"))
         return table
 
     def breakdown(self) -> list[tuple[str, str, str]]:
         """Where the time goes: (stage, one class, 20 classes), each over the plain forward."""
-        return [
-            (
-                stage,
-                f"{self.stages[stage] / self.plain_seconds:.3f}",
-                f"{self.stages_twenty[stage] / self.plain_seconds:.3f}",
-            )
-            for stage in self.stages
-        ]
+        table = []
+        for stage in self.stages:
+            one, twenty = self.stages[stage], self.stages_twenty[stage]
+            plain = self.plain_seconds
+            table.append((stage, f"{one / plain:.3f}", f"{twenty / plain:.3f}"))
+        return table
+
+
+class CachedClasses(NamedTuple):
+    """What is kept of C classes with one support each.
+
+    Attributes:
+        foreground: Text vectors, (C, E).
+        background: Text vectors, (C, E).
+        last: Support tokens after the last block, (C, 1, N, D).
+        previous: Support tokens after the second-to-last block, (C, 1, N, D).
+        mask: The object's patches, bool (C, 1, N).
+    """
+
+    foreground: Tensor
+    background: Tensor
+    last: Tensor
+    previous: Tensor
+    mask: Tensor
 
 
 def run_speed_benchmark(
@@ -133,24 +154,29 @@ def run_speed_benchmark(
 
     Raises:
         UsageError: Fewer than one round or thread.
+        PiclipError: A process that measures memory failed.
     """
     if rounds < 1 or threads < 1:
         raise UsageError("The benchmark needs at least one round and one thread.")
     workload = workload or Workload()
-    with _threads(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
         times = _time_rounds(workload, rounds, on_round)
-    plain = median(times.plain)
-    one, twenty = (median(sum(run.values()) for run in runs) for runs in (times.one, times.many))
-    memory = _memory(workload, threads) if measure_memory else {}
+    finally:
+        torch.set_num_threads(before)
+    totals = {name: median(sum(run.values()) for run in runs) for name, runs in times.items()}
+    plain, one, twenty = totals["plain"], totals["one"], totals["twenty"]
+    memory = peak_memory(workload, threads) if measure_memory else {}
     return SpeedReport(
         one_class=one / plain,
         extra_class=(twenty - one) / (_MANY - 1) / plain,
         twenty_classes=twenty / plain,
-        bf16_over_fp32=median(times.bfloat16) / one if times.bfloat16 else None,
+        bf16_over_fp32=totals["bfloat16"] / one if "bfloat16" in totals else None,
         memory=memory["priors"] / memory["plain"] if memory else None,
         plain_seconds=plain,
-        stages=_stage_medians(times.one),
-        stages_twenty=_stage_medians(times.many),
+        stages=_stage_medians(times["one"]),
+        stages_twenty=_stage_medians(times["twenty"]),
         memory_mib=memory,
         threads=threads,
         rounds=rounds,
@@ -158,72 +184,175 @@ def run_speed_benchmark(
     )
 
 
-@dataclass(frozen=True)
-class _Times:
-    plain: list[float]
-    one: list[dict[str, float]]
-    many: list[dict[str, float]]
-    bfloat16: list[float]
-
-
-def _time_rounds(workload: Workload, rounds: int, on_round: Progress | None) -> _Times:
-    encoder, pixels = random_encoder(workload), random_query(workload)
-    classes = random_classes(workload, _MANY, encoder.dtype)
+def _time_rounds(
+    workload: Workload, rounds: int, on_round: Progress | None
+) -> dict[str, list[dict[str, float]]]:
+    """Each round's seconds of the stages of each pass; without AMX there is none in bfloat16."""
+    pixels, encoder = random_query(workload), random_encoder(workload)
+    one, twenty = (random_classes(workload, count, encoder.dtype) for count in (1, _MANY))
     half = random_encoder(workload, "bfloat16") if has_amx() else None
-    half_classes = random_classes(workload, 1, torch.bfloat16)
-    times = _Times([], [], [], [])
+    half_one = random_classes(workload, 1, torch.bfloat16)
+    times = defaultdict[str, list[dict[str, float]]](list)
     for number in range(rounds + 1):
-        plain = _plain_seconds(encoder, pixels)
-        one = query_priors(encoder, pixels, classes.first(1))
-        many = query_priors(encoder, pixels, classes)
-        reduced = _bfloat16_seconds(half, pixels, half_classes)
-        if number > 0:  # the first round warms up
-            times.plain.append(plain)
-            times.one.append(one)
-            times.many.append(many)
-            times.bfloat16.extend(reduced)
-            if on_round is not None:
-                on_round(number, rounds)
-    return times
+        times["plain"].append(_time_plain(encoder, pixels))
+        times["one"].append(query_priors(encoder, pixels, one))
+        times["twenty"].append(query_priors(encoder, pixels, twenty))
+        if half is not None:
+            times["bfloat16"].append(query_priors(half, pixels, half_one))
+        if number > 0 and on_round is not None:
+            on_round(number, rounds)
+    return {name: runs[1:] for name, runs in times.items()}  # the first round warms up
 
 
-def _plain_seconds(encoder: Encoder, pixels: Tensor) -> float:
+def _time_plain(encoder: Encoder, pixels: Tensor) -> dict[str, float]:
     start = time.perf_counter()
     plain_forward(encoder, pixels)
-    return time.perf_counter() - start
-
-
-def _bfloat16_seconds(
-    encoder: Encoder | None, pixels: Tensor, classes: CachedClasses
-) -> list[float]:
-    if encoder is None:
-        return []
-    return [sum(query_priors(encoder, pixels, classes).values())]
+    return {"plain": time.perf_counter() - start}
 
 
 def _stage_medians(runs: list[dict[str, float]]) -> dict[str, float]:
     return {stage: median(run[stage] for run in runs) for stage in runs[0]}
 
 
-def _memory(workload: Workload, threads: int) -> dict[str, float]:
-    """Peaks in MiB of "plain" and "priors"; empty where they cannot be measured."""
-    peaks = {task: peak_memory(task, workload, threads) for task in ("plain", "priors")}
-    return {task: peak / _MIB for task, peak in peaks.items() if peak is not None}
-
-
 def has_amx() -> bool:
     """Whether the processor multiplies bfloat16 matrices in hardware (Intel AMX, on Linux)."""
-    try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
+    processors = Path("/proc/cpuinfo")
+    return processors.exists() and "amx_bf16" in processors.read_text(encoding="utf-8")
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def random_encoder(workload: Workload, dtype: str = "float32") -> Encoder:
+    """A CLIP with random weights; the text tower is a stub, since texts are embedded once."""
+    from transformers import CLIPConfig, CLIPModel  # noqa: PLC0415 - slow to import
+
+    torch.manual_seed(0)
+    config = CLIPConfig(
+        text_config={
+            "hidden_size": 64,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+        },
+        vision_config={
+            "hidden_size": workload.width,
+            "intermediate_size": 4 * workload.width,
+            "num_hidden_layers": workload.depth,
+            "num_attention_heads": workload.heads,
+            "image_size": 14 * workload.patch_size,
+            "patch_size": workload.patch_size,
+        },
+        projection_dim=workload.embed_dim,
+        attn_implementation="sdpa",
+    )
+    return Encoder(CLIPModel(config), None, device="cpu", dtype=dtype)
+
+
+def random_query(workload: Workload) -> Tensor:
+    """Pixels (1, 3, S, S)."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(1, 3, workload.image_size, workload.image_size, generator=generator)
+
+
+def random_classes(workload: Workload, count: int, dtype: torch.dtype) -> CachedClasses:
+    """Random texts and support tokens of some classes."""
+    generator = torch.Generator().manual_seed(2)
+    patches = (workload.image_size // workload.patch_size) ** 2
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return CachedClasses(
+        foreground=F.normalize(normal(count, workload.embed_dim), dim=-1),
+        background=F.normalize(normal(count, workload.embed_dim), dim=-1),
+        last=normal(count, 1, patches, workload.width).to(dtype),
+        previous=normal(count, 1, patches, workload.width).to(dtype),
+        mask=torch.rand(count, 1, patches, generator=generator) < _OBJECT_SHARE,
+    )
+
+
+@torch.inference_mode()
+def plain_forward(encoder: Encoder, pixels: Tensor) -> Tensor:
+    """Transformers' own pass over the image, with scaled-dot-product attention."""
+    tokens: Tensor = encoder.model.vision_model(
+        pixels.to(encoder.dtype), interpolate_pos_encoding=True
+    ).last_hidden_state
+    return tokens
+
+
+def query_priors(encoder: Encoder, pixels: Tensor, classes: CachedClasses) -> dict[str, float]:
+    """Encodes a query and computes all its priors: VTP, VVP of both blocks, refined VTP.
+
+    Returns:
+        Seconds of each stage.
+    """
+    marks = [time.perf_counter()]
+    encoding = encoder.encode(pixels)
+    marks.append(time.perf_counter())
+    text_maps = visual_text_prior(
+        encoding.last_block,
+        classes.foreground,
+        classes.background,
+        logit_scale=encoder.logit_scale,
+        grid=encoding.grid,
+    )
+    marks.append(time.perf_counter())
+    visual_visual_prior(encoding.last, classes.last, classes.mask)
+    visual_visual_prior(encoding.previous, classes.previous, classes.mask)
+    marks.append(time.perf_counter())
+    refine_prior(text_maps, encoding.attention)
+    marks.append(time.perf_counter())
+    stages = ("encoding", "text prior", "visual prior", "refinement")
+    return dict(zip(stages, (end - start for start, end in pairwise(marks)), strict=True))
+
+
+def peak_memory(workload: Workload, threads: int) -> dict[str, float]:
+    """Peaks of a plain pass and of the priors of one class above the loaded model, in MiB.
+
+    Each is measured in a fresh process. Resident memory counts everything, the buffers of the
+    matrix library included, which a tensor profiler does not see.
+
+    Returns:
+        Those of "plain" and "priors"; empty where the system does not tell (other than Linux).
+
+    Raises:
+        PiclipError: A measuring process failed.
+    """
+    peaks: dict[str, float] = {}
+    for task in ("plain", "priors") if _RESET.exists() else ():
+        with worker_pool(1, threads) as pool:
+            try:
+                peaks[task] = pool.submit(_measure, task, workload).result()
+            except Exception as error:  # any, of a process that was killed too
+                reason = traceback.format_exception_only(error)[-1].strip()
+                raise PiclipError(
+                    f"The process that measures memory failed ({reason}); close other programs "
+                    f"and rerun."
+                ) from error
+    return peaks
+
+
+def _measure(task: str, workload: Workload) -> float:
+    """MiB by which the peak rises in one pass, after a small image has warmed the libraries up."""
+    encoder = random_encoder(workload)
+    for size in (replace(workload, image_size=2 * workload.patch_size), workload):
+        pixels, classes = random_query(size), random_classes(size, 1, encoder.dtype)
+        gc.collect()
+        # Gives freed heap back, so that the run cannot reuse it unseen.
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+        _RESET.write_text("5")  # see proc(5)
+        before = _status("VmRSS")
+        if task == "plain":
+            plain_forward(encoder, pixels)
+        else:
+            query_priors(encoder, pixels, classes)
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> float:
+    """What the system says of this process, in MiB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) / 1024
+    raise PiclipError(f"The system does not report {field}, so memory cannot be measured here.")
