@@ -35,6 +35,8 @@ class ModelSettings:
             between patches; above 0.
         text_weight: Most weight of the name's map against the supports, both as log-odds; 0 or
             more.
+        text_level: Log-odds of the name on the supports, as the CLIP itself sees them, at which it
+            is half believed.
         presence: What presence is 0.5 at, on the scale of `piclip.training_free.presence`.
         threshold: Least score of a pixel that belongs to a class.
     """
@@ -46,6 +48,7 @@ class ModelSettings:
     blocks: tuple[int, ...] | None = None
     sharpness: float = 3.0
     text_weight: float = 0.6
+    text_level: float = 0.0
     presence: float = 0.25
     threshold: float = 0.5
 
@@ -82,7 +85,7 @@ def read_settings(
             f"{where} are not valid: image_size must be a multiple of the patch ({patch}), "
             f"attention_blocks null or 1 to {depth}, blocks null or numbers from 1 to {depth}, "
             f"mean and std three numbers (std above 0), sharpness above 0, text_weight 0 or more, "
-            f"threshold 0 to 1, presence a number."
+            f"threshold 0 to 1, text_level and presence numbers."
         )
     return settings
 
@@ -96,7 +99,7 @@ def _typed(values: Mapping[str, Any]) -> dict[str, Any]:
 def _are_valid(settings: ModelSettings, patch: int, depth: int) -> bool:
     """Whether all values are in range; TypeError where one is no number."""
     attended, compared = settings.attention_blocks, settings.blocks
-    numbers = (*settings.mean, *settings.std, settings.presence)
+    numbers = (*settings.mean, *settings.std, settings.text_level, settings.presence)
     return (
         isinstance(settings.image_size, int)
         and settings.image_size > 0

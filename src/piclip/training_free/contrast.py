@@ -8,10 +8,8 @@ For a class with supports, of which patches s are shown with a coverage c_s, and
         + w logit t                                          with a name that the CLIP knows
     score = sigmoid(r)
 
-t is VTP after PIR. The name counts as far as its map agrees with the supports' masks:
-w = text_weight (2 AUC - 1)^2, with the AUC of t between object and background patches of the
-supports. So a name that the CLIP does not know, or supports of another class than the name says,
-leave the word to the supports.
+t is VTP after PIR, and w = text_weight times how far the name is to be believed
+(`piclip.training_free.naming`).
 """
 
 from __future__ import annotations
@@ -30,9 +28,10 @@ from piclip.clip.preprocessing import mask_coverage
 from piclip.priors import contrast_prior
 from piclip.training_free.clusters import average_over_parts, cluster_parts
 from piclip.training_free.evidence import Answer, ClassMemory
+from piclip.training_free.naming import agreement, named_log_odds, text_maps
 from piclip.training_free.presence import class_presence, presence_level
 from piclip.training_free.upsampling import edge_aware_upsample
-from piclip.training_free.vision import Seen, Vision, text_maps
+from piclip.training_free.vision import Seen, Vision
 
 _MARGIN = 0.25  # of the object's box on each side, when it is looked at closely
 _MOST_PATCHES = 8192  # of one class; more supports are thinned evenly
@@ -74,14 +73,13 @@ class ContrastEvidence:
             parts.append((seen.tokens[:, 0], seen.tokens.new_zeros(seen.tokens.shape[2]), number))
         memory = _joined(name, len(whole), parts, texts)
         if len(texts):
-            memory = replace(memory, trust=self._trust(memory, whole))
+            memory = self._named(memory, whole)
         level = presence_level(
             self,
             memory,
             [seen for seen, _ in whole],
             without,
             default=self.settings.presence,
-            logit_scale=self._scale,
         )
         return replace(memory, level=level)
 
@@ -89,25 +87,24 @@ class ContrastEvidence:
         self, seen: Seen, memories: Sequence[ClassMemory], contrast: Tensor | None
     ) -> Answer:
         """See `Evidence.answer`."""
-        log_odds = self.log_odds(seen, memories)
-        shown = log_odds
-        maps = {"contrast": torch.sigmoid(shown)}
-        if seen.encoding is not None:
+        shown = self.log_odds(seen, memories)
+        maps, named = {"contrast": torch.sigmoid(shown)}, self.named(seen, memories)
+        log_odds = shown
+        if seen.encoding is not None and named is not None:
             texts = torch.stack([memory.texts for memory in memories])
             plain, refined = text_maps(
                 seen.encoding, texts, logit_scale=self._scale, contrast=contrast
             )
             plain, refined = (_on_grid(part, seen.grid) for part in (plain, refined))
             maps |= {"visual_text": plain, "visual_text_refined": refined}
-            weight = self.settings.text_weight * torch.stack([m.trust for m in memories])
-            named = torch.logit(refined.clamp(_CLAMP, 1 - _CLAMP))
-            log_odds = log_odds + weight.view(-1, 1, 1) * named
+            said = torch.stack([memory.named for memory in memories])
+            trust = torch.stack([memory.agreement for memory in memories]) * torch.sigmoid(
+                (said + named) / 2 - self.settings.text_level
+            )
+            weight = self.settings.text_weight * trust[:, :, None, None]
+            log_odds = shown + weight * torch.logit(refined.clamp(_CLAMP, 1 - _CLAMP))
         maps["fused"] = torch.sigmoid(log_odds)
-        presence = [
-            class_presence(seen, memory, shown[:, index].flatten(1), self._scale)
-            for index, memory in enumerate(memories)
-        ]
-        return Answer(log_odds, maps, torch.stack(presence, dim=1))
+        return Answer(log_odds, maps, class_presence(seen, memories, shown, named))
 
     def enlarge(self, values: Tensor, image: Image.Image) -> Tensor:
         """Along the image's edges at 8 pixels a patch, then bilinearly to its own size."""
@@ -119,6 +116,13 @@ class ContrastEvidence:
         full: Tensor = F.interpolate(fine, size=size, mode="bilinear", align_corners=False)
         scores: Tensor = full[0].sigmoid()
         return scores
+
+    def named(self, seen: Seen, memories: Sequence[ClassMemory]) -> Tensor | None:
+        """The CLIP's log-odds of the names, (B, C); None without a CLIP."""
+        if seen.encoding is None:
+            return None
+        texts = torch.stack([memory.texts for memory in memories])
+        return named_log_odds(seen.encoding, texts, self._scale)
 
     def log_odds(self, seen: Seen, memories: Sequence[ClassMemory]) -> Tensor:
         """R without the name, (B, C, h, w)."""
@@ -132,65 +136,46 @@ class ContrastEvidence:
         """Z of one class, mean over the blocks, (B, N)."""
         blocks = [
             contrast_prior(
-                query, support, memory.coverage[None], sharpness=self.settings.sharpness / spread
+                query,
+                support,
+                memory.coverage[None],
+                sharpness=self.settings.sharpness / float(spread),
             )[:, 0]
             for query, support, spread in zip(
-                seen.tokens, memory.tokens, _spreads(memory.tokens), strict=True
+                seen.tokens, memory.tokens, memory.spreads, strict=True
             )
         ]
         return torch.stack(blocks).mean(0)
 
-    def _trust(self, memory: ClassMemory, whole: Sequence[tuple[Seen, Tensor]]) -> Tensor:
-        """(2 AUC - 1)^2 of the name's map on the supports, 0 where it is no better than chance."""
-        maps, coverages = [], []
-        for seen, coverage in whole:
+    def _named(self, memory: ClassMemory, whole: Sequence[tuple[Seen, Tensor]]) -> ClassMemory:
+        """The memory with what the supports say of the name."""
+        maps, said, texts = [], [], memory.texts[None]
+        for seen, _ in whole:
             assert seen.encoding is not None
-            _, refined = text_maps(
-                seen.encoding, memory.texts[None], logit_scale=self._scale, contrast=None
-            )
+            _, refined = text_maps(seen.encoding, texts, logit_scale=self._scale)
             maps.append(_on_grid(refined, seen.grid).flatten())
-            coverages.append(coverage)
-        area = area_under_curve(torch.cat(maps), torch.cat(coverages))
-        trust: Tensor = (2 * area - 1).clamp_min(0).square()
-        return trust
+            said.append(named_log_odds(seen.encoding, texts, self._scale).mean())
+        agreed = agreement(maps, [coverage for _, coverage in whole])
+        return replace(memory, agreement=agreed, named=torch.stack(said).mean())
 
     @property
     def _scale(self) -> float:
         return 0.0 if self.vision.encoder is None else self.vision.encoder.logit_scale
 
 
-def area_under_curve(values: Tensor, coverage: Tensor) -> Tensor:
-    """Probability that an object patch has a greater value than a background patch.
-
-    Args:
-        values: (N,).
-        coverage: Share of each patch that is object, (N,) in [0, 1].
-
-    Returns:
-        Of a pair drawn by coverage, ties by halves, () in [0, 1]; 0.5 where all is object or all
-        background.
-    """
-    levels, place = values.unique(return_inverse=True)
-    inside = torch.zeros_like(levels).index_add_(0, place, coverage.to(levels.dtype))
-    outside = torch.zeros_like(levels).index_add_(0, place, 1 - coverage.to(levels.dtype))
-    pairs = inside.sum() * outside.sum()
-    below = outside.cumsum(0) - outside / 2
-    area: Tensor = (inside * below).sum() / pairs
-    return torch.where(pairs > 0, area, 0.5)
-
-
-def _spreads(tokens: Tensor) -> list[float]:
-    """Standard deviation of the cosines between patches that were shown, for each block.
+def cosine_spreads(tokens: Tensor) -> Tensor:
+    """Standard deviation of the cosines between all patches, for each block, (L,).
 
     Of unit vectors s with the mean m, the mean cosine of all pairs is |m|^2 and that of its square
     |S|^2 with S = mean of s s^T, so no matrix of pairs is made.
+
+    Args:
+        tokens: Unit vectors, (L, M, D).
     """
-    spreads = []
-    for part in tokens:
-        mean = part.mean(0)
-        second = part.mT @ part / len(part)
-        spreads.append(float((second.square().sum() - (mean @ mean) ** 2).clamp_min(1e-8).sqrt()))
-    return spreads
+    mean = tokens.mean(1)
+    second = tokens.mT @ tokens / tokens.shape[1]
+    variance = second.square().sum((1, 2)) - mean.square().sum(1).square()
+    return variance.clamp_min(1e-8).sqrt()
 
 
 def _joint(tokens: Tensor) -> Tensor:
@@ -213,14 +198,17 @@ def _joined(
     owner = torch.cat([torch.full((len(c),), number) for _, c, number in parts])
     step = -(-len(coverage) // _MOST_PATCHES)
     device = tokens.device
+    tokens = tokens[:, ::step].contiguous()
     return ClassMemory(
         name=name,
         count=torch.tensor(count),
-        tokens=tokens[:, ::step].contiguous(),
+        tokens=tokens,
+        spreads=cosine_spreads(tokens),
         coverage=coverage[::step].contiguous(),
         owner=owner[::step].contiguous(),
         texts=texts,
-        trust=torch.zeros((), device=device),
+        agreement=torch.zeros((), device=device),
+        named=torch.zeros((), device=device),
         level=torch.zeros((), device=device),
     )
 

@@ -22,20 +22,24 @@ class ClassMemory:
         name: The class.
         count: Number of supports K, int64 ().
         tokens: Patches that were shown, after each of L blocks, (L, M, D).
+        spreads: Standard deviation of the cosines between them, for each block, (L,).
         coverage: Share of each of them that is object, (M,).
         owner: Number of the image that each of them is from, int64 (M,).
         texts: Text vectors of the class and of its absence, (2, E); (0, 0) without a text tower.
-        trust: How far the name's map agrees with the supports' masks, () in [0, 1].
+        agreement: How far the name's map agrees with the supports' masks, () in [0, 1].
+        named: The CLIP's log-odds that the name is true of the supports, ().
         level: What presence is 0.5 at, ().
     """
 
     name: str
     count: Tensor
     tokens: Tensor
+    spreads: Tensor
     coverage: Tensor
     owner: Tensor
     texts: Tensor
-    trust: Tensor
+    agreement: Tensor
+    named: Tensor
     level: Tensor
 
     @property

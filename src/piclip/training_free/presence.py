@@ -5,15 +5,15 @@ An image-level score on one scale for every tower, compared with a level:
     u, o   mean of the query's patches, weighted by sigmoid(3 r), and of the object's patches
     a      cosines of all patches that were shown with o
     s      = (u.o - mean a) / (5 std a)         how like the object the region found is,
-                                                 mean over the blocks
-           + max r / 8                           how sure the surest patch is
-           + trust (sigmoid(l v.(t_f - t_b)) - 1/2) / 2     the CLIP's own image-text score
+                                                mean over the blocks
+           + max r / 8                          how sure the surest patch is
+           + agreement sigmoid(n_s) (sigmoid(n_q) - 1/2)      what the CLIP says of the name
     presence = sigmoid(8 (s - level))
 
-r is the log-odds without the name; v is the image's vector in the space of the texts, made of the
-class token, and l the CLIP's factor on cosines. The standardised cosine does not change when all
-tokens share a direction, as in CLIP. With two supports or more the level lies half way between the
-model's own and what each of them gets from the others; with negatives it lies above what these get.
+r is the log-odds without the name; agreement and n as in `piclip.training_free.naming`. The
+standardised cosine does not change when all tokens share a direction, as in CLIP. With two supports
+or more the level lies half way between the model's own and what each of them gets from the others;
+with negatives it lies above what these get.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from piclip.clip.encoder import Encoding
 from piclip.training_free.evidence import ClassMemory
 from piclip.training_free.vision import Seen
 
@@ -39,37 +38,53 @@ class LogOdds(Protocol):
     """What presence needs of the evidence."""
 
     def log_odds(self, seen: Seen, memories: Sequence[ClassMemory]) -> Tensor:
-        """R without the name, (B, C, h, w)."""
+        """R without the names, (B, C, h, w)."""
+        ...
+
+    def named(self, seen: Seen, memories: Sequence[ClassMemory]) -> Tensor | None:
+        """The CLIP's log-odds of the names, (B, C); None without a CLIP."""
         ...
 
 
-def presence_score(seen: Seen, memory: ClassMemory, log_odds: Tensor, logit_scale: float) -> Tensor:
-    """S of one class in B queries, (B,).
+def presence_scores(
+    seen: Seen, memories: Sequence[ClassMemory], log_odds: Tensor, named: Tensor | None
+) -> Tensor:
+    """S of classes in B queries, (B, C).
 
     Args:
         seen: The queries.
-        memory: The class.
-        log_odds: r without the name, (B, N).
-        logit_scale: Factor on cosines of images and texts.
+        memories: The classes.
+        log_odds: r without the names, (B, C, h, w).
+        named: The CLIP's log-odds that the names are true of the queries, (B, C), if it reads them.
     """
-    region = torch.sigmoid(3 * log_odds)
+    region = torch.sigmoid(3 * log_odds.flatten(2))
+    alike = torch.stack(
+        [_likeness(seen, memory, region[:, index]) for index, memory in enumerate(memories)], dim=1
+    )
+    scores = alike / 5 + log_odds.amax((2, 3)) / 8
+    if named is None:
+        return scores
+    known = torch.stack([memory.agreement * memory.named.sigmoid() for memory in memories])
+    return scores + known * (named.sigmoid() - 0.5)
+
+
+def _likeness(seen: Seen, memory: ClassMemory, region: Tensor) -> Tensor:
+    """Standardised cosine of the region (B, N) with the object, mean over the blocks, (B,)."""
     standard = []
     for query, support in zip(seen.tokens, memory.tokens, strict=True):
-        found = F.normalize(torch.einsum("bn,bnd->bd", region, query), dim=-1)
+        found = F.normalize((region[:, None] @ query)[:, 0], dim=-1)
         shown = F.normalize(memory.coverage @ support, dim=-1)
         cosines = support @ shown
         standard.append((found @ shown - cosines.mean()) / cosines.std().clamp_min(1e-4))
-    score = torch.stack(standard).mean(0) / 5 + log_odds.amax(1) / 8
-    if seen.encoding is None or not len(memory.texts):
-        return score
-    margin = image_vector(seen.encoding) @ (memory.texts[0] - memory.texts[1])
-    return score + memory.trust * (torch.sigmoid(logit_scale * margin) - 0.5) / 2
+    return torch.stack(standard).mean(0)
 
 
-def class_presence(seen: Seen, memory: ClassMemory, log_odds: Tensor, logit_scale: float) -> Tensor:
-    """Probability that the class is in each of B queries, (B,); arguments as `presence_score`."""
-    score = presence_score(seen, memory, log_odds, logit_scale)
-    return torch.sigmoid(_SLOPE * (score - memory.level))
+def class_presence(
+    seen: Seen, memories: Sequence[ClassMemory], log_odds: Tensor, named: Tensor | None
+) -> Tensor:
+    """Probability that classes are in each of B queries, (B, C); as `presence_scores`."""
+    levels = torch.stack([memory.level for memory in memories])
+    return torch.sigmoid(_SLOPE * (presence_scores(seen, memories, log_odds, named) - levels))
 
 
 def presence_level(
@@ -79,7 +94,6 @@ def presence_level(
     negatives: Sequence[Seen],
     *,
     default: float,
-    logit_scale: float,
 ) -> Tensor:
     """What presence is 0.5 at.
 
@@ -89,7 +103,6 @@ def presence_level(
         supports: Its supports, seen whole.
         negatives: Images without it.
         default: For one support and no negative.
-        logit_scale: As in `presence_score`.
 
     Returns:
         The default; with two supports or more, half way from it to a little below the least score
@@ -98,9 +111,9 @@ def presence_level(
     """
 
     def score(seen: Seen, known: ClassMemory) -> Tensor:
-        return presence_score(seen, known, evidence.log_odds(seen, [known])[:, 0].flatten(1), scale)
+        named = evidence.named(seen, [known])
+        return presence_scores(seen, [known], evidence.log_odds(seen, [known]), named).flatten()
 
-    scale = logit_scale
     level = memory.coverage.new_tensor(default)
     least = None
     if len(supports) > 1:
@@ -119,14 +132,6 @@ def presence_level(
         present = score(supports[0], memory).min() if least is None else least
         level = torch.maximum(level, (greatest + present) / 2)
     return level
-
-
-def image_vector(encoding: Encoding) -> Tensor:
-    """The class token after the final norm in the space of the texts, unit vectors (B, E)."""
-    block = encoding.last_block
-    head, token = block.head, block.output[:, 0]
-    normed = F.layer_norm(token, token.shape[-1:], head.ln_weight, head.ln_bias, head.eps)
-    return F.normalize((normed @ head.projection.mT).float(), dim=-1)
 
 
 def _without(memory: ClassMemory, number: int) -> ClassMemory:

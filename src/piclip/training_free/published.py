@@ -22,7 +22,8 @@ from piclip.clip.preprocessing import (
 )
 from piclip.priors import box_mask, min_max, spread, transition_matrix, visual_visual_prior
 from piclip.training_free.evidence import Answer, ClassMemory
-from piclip.training_free.vision import Seen, text_maps
+from piclip.training_free.naming import text_maps
+from piclip.training_free.vision import Seen
 
 
 class PublishedEvidence:
@@ -53,10 +54,12 @@ class PublishedEvidence:
             name=name,
             count=torch.tensor(len(parts)),
             tokens=tokens,
+            spreads=tokens.new_ones(len(tokens)),
             coverage=tokens.new_ones(tokens.shape[1]),
             owner=torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)),
             texts=texts,
-            trust=tokens.new_ones(()),
+            agreement=tokens.new_ones(()),
+            named=tokens.new_zeros(()),
             level=tokens.new_zeros(()),
         )
 

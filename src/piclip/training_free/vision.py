@@ -16,7 +16,6 @@ from piclip.clip.cache import Cache, content_key
 from piclip.clip.encoder import Encoder, Encoding
 from piclip.clip.preprocessing import fit_size, to_pixels
 from piclip.clip.settings import ModelSettings
-from piclip.priors import box_mask, spread, transition_matrix, visual_text_prior
 
 
 class Tower(Protocol):
@@ -124,31 +123,6 @@ class Vision:
         if self.encoder is None or self.encoder is self.tower:
             return [self.tower]
         return [self.tower, self.encoder]
-
-
-def text_maps(
-    encoding: Encoding, texts: Tensor, *, logit_scale: float, contrast: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """VTP of classes and what PIR makes of it, as published.
-
-    Args:
-        encoding: B images.
-        texts: Vectors of each class and of its absence, (C, 2, E).
-        logit_scale: Factor on cosines before a softmax over texts.
-        contrast: Further texts (X, E) that every class meets.
-
-    Returns:
-        Two maps in [0, 1] on the CLIP's own grid, (B, C, h, w) each.
-    """
-    plain = visual_text_prior(
-        encoding.last_block,
-        texts[:, 0],
-        texts[:, 1],
-        logit_scale=logit_scale,
-        grid=encoding.grid,
-        contrast=contrast,
-    )
-    return plain, spread(plain * box_mask(plain), transition_matrix(encoding.attention))
 
 
 def _units(tokens: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,94 @@
+"""What a CLIP says of a class's name: where it is, and whether to believe it.
+
+A CLIP may not know a name, and a user may show another class than the name says. So the name's map
+counts as far as the supports and the query bear it out:
+
+    trust = (2 AUC - 1)^2 sigmoid((n_s + n_q) / 2 - text_level)
+
+AUC is that of the map between object and background patches of the supports, n the CLIP's own
+log-odds that the name is true of the supports (mean) and of the query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from piclip.clip.encoder import Encoding
+from piclip.priors import box_mask, spread, transition_matrix, visual_text_prior
+
+
+def text_maps(
+    encoding: Encoding, texts: Tensor, *, logit_scale: float, contrast: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """VTP of classes and what PIR makes of it, as published.
+
+    Args:
+        encoding: B images.
+        texts: Vectors of each class and of its absence, (C, 2, E).
+        logit_scale: Factor on cosines before a softmax over texts.
+        contrast: Further texts (X, E) that every class meets.
+
+    Returns:
+        Two maps in [0, 1] on the CLIP's own grid, (B, C, h, w) each.
+    """
+    plain = visual_text_prior(
+        encoding.last_block,
+        texts[:, 0],
+        texts[:, 1],
+        logit_scale=logit_scale,
+        grid=encoding.grid,
+        contrast=contrast,
+    )
+    return plain, spread(plain * box_mask(plain), transition_matrix(encoding.attention))
+
+
+def named_log_odds(encoding: Encoding, texts: Tensor, logit_scale: float) -> Tensor:
+    """The CLIP's own log-odds that names are true of images, (B, C).
+
+    Args:
+        encoding: B images; their class token after the final norm and the projection speaks.
+        texts: Vectors of each class and of its absence, (C, 2, E).
+        logit_scale: Factor on cosines of images and texts.
+    """
+    block = encoding.last_block
+    head, token = block.head, block.output[:, 0]
+    normed = F.layer_norm(token, token.shape[-1:], head.ln_weight, head.ln_bias, head.eps)
+    image = F.normalize((normed @ head.projection.mT).float(), dim=-1)
+    log_odds: Tensor = logit_scale * image @ (texts[:, 0] - texts[:, 1]).mT
+    return log_odds
+
+
+def agreement(maps: Sequence[Tensor], coverages: Sequence[Tensor]) -> Tensor:
+    """``(2 AUC - 1)^2`` of maps with masks, 0 where they are no better than chance, ().
+
+    Args:
+        maps: Of each support, (N,).
+        coverages: Share of each of its patches that is object, (N,).
+    """
+    area = area_under_curve(torch.cat(list(maps)), torch.cat(list(coverages)))
+    squared: Tensor = (2 * area - 1).clamp_min(0).square()
+    return squared
+
+
+def area_under_curve(values: Tensor, coverage: Tensor) -> Tensor:
+    """Probability that an object patch has a greater value than a background patch.
+
+    Args:
+        values: (N,).
+        coverage: Share of each patch that is object, (N,) in [0, 1].
+
+    Returns:
+        Of a pair drawn by coverage, ties by halves, () in [0, 1]; 0.5 where all is object or all
+        background.
+    """
+    levels, place = values.unique(return_inverse=True)
+    inside = torch.zeros_like(levels).index_add_(0, place, coverage.to(levels.dtype))
+    outside = torch.zeros_like(levels).index_add_(0, place, 1 - coverage.to(levels.dtype))
+    pairs = inside.sum() * outside.sum()
+    below = outside.cumsum(0) - outside / 2
+    area: Tensor = (inside * below).sum() / pairs
+    return torch.where(pairs > 0, area, 0.5)
