@@ -36,14 +36,16 @@ def test_report_holds_the_ratios_of_its_own_medians(monkeypatch):
     assert report.bf16_over_fp32 > 0
     assert list(report.stages) == list(report.stages_twenty) == STAGES
     assert json.loads(json.dumps(report.as_dict()))["workload"]["depth"] == 2
-    assert len(report.rows()) == 5
+    assert len(report.rows()) == 7
+    assert report.predict_twenty_classes > 0 < report.predict_one_class
     assert [row[0] for row in report.breakdown()] == STAGES
 
 
 def test_ratios_are_of_medians(monkeypatch):
     stage_seconds = iter([9.0, 9.0] + [2.2, 5.9] * 3)  # the first round is not counted
     monkeypatch.setattr(speed, "has_amx", lambda: False)
-    monkeypatch.setattr(speed, "_time_plain", lambda *_: {"plain": 2.0})
+    seconds = {"plain": 2.0, "predict_one": 2.4, "predict_twenty": 5.0}
+    monkeypatch.setattr(speed, "_seconds", lambda stage, _: {stage: seconds[stage]})
     monkeypatch.setattr(
         speed, "query_priors", lambda *_: {"encoding": next(stage_seconds), "refinement": 0.1}
     )
@@ -51,6 +53,8 @@ def test_ratios_are_of_medians(monkeypatch):
     assert report.one_class == pytest.approx(1.15)
     assert report.twenty_classes == pytest.approx(3.0)
     assert report.extra_class == pytest.approx(1.85 / 19)
+    assert report.predict_one_class == pytest.approx(1.2)
+    assert report.predict_twenty_classes == pytest.approx(2.5)
     assert report.stages == {"encoding": 2.2, "refinement": 0.1}
     assert report.breakdown()[0] == ("encoding", "1.100", "2.950")
     assert report.memory is None

@@ -1,7 +1,7 @@
-"""Speed and memory of the priors beside transformers' plain forward pass of the same image.
+"""Speed and memory of priors and masks beside transformers' plain forward pass of the same image.
 
 What runs is a CLIP with random weights, one query, and classes with cached texts and supports: how
-long the priors take does not depend on the values.
+long it takes does not depend on the values.
 """
 
 from __future__ import annotations
@@ -11,26 +11,35 @@ import gc
 import time
 import traceback
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from piclip.clip.encoder import Encoder
+from piclip.clip.settings import ModelSettings
 from piclip.errors import PiclipError, UsageError
 from piclip.evaluation.evaluate import worker_pool
 from piclip.io.outputs import Progress
+from piclip.io.supports import Support
 from piclip.priors import refine_prior, visual_text_prior, visual_visual_prior
+from piclip.segmenter import FewShotSegmenter
 
 RATIOS = {
     "one_class": ("one class / plain forward", 1.20, ""),
     "extra_class": ("each further class / plain forward", 0.10, ""),
     "twenty_classes": ("20 classes / plain forward", 3.0, ""),
+    "predict_one_class": ("predict, one class / plain forward", 1.35, ""),
+    "predict_twenty_classes": ("predict, 20 classes / plain forward", 3.0, ""),
     "bf16_over_fp32": ("bfloat16 / float32", 0.5, "no AMX"),
     "memory": ("peak memory / plain forward", 2.0, "not measurable here"),
 }
@@ -63,6 +72,9 @@ class SpeedReport:
             texts and supports, the query's encoding included.
         extra_class: What each further class adds, mean over the second to the twentieth.
         twenty_classes: Priors of twenty classes.
+        predict_one_class: `FewShotSegmenter.predict` end to end, an image in memory to its mask, of
+            one class with one support.
+        predict_twenty_classes: The same of twenty classes.
         bf16_over_fp32: Time of one class in bfloat16 over float32; None where the processor has no
             AMX, without which bfloat16 is emulated.
         memory: Peak memory above the loaded model, one class over plain; None where the system
@@ -79,6 +91,8 @@ class SpeedReport:
     one_class: float
     extra_class: float
     twenty_classes: float
+    predict_one_class: float
+    predict_twenty_classes: float
     bf16_over_fp32: float | None
     memory: float | None
     plain_seconds: float
@@ -172,6 +186,8 @@ def run_speed_benchmark(
         one_class=one / plain,
         extra_class=(twenty - one) / (_MANY - 1) / plain,
         twenty_classes=twenty / plain,
+        predict_one_class=totals["predict_one"] / plain,
+        predict_twenty_classes=totals["predict_twenty"] / plain,
         bf16_over_fp32=totals["bfloat16"] / one if "bfloat16" in totals else None,
         memory=memory["priors"] / memory["plain"] if memory else None,
         plain_seconds=plain,
@@ -192,11 +208,15 @@ def _time_rounds(
     one, twenty = (random_classes(workload, count, encoder.dtype) for count in (1, _MANY))
     half = random_encoder(workload, "bfloat16") if has_amx() else None
     half_one = random_classes(workload, 1, torch.bfloat16)
+    segmenters = [random_segmenter(encoder, workload, count) for count in (1, _MANY)]
+    image = random_image(workload, 0)
     times = defaultdict[str, list[dict[str, float]]](list)
     for number in range(rounds + 1):
-        times["plain"].append(_time_plain(encoder, pixels))
+        times["plain"].append(_seconds("plain", partial(plain_forward, encoder, pixels)))
         times["one"].append(query_priors(encoder, pixels, one))
         times["twenty"].append(query_priors(encoder, pixels, twenty))
+        for name, segmenter in zip(("predict_one", "predict_twenty"), segmenters, strict=True):
+            times[name].append(_seconds(name, partial(segmenter.predict, image)))
         if half is not None:
             times["bfloat16"].append(query_priors(half, pixels, half_one))
         if number > 0 and on_round is not None:
@@ -204,10 +224,10 @@ def _time_rounds(
     return {name: runs[1:] for name, runs in times.items()}  # the first round warms up
 
 
-def _time_plain(encoder: Encoder, pixels: Tensor) -> dict[str, float]:
+def _seconds(stage: str, run: Callable[[], object]) -> dict[str, float]:
     start = time.perf_counter()
-    plain_forward(encoder, pixels)
-    return {"plain": time.perf_counter() - start}
+    run()
+    return {stage: time.perf_counter() - start}
 
 
 def _stage_medians(runs: list[dict[str, float]]) -> dict[str, float]:
@@ -220,8 +240,17 @@ def has_amx() -> bool:
     return processors.exists() and "amx_bf16" in processors.read_text(encoding="utf-8")
 
 
+class _RandomTexts(Encoder):
+    """A CLIP whose text tower is a stub, since texts are embedded once."""
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Random unit vectors, (T, E)."""
+        generator = torch.Generator().manual_seed(3)
+        return F.normalize(torch.randn(len(texts), self.embed_dim, generator=generator), dim=-1)
+
+
 def random_encoder(workload: Workload, dtype: str = "float32") -> Encoder:
-    """A CLIP with random weights; the text tower is a stub, since texts are embedded once."""
+    """A CLIP with random weights."""
     from transformers import CLIPConfig, CLIPModel  # noqa: PLC0415 - slow to import
 
     torch.manual_seed(0)
@@ -243,7 +272,8 @@ def random_encoder(workload: Workload, dtype: str = "float32") -> Encoder:
         projection_dim=workload.embed_dim,
         attn_implementation="sdpa",
     )
-    return Encoder(CLIPModel(config), None, device="cpu", dtype=dtype)
+    settings = ModelSettings(image_size=workload.image_size)
+    return _RandomTexts(CLIPModel(config), None, settings=settings, device="cpu", dtype=dtype)
 
 
 def random_query(workload: Workload) -> Tensor:
@@ -267,6 +297,21 @@ def random_classes(workload: Workload, count: int, dtype: torch.dtype) -> Cached
         previous=normal(count, 1, patches, workload.width).to(dtype),
         mask=torch.rand(count, 1, patches, generator=generator) < _OBJECT_SHARE,
     )
+
+
+def random_image(workload: Workload, seed: int) -> Image.Image:
+    """A square RGB image of soft colours, at the model's input size."""
+    values = np.random.default_rng(seed).integers(0, 256, (30, 30, 3), dtype=np.uint8)
+    return Image.fromarray(values).resize((workload.image_size, workload.image_size))
+
+
+def random_segmenter(encoder: Encoder, workload: Workload, classes: int) -> FewShotSegmenter:
+    """A segmenter that has seen one image of each of some classes."""
+    side = workload.image_size
+    mask = np.zeros((side, side), dtype=bool)
+    mask[side // 4 : 3 * side // 4, side // 4 : 3 * side // 4] = True  # `_OBJECT_SHARE` of it
+    supports = {f"class {n}": Support(random_image(workload, n), mask) for n in range(classes)}
+    return FewShotSegmenter(encoder).fit(supports)
 
 
 @torch.inference_mode()
