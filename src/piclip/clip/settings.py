@@ -35,8 +35,7 @@ class ModelSettings:
             between patches; above 0.
         text_weight: Most weight of the name's map against the supports, both as log-odds; 0 or
             more.
-        text_level: Log-odds of the name on the supports, as the CLIP itself sees them, at which it
-            is half believed.
+        text_level: The CLIP's own log-odds of the name at which it is half believed.
         presence: What presence is 0.5 at, on the scale of `piclip.training_free.presence`.
         threshold: Least score of a pixel that belongs to a class.
     """
@@ -48,7 +47,7 @@ class ModelSettings:
     blocks: tuple[int, ...] | None = None
     sharpness: float = 3.0
     text_weight: float = 0.6
-    text_level: float = 0.0
+    text_level: float = -1.0
     presence: float = 0.25
     threshold: float = 0.5
 

@@ -98,9 +98,9 @@ class ContrastEvidence:
             plain, refined = (_on_grid(part, seen.grid) for part in (plain, refined))
             maps |= {"visual_text": plain, "visual_text_refined": refined}
             said = torch.stack([memory.named for memory in memories])
-            trust = torch.stack([memory.agreement for memory in memories]) * torch.sigmoid(
-                (said + named) / 2 - self.settings.text_level
-            )
+            trust = torch.stack([memory.agreement for memory in memories])
+            for one in (said, named):
+                trust = trust * torch.sigmoid(one - self.settings.text_level)
             weight = self.settings.text_weight * trust[:, :, None, None]
             log_odds = shown + weight * torch.logit(refined.clamp(_CLAMP, 1 - _CLAMP))
         maps["fused"] = torch.sigmoid(log_odds)

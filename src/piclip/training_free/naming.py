@@ -3,7 +3,7 @@
 A CLIP may not know a name, and a user may show another class than the name says. So the name's map
 counts as far as the supports and the query bear it out:
 
-    trust = (2 AUC - 1)^2 sigmoid((n_s + n_q) / 2 - text_level)
+    trust = (2 AUC - 1)^2 sigmoid(n_s - text_level) sigmoid(n_q - text_level)
 
 AUC is that of the map between object and background patches of the supports, n the CLIP's own
 log-odds that the name is true of the supports (mean) and of the query.
