@@ -25,10 +25,11 @@ from PIL import Image
 from torch import Tensor
 
 from piclip.clip.preprocessing import mask_coverage
+from piclip.errors import UsageError
 from piclip.priors import contrast_prior
 from piclip.training_free.clusters import average_over_parts, cluster_parts
 from piclip.training_free.evidence import Answer, ClassMemory
-from piclip.training_free.naming import agreement, named_log_odds, text_maps
+from piclip.training_free.naming import agreement, name_log_odds, named_log_odds, text_maps
 from piclip.training_free.presence import class_presence, presence_level
 from piclip.training_free.upsampling import edge_aware_upsample
 from piclip.training_free.vision import Seen, Vision
@@ -36,7 +37,6 @@ from piclip.training_free.vision import Seen, Vision
 _MARGIN = 0.25  # of the object's box on each side, when it is looked at closely
 _MOST_PATCHES = 8192  # of one class; more supports are thinned evenly
 _FINE = 8  # pixels a patch at which edges are followed
-_CLAMP = 1e-2  # of the name's map before its logit: +-4.6
 
 
 class ContrastEvidence:
@@ -47,7 +47,7 @@ class ContrastEvidence:
     """
 
     def __init__(self, vision: Vision) -> None:
-        self.vision, self.settings = vision, vision.tower.settings
+        self.vision, self.settings = vision, vision.settings
 
     @torch.inference_mode()
     def learn(
@@ -87,24 +87,17 @@ class ContrastEvidence:
         self, seen: Seen, memories: Sequence[ClassMemory], contrast: Tensor | None
     ) -> Answer:
         """See `Evidence.answer`."""
-        shown = self.log_odds(seen, memories)
-        maps, named = {"contrast": torch.sigmoid(shown)}, self.named(seen, memories)
-        log_odds = shown
-        if seen.encoding is not None and named is not None:
-            texts = torch.stack([memory.texts for memory in memories])
-            plain, refined = text_maps(
-                seen.encoding, texts, logit_scale=self._scale, contrast=contrast
-            )
-            plain, refined = (_on_grid(part, seen.grid) for part in (plain, refined))
+        supports_say = self.log_odds(seen, memories)
+        maps, log_odds = {"contrast": torch.sigmoid(supports_say)}, supports_say
+        asked = self.named(seen, memories)
+        if asked is not None:
+            plain, refined = self.name_maps(seen, memories, contrast)
             maps |= {"visual_text": plain, "visual_text_refined": refined}
-            said = torch.stack([memory.named for memory in memories])
-            trust = torch.stack([memory.agreement for memory in memories])
-            for one in (said, named):
-                trust = trust * torch.sigmoid(one - self.settings.text_level)
-            weight = self.settings.text_weight * trust[:, :, None, None]
-            log_odds = shown + weight * torch.logit(refined.clamp(_CLAMP, 1 - _CLAMP))
+            agreed = torch.stack([memory.agreement for memory in memories])
+            shown = torch.stack([memory.named for memory in memories])
+            log_odds = supports_say + name_log_odds(refined, agreed, shown, asked, self.settings)
         maps["fused"] = torch.sigmoid(log_odds)
-        return Answer(log_odds, maps, class_presence(seen, memories, shown, named))
+        return Answer(log_odds, maps, class_presence(seen, memories, supports_say, asked))
 
     def enlarge(self, values: Tensor, image: Image.Image) -> Tensor:
         """Along the image's edges at 8 pixels a patch, then bilinearly to its own size."""
@@ -118,22 +111,36 @@ class ContrastEvidence:
         return scores
 
     def named(self, seen: Seen, memories: Sequence[ClassMemory]) -> Tensor | None:
-        """The CLIP's log-odds of the names, (B, C); None without a CLIP."""
+        """The CLIP's own log-odds that the names are true of queries, (B, C), if there is one."""
         if seen.encoding is None:
             return None
-        texts = torch.stack([memory.texts for memory in memories])
-        return named_log_odds(seen.encoding, texts, self._scale)
+        return named_log_odds(seen.encoding, _texts(memories), self._scale)
+
+    def name_maps(
+        self, seen: Seen, memories: Sequence[ClassMemory], contrast: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """VTP of the names, plain and refined, on the tower's grid, (B, C, h, w) each.
+
+        Raises:
+            UsageError: There is no CLIP.
+        """
+        if seen.encoding is None:
+            raise UsageError("There is no CLIP to read names; give one beside the other tower.")
+        plain, refined = text_maps(
+            seen.encoding, _texts(memories), logit_scale=self._scale, contrast=contrast
+        )
+        return _on_grid(plain, seen.grid), _on_grid(refined, seen.grid)
 
     def log_odds(self, seen: Seen, memories: Sequence[ClassMemory]) -> Tensor:
-        """R without the name, (B, C, h, w)."""
-        z = torch.stack([self._contrast(seen, memory) for memory in memories], dim=1)
+        """What the supports alone say: r without the names, (B, C, h, w)."""
+        z = torch.stack([self.contrast(seen, memory).mean(0) for memory in memories], dim=1)
         parts = [cluster_parts(_joint(seen.tokens[:, index])) for index in range(len(z))]
         mean = torch.stack([average_over_parts(*pair) for pair in zip(z, parts, strict=True)])
         log_odds: Tensor = ((z + mean) / 2).unflatten(2, seen.grid)
         return log_odds
 
-    def _contrast(self, seen: Seen, memory: ClassMemory) -> Tensor:
-        """Z of one class, mean over the blocks, (B, N)."""
+    def contrast(self, seen: Seen, memory: ClassMemory) -> Tensor:
+        """Z of one class after each block, (L, B, N)."""
         blocks = [
             contrast_prior(
                 query,
@@ -145,22 +152,27 @@ class ContrastEvidence:
                 seen.tokens, memory.tokens, memory.spreads, strict=True
             )
         ]
-        return torch.stack(blocks).mean(0)
+        return torch.stack(blocks)
 
     def _named(self, memory: ClassMemory, whole: Sequence[tuple[Seen, Tensor]]) -> ClassMemory:
         """The memory with what the supports say of the name."""
-        maps, said, texts = [], [], memory.texts[None]
-        for seen, _ in whole:
-            assert seen.encoding is not None
-            _, refined = text_maps(seen.encoding, texts, logit_scale=self._scale)
-            maps.append(_on_grid(refined, seen.grid).flatten())
-            said.append(named_log_odds(seen.encoding, texts, self._scale).mean())
+        maps = [self.name_maps(seen, [memory])[1].flatten() for seen, _ in whole]
+        said = [self.named(seen, [memory]) for seen, _ in whole]
         agreed = agreement(maps, [coverage for _, coverage in whole])
-        return replace(memory, agreement=agreed, named=torch.stack(said).mean())
+        return replace(
+            memory,
+            agreement=agreed,
+            named=torch.cat([one for one in said if one is not None]).mean(),
+        )
 
     @property
     def _scale(self) -> float:
         return 0.0 if self.vision.encoder is None else self.vision.encoder.logit_scale
+
+
+def _texts(memories: Sequence[ClassMemory]) -> Tensor:
+    """(C, 2, E)."""
+    return torch.stack([memory.texts for memory in memories])
 
 
 def cosine_spreads(tokens: Tensor) -> Tensor:

@@ -18,7 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from piclip.clip.encoder import Encoding
+from piclip.clip.settings import ModelSettings
 from piclip.priors import box_mask, spread, transition_matrix, visual_text_prior
+
+_CLAMP = 1e-2  # of a map before its logit: +-4.6
 
 
 def text_maps(
@@ -60,6 +63,27 @@ def named_log_odds(encoding: Encoding, texts: Tensor, logit_scale: float) -> Ten
     image = F.normalize((normed @ head.projection.mT).float(), dim=-1)
     log_odds: Tensor = logit_scale * image @ (texts[:, 0] - texts[:, 1]).mT
     return log_odds
+
+
+def name_log_odds(
+    refined: Tensor, agreed: Tensor, shown: Tensor, asked: Tensor, settings: ModelSettings
+) -> Tensor:
+    """What the names add to the log-odds of their classes: ``text_weight trust logit t``.
+
+    Args:
+        refined: t, VTP after PIR of C classes, (B, C, h, w).
+        agreed: `agreement` of each class, (C,).
+        shown: n_s, (C,).
+        asked: n_q, (B, C).
+        settings: For text_weight and text_level.
+
+    Returns:
+        (B, C, h, w).
+    """
+    trust = agreed * torch.sigmoid(shown - settings.text_level)
+    trust = trust * torch.sigmoid(asked - settings.text_level)
+    weight = settings.text_weight * trust[:, :, None, None]
+    return weight * torch.logit(refined.clamp(_CLAMP, 1 - _CLAMP))
 
 
 def agreement(maps: Sequence[Tensor], coverages: Sequence[Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from piclip.clip.cache import Cache, content_key, weights_hash
 from piclip.clip.encoder import Encoder
-from piclip.clip.prompts import Synonyms, text_prototypes
+from piclip.clip.prompts import Synonyms
 from piclip.clip.towers import VisualTower, holds_text_tower
 from piclip.errors import UsageError
 from piclip.io.decoding import ImageSource
@@ -111,7 +111,7 @@ class TrainingFreeScorer:
     @property
     def threshold(self) -> float:
         """What the model whose tokens are compared is set to; 0.5 for the published priors."""
-        return 0.5 if self.evidence_name == "published" else self.vision.tower.settings.threshold
+        return 0.5 if self.evidence_name == "published" else self.vision.settings.threshold
 
     @property
     def device(self) -> torch.device:
@@ -137,7 +137,7 @@ class TrainingFreeScorer:
         return self.evidence.learn(
             name,
             (read_labelled(support, max_pixels=max_pixels) for support in supports),
-            self._texts([name], synonyms)[0],
+            self.vision.texts([name], synonyms)[0],
             (read_image(image, max_pixels=max_pixels) for image in negatives),
         )
 
@@ -152,7 +152,7 @@ class TrainingFreeScorer:
         batch_size: int,
     ) -> list[Scored]:
         """Scores images; those of one input size are encoded together."""
-        texts = self._texts(contrast, synonyms)[:, 0] if contrast else None
+        texts = self.vision.texts(contrast, synonyms)[:, 0] if contrast else None
         results: dict[int, Scored] = {}
         for indices in self._batches(images, batch_size):
             batch = [images[index] for index in indices]
@@ -185,13 +185,6 @@ class TrainingFreeScorer:
         """The memory of these fields, on the models' device."""
         parts = {field: tensors[field].to(self.device) for field in _TENSOR_FIELDS}
         return ClassMemory(name=name, **parts)
-
-    def _texts(self, names: Sequence[str], synonyms: Synonyms | None) -> Tensor:
-        """Vectors of names and of their absence, (X, 2, E); (X, 0, 0) without a CLIP."""
-        if self.encoder is None:
-            return torch.zeros(len(names), 0, 0, device=self.device)
-        texts = text_prototypes(self.encoder.encode_text, list(names), synonyms)
-        return torch.stack(texts, dim=1).to(self.device)
 
     def _batches(self, images: Sequence[Image.Image], batch_size: int) -> Iterator[list[int]]:
         """Indices of images that can be seen together, at most ``batch_size`` at a time."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from piclip.clip.cache import Cache, content_key
 from piclip.clip.encoder import Encoder, Encoding
 from piclip.clip.preprocessing import fit_size, to_pixels
+from piclip.clip.prompts import Synonyms, text_prototypes
 from piclip.clip.settings import ModelSettings
 
 
@@ -57,14 +58,21 @@ class Vision:
         tower: The tower; the CLIP itself where it is not another.
         encoder: The CLIP; None where there are no names.
         cache: Keeps what was made of supports.
+        settings: Instead of the tower's own.
     """
 
     def __init__(
-        self, tower: Tower, encoder: Encoder | None = None, cache: Cache | None = None
+        self,
+        tower: Tower,
+        encoder: Encoder | None = None,
+        cache: Cache | None = None,
+        *,
+        settings: ModelSettings | None = None,
     ) -> None:
         self.tower, self.encoder, self.cache = tower, encoder, cache
+        self.settings = settings or tower.settings
         depth = tower.depth
-        self.blocks = tower.settings.blocks or (max(1, round(depth * 3 / 4)), depth)
+        self.blocks = self.settings.blocks or (max(1, round(depth * 3 / 4)), depth)
 
     def sizes(self, image: Image.Image) -> tuple[tuple[int, int], ...]:
         """Input sizes of an image, those of images that can be seen together are the same."""
@@ -110,6 +118,13 @@ class Vision:
             read = _pair(kept["read"])
             encoding = self.encoder.resume(kept["last_input"], kept["attention"], read)
         return Seen(kept["tokens"].to(self.tower.device), _pair(kept["grid"]), encoding)
+
+    def texts(self, names: Sequence[str], synonyms: Synonyms | None) -> Tensor:
+        """Vectors of X names and of their absence, (X, 2, E); (X, 0, 0) without a CLIP."""
+        if self.encoder is None:
+            return torch.zeros(len(names), 0, 0, device=self.tower.device)
+        texts = text_prototypes(self.encoder.encode_text, list(names), synonyms)
+        return torch.stack(texts, dim=1).to(self.tower.device)
 
     def _tokens(self, image: Image.Image) -> Seen:
         pixels = _pixels([image], self.tower)
