@@ -47,7 +47,7 @@ class ModelSettings:
     blocks: tuple[int, ...] | None = None
     sharpness: float = 3.0
     text_weight: float = 0.6
-    text_level: float = -1.0
+    text_level: float = 0.0
     presence: float = 0.25
     threshold: float = 0.5
 
