@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import os
-from math import isnan
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from piclip.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption, examples
+from piclip.cli.options import (
+    DEFAULT_MODEL,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    examples,
+)
+
+if TYPE_CHECKING:
+    from piclip.evaluation.benchmarks.quality import Report
+    from piclip.evaluation.predictor import Predictor
+
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Processes. [default: one per core]")
+]
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Measure quality on the built-in world, or speed.",
+    help="Measure quality on the built-in world or on photographs, or speed.",
     epilog=examples("piclip benchmark scenes --json", "piclip benchmark speed"),
 )
 
@@ -27,10 +42,10 @@ def scenes(
     episodes: Annotated[
         int, typer.Option(min=1, metavar="N", help="Held-out episodes per seed, over all classes.")
     ] = 1000,
-    seeds: Annotated[int, typer.Option(min=1, metavar="S", help="Independent repetitions.")] = 5,
-    workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processes. [default: one per core]")
-    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, metavar="S", help="Repetitions with other episodes (named alone).")
+    ] = 5,
+    workers: WorkersOption = None,
     model: ModelOption = "builtin",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -38,19 +53,14 @@ def scenes(
 ) -> None:
     """Measure every map and the final mask on held-out episodes of the built-in world.
 
-    Prints mIoU (accumulated per class, one threshold for each map) with the 95 % interval over
-    the seeds, for one and for five labelled images.
+    Prints mIoU (accumulated per class, one threshold for each map) with the 95 % interval, for
+    one and for five labelled images; and the final mask where the class has an unknown name, where
+    the labelled image shows another class, and where the image does not hold the class.
     """
-    from functools import partial
-
-    from piclip import FewShotSegmenter
-    from piclip.cli.console import print_json, print_table, progress_bar
+    from piclip.cli.console import progress_bar
     from piclip.evaluation.benchmarks.scenes import run_scene_benchmark
-    from piclip.evaluation.predictor import Predictor
 
-    predictor = Predictor.load(
-        partial(FewShotSegmenter.from_pretrained, model, device=device, dtype=dtype)
-    )
+    predictor = _predictor(model, device=device, dtype=dtype)
     with progress_bar() as progress:
         task = progress.add_task("Episodes", total=None)
         report = run_scene_benchmark(
@@ -60,13 +70,71 @@ def scenes(
             workers=workers or os.cpu_count() or 1,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    print_table(
-        f"mIoU on {episodes} episodes x {seeds} seeds of the built-in world",
-        ("map", "shot", "mIoU", "95 %"),
-        [(r.map, str(r.shot), f"{r.miou:.1f}", _interval(r.ci95)) for r in report.rows],
+    _print(report, f"{episodes} episodes x {seeds} seeds of the built-in world", json=json)
+
+
+@app.command(
+    epilog=examples(
+        "piclip benchmark photos --data pascal",
+        "piclip benchmark photos --data VOC --list report.txt --shots 1 --episodes 100 --json",
     )
-    if json:
-        print_json(report.to_json())
+)
+def photos(
+    *,
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="A folder of 'piclip data prepare'; VOC's JPEGImages/ and SegmentationClassAug/ "
+            "with a list.txt; or COCO 2014 with annotations/, train2014/ and val2014/.",
+        ),
+    ],
+    list_: Annotated[
+        Path | None,
+        typer.Option(
+            "--list", metavar="FILE", help="Take the images of these numbers alone, one a line."
+        ),
+    ] = None,
+    shots: Annotated[
+        list[int], typer.Option(min=1, metavar="K", help="Labelled images; repeat it for more.")
+    ] = [1, 5],  # noqa: B006 - typer copies it
+    episodes: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Episodes of each kind and number of shots.")
+    ] = 200,
+    seed: Annotated[int, typer.Option(min=0, metavar="S", help="Which episodes.")] = 0,
+    workers: WorkersOption = None,
+    model: ModelOption = DEFAULT_MODEL,
+    visual: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Another ViT that compares images beside the CLIP."),
+    ] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Measure every map and the final mask on labelled photographs.
+
+    Prints mIoU (accumulated per class, one threshold for each map, chosen on other episodes) with
+    the 95 % interval; and the final mask where the class has an unknown name, where the labelled
+    image shows another class, and where the image does not hold the class.
+    """
+    from piclip.cli.console import progress_bar
+    from piclip.evaluation.benchmarks.photos import run_photo_benchmark
+
+    predictor = _predictor(model, visual=visual, device=device, dtype=dtype)
+    with progress_bar() as progress:
+        task = progress.add_task("Episodes", total=None)
+        report = run_photo_benchmark(
+            predictor,
+            data,
+            only=list_,
+            episodes=episodes,
+            seed=seed,
+            shots=shots,
+            workers=workers or os.cpu_count() or 1,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    _print(report, f"{episodes} episodes of {report.protocol['images']} photographs", json=json)
 
 
 @app.command(epilog=examples("piclip benchmark speed", "piclip benchmark speed --json"))
@@ -94,5 +162,41 @@ def speed(json: JsonOption = False) -> None:
         print_json(report.as_dict())
 
 
-def _interval(half: float) -> str:
-    return "one seed" if isnan(half) else f"± {half:.1f}"
+def _predictor(model: str, **options: str | None) -> Predictor:
+    from functools import partial
+
+    from piclip import FewShotSegmenter
+    from piclip.evaluation.predictor import Predictor
+
+    return Predictor.load(partial(FewShotSegmenter.from_pretrained, model, **options))
+
+
+def _print(report: Report, title: str, *, json: bool) -> None:
+    from piclip.cli.console import print_json, print_table
+
+    def share(value: float | None) -> str:
+        return "" if value is None else f"{100 * value:.1f}"
+
+    print_table(
+        f"mIoU on {title}",
+        ("map", "shot", "mIoU", "95 %"),
+        [(r.map, str(r.shot), f"{r.miou:.1f}", f"± {r.ci95:.1f}") for r in report.rows],
+    )
+    print_table(
+        "The final mask, percent",
+        ("mode", "shot", "mIoU", "95 %", "absent masked", "present lost", "AUC of presence"),
+        [
+            (
+                row.mode,
+                str(row.shot),
+                f"{row.miou:.1f}",
+                f"± {row.ci95:.1f}",
+                share(row.absent_masked),
+                share(row.present_lost),
+                share(row.presence_auc),
+            )
+            for row in report.modes
+        ],
+    )
+    if json:
+        print_json(report.to_json())

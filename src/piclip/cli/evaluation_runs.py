@@ -92,8 +92,9 @@ class EvaluateRequest:
     def training_free(self, view: FewShotView) -> Predictor:
         """The segmenter, or its priors at a threshold that base classes chose."""
         model = self.model or ("builtin" if view.dataset.name == "scenes" else DEFAULT_MODEL)
+        evidence = "contrast" if self.prior is None else "published"
         predictor = Predictor.load(
-            partial(FewShotSegmenter.from_pretrained, model, **self._options()),
+            partial(FewShotSegmenter.from_pretrained, model, evidence=evidence, **self._options()),
             prior=self.prior,
             threshold=self.threshold,
             synonyms=view.dataset.synonyms,

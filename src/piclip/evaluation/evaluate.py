@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, get_args
 
 import torch
 
@@ -27,7 +27,12 @@ from piclip.evaluation.records import (
 )
 from piclip.io.outputs import Progress
 
+if TYPE_CHECKING:
+    from typing import Self
+
 Candidates = Literal["target", "oracle"]
+QuestionT = TypeVar("QuestionT")
+CountedT = TypeVar("CountedT")
 
 _CHUNK = 20  # episodes that a worker takes at a time
 
@@ -124,19 +129,21 @@ class Task:
         return tuple(name for name in shown if name != episode.name)
 
 
-class Counter:
+class Counter(Generic[QuestionT, CountedT]):
     """Counts episodes here, or in processes that share them; a context manager.
 
     Args:
         predictor: What answers; one that cannot be loaded again works in this process alone.
-        task: What is counted.
+        count: What the predictor is given to with episodes, such as `Task.count`.
         workers: Number of processes.
 
     Raises:
         UsageError: Less than one worker.
     """
 
-    def __init__(self, predictor: Predictor, task: Task, workers: int = 1) -> None:
+    def __init__(
+        self, predictor: Predictor, task: Counting[QuestionT, CountedT], workers: int = 1
+    ) -> None:
         if workers < 1:
             raise UsageError(f"The workers must be 1 or more, not {workers}.")
         self.predictor, self.task = predictor, task
@@ -144,39 +151,48 @@ class Counter:
         reload = predictor.reload
         if workers > 1 and reload is not None:
             threads = max(1, torch.get_num_threads() // workers)
-            start = (_start_counting, reload, task, predictor.method)
+            start = (_start_counting, reload, task, predictor.segmenter.scorer.fingerprint())
             self._pool = worker_pool(workers, threads, *start)
 
-    def __enter__(self) -> Counter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def count(
-        self, keys: Sequence[EpisodeKeys], told: Callable[[int], None] = lambda _: None
-    ) -> list[FewShotIoU]:
-        """The counts of each map of the task.
+    def parts(
+        self, keys: Sequence[QuestionT], told: Callable[[int], None] = lambda _: None
+    ) -> Iterator[list[CountedT]]:
+        """What the task counts in each chunk of episodes, in order.
 
         Args:
             keys: The episodes.
             told: Called with the number of episodes done, chunk by chunk.
         """
-        # Neighbours share supports where any do, so that what was made of these is used again.
-        ordered = sorted(keys, key=lambda e: (e.class_index, e.supports, e.query))
-        chunks = [ordered[i : i + _CHUNK] for i in range(0, len(ordered), _CHUNK)]
+        chunks = [keys[i : i + _CHUNK] for i in range(0, len(keys), _CHUNK)]
         if self._pool is None:
-            parts: Iterator[list[FewShotIoU]] = (
+            parts: Iterator[list[CountedT]] = (
                 self.task.count(self.predictor, chunk) for chunk in chunks
             )
         else:
             parts = self._pool.map(_count_in_worker, chunks)
-        whole = [FewShotIoU(self.task.classes, self.task.thresholds) for _ in self.task.maps]
         for chunk, part in zip(chunks, parts, strict=True):
+            told(len(chunk))
+            yield part
+
+    def count(
+        self: Counter[EpisodeKeys, FewShotIoU],
+        keys: Sequence[EpisodeKeys],
+        told: Callable[[int], None] = lambda _: None,
+    ) -> list[FewShotIoU]:
+        """The counts of each map of a `Task` over all episodes; arguments as `parts`."""
+        # Neighbours share supports where any do, so that what was made of these is used again.
+        ordered = sorted(keys, key=lambda e: (e.class_index, e.supports, e.query))
+        whole, *others = self.parts(ordered, told)
+        for part in others:
             for meter, counted in zip(whole, part, strict=True):
                 meter.merge(counted)
-            told(len(chunk))
         return whole
 
 
@@ -284,15 +300,18 @@ def _start_worker(
         start(*arguments)
 
 
-_counting: dict[str, tuple[Predictor, Task, bool]] = {}
+_counting: dict[str, tuple[Predictor, Counting[Any, Any], bool]] = {}
 
 
-def _start_counting(reload: Callable[[], Predictor], task: Task, method: Method) -> None:
+def _start_counting(
+    reload: Callable[[], Predictor], task: Counting[Any, Any], fingerprint: str
+) -> None:
     predictor = reload()
-    _counting["here"] = (predictor, task, predictor.method == method)
+    same = predictor.segmenter.scorer.fingerprint() == fingerprint
+    _counting["here"] = (predictor, task, same)
 
 
-def _count_in_worker(keys: Sequence[EpisodeKeys]) -> list[FewShotIoU]:
+def _count_in_worker(keys: Sequence[Any]) -> list[Any]:
     predictor, task, same = _counting["here"]
     if not same:
         raise ModelError("The weights on disk changed while they were evaluated; start again.")

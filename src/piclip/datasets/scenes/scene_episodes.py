@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode, EpisodeKeys
 from piclip.datasets.scenes import make_scene
@@ -9,7 +11,7 @@ from piclip.datasets.scenes.glyphs import CLASS_NAMES
 from piclip.errors import UsageError
 
 # Far from the seeds that training draws from; a figure for calibration is never one for testing.
-_QUERIES, _SUPPORTS, _CALIBRATION = 1_000_000, 2_000_000, 10_000_000
+_QUERIES, _SUPPORTS, _ABSENT, _CALIBRATION = 1_000_000, 2_000_000, 3_000_000, 10_000_000
 _MOST_SHOTS = 50
 
 
@@ -39,17 +41,24 @@ def scene_keys(seed: int, index: int, shots: int = 1, *, calibration: bool = Fal
     )
 
 
+def absent_key(seed: int, index: int) -> str:
+    """The key of a scene that does not hold the class of this episode and is in none itself."""
+    keys = (f"{_ABSENT + seed}/{number}" for number in count(_MOST_SHOTS * index))
+    return next(key for key in keys if not load_scene(key).mask(index % len(CLASS_NAMES)).any())
+
+
+def load_scene(key: str, include: str | None = None) -> Sample:
+    """Draws the scene of a key, which holds a class, or whatever comes."""
+    world, number = key.split("/")
+    scene = make_scene(int(world), int(number), include=include)
+    return Sample(key, scene.image, scene.class_map)
+
+
 def load_scenes(keys: EpisodeKeys) -> Episode:
     """Draws the scenes of an episode of `scene_keys`."""
     name = CLASS_NAMES[keys.class_index]
-
-    def sample(key: str) -> Sample:
-        world, number = key.split("/")
-        scene = make_scene(int(world), int(number), include=name)
-        return Sample(key, scene.image, scene.class_map)
-
-    supports = tuple(map(sample, keys.supports))
-    return Episode(name, keys.class_index, supports, sample(keys.query))
+    supports = tuple(load_scene(key, name) for key in keys.supports)
+    return Episode(name, keys.class_index, supports, load_scene(keys.query, name))
 
 
 def scene_episode(seed: int, index: int, shots: int = 1, *, calibration: bool = False) -> Episode:

@@ -1,70 +1,51 @@
-"""How good each map is on the built-in world: held-out 1-shot and 5-shot episodes."""
+"""Quality on the built-in world: held-out episodes over all 20 classes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from math import isnan
+from dataclasses import dataclass
 
-import numpy as np
-
+from piclip.datasets.dataset import Sample
 from piclip.datasets.scenes.glyphs import CLASS_NAMES
-from piclip.datasets.scenes.scene_episodes import load_scenes, scene_keys
+from piclip.datasets.scenes.scene_episodes import absent_key, load_scene, scene_keys
 from piclip.errors import UsageError
-from piclip.evaluation.evaluate import Counter, Task
-from piclip.evaluation.metrics import THRESHOLDS, FewShotIoU, confidence_interval
-from piclip.evaluation.predictor import FINAL, FUSED, Predictor
+from piclip.evaluation.benchmarks.quality import (
+    ABSENT,
+    CALIBRATION,
+    NAMED,
+    Question,
+    Report,
+    measure,
+    wording,
+)
+from piclip.evaluation.predictor import Predictor
 from piclip.io.outputs import Progress
 
-MAPS = {
-    "VTP": "vtp",
-    "VTP+PIR": "vtp+pir",
-    "VVP": "vvp",
-    "VVP+PIR": "vvp+pir",
-    "fused": FUSED,
-    "final": FINAL,
-}
-"""The rows of the table: the priors, their fusion on the patch grid, the finished mask."""
-
-TASK = Task(load_scenes, CLASS_NAMES, tuple(MAPS.values()))
-CALIBRATION_EPISODES = 200
-
 
 @dataclass(frozen=True)
-class SceneRow:
-    """One figure.
+class SceneQuestions:
+    """Episodes of `scene_keys`; those of the seed 0 where a mode is not "named"."""
 
-    Attributes:
-        map: One of ``MAPS``.
-        shot: Number of supports.
-        miou: Class-accumulated mIoU in percent, mean over the seeds.
-        ci95: Half-width of its 95 % interval over the seeds, in percent (NaN for one seed).
-        threshold: The one threshold that was used, chosen on other episodes.
-    """
-
-    map: str
-    shot: int
-    miou: float
-    ci95: float
-    threshold: float
-
-
-@dataclass(frozen=True)
-class SceneReport:
-    """The table of a benchmark run, and what it was run on."""
-
-    rows: tuple[SceneRow, ...]
     episodes: int
     seeds: int
-    model: str
-    threshold_episodes: int
+    calibration_episodes: int
 
-    def to_json(self) -> dict[str, object]:
-        """Plain data; an interval that one seed cannot give is None."""
-        rows = [asdict(row) for row in self.rows]
-        for row in rows:
-            row["ci95"] = None if isnan(row["ci95"]) else row["ci95"]
-        return {**vars(self), "rows": rows}
+    def ask(self, mode: str, shots: int) -> list[Question]:
+        """See `Questions.ask`; thresholds are chosen on scenes that nothing else uses."""
+        calibration = mode == CALIBRATION
+        seeds = range(self.seeds if mode == NAMED else 1)
+        numbers = range(self.calibration_episodes if calibration else self.episodes)
+        questions = []
+        for seed, number in ((seed, number) for seed in seeds for number in numbers):
+            keys = scene_keys(seed, number, shots, calibration=calibration)
+            asked, shown, name = wording(number, mode, CLASS_NAMES)
+            absent = absent_key(seed, number) if mode == ABSENT else None
+            questions.append(Question(asked, shown, name, keys.query, keys.supports, absent))
+        return questions
+
+    def load(self, key: str, holds: int | None) -> Sample:
+        """See `Questions.load`."""
+        return load_scene(key, None if holds is None else CLASS_NAMES[holds])
 
 
 def run_scene_benchmark(
@@ -73,11 +54,11 @@ def run_scene_benchmark(
     episodes: int = 1000,
     seeds: int = 5,
     shots: Sequence[int] = (1, 5),
-    calibration_episodes: int = CALIBRATION_EPISODES,
+    calibration_episodes: int = 200,
     workers: int = 1,
     progress: Progress | None = None,
-) -> SceneReport:
-    """Measures every map on held-out episodes over all 20 classes.
+) -> Report:
+    """Measures every map and mode on held-out episodes of the built-in world.
 
     Each map has one global threshold. It is chosen on ``calibration_episodes`` episodes of scenes
     that neither training nor the test uses; the final mask keeps the segmenter's own threshold.
@@ -85,44 +66,23 @@ def run_scene_benchmark(
     Args:
         predictor: The segmenter, without training.
         episodes: Test episodes of each seed.
-        seeds: How many seeds, 0 to ``seeds - 1``.
+        seeds: How many seeds, 0 to ``seeds - 1``; modes but "named" are asked of the first alone.
         shots: Numbers of supports.
         calibration_episodes: Episodes for the thresholds.
-        workers: Processes that share the work; a model in memory is measured in this one alone.
-        progress: Called with (episodes done, episodes in all).
-
-    Returns:
-        The rows in the order of ``shots`` and ``MAPS``.
+        workers: As in `measure`.
+        progress: As in `measure`.
 
     Raises:
         UsageError: A number is below 1, or a trained decoder segments.
     """
     if min(episodes, seeds, calibration_episodes, *shots) < 1:
         raise UsageError("Episodes, seeds and shots must be 1 or more.")
-    encoder = predictor.segmenter.encoder
-    own = int(np.abs(np.subtract(THRESHOLDS, encoder.settings.threshold)).argmin())
-    finished, total = 0, len(shots) * (calibration_episodes + seeds * episodes)
-
-    def told(count: int) -> None:
-        nonlocal finished
-        finished += count
-        if progress is not None:
-            progress(finished, total)
-
-    rows = []
-    with Counter(predictor, TASK, workers) as counter:
-
-        def count(seed: int, shot: int, number: int, calibration: bool) -> list[FewShotIoU]:
-            numbers = range(number)
-            keys = [scene_keys(seed, i, shot, calibration=calibration) for i in numbers]
-            return counter.count(keys, told)
-
-        for shot in shots:
-            chosen = count(0, shot, calibration_episodes, calibration=True)
-            tests = [count(seed, shot, episodes, calibration=False) for seed in range(seeds)]
-            for name, calibrated, *meters in zip(MAPS, chosen, *tests, strict=True):
-                best = THRESHOLDS.index(calibrated.best_threshold()) if MAPS[name] != FINAL else own
-                mean, half = confidence_interval([100 * meter.miou(best) for meter in meters])
-                rows.append(SceneRow(name, shot, mean, half, THRESHOLDS[best]))
-    model = encoder.source or "in memory"
-    return SceneReport(tuple(rows), episodes, seeds, model, calibration_episodes)
+    protocol = {"episodes": episodes, "seeds": seeds, "threshold_episodes": calibration_episodes}
+    return measure(
+        predictor,
+        SceneQuestions(episodes, seeds, calibration_episodes),
+        shots=shots,
+        protocol=protocol,
+        workers=workers,
+        progress=progress,
+    )
