@@ -36,6 +36,7 @@ class EvaluateRequest:
     split: str = "val"
     minimum_images: int = 0
     model: str | None = None
+    visual: str | None = None
     device: str = "auto"
     dtype: str | None = None
 
@@ -79,6 +80,8 @@ class EvaluateRequest:
             raise UsageError(
                 "A trained decoder has its own prior; leave out --prior and --threshold."
             )
+        if self.visual is not None:
+            raise UsageError("A trained decoder has its own backbone; leave out --visual.")
         _refuse_a_leak(checkpoint, view)
         source = partial(load_decoder, checkpoint.folder, clip=self.model, **self._options())
         return Predictor.load(source, synonyms=view.dataset.synonyms, recipe=checkpoint.recipe)
