@@ -18,6 +18,7 @@ from piclip.errors import UsageError
 from piclip.evaluation.evaluate import choose_threshold
 from piclip.evaluation.predictor import Predictor, load_decoder
 from piclip.io.documents import parse_json
+from piclip.training_free.scorer import TrainingFreeScorer
 
 TRAINING_FREE = "training-free"
 
@@ -90,12 +91,19 @@ class EvaluateRequest:
         """The segmenter, or its priors at a threshold that base classes chose."""
         model = self.model or ("builtin" if view.dataset.name == "scenes" else DEFAULT_MODEL)
         predictor = Predictor.load(
-            partial(FewShotSegmenter.from_pretrained, model, **self._options()),
+            partial(
+                FewShotSegmenter.from_pretrained,
+                model,
+                visual=self.visual,
+                evidence="contrast" if self.prior is None else "published",
+                **self._options(),
+            ),
             prior=self.prior,
             threshold=self.threshold,
             synonyms=view.dataset.synonyms,
         )
-        _ = predictor.segmenter.encoder  # refuses a trained decoder
+        if not isinstance(predictor.segmenter.scorer, TrainingFreeScorer):
+            raise UsageError(f"{model} is a trained decoder; name it as the CHECKPOINT.")
         if self.prior is None or self.threshold is not None:
             return predictor
         base = FewShotView(
