@@ -27,6 +27,7 @@ MIN_PRESENCE = 0.5
 
 _MAX_CLASSES = 254
 _NOTEBOOK_PIXELS = 800
+_DIGITS = 4
 _ANNOTATION_BITS = 12  # with the 40 of an image, ids that JavaScript can count too
 
 
@@ -156,6 +157,14 @@ class Segmentation:
     def mask(self) -> npt.NDArray[np.bool_]:
         """Bool (H, W): pixels of any class."""
         return np.asarray((self.class_map > 0) & (self.class_map != IGNORE))
+
+    @property
+    def presence_by_class(self) -> dict[str, float] | None:
+        """The presence of each class by its name, with four digits; None where it is not told."""
+        if self.presence is None:
+            return None
+        shown = (round(float(each), _DIGITS) for each in self.presence)
+        return dict(zip(self.class_names, shown, strict=True))
 
     @property
     def score(self) -> npt.NDArray[np.float32]:

@@ -9,6 +9,7 @@ from piclip.annotation.journal import Journal, Proposal, stamp_of
 from piclip.annotation.proposals import certainty_of
 from piclip.errors import ImageError, OutputError, UsageError
 from piclip.formats import LabelledFile, Region, RunLengthMask
+from piclip.results import Segmentation
 
 SETTINGS = {"model": "a", "labels": {"cat": ["b"]}, "threshold": None}
 
@@ -120,4 +121,18 @@ def test_certainty_is_the_mean_score_of_what_is_proposed(values, threshold):
     score = np.array([values], dtype=np.float32)
     proposed = [value for value in values if np.float32(value) >= threshold]
     expected = sum(proposed) / len(proposed) if proposed else 1 - max(values)
-    assert certainty_of(score, threshold) == pytest.approx(expected, abs=1e-6)
+    found = Segmentation(("cat",), np.zeros_like(score, np.uint8), score[None], None, None, "a")
+    assert certainty_of(found.at_threshold(threshold)) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("presence", "expected"),
+    [((0.9, 0.1), (0.7 + 0.9) / 2), ((0.6, 0.1), 0.6), ((0.3, 0.1), 1 - 0.3), ((0.1, 0.6), 0.6)],
+)
+def test_a_score_counts_no_more_than_the_presence_of_its_class(presence, expected):
+    scores = np.array([[[0.7, 0.9]], [[0.6, 0.8]]], dtype=np.float32)
+    blank = np.zeros((1, 2), dtype=np.uint8)
+    found = Segmentation(
+        ("cat", "dog"), blank, scores, None, None, "a", presence=np.array(presence, np.float32)
+    )
+    assert certainty_of(found.at_threshold(0.5)) == pytest.approx(expected, abs=1e-6)

@@ -59,6 +59,7 @@ def test_label_run_and_download(client, tmp_path):
     assert [item["file_name"] for item in outcome["images"]] == ["cat1.png", "cat2.png"]
     assert 0 < outcome["threshold"] < 1 and outcome["failures"] == []
     assert all(0 <= item["shares"]["cat"] <= 1 for item in outcome["images"])
+    assert all(0.5 <= item["presence"]["cat"] <= 1 for item in outcome["images"])
 
     archive, coco = client.predict(0.0, api_name="/download")
     with zipfile.ZipFile(archive) as opened, opened.open("masks/cat1.png") as file:

@@ -56,7 +56,7 @@ def test_the_priors_are_left_out_and_one_sentence_says_why(page):
     def shown(model):
         list(page.handlers.run(model, page.request))
         parts = page.handlers.show(page.request)
-        return parts[5], parts[8 : 8 + len(PRIORS)], parts[8 + len(PRIORS) :]
+        return parts[6], parts[9 : 9 + len(PRIORS)], parts[9 + len(PRIORS) :]
 
     classes, texts, pictures = shown("")
     assert texts == ("A trained decoder keeps no priors to look at.",) * len(PRIORS)

@@ -80,9 +80,28 @@ def test_moving_the_threshold_computes_no_features(session, tmp_path, model, mon
         raise AssertionError("the encoder was asked again")
 
     monkeypatch.setattr(type(model.encoder), "encode", refuse)
-    shares = [session.answer(0).preview.at_threshold(t).mask.mean() for t in (0, 0.3, 0.6, 1)]
+    preview = session.answer(0).preview
+    shares = [preview.at_threshold(t, min_presence=0).mask.mean() for t in (0, 0.3, 0.6, 1)]
     assert shares[0] == 1 and shares == sorted(shares, reverse=True) and shares[-1] < shares[1]
     masks_zip(session, 0.4)
+
+
+def test_the_least_presence_decides_what_is_shown_and_taken_home(session, tmp_path, model):
+    from piclip.app.handlers import _result
+
+    finish(ready(session, tmp_path), model)
+    said = session.answer(0).preview.presence_by_class["cat"]
+    for least, some in ((said - 1e-3, True), (said + 1e-3, False)):
+        session.min_presence, session.threshold = least, 0.0
+        _, text = _result(session, 0)
+        assert f"cat {some:.1%} (presence {said:.2f})" in text
+        with (
+            zipfile.ZipFile(masks_zip(session, 0.0)) as archive,
+            archive.open("masks/query0.png") as file,
+        ):
+            assert (np.asarray(Image.open(file)) > 0).all() == some
+        image = json.loads(coco_json(session, 0.0).read_text())["images"][0]
+        assert image["presence"] == {"cat": said}
 
 
 def test_several_classes_and_the_downloads(session, tmp_path, model):

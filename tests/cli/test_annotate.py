@@ -50,7 +50,7 @@ def test_the_review_begins_with_the_least_certain_image(annotate, album, by_hand
     assert annotate("--threshold", threshold, "--review", album.folder / "review.csv").code == 0
     with (album.folder / "review.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    certainties = {f"{s.name}.png": certainty_of(s.score, threshold) for s in by_hand}
+    certainties = {f"{s.name}.png": certainty_of(s.at_threshold(threshold)) for s in by_hand}
     assert [row["image"] for row in rows] == sorted(certainties, key=certainties.__getitem__)
     for row in rows:
         assert float(row["certainty"]) == pytest.approx(certainties[row["image"]], abs=1e-4)

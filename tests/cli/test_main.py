@@ -13,6 +13,7 @@ from piclip.cli import options
 from piclip.clip.encoder import DEFAULT_MODEL
 from piclip.errors import UsageError
 from piclip.io.images import MAX_PIXELS
+from piclip.results import MIN_PRESENCE
 from piclip.training_free.scorer import TrainingFreeScorer
 
 
@@ -72,6 +73,7 @@ def test_version(piclip):
 
 def test_repeated_defaults_are_those_of_the_library():
     assert (options.DEFAULT_MODEL, options.MAX_PIXELS) == (DEFAULT_MODEL, MAX_PIXELS)
+    assert options.MIN_PRESENCE == MIN_PRESENCE
 
 
 @pytest.mark.parametrize(

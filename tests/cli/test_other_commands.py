@@ -86,8 +86,8 @@ def test_priors_draws_and_saves_what_predict_gives(piclip, world):
     segmenter.fit([library.Support(world.support, world.mask)], name="cat")
     (expected,) = segmenter.predict([world.photos / "photo1.png"])
     arrays = np.load(world.output / "photo1.priors.npz")
-    assert set(arrays) == {*vars(expected.priors), "score", "mask"}
-    for name, values in vars(expected.priors).items():
+    assert set(arrays) == {*expected.priors.maps(), "score", "mask"}
+    for name, values in expected.priors.maps().items():
         np.testing.assert_allclose(arrays[name], values, atol=1e-5)
     np.testing.assert_array_equal(arrays["mask"], expected.mask)
     assert Image.open(world.output / "photo1.priors.png").width > 800

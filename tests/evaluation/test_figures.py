@@ -56,7 +56,7 @@ def test_the_three_figures_have_their_panels_and_nothing_is_cut_off(view, traini
         assert len(figure.axes) == 2 * columns + (columns == 6)
         assert _texts_inside(figure)
     refined = before_and_after(view, keys, training_free)
-    assert len(refined.axes) == 2 * 6 + 1
+    assert len(refined.axes) == 2 * 7 + 1
     assert _texts_inside(refined)
     captions = [t.get_text() for a in figures[4].axes for t in a.texts]
     assert len(captions) == 4

@@ -78,6 +78,22 @@ def test_class_maps_have_the_palette_of_voc(tmp_path):
         np.testing.assert_array_equal(np.asarray(image) == 1, HOLED)
 
 
+def test_a_mask_without_object_pixels_says_that_the_class_is_not_there(tmp_path):
+    mask = pack(HOLED)
+    files = (
+        LabelledFile("both.png", 5, 7, (Region("cat", mask),), absent=("big dog",)),
+        LabelledFile("none.png", 5, 7, absent=("cat",)),
+        LabelledFile("unknown.png", 5, 7),
+    )
+    root = save_images(Labels(NAMES, files), tmp_path / "images")
+    masks.write(Labels(NAMES, files), tmp_path / "masks")
+    back = masks.read(tmp_path / "masks", images=root, class_names=NAMES)
+    assert back.images == files[:2]
+    assert [path.name for path in back.unlabelled(root)] == ["unknown.png"]
+    assert {name: len(shown) for name, shown in back.by_class().items()} == {"cat": 1}
+    assert len(back.supports(root)["cat"]) == 1
+
+
 def test_binary_masks_are_black_and_white(tmp_path):
     [path] = masks.write(simple(HOLED), tmp_path)
     assert path == tmp_path / "cat" / "photo.png"
@@ -167,8 +183,8 @@ def test_bad_masks_are_named(tmp_path):
         with pytest.raises(MaskError, match=r"photo\.png: the .* is 4 x 4 .* image is 7 x 5"):
             module.read(tmp_path / "m", images=root, class_names=["cat"])
     Image.new("L", (7, 5)).save(mask)
-    with pytest.raises(MaskError, match=r"photo\.png: the mask has no object pixel"):
-        masks.read(tmp_path / "m", images=root, class_names=["cat"])
+    [empty] = masks.read(tmp_path / "m", images=root, class_names=["cat"]).images
+    assert (empty.regions, empty.absent, empty.labelled) == ((), ("cat",), True)
     Image.new("L", (7, 5), 9).save(mask)
     with pytest.raises(MaskError, match=r"photo\.png: the mask holds the unknown values 9"):
         voc.read(tmp_path / "m", images=root, class_names=["cat"])

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,21 +18,23 @@ from piclip.formats import (
     Labels,
     detect,
     from_segmentation,
+    labelstudio,
     read_labels,
     write_labels,
     write_overlays,
 )
 from piclip.io.extras import library
 from piclip.io.overlays import draw_overlay
-from piclip.results import Priors, Segmentation
+from piclip.results import Priors, Segmentation, merge_coco
 
 MAP = np.array([[1, 0, 0, 2, 2], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1], [255, 0, 0, 0, 1]], np.uint8)
 
 
-def segmentation(class_map=MAP):
+def segmentation(class_map=MAP, presence=None):
     scores = np.random.default_rng(0).random((2, *class_map.shape), dtype=np.float32)
     priors = Priors(*np.zeros((5, 2, 1, 1), np.float32))
-    return Segmentation(NAMES, class_map, scores, priors, None, "photo")
+    presence = None if presence is None else np.array(presence, dtype=np.float32)
+    return Segmentation(NAMES, class_map, scores, priors, None, "photo", presence=presence)
 
 
 def test_connected_parts_are_regions_with_their_mean_score():
@@ -73,6 +76,28 @@ def test_to_coco(polygons):
         assert a["area"] == mask.sum()
         assert 0 <= a["score"] <= 1
     np.testing.assert_array_equal(drawn, np.where(MAP == 255, 0, MAP))
+
+
+def test_presence_is_said_of_each_image_of_a_coco_file(tmp_path):
+    told, untold = segmentation(presence=(0.75, 0.25)), segmentation()
+    assert from_segmentation(told).presence == {"cat": 0.75, "big dog": 0.25}
+    content = merge_coco([replace(told, name="a"), replace(untold, name="b")])
+    assert [image.get("presence") for image in content["images"]] == [
+        {"cat": 0.75, "big dog": 0.25},
+        None,
+    ]
+    assert told.to_coco()["images"][0]["presence"] == {"cat": 0.75, "big dog": 0.25}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    assert [file.path for file in read_labels(path).images] == ["a", "b"]
+
+
+def test_the_regions_for_label_studio_tell_presence():
+    file = from_segmentation(segmentation(presence=(0.75, 0.25)))
+    notes = [result["meta"]["text"] for result in labelstudio.to_prediction(file)["result"]]
+    assert notes == [["presence 0.7500"], ["presence 0.7500"], ["presence 0.2500"]]
+    results = labelstudio.to_prediction(from_segmentation(segmentation()))["result"]
+    assert not any("meta" in result for result in results)
 
 
 def test_to_yolo():

@@ -25,7 +25,7 @@ from piclip.training_free.scorer import TrainingFreeScorer
 def segmenter():
     """With nothing learned."""
     encoder = Encoder.from_pretrained("builtin", device="cpu", dtype="float32")
-    return FewShotSegmenter(TrainingFreeScorer(encoder, MemoryCache()))
+    return FewShotSegmenter(TrainingFreeScorer(encoder, cache=MemoryCache()))
 
 
 @pytest.fixture(scope="session")

@@ -172,6 +172,6 @@ def test_a_trained_decoder_proposes_what_its_segmenter_finds(
     supports = [Support(scenes[n].image, scenes[n].mask("cat")) for n in (1, 2)]
     [found] = decoder.unfitted().fit(supports, name="cat").predict([scenes[3].image])
     assert prediction["model_version"] == version
-    expected = certainty_of(found.score, decoder.threshold)
+    expected = certainty_of(found)
     assert prediction["score"] == pytest.approx(expected, abs=1e-4)
     assert bool(prediction["result"]) == bool(found.mask.any())

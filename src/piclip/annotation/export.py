@@ -7,7 +7,7 @@ few are in memory at a time. What is written is the same.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -37,12 +37,14 @@ class Review:
         certainty: See `piclip.annotation.proposals.certainty_of`.
         regions: Number of its regions.
         lowest_score: Of its regions, None without any.
+        presence: Probability of each class to be in it, None where that is not known.
     """
 
     path: str
     certainty: float
     regions: int
     lowest_score: float | None
+    presence: Mapping[str, float] | None = None
 
 
 def check_destination(
@@ -103,12 +105,17 @@ def write_files(files: Files, labels: Labels, destination: Path, format: str) ->
 
 def write_review(rows: Iterable[Review], destination: Path) -> None:
     """Write a CSV file with the least certain images first (OutputError if that fails)."""
+    rows = sorted(rows, key=lambda row: (row.certainty, row.path))
+    names = list(dict.fromkeys(name for row in rows for name in row.presence or ()))
     with written(destination) as out:
         table = csv.writer(out, lineterminator="\n")
-        table.writerow(["image", "certainty", "regions", "lowest_score"])
-        for row in sorted(rows, key=lambda row: (row.certainty, row.path)):
+        head = ["image", "certainty", "regions", "lowest_score"]
+        table.writerow(head + [f"presence of {name}" for name in names])
+        for row in rows:
             lowest = "" if row.lowest_score is None else f"{row.lowest_score:.4f}"
-            table.writerow([row.path, f"{row.certainty:.4f}", row.regions, lowest])
+            presence = row.presence or {}
+            shares = [f"{presence[name]:.4f}" if name in presence else "" for name in names]
+            table.writerow([row.path, f"{row.certainty:.4f}", row.regions, lowest, *shares])
 
 
 def _write_folder(files: Iterator[LabelledFile], labels: Labels, folder: Path, format: str) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from piclip.errors import ImageError
@@ -48,6 +49,17 @@ def choose_examples(labels: Labels, most: int = MOST_SUPPORTS) -> dict[str, list
     }
 
 
+def choose_negatives(labels: Labels, most: int = MOST_SUPPORTS) -> dict[str, list[LabelledFile]]:
+    """Choose what each class is told from: the images labelled as without it, picked alike.
+
+    Returns:
+        By class name, without classes that no image is labelled as without.
+    """
+    files = sorted(labels.images, key=lambda file: file.path)
+    without = {n: [file for file in files if n in file.absent] for n in labels.class_names}
+    return {name: spread(found, most) for name, found in without.items() if found}
+
+
 def spread(items: Sequence[Item], most: int) -> list[Item]:
     """Pick at most ``most`` (2 or more) items at equal distances, the first and last included."""
     if len(items) <= most:
@@ -60,9 +72,17 @@ def learn(
     examples: Examples,
     image_root: str | Path,
     *,
+    negatives: Examples = MappingProxyType({}),
     max_pixels: int = MAX_PIXELS,
 ) -> None:
     """Fit the segmenter to every class, one after the other to hold few masks at a time.
+
+    Args:
+        segmenter: Learns them.
+        examples: What each class is learned from.
+        image_root: The folder of images.
+        negatives: Images without a class, by its name.
+        max_pixels: Larger images are refused.
 
     Raises:
         ImageError: A labelled image is missing, cannot be read or has more than ``max_pixels``.
@@ -75,17 +95,18 @@ def learn(
             for file in files
         ]
         supports = Labels((name,), tuple(own)).supports(image_root)
-        segmenter.fit(supports, max_pixels=max_pixels)
+        without = [file.image_in(Path(image_root)) for file in negatives.get(name, ())]
+        segmenter.fit(supports, negatives=without, max_pixels=max_pixels)
 
 
-def digest(examples: Examples, image_root: str | Path) -> str:
+def digest(examples: Examples, negatives: Examples, image_root: str | Path) -> str:
     """SHA-256 over the labelled images' contents and masks, class by class.
 
     Raises:
         ImageError: A labelled image is missing or cannot be read.
     """
     content = hashlib.sha256()
-    for name, files in examples.items():
+    for name, files in (*examples.items(), *negatives.items()):
         content.update(repr((name, len(files))).encode())
         for file in files:
             masks = [r.mask.counts for r in file.regions if r.class_name == name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from piclip.formats.labels import LabelledFile
 from piclip.formats.predicted import from_segmentation
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.images import MAX_PIXELS
+from piclip.results import MIN_PRESENCE
 from piclip.segmenter import FewShotSegmenter
 
 MOST_HELD_OUT = 10
@@ -57,7 +59,9 @@ def hold_out(
     examples: Examples,
     image_root: str | Path,
     *,
+    negatives: Examples = MappingProxyType({}),
     threshold: float | None = None,
+    min_presence: float = MIN_PRESENCE,
     min_score: float = 0.0,
     max_pixels: int = MAX_PIXELS,
     on_progress: Callable[[int], object] = lambda measured: None,
@@ -72,8 +76,10 @@ def hold_out(
     Args:
         segmenter: It has learned the examples; it is not changed.
         examples: What it has learned from.
+        negatives: The images without a class from which it has learned too.
         image_root: The folder of images.
         threshold: As in `piclip.annotation.proposals.propose`.
+        min_presence: As there.
         min_score: Regions with a lower score do not count.
         max_pixels: Larger images are refused.
         on_progress: Called after each image with how many were measured.
@@ -83,9 +89,11 @@ def hold_out(
     """
     counts: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in examples}
     for number, file in enumerate(held_out_images(examples), start=1):
-        trial = _without(segmenter, examples, file, image_root, max_pixels)
+        trial = _without(segmenter, examples, negatives, file, image_root, max_pixels)
         path = file.image_in(Path(image_root))
-        (found,) = trial.predict([path], threshold=threshold, max_pixels=max_pixels)
+        (found,) = trial.predict(
+            [path], threshold=threshold, min_presence=min_presence, max_pixels=max_pixels
+        )
         regions = [
             region
             for region in from_segmentation(found).regions
@@ -102,6 +110,7 @@ def hold_out(
 def _without(
     segmenter: FewShotSegmenter,
     examples: Examples,
+    negatives: Examples,
     file: LabelledFile,
     image_root: str | Path,
     max_pixels: int,
@@ -116,7 +125,8 @@ def _without(
         if len(others[name]) == len(files):
             trial.recall(segmenter, name)
         elif others[name]:
-            learn(trial, {name: others[name]}, image_root, max_pixels=max_pixels)
+            shown = {name: others[name]}
+            learn(trial, shown, image_root, negatives=negatives, max_pixels=max_pixels)
     return trial
 
 

@@ -83,6 +83,7 @@ class Journal:
             "source": file.source,
             "size": file.size,
             "regions": [(r.class_name, r.score, r.mask.counts.decode()) for r in file.regions],
+            "presence": file.presence,
             "certainty": proposal.certainty,
             "stamp": stamp,
         }
@@ -107,8 +108,15 @@ class Journal:
             Region(name, RunLengthMask(height, width, counts.encode()), score=score)
             for name, score, counts in entry["regions"]
         ]
-        names = {"id": entry["id"], "source": entry["source"]}
-        file = LabelledFile(entry["image"], height, width, tuple(regions), **names)
+        file = LabelledFile(
+            entry["image"],
+            height,
+            width,
+            tuple(regions),
+            id=entry["id"],
+            source=entry["source"],
+            presence=entry.get("presence"),  # earlier journals lack it
+        )
         return Proposal(file, entry["certainty"])
 
     def _take_up(self, settings: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from piclip.annotation.journal import Journal, Proposal, Stamp, stamp_of
 from piclip.errors import MaskError, PiclipError
@@ -16,7 +15,7 @@ from piclip.formats.image_files import find_image
 from piclip.formats.labels import LabelledFile, Labels
 from piclip.formats.predicted import from_segmentation
 from piclip.io.images import MAX_PIXELS
-from piclip.results import Segmentation
+from piclip.results import MIN_PRESENCE, Segmentation
 from piclip.segmenter import FewShotSegmenter
 
 
@@ -64,7 +63,7 @@ def find_queries(labels: Labels, image_root: str | Path) -> tuple[list[Query], l
     root = Path(image_root)
     known, missing = {}, []
     for file in labels.images:
-        if file.regions:
+        if file.labelled:
             continue
         found = find_image(root, file.path)
         if found is None:
@@ -88,6 +87,7 @@ def propose(
     journal: Journal,
     *,
     threshold: float | None = None,
+    min_presence: float = MIN_PRESENCE,
     batch_size: int = 8,
     max_pixels: int = MAX_PIXELS,
     on_progress: Callable[[int], object] = lambda tried: None,
@@ -102,6 +102,7 @@ def propose(
         queries: The images.
         journal: Takes one line per finished image.
         threshold: Least score of a class; None for the model's own.
+        min_presence: Classes that are less likely to be in an image get no region.
         batch_size: How many images are segmented together.
         max_pixels: Larger images are refused.
         on_progress: Called after each image with the number of images tried so far.
@@ -112,8 +113,6 @@ def propose(
     Raises:
         OutputError: The journal cannot be written.
     """
-    if threshold is None:
-        threshold = segmenter.threshold
     failures: list[Failure] = []
     asked: deque[tuple[Query, Stamp]] = deque()  # those that have no answer yet, in order
     finished = 0
@@ -131,11 +130,16 @@ def propose(
         failures.append(Failure(asked.popleft()[0].path, str(error)))
 
     for found in segmenter.stream(
-        files(), on_error=failed, batch_size=batch_size, threshold=threshold, max_pixels=max_pixels
+        files(),
+        on_error=failed,
+        batch_size=batch_size,
+        threshold=threshold,
+        min_presence=min_presence,
+        max_pixels=max_pixels,
     ):
         query, stamp = asked.popleft()
         try:
-            proposal = _proposal(query, found, threshold)
+            proposal = _proposal(query, found)
         except MaskError as error:
             failures.append(Failure(query.path, str(error)))
         else:
@@ -146,23 +150,27 @@ def propose(
     return failures
 
 
-def certainty_of(score: npt.NDArray[np.float32], threshold: float) -> float:
+def certainty_of(found: Segmentation) -> float:
     """How sure the segmenter is of an image: what a person should label next.
 
+    A pixel's score counts no more than the presence of its class, where that is known.
+
     Args:
-        score: Greatest score over the classes, (H, W) in [0, 1].
-        threshold: The least score of a proposed pixel, 0 to 1.
+        found: The image's result.
 
     Returns:
-        The mean over the pixels that score at least the threshold; without any, one minus the
-        greatest score. 0 (label this image next) to 1.
+        The mean over the pixels of all classes; without any, one minus the greatest score. 0
+        (label this image next) to 1.
     """
-    proposed = score >= threshold
-    value = score[proposed].mean() if proposed.any() else 1 - score.max()
-    return float(value)
+    most = np.ones(len(found.class_names)) if found.presence is None else found.presence
+    rows, columns = np.nonzero(found.mask)
+    if not len(rows):
+        return float(1 - np.minimum(found.scores.max(axis=(1, 2)), most).max())
+    index = found.class_map[rows, columns] - 1
+    return float(np.minimum(found.scores[index, rows, columns], most[index]).mean())
 
 
-def _proposal(query: Query, found: Segmentation, threshold: float) -> Proposal:
+def _proposal(query: Query, found: Segmentation) -> Proposal:
     """What was found (MaskError if the labels list the image with another size)."""
     file = from_segmentation(found, query.path)
     if query.known is not None:
@@ -173,4 +181,4 @@ def _proposal(query: Query, found: Segmentation, threshold: float) -> Proposal:
                 f"that the labels list."
             )
         file = replace(file, id=query.known.id, source=query.known.source)
-    return Proposal(file, certainty_of(found.score, threshold))
+    return Proposal(file, certainty_of(found))

@@ -86,7 +86,8 @@ class _Endpoints:
         """One result drawn over its image; no threshold means the model's own."""
         session = self._session(request)
         chosen = session.threshold if threshold is None else threshold
-        return session.answer(int(index)).preview.at_threshold(chosen).overlay()
+        preview = session.answer(int(index)).preview
+        return preview.at_threshold(chosen, min_presence=session.min_presence).overlay()
 
     def download(self, threshold: float | None, request: gr.Request) -> tuple[str, str]:
         """All masks as ZIP and COCO JSON; no threshold means the model's own."""
@@ -111,4 +112,5 @@ def _contents(session: AppSession) -> dict[str, Any]:
 def _shares(answer: Answer) -> dict[str, Any]:
     preview = answer.preview
     shares = {name: round(float(preview.mask_of(name).mean()), 4) for name in preview.class_names}
-    return {"file_name": answer.query.file_name, "shares": shares}
+    presence = preview.presence_by_class
+    return {"file_name": answer.query.file_name, "shares": shares, "presence": presence}

@@ -58,7 +58,8 @@ def masks_zip(session: AppSession, threshold: float) -> Path:
     ):
         archive.writestr("classes.txt", "".join(f"{k}\t{n}\n" for k, n in enumerate(names, 1)))
         for answer in answers:
-            mask = answer.at_threshold(threshold).save(folder)["mask"]
+            result = answer.at_threshold(threshold, min_presence=session.min_presence)
+            mask = result.save(folder)["mask"]
             archive.write(mask, f"masks/{mask.name}")
     return path
 
@@ -71,7 +72,11 @@ def coco_json(session: AppSession, threshold: float) -> Path:
         OutputError: The file cannot be written.
     """
     answers = _answers(session)
-    files = tuple(from_segmentation(a.at_threshold(threshold), a.query.file_name) for a in answers)
+    least = session.min_presence
+    files = tuple(
+        from_segmentation(a.at_threshold(threshold, min_presence=least), a.query.file_name)
+        for a in answers
+    )
     labels = Labels(answers[0].preview.class_names, files)
     return write_json(to_dict(labels), session.folder / "piclip-coco.json")
 

@@ -18,17 +18,25 @@ from piclip.app.example_scenes import load_example
 from piclip.app.files import coco_json, masks_zip, pair_by_name
 from piclip.app.models import BUILTIN, Models, hint
 from piclip.app.painting import painted_mask
-from piclip.app.session import THUMBNAIL_PIXELS, AppSession, Example, Sessions, Step, fit_picture
+from piclip.app.session import (
+    THUMBNAIL_PIXELS,
+    Answer,
+    AppSession,
+    Example,
+    Sessions,
+    Step,
+    fit_picture,
+)
 from piclip.errors import PiclipError, UsageError
 from piclip.figures.panels import heat
 from piclip.io.overlays import draw_overlay
+from piclip.results import Segmentation
 
 PRIORS: tuple[tuple[str, str, str], ...] = (
     ("visual_text", "VTP", "Text prior: where the image agrees with the class's name."),
     ("visual_text_refined", "VTP refined", "Text prior, spread along the model's attention."),
     ("contrast", "Supports", "Nearer to the labelled objects than to what surrounds them."),
-    ("fused", "Together", "What the supports and the class's name say together."),
-    ("fused", "Fused", "All evidence together, before it goes from patches to pixels."),
+    ("fused", "Together", "What both say, before it goes from patches to pixels."),
 )
 """Field of ``Priors``, title of the tab, explanation."""
 
@@ -169,26 +177,31 @@ class Handlers:
     def show(self, request: gr.Request) -> tuple[Output, ...]:
         """All of step 3 after a run.
 
-        Placeholder, panel, gallery, chosen index, slider, class choice, result, its text, and the
-        texts and the pictures of the priors.
+        Placeholder, panel, gallery, chosen index, both sliders, class choice, result, its text, and
+        the texts and the pictures of the priors.
         """
         session = self.session(request)
         found = bool(session.answers)
-        names = session.answers[0].preview.class_names if found else ()
+        preview = session.answers[0].preview if found else None
+        names = () if preview is None else preview.class_names
         first = names[0] if found else ""
         shown, maps = (None, ""), _NO_PRIORS
         if found:
             shown, maps = _result(session, 0), _priors(session, 0, first)
-        known = maps[0] is not None
+        known = preview is not None and preview.priors is not None
         return (
             gr.HTML(visible=not found),
             gr.Column(visible=found),
             gr.Gallery(_result_thumbnails(session), selected_index=0 if found else None),
             0,
             gr.Slider(value=round(session.threshold, 2)),
+            gr.Slider(
+                value=session.min_presence,
+                visible=preview is not None and preview.presence is not None,
+            ),
             gr.Radio(choices=list(names), value=first or None, visible=known and len(names) > 1),
             *shown,
-            *(text if known or not found else _DECODER for _, _, text in PRIORS),
+            *_prior_texts(preview),
             *maps,
         )
 
@@ -207,18 +220,20 @@ class Handlers:
 
     @told()
     def move_threshold(
-        self, threshold: float, index: int, request: gr.Request
+        self, threshold: float, min_presence: float, index: int, request: gr.Request
     ) -> tuple[Output, ...]:
         """Decide anew which pixels are object in the result shown."""
         session = self.session(request)
-        session.threshold = threshold
+        session.threshold, session.min_presence = threshold, min_presence
         return _result(session, index)
 
     @told()
-    def settle_threshold(self, threshold: float, request: gr.Request) -> Output:
-        """The slider was let go: bring the small results up to date."""
+    def settle_threshold(
+        self, threshold: float, min_presence: float, request: gr.Request
+    ) -> Output:
+        """A slider was let go: bring the small results up to date."""
         session = self.session(request)
-        session.threshold = threshold
+        session.threshold, session.min_presence = threshold, min_presence
         return _result_thumbnails(session)
 
     @told()
@@ -237,6 +252,7 @@ class Handlers:
 # Values for the page's components, in their order.
 
 _DECODER = "A trained decoder keeps no priors to look at."
+_NO_NAMES = "This model reads no names, so there is no such map."
 _NO_PRIORS: tuple[Image.Image | None, ...] = (None,) * len(PRIORS)
 
 
@@ -303,18 +319,28 @@ def _result_thumbnails(session: AppSession) -> list[tuple[Image.Image, str]]:
     """All results at the threshold shown, small."""
     shown = []
     for answer in session.answers:
-        overlay = answer.preview.at_threshold(session.threshold).overlay()
+        overlay = _preview(session, answer).overlay()
         overlay.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
         shown.append((overlay, answer.query.file_name))
     return shown
 
 
 def _result(session: AppSession, index: int) -> tuple[Output, ...]:
-    """One result at the threshold shown: the picture and how much each class covers."""
+    """One result at the threshold shown: the picture, and of each class its share and presence."""
     answer = session.answer(index)
-    preview = answer.preview.at_threshold(session.threshold)
-    shares = ", ".join(f"{name} {preview.mask_of(name).mean():.1%}" for name in preview.class_names)
-    return preview.overlay(), _quiet(f"{answer.query.file_name}: {shares}")
+    preview = _preview(session, answer)
+    presence = preview.presence_by_class or {}
+    told = ", ".join(
+        f"{name} {preview.mask_of(name).mean():.1%}"
+        + (f" (presence {presence[name]:.2f})" if presence else "")
+        for name in preview.class_names
+    )
+    return preview.overlay(), _quiet(f"{answer.query.file_name}: {told}")
+
+
+def _preview(session: AppSession, answer: Answer) -> Segmentation:
+    """A result, small, as the sliders have it."""
+    return answer.preview.at_threshold(session.threshold, min_presence=session.min_presence)
 
 
 def _priors(session: AppSession, index: int, class_name: str) -> tuple[Image.Image | None, ...]:
@@ -329,6 +355,16 @@ def _priors(session: AppSession, index: int, class_name: str) -> tuple[Image.Ima
     return tuple(
         heat(image, maps[field][number]) if field in maps else None for field, _, _ in PRIORS
     )
+
+
+def _prior_texts(preview: Segmentation | None) -> list[str]:
+    """What is said under each of ``PRIORS``; of a map that is not there, why."""
+    if preview is None:
+        return [text for _, _, text in PRIORS]
+    if preview.priors is None:
+        return [_DECODER for _ in PRIORS]
+    maps = preview.priors.maps()
+    return [text if field in maps else _NO_NAMES for field, _, text in PRIORS]
 
 
 def _quiet(text: str) -> str:

@@ -29,6 +29,7 @@ class Models:
 
     Args:
         default: What the page starts with: whatever `FewShotSegmenter.from_pretrained` takes.
+        visual: Another ViT that compares images for the default.
         clip: The CLIP of the default's priors, if that is a trained decoder.
         any_model: Whether people may name other models of the hub than ``choices``.
         local_models: Whether they may also name folders and files of this computer.
@@ -38,6 +39,7 @@ class Models:
         self,
         default: str = BUILTIN,
         *,
+        visual: str | None = None,
         clip: str | None = None,
         any_model: bool = True,
         local_models: bool = False,
@@ -45,7 +47,7 @@ class Models:
         self.default = default
         self.any_model = any_model
         self.local_models = any_model and local_models
-        self._clip = clip
+        self._visual, self._clip = visual, clip
         self._lock = threading.Lock()
         self._name: str | None = None
         self._model: FewShotSegmenter | None = None
@@ -78,7 +80,7 @@ class Models:
     def _loaded(self, name: str) -> FewShotSegmenter:
         """What is written as on the hub is looked for there only, and taken as a CLIP only."""
         if name == self.default:
-            return FewShotSegmenter.from_pretrained(name, clip=self._clip)
+            return FewShotSegmenter.from_pretrained(name, visual=self._visual, clip=self._clip)
         if name == BUILTIN:
             return FewShotSegmenter.from_pretrained(name)
         if _HUB_NAME.fullmatch(name):

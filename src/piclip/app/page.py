@@ -13,6 +13,7 @@ from piclip.app.models import BUILTIN, Models, hint
 from piclip.app.painting import FAILURES, LISTEN, read_canvas
 from piclip.app.session import Sessions
 from piclip.clip.encoder import DEFAULT_MODEL
+from piclip.results import MIN_PRESENCE
 
 _CACHE_SECONDS = (300, 1800)  # how often files made for browsers are looked at, and their age
 _IMAGES = {"file_count": "multiple", "file_types": ["image"], "height": 150}
@@ -182,6 +183,11 @@ def _results_step(handlers: Handlers) -> list[Any]:
                     0, 1, 0.5, step=0.01, label="Threshold", buttons=[],
                     info="Lower finds more, higher only what is certain.", elem_id="threshold",
                 )  # fmt: skip
+                least = gr.Slider(
+                    0, 1, MIN_PRESENCE, step=0.01, label="Least presence", buttons=[],
+                    info="A class that is less likely to be in an image is not drawn there.",
+                    elem_id="min-presence",
+                )  # fmt: skip
                 class_name = gr.Radio([], label="Class in the priors", visible=False)
                 with gr.Tab("Result"):
                     result = [_picture("result"), gr.HTML("")]
@@ -193,10 +199,12 @@ def _results_step(handlers: Handlers) -> list[Any]:
         with gr.Row(elem_classes="app-hidden"):
             zip_file = gr.DownloadButton("masks", elem_id="zip-file")
             coco_file = gr.DownloadButton("coco", elem_id="coco-file")
-    slider.input(
-        handlers.move_threshold, [slider, chosen], result, trigger_mode="always_last", **_NOW
-    )
-    slider.release(handlers.settle_threshold, slider, gallery, **_NOW)
+    sliders = [slider, least]
+    for moved in sliders:
+        moved.input(
+            handlers.move_threshold, [*sliders, chosen], result, trigger_mode="always_last", **_NOW
+        )
+        moved.release(handlers.settle_threshold, sliders, gallery, **_NOW)
     gallery.select(handlers.choose, class_name, [chosen, *result, *priors], **_NOW)
     class_name.input(handlers.choose_class, [chosen, class_name], priors, **_NOW)
     for button, make, file in (
@@ -206,7 +214,7 @@ def _results_step(handlers: Handlers) -> list[Any]:
         button.click(make, None, file, **_NOW).success(
             None, None, None, js=_FETCH.format(file.elem_id), api_visibility="private"
         )
-    return [empty, panel, gallery, chosen, slider, class_name, *result, *texts, *priors]
+    return [empty, panel, gallery, chosen, *sliders, class_name, *result, *texts, *priors]
 
 
 def _title(number: int, title: str, text: str) -> None:

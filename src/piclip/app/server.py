@@ -29,6 +29,7 @@ class Settings:
     Attributes:
         model: What it starts with: whatever `FewShotSegmenter.from_pretrained` takes. A page that
             others can reach offers only this and the built-in one.
+        visual: Another ViT that compares images for it; None where it does that itself.
         clip: The CLIP of its priors, if that is a trained decoder; None for that of its training.
         local_models: Whether people may name folders and files of this computer as models.
         host: Address to listen at.
@@ -40,6 +41,7 @@ class Settings:
     """
 
     model: str = BUILTIN
+    visual: str | None = None
     clip: str | None = None
     local_models: bool = False
     host: str = "127.0.0.1"
@@ -92,6 +94,7 @@ def serve(settings: Settings) -> Iterator[Served]:
         sessions = Sessions(Path(name) / "sessions", settings.limits)
         models = Models(
             settings.model,
+            visual=settings.visual,
             clip=settings.clip,
             any_model=settings.local,
             local_models=settings.local_models,

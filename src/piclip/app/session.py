@@ -20,7 +20,7 @@ from piclip.errors import ImageError, PiclipError, UsageError
 from piclip.io.decoding import ImageSource
 from piclip.io.images import MAX_PIXELS, read_image, read_mask
 from piclip.io.supports import Support
-from piclip.results import Segmentation
+from piclip.results import MIN_PRESENCE, Segmentation
 from piclip.segmenter import FewShotSegmenter
 
 PREVIEW_PIXELS = 720
@@ -94,10 +94,11 @@ class Answer:
     preview: Segmentation
     scores_file: Path
 
-    def at_threshold(self, threshold: float) -> Segmentation:
+    def at_threshold(self, threshold: float, *, min_presence: float = MIN_PRESENCE) -> Segmentation:
         """The result at the query's own size, without its image."""
         scores = np.load(self.scores_file).astype(np.float32)
-        return _with_scores(self.preview, scores, None).at_threshold(threshold)
+        whole = _with_scores(self.preview, scores, None)
+        return whole.at_threshold(threshold, min_presence=min_presence)
 
 
 class Step(NamedTuple):
@@ -125,6 +126,7 @@ class AppSession:
         self.answers: list[Answer] = []
         self.failures: list[str] = []
         self.threshold = 0.5
+        self.min_presence = MIN_PRESENCE
         self.used = monotonic()
         self._lock = threading.Lock()
         self._busy = threading.Lock()
@@ -299,7 +301,9 @@ class AppSession:
             raise UsageError("The result holds no image.")
         image = fit_picture(result.image, PREVIEW_PIXELS)
         preview = _with_scores(result, _fit_maps(result.scores, image.size), image)
-        preview = replace(preview, name=query.name).at_threshold(self.threshold)
+        preview = replace(preview, name=query.name).at_threshold(
+            self.threshold, min_presence=self.min_presence
+        )
         with self._lock:
             if self._closed or query not in self.queries:
                 return

@@ -10,14 +10,17 @@ import typer
 from piclip.cli.options import (
     DEFAULT_MODEL,
     MAX_PIXELS,
+    MIN_PRESENCE,
     BatchSizeOption,
     ClipOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     MaxPixelsOption,
+    MinPresenceOption,
     ModelOrDecoderOption,
     ThresholdOption,
+    VisualOption,
     examples,
 )
 
@@ -59,6 +62,7 @@ def annotate(
         str | None, typer.Option(metavar="NAME", help="Of the proposals. [default: as the labels]")
     ] = None,
     model: ModelOrDecoderOption = DEFAULT_MODEL,
+    visual: VisualOption = None,
     clip: ClipOption = None,
     min_score: Annotated[
         float,
@@ -67,6 +71,7 @@ def annotate(
         ),
     ] = 0.0,
     threshold: ThresholdOption = None,
+    min_presence: MinPresenceOption = MIN_PRESENCE,
     with_labels: Annotated[
         bool, typer.Option("--with-labels", help="Put the labels that were given into the output.")
     ] = False,
@@ -96,8 +101,9 @@ def annotate(
     """Learn from the labelled images of a folder and propose regions for all others.
 
     Every image with a label teaches each class that it shows, at most 50 images per class; every
-    image without one gets regions of all classes. The score of a region is the mean of its
-    pixels' scores.
+    image without one gets regions of all classes. In a folder of masks, a mask without object
+    pixels says that the class is not in the image: that teaches when to draw nothing. The score of
+    a region is the mean of its pixels' scores.
 
     Images that cannot be read are skipped and listed at the end. What is finished is kept in
     OUTPUT.journal: the same command run again goes on where it stopped, and --min-score,
@@ -128,25 +134,35 @@ def annotate(
     shown = known.labelled if with_labels else ()
     queries, failures = find_queries(known, images) if output else ([], [])
     if output:
-        others = [labels, review] if review else [labels]
-        work.check_output(output, target, queries, shown, others=others, overwrite=overwrite)
+        work.check_output(
+            output,
+            target,
+            queries,
+            shown,
+            others=[labels, review] if review else [labels],
+            overwrite=overwrite,
+        )
 
     with loading_model():
-        segmenter = FewShotSegmenter.from_pretrained(model, clip=clip, device=device, dtype=dtype)
+        segmenter = FewShotSegmenter.from_pretrained(
+            model, visual=visual, clip=clip, device=device, dtype=dtype
+        )
+    negatives = work.negatives_for(segmenter, known)
     waiting = queries
     if output:
         settings = {  # what decides about the proposals, without what only decides about speed
             "piclip": __version__,
             "model": segmenter.scorer.fingerprint(),
-            "labels": digest(examples, images),
+            "labels": digest(examples, negatives, images),
             "threshold": threshold,
+            "min_presence": min_presence,
             "dtype": dtype,
         }
         journal = Journal(work.journal_path(output), settings, overwrite=overwrite)
         waiting = [query for query in queries if not work.is_done(journal, query)]
     if holdout or waiting:
         with people().status("Learning from the labelled images"):
-            learn(segmenter, examples, images, max_pixels=max_pixels)
+            learn(segmenter, examples, images, negatives=negatives, max_pixels=max_pixels)
 
     expectations = []
     if holdout:
@@ -155,7 +171,9 @@ def annotate(
                 segmenter,
                 examples,
                 images,
+                negatives=negatives,
                 threshold=threshold,
+                min_presence=min_presence,
                 min_score=min_score,
                 max_pixels=max_pixels,
                 on_progress=on_progress,
@@ -171,6 +189,7 @@ def annotate(
                 queries,
                 waiting,
                 threshold=threshold,
+                min_presence=min_presence,
                 batch_size=batch_size,
                 max_pixels=max_pixels,
             )

@@ -14,12 +14,14 @@ from rich.text import Text
 
 from piclip import FewShotSegmenter
 from piclip.annotation.export import Review, check_destination, write_files, write_review
+from piclip.annotation.fitted import choose_negatives
 from piclip.annotation.holdout import Expectation
 from piclip.annotation.journal import Journal, stamp_of
 from piclip.annotation.proposals import Failure, Query, propose
 from piclip.cli.console import print_table, progress_bar
 from piclip.errors import ImageError, PiclipError, UsageError
 from piclip.formats import LabelledFile, Labels
+from piclip.training_free.scorer import TrainingFreeScorer
 
 
 def journal_path(output: Path) -> Path:
@@ -71,6 +73,13 @@ def check_output(
         )
 
 
+def negatives_for(segmenter: FewShotSegmenter, labels: Labels) -> dict[str, list[LabelledFile]]:
+    """The images labelled as without a class, by its name; a trained decoder has no use for any."""
+    if not isinstance(segmenter.scorer, TrainingFreeScorer):
+        return {}
+    return choose_negatives(labels)
+
+
 def is_done(journal: Journal, query: Query) -> bool:
     """Whether this very image is finished; one that vanished is not."""
     try:
@@ -86,6 +95,7 @@ def propose_for(
     waiting: Sequence[Query],
     *,
     threshold: float | None,
+    min_presence: float,
     batch_size: int,
     max_pixels: int,
 ) -> list[Failure]:
@@ -102,6 +112,7 @@ def propose_for(
                 waiting,
                 journal,
                 threshold=threshold,
+                min_presence=min_presence,
                 batch_size=batch_size,
                 max_pixels=max_pixels,
                 on_progress=on_progress,
@@ -152,7 +163,8 @@ def write_proposals(
     for file, certainty in proposed():
         scores = [region.score for region in file.regions if region.score is not None]
         counts.update(region.class_name for region in file.regions)
-        reviews.append(Review(file.path, certainty, len(scores), min(scores, default=None)))
+        lowest = min(scores, default=None)
+        reviews.append(Review(file.path, certainty, len(scores), lowest, file.presence))
     if review is not None:
         write_review(reviews, review)
     write_files(files, labels, output, format)

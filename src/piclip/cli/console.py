@@ -21,6 +21,14 @@ from rich.table import Table
 from piclip.errors import UsageError
 
 _LISTED = 20
+_OPTIONS = {
+    "leave clip": "leave --clip",
+    "learns from no negatives; leave them": "learns from no --negative; leave it",
+    "leave visual": "leave --visual",
+    "beside visual": "beside --visual",
+    "and evidence out": "and --evidence out",
+    "evidence='contrast'": "--evidence contrast",
+}
 
 
 def people() -> Console:
@@ -82,12 +90,15 @@ def print_outcome(
 
 @contextmanager
 def loading_model() -> Iterator[None]:
-    """Say that the model is being loaded; errors name the option instead of Python's argument."""
+    """Say that the model is being loaded; errors name options instead of Python's arguments."""
     with people().status("Loading the model"):
         try:
             yield
         except UsageError as error:
-            raise UsageError(str(error).replace("leave clip out", "leave --clip out")) from error
+            said = str(error)
+            for argument, option in _OPTIONS.items():
+                said = said.replace(argument, option)
+            raise UsageError(said) from error
 
 
 @contextmanager

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from piclip.cli.options import DeviceOption, JsonOption, RootOption, ShotOption, examples
+from piclip.cli.options import (
+    DeviceOption,
+    JsonOption,
+    RootOption,
+    ShotOption,
+    VisualOption,
+    examples,
+)
 
 if TYPE_CHECKING:
     from piclip.evaluation.records import Evaluation
@@ -89,6 +96,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="NAME", help="The CLIP. [default: the training's; builtin on scenes]"),
     ] = None,
+    visual: VisualOption = None,
     device: DeviceOption = "auto",
     dtype: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of the CLIP. [default: the training's]")
@@ -126,6 +134,7 @@ def evaluate(
         split=split,
         minimum_images=minimum_images,
         model=model,
+        visual=visual,
         device=device,
         dtype=dtype,
     )

@@ -18,6 +18,7 @@ from piclip.errors import UsageError
 from piclip.evaluation.evaluate import choose_threshold
 from piclip.evaluation.predictor import Predictor, load_decoder
 from piclip.io.documents import parse_json
+from piclip.training_free.scorer import TrainingFreeScorer
 
 TRAINING_FREE = "training-free"
 
@@ -36,6 +37,7 @@ class EvaluateRequest:
     split: str = "val"
     minimum_images: int = 0
     model: str | None = None
+    visual: str | None = None
     device: str = "auto"
     dtype: str | None = None
 
@@ -79,6 +81,8 @@ class EvaluateRequest:
             raise UsageError(
                 "A trained decoder has its own prior; leave out --prior and --threshold."
             )
+        if self.visual is not None:
+            raise UsageError("A trained decoder has its own backbone; leave out --visual.")
         trained_on, fold = checkpoint.value("dataset", "name"), checkpoint.value("fold")
         if trained_on == view.dataset.name and fold not in (None, view.fold):
             raise UsageError(
@@ -94,12 +98,19 @@ class EvaluateRequest:
         model = self.model or ("builtin" if view.dataset.name == "scenes" else DEFAULT_MODEL)
         evidence = "contrast" if self.prior is None else "published"
         predictor = Predictor.load(
-            partial(FewShotSegmenter.from_pretrained, model, evidence=evidence, **self._options()),
+            partial(
+                FewShotSegmenter.from_pretrained,
+                model,
+                visual=self.visual,
+                evidence=evidence,
+                **self._options(),
+            ),
             prior=self.prior,
             threshold=self.threshold,
             synonyms=view.dataset.synonyms,
         )
-        _ = predictor.segmenter.encoder  # refuses a trained decoder
+        if not isinstance(predictor.segmenter.scorer, TrainingFreeScorer):
+            raise UsageError(f"{model} is a trained decoder; name it as the CHECKPOINT.")
         if self.prior is None or self.threshold is not None:
             return predictor
         base = FewShotView(

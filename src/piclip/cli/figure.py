@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from piclip.cli.options import DeviceOption, RootOption, ShotOption, examples
+from piclip.cli.options import DeviceOption, RootOption, ShotOption, VisualOption, examples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,13 +57,14 @@ def figure(
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="The CLIP. [default: builtin on scenes]")
     ] = None,
+    visual: VisualOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Draw one of the paper's figures from the novel classes of a dataset.
 
     fig1: the previous prior of a trained backbone beside ours. fig3: support, truth, baseline and
-    ours. fig4: the priors before and after refinement. Rows are the first episodes of the seed,
-    one of each class in turn.
+    ours. fig4: the priors before and after refinement, and the segmenter's own evidence. Rows are
+    the first episodes of the seed, one of each class in turn.
     """
     from piclip.cli.console import people
     from piclip.cli.evaluation_runs import EvaluateRequest
@@ -83,6 +84,7 @@ def figure(
         shot=shot,
         minimum_images=shot + 1,  # a figure shows examples, so scarce classes may be left out
         model=model,
+        visual=visual,
         device=device,
     )
     with people().status("Drawing"):

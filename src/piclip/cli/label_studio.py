@@ -17,6 +17,7 @@ from piclip.cli.options import (
     MaxPixelsOption,
     ModelOrDecoderOption,
     ThresholdOption,
+    VisualOption,
     examples,
     login_of,
 )
@@ -53,6 +54,7 @@ def label_studio(
         ),
     ] = None,
     model: ModelOrDecoderOption = DEFAULT_MODEL,
+    visual: VisualOption = None,
     clip: ClipOption = None,
     threshold: ThresholdOption = None,
     host: HostOption = "127.0.0.1",
@@ -97,6 +99,7 @@ def label_studio(
 
     settings = Settings(
         model=model,
+        visual=visual,
         clip=clip,
         url=url,
         api_key=api_key,

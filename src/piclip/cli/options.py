@@ -13,6 +13,7 @@ from piclip.errors import UsageError
 # Repeated here because their homes import torch and Pillow; a test compares them.
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
 MAX_PIXELS = 50_000_000
+MIN_PRESENCE = 0.5
 
 
 def examples(*commands: str) -> str:
@@ -46,7 +47,8 @@ ModelOption = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Hub name, folder or weights file of a CLIP, or 'builtin' (generated scenes only).",
+        help="Hub name, folder or weights file of a CLIP, or 'builtin' (generated scenes only); or "
+        "another ViT, which reads no texts, so that class names are labels only.",
     ),
 ]
 ModelOrDecoderOption = Annotated[
@@ -54,7 +56,24 @@ ModelOrDecoderOption = Annotated[
     typer.Option(
         metavar="NAME",
         help="Hub name, folder or weights file of a CLIP, 'builtin' (generated scenes only), or "
-        "the folder of a trained decoder.",
+        "the folder of a trained decoder; or another ViT, which reads no texts, so that class "
+        "names are labels only.",
+    ),
+]
+VisualOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Another ViT (hub name or folder, such as facebook/dinov2-small) that compares the "
+        "images while the CLIP reads the names. [default: the CLIP compares them itself]",
+    ),
+]
+EvidenceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="contrast: object against background of the labelled images; published: the paper's "
+        "priors.",
     ),
 ]
 ClipOption = Annotated[
@@ -74,6 +93,16 @@ ThresholdOption = Annotated[
         max=1,
         metavar="SCORE",
         help="Least score of an object's pixel, 0 to 1. [default: the model's own]",
+    ),
+]
+MinPresenceOption = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        metavar="P",
+        help="Draw no class that is less likely than this to be in the image, 0 to 1; 0 draws "
+        "whatever scores high enough.",
     ),
 ]
 DeviceOption = Annotated[

@@ -6,7 +6,14 @@ from typing import Annotated
 
 import typer
 
-from piclip.cli.options import ClipOption, HostOption, ModelOrDecoderOption, examples, login_of
+from piclip.cli.options import (
+    ClipOption,
+    HostOption,
+    ModelOrDecoderOption,
+    VisualOption,
+    examples,
+    login_of,
+)
 
 EXAMPLES = examples(
     "piclip app",
@@ -19,6 +26,7 @@ EXAMPLES = examples(
 
 def app(
     model: ModelOrDecoderOption = "builtin",
+    visual: VisualOption = None,
     clip: ClipOption = None,
     local_models: Annotated[
         bool,
@@ -67,6 +75,7 @@ def app(
 
     settings = Settings(
         model=model,
+        visual=visual,
         clip=clip,
         local_models=local_models,
         host=host,

@@ -12,12 +12,14 @@ from piclip.cli.options import (
     MAX_PIXELS,
     DeviceOption,
     DtypeOption,
+    EvidenceOption,
     JsonOption,
     MaskOption,
     MaxPixelsOption,
     ModelOption,
     OutputFolderOption,
     SupportOption,
+    VisualOption,
     examples,
     paired,
 )
@@ -40,6 +42,8 @@ def priors(
     query: Annotated[Path, typer.Option(metavar="IMAGE", help="The image to look at.")],
     output: OutputFolderOption,
     model: ModelOption = DEFAULT_MODEL,
+    visual: VisualOption = None,
+    evidence: EvidenceOption = "contrast",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     max_pixels: MaxPixelsOption = MAX_PIXELS,
@@ -63,7 +67,13 @@ def priors(
     ((label, pairs),) = paired(support, mask, [name]).items()
     shown = [read_labelled(Support(*pair), max_pixels=max_pixels) for pair in pairs]
     with loading_model():
-        segmenter = FewShotSegmenter.from_pretrained(model, device=device, dtype=dtype)
+        segmenter = FewShotSegmenter.from_pretrained(
+            model,
+            visual=visual,
+            evidence=evidence,  # type: ignore[arg-type]  # refuses others
+            device=device,
+            dtype=dtype,
+        )
     segmenter.fit([Support(*pair) for pair in shown], name=label, max_pixels=max_pixels)
     result = segmenter.predict(image, max_pixels=max_pixels)[0]
     figure = priors_figure(*shown[0], result)

@@ -10,17 +10,21 @@ import typer
 from piclip.cli.options import (
     DEFAULT_MODEL,
     MAX_PIXELS,
+    MIN_PRESENCE,
     BatchSizeOption,
     ClipOption,
     DeviceOption,
     DtypeOption,
+    EvidenceOption,
     JsonOption,
     MaskOption,
     MaxPixelsOption,
+    MinPresenceOption,
     ModelOrDecoderOption,
     OutputFolderOption,
     SupportOption,
     ThresholdOption,
+    VisualOption,
     examples,
     paired,
 )
@@ -33,6 +37,8 @@ EXAMPLES = examples(
     "--support b.jpg --mask b.png --name lion --query photos --output out",
     "piclip segment --model builtin --support demo/images/support.png "
     "--mask demo/truth/support.png --name cat --query demo/images --output out",
+    "piclip segment --visual facebook/dinov2-small --support zebra.jpg --mask zebra.png "
+    "--name zebra --negative empty_savanna.jpg --query photos --output out",
 )
 
 
@@ -49,12 +55,23 @@ def segment(
         typer.Option(metavar="PATH", help="An image or a folder of images; may be repeated."),
     ],
     output: OutputFolderOption,
+    negative: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="IMAGE",
+            help="An image without any of the classes, which tells when one is not there; repeat "
+            "it for more.",
+        ),
+    ] = None,
     model: ModelOrDecoderOption = DEFAULT_MODEL,
+    visual: VisualOption = None,
+    evidence: EvidenceOption = "contrast",
     clip: ClipOption = None,
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Draw the masks over the images, too.")
     ] = False,
     threshold: ThresholdOption = None,
+    min_presence: MinPresenceOption = MIN_PRESENCE,
     batch_size: BatchSizeOption = 8,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -68,7 +85,8 @@ def segment(
 
     Writes a mask per image (PNG of the image's size: 0 and 255; with several classes their
     numbers, 0 for background) and results.json into the output folder, and overlays into
-    its subfolder overlays.
+    its subfolder overlays. results.json also says how likely each class is to be in an image at
+    all; one that is not likely enough (--min-presence) gets no pixel of it.
 
     Files that cannot be read are skipped and listed at the end. The same command run again
     goes on where it stopped: what is done is not computed again, what failed is tried again.
@@ -78,23 +96,37 @@ def segment(
     from piclip import FewShotSegmenter, Support, __version__
     from piclip.cli.console import loading_model, people, print_json, print_outcome
     from piclip.cli.segment_folder import FILE_NAME, RunRecord, digest, query_files, segment_files
-    from piclip.errors import PiclipError
+    from piclip.errors import PiclipError, UsageError
 
     classes = paired(support, mask, name)
-    queries = query_files(query, output, labelled=[*support, *mask])
+    negatives = negative or []
+    if negatives and evidence == "published":
+        raise UsageError("The published priors learn from no --negative; leave it out.")
+    queries = query_files(query, output, labelled=[*support, *mask, *negatives])
     digests = {
         label: [{"image": digest(image), "mask": digest(truth)} for image, truth in pairs]
         for label, pairs in classes.items()
     }
     with loading_model():
-        segmenter = FewShotSegmenter.from_pretrained(model, clip=clip, device=device, dtype=dtype)
+        segmenter = FewShotSegmenter.from_pretrained(
+            model,
+            visual=visual,
+            evidence=evidence,  # type: ignore[arg-type]  # refuses others
+            clip=clip,
+            device=device,
+            dtype=dtype,
+        )
     settings = {  # what decides about the masks, without what only decides about speed
         "piclip": __version__,
         "model": model,
+        "visual": visual,
+        "evidence": evidence,
         "clip": clip,
         "weights": segmenter.scorer.fingerprint(),
         "classes": digests,
+        "negatives": [digest(image) for image in negatives],
         "threshold": threshold,
+        "min_presence": min_presence,
         "dtype": dtype,
     }
     record = RunRecord.open(output, settings, overwrite=overwrite)
@@ -104,6 +136,7 @@ def segment(
         with people().status("Learning from the labelled images"):
             segmenter.fit(
                 {label: [Support(*pair) for pair in pairs] for label, pairs in classes.items()},
+                negatives=negatives,
                 max_pixels=max_pixels,
             )
         record.write()
@@ -114,6 +147,7 @@ def segment(
                 waiting,
                 overlay=overlay,
                 threshold=threshold,
+                min_presence=min_presence,
                 batch_size=batch_size,
                 max_pixels=max_pixels,
             )

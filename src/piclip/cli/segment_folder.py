@@ -172,6 +172,7 @@ def segment_files(
     *,
     overlay: bool,
     threshold: float | None,
+    min_presence: float,
     batch_size: int,
     max_pixels: int,
 ) -> None:
@@ -183,6 +184,7 @@ def segment_files(
         names: The files, and the stem of each one's outputs.
         overlay: Write overlays too.
         threshold: Least score of a class; None for the model's own.
+        min_presence: Classes that are less likely to be in an image get no pixel.
         batch_size: How many images are segmented together.
         max_pixels: Larger images are refused.
 
@@ -201,6 +203,7 @@ def segment_files(
             on_error=failed,
             batch_size=batch_size,
             threshold=threshold,
+            min_presence=min_presence,
             max_pixels=max_pixels,
         )
         try:
@@ -237,6 +240,7 @@ def _save(
         height=height,
         share=round(float(inside.mean()), 6),
         shares={name: round(float(result.mask_of(name).mean()), 6) for name in result.class_names},
+        presence=result.presence_by_class,
         mean_score=round(float(np.mean(result.score)), 6),
         mean_score_inside=round(float(result.score[inside].mean()), 6) if inside.any() else None,
         source=source,

@@ -27,6 +27,7 @@ from piclip.io.images import IGNORE
 from piclip.io.supports import Support
 from piclip.results import Segmentation, priors_of
 from piclip.segmenter import FewShotSegmenter
+from piclip.training_free.scorer import TrainingFreeScorer
 
 PRIORS: dict[str, tuple[str, str]] = {
     "vtp": ("plain", "none"),
@@ -130,14 +131,23 @@ class Predictor:
         if isinstance(self.segmenter.scorer, DecoderScorer):
             return _decoder(self.segmenter.scorer.trained, self.recipe)
         text, visual = PRIORS[self.prior or "vtp+vvp+pir"]
-        encoder = self.segmenter.encoder
+        scorer = self.segmenter.scorer
+        assert isinstance(scorer, TrainingFreeScorer)
+        main = scorer.encoder or scorer.visual
+        assert main is not None
+        settings: dict[str, Any] = {
+            "threshold": self.least_score,
+            "image_size": main.settings.image_size,
+        }
+        if scorer.visual not in (None, main):
+            settings["visual"] = scorer.visual.source or "in memory"
         return Method(
             method="threshold" if self.prior else "training-free",
             prior=self.prior or "piclip",
             text=text,
             visual=visual,
-            settings={"threshold": self.least_score, "image_size": encoder.image_size},
-            clip={"name": encoder.source or "in memory", "sha256": weights_hash(encoder.model)},
+            settings=settings,
+            clip={"name": main.source or "in memory", "sha256": weights_hash(main.model)},
         )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,18 @@ from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode, EpisodeKeys, FewShotView
 from piclip.errors import UsageError
 from piclip.evaluation.metrics import FewShotIoU
-from piclip.evaluation.predictor import Predictor, blind, imagenet_prior, query_map, truth_of
+from piclip.evaluation.predictor import (
+    CONTRAST,
+    Predictor,
+    blind,
+    imagenet_prior,
+    query_map,
+    truth_of,
+)
 from piclip.figures.panels import Panel, grid_figure, heat, panel_picture, with_mask
+from piclip.figures.plots import TITLES
+from piclip.segmenter import FewShotSegmenter
+from piclip.training_free.scorer import TrainingFreeScorer
 
 _SHOWN_TITLES = ("Support\nwith its mask", "Query\nwith the truth")
 
@@ -55,9 +66,9 @@ def previous_and_ours(
         view: The novel classes.
         keys: One episode for each row.
         baseline: The decoder with the backbone, trained with prior=imagenet.
-        ours: Gives the refined visual-text and the visual-visual prior.
+        ours: Its CLIP gives the refined visual-text and the visual-visual prior.
     """
-    rows = []
+    rows, ours = [], _published(ours)
     for episode in map(view.load, keys):
         theirs = _heat(episode.query, imagenet_prior(baseline, blind(episode)))
         maps = _priors(episode, ours, ("vtp+pir", "vvp", "piclip"))
@@ -99,25 +110,33 @@ def baseline_and_ours(
 def before_and_after(
     view: FewShotView, keys: Sequence[EpisodeKeys], segmenter: Predictor
 ) -> Figure:
-    """Fig. 4: the visual-text and the visual-visual prior before and after refinement.
+    """Fig. 4: both published priors before and after refinement, and the segmenter's evidence.
 
     Args:
         view: The novel classes.
         keys: One episode for each row.
-        segmenter: Gives the priors.
+        segmenter: Gives its evidence, and its CLIP the priors.
     """
-    rows = []
+    rows, published = [], _published(segmenter)
     for episode in map(view.load, keys):
-        maps = _priors(episode, segmenter, ("vtp", "vtp+pir", "vvp", "vvp+pir"))
-        rows.append((episode.name, [*_shown(episode), *maps]))
+        maps = _priors(episode, published, ("vtp", "vtp+pir", "vvp", "vvp+pir"))
+        own = _priors(episode, segmenter, (CONTRAST,))
+        rows.append((episode.name, [*_shown(episode), *maps, *own]))
     titles = (
         *_SHOWN_TITLES,
         "Text prior\n(VTP)",
         "Text prior,\nrefined",
         "Image prior\n(VVP)",
         "Image prior,\nrefined",
+        TITLES["contrast"],
     )
     return grid_figure(rows, titles, scale=True)
+
+
+def _published(predictor: Predictor) -> Predictor:
+    """The same CLIP with the published priors."""
+    scorer = TrainingFreeScorer(predictor.segmenter.encoder, evidence="published")
+    return replace(predictor, segmenter=FewShotSegmenter(scorer), source=None)
 
 
 def _shown(episode: Episode) -> list[Panel]:

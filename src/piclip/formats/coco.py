@@ -1,10 +1,11 @@
 """COCO JSON (``instances_*.json``): polygons, run lengths and crowds.
 
 In: every annotation with a ``segmentation``. Out: one annotation per region with its exact area,
-bounding box and, for predictions, score. Written as run lengths nothing is lost but pixels to
-ignore. Written as polygons, outlines run along pixel edges and holes are joined by slits, which
-COCO's own tools turn back into exactly the same pixels; tools that draw polygons with their border
-show them one pixel larger. Reading polygons keeps the pixels they cover, not their corners.
+bounding box and, for predictions, score; images then have a field "presence", the probability of
+each class to be in them, which is not read back. Written as run lengths nothing else is lost but
+pixels to ignore. Written as polygons, outlines run along pixel edges and holes are joined by slits,
+which COCO's own tools turn back into exactly the same pixels; tools that draw polygons with their
+border show them one pixel larger. Reading polygons keeps the pixels they cover, not their corners.
 """
 
 from __future__ import annotations
@@ -186,15 +187,18 @@ def _parts(
             yield annotation if region.score is None else annotation | {"score": region.score}
 
     return {
-        "images": (
-            {"id": number, "file_name": file.path, "height": file.height, "width": file.width}
-            for number, file in numbered()
-        ),
+        "images": (_described(number, file) for number, file in numbered()),
         "annotations": annotations(),
         "categories": [
             {"id": number, "name": name, "supercategory": ""} for name, number in categories.items()
         ],
     }
+
+
+def _described(number: int, file: LabelledFile) -> dict[str, Any]:
+    size = {"height": file.height, "width": file.width}
+    image = {"id": number, "file_name": file.path, **size}
+    return image if file.presence is None else image | {"presence": dict(file.presence)}
 
 
 def _by_id(items: list[Any], what: str, value: Callable[[object, str], T]) -> dict[int, T]:

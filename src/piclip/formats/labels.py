@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -44,10 +44,13 @@ class LabelledFile:
         path: The image's file, relative to the folder of images, with ``/``.
         height: Pixels, upright as a viewer shows the image.
         width: Pixels.
-        regions: Its labels; an image without any is unlabelled.
+        regions: Its labels.
         ignore: Pixels of which nothing is known (VOC's 255).
         id: The number by which the tool knows the image, if it has one.
         source: How the tool itself names the image (Label Studio's URL), if not by its path.
+        absent: Classes of which a label says that they are not in the image. An image with
+            neither regions nor these is unlabelled.
+        presence: Of a prediction, the probability of each class to be in the image, if it is known.
     """
 
     path: str
@@ -57,6 +60,8 @@ class LabelledFile:
     ignore: RunLengthMask | None = None
     id: int | None = None
     source: str | None = None
+    absent: tuple[str, ...] = ()
+    presence: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         masks = [region.mask for region in self.regions]
@@ -76,6 +81,11 @@ class LabelledFile:
     def class_names(self) -> tuple[str, ...]:
         """The classes that are labelled in this image, each once."""
         return tuple(dict.fromkeys(region.class_name for region in self.regions))
+
+    @property
+    def labelled(self) -> bool:
+        """Whether a label says what is in the image, or what is not."""
+        return bool(self.regions or self.absent)
 
     def image_in(self, root: Path) -> Path:
         """Find the image's file below a folder, or directly in it.
@@ -158,13 +168,13 @@ class Labels:
                 f"classes; give one each."
             )
         for file in self.images:
-            for name in file.class_names:
+            for name in (*file.class_names, *file.absent):
                 check_class(name, self.class_names, file.path)
 
     @property
     def labelled(self) -> tuple[LabelledFile, ...]:
-        """The images with at least one region."""
-        return tuple(file for file in self.images if file.regions)
+        """The images of which a label says what is in them, or what is not."""
+        return tuple(file for file in self.images if file.labelled)
 
     def by_class(self) -> dict[str, list[LabelledFile]]:
         """The images that show a class, for each that is labelled (UsageError if none is)."""
@@ -196,7 +206,7 @@ class Labels:
             MaskError: An image has another size than its label says.
             UsageError: Nothing is labelled.
         """
-        paths = {file.path: file.image_in(Path(image_root)) for file in self.labelled}
+        paths = {file.path: file.image_in(Path(image_root)) for file in self.images if file.regions}
         return {
             name: [Support(paths[file.path], file.mask_of(name)) for file in files]
             for name, files in self.by_class().items()
@@ -222,7 +232,7 @@ class Labels:
         """
         root = Path(image_root)
         known = {file: find_image(root, file.path) for file in self.images}
-        labelled = {path for file, path in known.items() if file.regions}
+        labelled = {path for file, path in known.items() if file.labelled}
         folders = {path.parent for path in known.values() if path is not None} or {root}
         listed = [path for folder in sorted(folders) for path in list_images(folder)]
         return [path for path in listed if path not in labelled]

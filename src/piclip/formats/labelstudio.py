@@ -139,10 +139,19 @@ def to_prediction(file: LabelledFile, model_version: str = "piclip") -> dict[str
                 "brushlabels": [region.class_name],
             },
         }
-        results.append(result if region.score is None else result | {"score": region.score})
+        if region.score is not None:
+            result["score"] = region.score
+        if file.presence is not None:
+            result["meta"] = presence_note(file.presence[region.class_name])
+        results.append(result)
     prediction: dict[str, Any] = {"model_version": model_version, "result": results}
     scores = [region.score for region in file.regions if region.score is not None]
     return prediction | ({"score": fmean(scores)} if scores else {})
+
+
+def presence_note(presence: float) -> dict[str, Any]:
+    """A region's "meta", which Label Studio shows beside it: is its class in the image at all?"""
+    return {"text": [f"presence {presence:.4f}"]}
 
 
 def from_task(

@@ -3,7 +3,8 @@
 With several classes the folder holds ``CLASS/NAME.png`` for each image ``NAME.*``; with one class
 named by the caller it may hold ``NAME.png`` itself. Classes may overlap. Lost on the way: which
 pixels belong to which object (one region per class and image), crowds, pixels to ignore, scores,
-and that an image exists that has no label.
+and that an image exists that has no label. A mask without object pixels says that the class is not
+in the image.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def recognise(source: Path) -> bool:
 def read(
     source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
-    """Read a folder of binary masks, as `read_labels` says: one region per mask.
+    """Read a folder of binary masks, as `read_labels` says: one region per mask, none if it is 0.
 
     What marks the object is told as in ``read_mask``. ``images`` is needed, and ``class_names``
     gives the one class of masks that lie in the folder itself.
@@ -36,24 +37,31 @@ def read(
     folder = Path(source)
     masks = LabelFolder(folder, images, "masks")
     regions: dict[str, list[Region]] = defaultdict(list)
+    absent: dict[str, list[str]] = defaultdict(list)
+    sizes = {}
     names = {}
     for name, class_folder in _class_folders(folder, class_names):
         names[name] = class_folder
         for path, image, size in masks.files(class_folder.rglob("*.png"), class_folder):
-            mask = RunLengthMask.from_array(read_mask(path, size=size))
-            regions[image].append(Region(name, mask))
-    if not regions:
+            sizes[image] = size
+            mask = read_mask(path, size=size, allow_empty=True)
+            if mask.any():
+                regions[image].append(Region(name, RunLengthMask.from_array(mask)))
+            else:
+                absent[image].append(name)
+    if not sizes:
         raise UsageError(f"{folder}: there are no masks (.png) here; check the path.")
     files = [
-        LabelledFile(image, *labels[0].mask.size, regions=tuple(labels))
-        for image, labels in sorted(regions.items())
+        LabelledFile(image, *size, regions=tuple(regions[image]), absent=tuple(absent[image]))
+        for image, size in sorted(sizes.items())
     ]
     return Labels(tuple(class_names) or tuple(names), tuple(files))
 
 
 def write(labels: Labels, destination: str | Path) -> list[Path]:
-    """Write ``CLASS/NAME.png`` for every class that an image shows, as `write_labels` says.
+    """Write ``CLASS/NAME.png`` for every class that an image is labelled with or without.
 
+    As `write_labels` says.
     A class whose name cannot be a folder's is a UsageError.
     """
     for name in labels.class_names:
@@ -65,7 +73,7 @@ def write(labels: Labels, destination: str | Path) -> list[Path]:
     return [
         write_png(file.mask_of(name), Path(destination) / name / target)
         for file, target in labels.with_paths(".png")
-        for name in file.class_names
+        for name in (*file.class_names, *file.absent)
     ]
 
 

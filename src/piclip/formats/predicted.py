@@ -30,6 +30,8 @@ class Prediction(Protocol):
     @property
     def scores(self) -> npt.NDArray[np.float32]: ...  # noqa: D102
     @property
+    def presence_by_class(self) -> dict[str, float] | None: ...  # noqa: D102
+    @property
     def file_name(self) -> str: ...  # noqa: D102
     @property
     def size(self) -> tuple[int, int]: ...  # noqa: D102
@@ -55,7 +57,8 @@ def from_segmentation(
         source: How the labelling tool names the image, if not by its path.
 
     Returns:
-        The image with its regions class by class, each with its mean score (four digits).
+        The image with its regions class by class, each with its mean score (four digits), and how
+        likely each class is to be in it.
     """
     regions = []
     for index, name in enumerate(segmentation.class_names):
@@ -75,6 +78,7 @@ def from_segmentation(
         regions=tuple(regions),
         ignore=RunLengthMask.from_array(unknown) if unknown.any() else None,
         source=source,
+        presence=segmentation.presence_by_class,
     )
 
 

@@ -83,6 +83,7 @@ def read_mask(
     max_pixels: int = MAX_PIXELS,
     value: int | None = None,
     least: int = 1,
+    allow_empty: bool = False,
 ) -> npt.NDArray[np.bool_]:
     """Read the mask of one object class.
 
@@ -105,9 +106,10 @@ def read_mask(
         value: Class index to pick out of a class map: 1 or more, and not 255 (ignore).
         least: Least value of an object pixel in a gray or colour file of 8 bits; 128 where the
             borders are anti-aliased.
+        allow_empty: Take a mask without object pixels too.
 
     Returns:
-        Bool array (H, W) with at least one object pixel.
+        Bool array (H, W) with at least one object pixel, unless ``allow_empty``.
 
     Raises:
         ImageError: The file cannot be read as an image.
@@ -132,7 +134,7 @@ def read_mask(
             f"{name}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels (width x height) but "
             f"its image is {size[1]} x {size[0]}; give the mask the size of its image."
         )
-    if not mask.any():
+    if not allow_empty and not mask.any():
         missing = "no object pixel" if value is None else f"no pixel of class index {value}"
         found = ", ".join(str(v) for v in np.unique(values)[:12])
         raise MaskError(

@@ -28,7 +28,7 @@ def empty_prediction(model_version: str) -> dict[str, Any]:
 
 
 def to_prediction(
-    segmentation: Segmentation, config: LabellingConfig, model_version: str, threshold: float
+    segmentation: Segmentation, config: LabellingConfig, model_version: str
 ) -> dict[str, Any]:
     """One brush region per class, or polygons for classes that have no brush.
 
@@ -36,12 +36,12 @@ def to_prediction(
         segmentation: What was found.
         config: Says which tags the regions belong to.
         model_version: The name under which Label Studio keeps the prediction.
-        threshold: The least score of a pixel that is proposed.
 
     Returns:
         The prediction. Its score is its certainty (`piclip.annotation.proposals.certainty_of`), so
         that Label Studio can show the least certain tasks first; each region's score is the mean
-        over its pixels.
+        over its pixels, and its note says how likely its class is to be in the image. A class that
+        is not likely enough has no region.
     """
     file = from_segmentation(segmentation, instances=False)
     results = []
@@ -56,7 +56,7 @@ def to_prediction(
         ]
     return {
         "model_version": model_version,
-        "score": round(certainty_of(segmentation.score, threshold), _DIGITS),
+        "score": round(certainty_of(segmentation), _DIGITS),
         "result": [result | {"id": f"piclip{n}"} for n, result in enumerate(results)],
     }
 
@@ -68,6 +68,9 @@ def _brush(file: LabelledFile, region: Region) -> list[dict[str, Any]]:
 
 def _polygons(file: LabelledFile, region: Region) -> list[dict[str, Any]]:
     """One polygon for each connected part; Label Studio's polygons have no holes."""
+    noted = {}
+    if file.presence is not None:
+        noted["meta"] = labelstudio.presence_note(file.presence[region.class_name])
     percent = 100 / np.array([file.width, file.height])
     return [
         {
@@ -75,6 +78,7 @@ def _polygons(file: LabelledFile, region: Region) -> list[dict[str, Any]]:
             "original_height": file.height,
             "image_rotation": 0,
             "score": region.score,
+            **noted,
             "value": {
                 "points": np.round(corners * percent, _DIGITS).tolist(),
                 "closed": True,

@@ -322,7 +322,7 @@ class Project:
             [found] = self._segmenter.predict(
                 [path], threshold=self._tools.threshold, max_pixels=self._tools.max_pixels
             )
-            return to_prediction(found, self.config, version, self._tools.threshold)
+            return to_prediction(found, self.config, version)
         except PiclipError as error:
             reason = str(error).replace(str(path), "its image")
             logger.warning("Nothing is proposed for task %s: %s", number, reason)

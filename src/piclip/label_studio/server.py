@@ -34,7 +34,9 @@ class Settings:
     """How to serve.
 
     Attributes:
-        model: What `piclip.FewShotSegmenter.from_pretrained` takes, like clip, device and dtype.
+        model: What `piclip.FewShotSegmenter.from_pretrained` takes, like visual, clip, device and
+            dtype.
+        visual: Another ViT that compares images, or None.
         clip: The CLIP of a decoder's priors; None for that of its training.
         url: Address of Label Studio, or None.
         api_key: Its token, or None.
@@ -51,6 +53,7 @@ class Settings:
     """
 
     model: str
+    visual: str | None = None
     clip: str | None = None
     url: str | None = None
     api_key: str | None = field(default=None, repr=False)
@@ -106,7 +109,11 @@ def serve(settings: Settings) -> Iterator[Served]:
         source, images = _connections(settings)
         stack.enter_context(closing(images))
         segmenter = FewShotSegmenter.from_pretrained(
-            settings.model, clip=settings.clip, device=settings.device, dtype=settings.dtype
+            settings.model,
+            visual=settings.visual,
+            clip=settings.clip,
+            device=settings.device,
+            dtype=settings.dtype,
         )
         if isinstance(segmenter.scorer, TrainingFreeScorer):  # labels come one by one
             segmenter.scorer.vision.cache = MemoryCache()
