@@ -134,7 +134,8 @@ def test_awkward_shapes_work_as_support_and_query(segmenter, size):
 def test_a_mask_of_everything_works(segmenter, episode):
     everything = np.ones((128, 128), bool)
     model = FewShotSegmenter(segmenter.encoder)
-    model.fit([Support(episode.supports[0].image, everything)], name="scene")
+    with pytest.warns(UserWarning, match="show no background, so only its name"):
+        model.fit([Support(episode.supports[0].image, everything)], name="scene")
     assert np.isfinite(model.predict([episode.query.image])[0].scores).all()
 
 

@@ -16,6 +16,7 @@ leave the word to the supports.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -27,6 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from piclip.clip.preprocessing import mask_coverage
+from piclip.errors import UsageError
 from piclip.priors import contrast_prior
 from piclip.training_free.clusters import average_over_parts, cluster_parts
 from piclip.training_free.evidence import Answer, ClassMemory
@@ -58,7 +60,13 @@ class ContrastEvidence:
         texts: Tensor,
         negatives: Iterable[Image.Image],
     ) -> ClassMemory:
-        """See `Evidence.learn`; all patches of negatives are background."""
+        """See `Evidence.learn`; all patches of negatives are background.
+
+        Without any background only the name can tell where the object is.
+
+        Raises:
+            UsageError: There is no background and no name that is read.
+        """
         whole, parts = [], []
         for number, (image, mask) in enumerate(supports):
             seen = self.vision.see_support(image)
@@ -73,7 +81,9 @@ class ContrastEvidence:
         for number, seen in enumerate(without, len(whole)):
             parts.append((seen.tokens[:, 0], seen.tokens.new_zeros(seen.tokens.shape[2]), number))
         memory = _joined(name, len(whole), parts, texts)
-        if len(texts):
+        if memory.coverage.min() == 1:
+            memory = replace(memory, trust=self._name_alone(memory))
+        elif len(texts):
             memory = replace(memory, trust=self._trust(memory, whole))
         level = presence_level(
             self,
@@ -140,6 +150,15 @@ class ContrastEvidence:
         ]
         return torch.stack(blocks).mean(0)
 
+    def _name_alone(self, memory: ClassMemory) -> Tensor:
+        """Full trust in the name, where there is one."""
+        shown = f"The examples of {memory.name!r} show no background"
+        wanted = "an example with background or an image without it as a negative"
+        if not len(memory.texts) or not self.settings.text_weight:
+            raise UsageError(f"{shown}, so that nothing tells it from other things; add {wanted}.")
+        warnings.warn(f"{shown}, so only its name says where it is; add {wanted}.", stacklevel=2)
+        return torch.ones_like(memory.trust)
+
     def _trust(self, memory: ClassMemory, whole: Sequence[tuple[Seen, Tensor]]) -> Tensor:
         """(2 AUC - 1)^2 of the name's map on the supports, 0 where it is no better than chance."""
         maps, coverages = [], []
@@ -182,14 +201,15 @@ def area_under_curve(values: Tensor, coverage: Tensor) -> Tensor:
 def _spreads(tokens: Tensor) -> list[float]:
     """Standard deviation of the cosines between patches that were shown, for each block.
 
-    Of unit vectors s with the mean m, the mean cosine of all pairs is |m|^2 and that of its square
-    |S|^2 with S = mean of s s^T, so no matrix of pairs is made.
+    Of vectors with the mean m and the covariance S, the cosines of all pairs have the variance
+    2 m^T S m + |S|^2, so no matrix of pairs is made, and narrow cosines lose no digits.
     """
     spreads = []
     for part in tokens:
         mean = part.mean(0)
-        second = part.mT @ part / len(part)
-        spreads.append(float((second.square().sum() - (mean @ mean) ** 2).clamp_min(1e-8).sqrt()))
+        covariance = (part - mean).mT @ (part - mean) / len(part)
+        variance = 2 * mean @ covariance @ mean + covariance.square().sum()
+        spreads.append(float(variance.clamp_min(1e-8).sqrt()))
     return spreads
 
 
