@@ -11,12 +11,12 @@ from PIL import Image
 from piclip.errors import OutputError, UsageError
 from piclip.io.images import read_mask
 from piclip.io.overlays import COLOURS, voc_palette
-from piclip.results import Priors, Segmentation, merge_coco
+from piclip.results import Priors, Segmentation, class_map_at, merge_coco
 from sentences import one_sentence
 
 
 def make_priors(classes=2, grid=(3, 4)):
-    values = np.random.default_rng(0).random((5, classes, *grid), dtype=np.float32)
+    values = np.random.default_rng(0).random((6, classes, *grid), dtype=np.float32)
     return Priors(*values)
 
 
@@ -109,12 +109,40 @@ def test_parts_that_do_not_belong_together(changes):
         np.zeros((3, 4), np.float32),
     ],
 )
-@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("place", range(6))
 def test_priors_are_checked(bad, place):
-    values = list(np.zeros((5, 2, 3, 4), np.float32))
+    values = list(np.zeros((6, 2, 3, 4), np.float32))
     values[place] = bad
     with pytest.raises(UsageError, match="prior"):
         Priors(*values)
+
+
+def test_priors_that_are_not_there_have_no_map():
+    one, two = np.zeros((2, 1, 3, 4), np.float32)
+    assert list(Priors(one).maps()) == ["fused"]
+    assert list(Priors(one, contrast=two).maps()) == ["fused", "contrast"]
+
+
+def test_a_class_that_is_not_there_gets_no_pixel():
+    scores = np.array([[[0.9, 0.4]], [[0.8, 0.7]]], np.float32)
+    presence = np.array([0.3, 0.6], np.float32)
+    result = make(
+        scores=scores,
+        class_map=np.zeros((1, 2), np.uint8),
+        presence=presence,
+        priors=None,
+        image=None,
+    )
+    for least, expected in ((0.5, [2, 2]), (0.3, [1, 2]), (0, [1, 2]), (0.7, [0, 0])):
+        found = result.at_threshold(0.5, min_presence=least).class_map
+        np.testing.assert_array_equal(found, [expected])
+        np.testing.assert_array_equal(class_map_at(scores, 0.5, presence, least), [expected])
+    np.testing.assert_array_equal(result.at_threshold(0.5).class_map, [[2, 2]])
+    np.testing.assert_array_equal(class_map_at(scores, 0.5), [[1, 2]])
+    with pytest.raises(UsageError, match="presence must be between 0 and 1"):
+        result.at_threshold(0.5, min_presence=-1)
+    with pytest.raises(UsageError, match="presence has the shape"):
+        make(presence=presence[:1])
 
 
 def test_overlay_has_the_images_size_and_colours():

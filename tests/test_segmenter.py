@@ -7,11 +7,9 @@ from PIL import Image
 
 from piclip import FewShotSegmenter, Support
 from piclip.clip.cache import MemoryCache
-from piclip.clip.preprocessing import mask_coverage
 from piclip.datasets.scenes.scene_episodes import scene_episode
 from piclip.errors import ImageError, MaskError, ModelError, UsageError
 from piclip.scorer import Scored
-from piclip.training_free.learning import fit_discriminant, prepare_support
 from piclip.training_free.scorer import TrainingFreeScorer
 
 
@@ -58,7 +56,8 @@ def test_the_result_has_the_images_own_size_and_all_maps(segmenter, episode):
     assert result.class_names == (episode.name,)
     grid = result.priors.visual_text.shape[1:]
     assert grid[1] > grid[0] and 200 < grid[0] * grid[1] < 320
-    assert result.priors.fused.shape == result.priors.visual_visual_refined.shape == (1, *grid)
+    assert {maps.shape for maps in result.priors.maps().values()} == {(1, *grid)}
+    assert list(result.priors.maps()) == ["fused", "visual_text", "visual_text_refined", "contrast"]
 
 
 def test_batches_do_not_change_results(segmenter, episode):
@@ -104,18 +103,22 @@ def test_contrast_texts_change_the_text_prior_only(segmenter, episode):
     plain = model.predict([episode.query.image])[0].priors
     told = model.predict([episode.query.image], contrast=("umbrella", "skull"))[0].priors
     assert np.abs(plain.visual_text - told.visual_text).max() > 1e-3
-    assert np.array_equal(plain.visual_visual, told.visual_visual)
+    assert np.array_equal(plain.contrast, told.contrast)
 
 
 def test_a_tiny_object_is_not_lost_on_the_grid(segmenter, episode):
     mask = np.zeros((128, 128), bool)
     mask[50, 61] = True
-    labelled = prepare_support(Image.fromarray(episode.supports[0].image), mask, segmenter.encoder)
-    assert labelled.object_patches.sum() == 1
     model = FewShotSegmenter(segmenter.encoder)
     model.fit([Support(episode.supports[0].image, mask)], name="speck")
-    result = model.predict([episode.query.image])[0]
+    coverage = model._memories["speck"].coverage
+    patch = segmenter.encoder.patch_size
+    assert coverage[: (128 // patch) ** 2].sum() == pytest.approx(1 / patch**2)
+    assert coverage.max() > 0.1  # where it is looked at closely
+    (result,) = model.predict([episode.supports[0].image])
     assert np.isfinite(result.scores).all()
+    y, x = np.unravel_index(result.priors.contrast[0].argmax(), result.priors.contrast.shape[1:])
+    assert abs(y - 50 / patch) <= 2 and abs(x - 61 / patch) <= 2
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 900), (900, 7)])
@@ -131,7 +134,8 @@ def test_awkward_shapes_work_as_support_and_query(segmenter, size):
 def test_a_mask_of_everything_works(segmenter, episode):
     everything = np.ones((128, 128), bool)
     model = FewShotSegmenter(segmenter.encoder)
-    model.fit([Support(episode.supports[0].image, everything)], name="scene")
+    with pytest.warns(UserWarning, match="show no background, so only its name"):
+        model.fit([Support(episode.supports[0].image, everything)], name="scene")
     assert np.isfinite(model.predict([episode.query.image])[0].scores).all()
 
 
@@ -335,7 +339,7 @@ def test_large_images_are_scored_a_few_at_a_time(monkeypatch):
 
 def test_kept_encodings_change_nothing(segmenter, episode):
     plain = FewShotSegmenter(segmenter.encoder).fit(supports(episode, 2), name="cat")
-    model = FewShotSegmenter(TrainingFreeScorer(segmenter.encoder, MemoryCache()))
+    model = FewShotSegmenter(TrainingFreeScorer(segmenter.encoder, cache=MemoryCache()))
     model.fit(supports(episode), name="cat").fit(supports(episode, 2), name="cat")
     one, other = (m.predict(episode.query.image)[0] for m in (plain, model))
     np.testing.assert_array_equal(one.scores, other.scores)
@@ -402,29 +406,3 @@ def library_load(asked):
         return load_clip(name)
 
     return load
-
-
-def test_discriminant_solves_the_weighted_ridge_problem():
-    torch.manual_seed(0)
-    features, coverage = torch.randn(40, 6, dtype=torch.float64), torch.rand(40).double()
-    direction, offset = fit_discriminant(features, coverage, ridge=0.1)
-    inside = coverage >= 0.5
-    weight = torch.where(inside, 0.5 / inside.sum(), 0.5 / (~inside).sum())
-
-    def loss(d, o):
-        return (weight * (features @ d + o - coverage) ** 2).sum() + 0.1 * (d**2).sum()
-
-    best = loss(direction, offset)
-    for _ in range(30):
-        shifted = (
-            direction + 0.01 * torch.randn(6).double(),
-            offset + 0.01 * torch.randn(1).double(),
-        )
-        assert loss(*shifted) > best
-
-
-def test_coverage_of_a_support_is_exact(segmenter, episode):
-    mask = episode.supports[0].mask(episode.class_index)
-    labelled = prepare_support(Image.fromarray(episode.supports[0].image), mask, segmenter.encoder)
-    assert torch.equal(labelled.coverage, mask_coverage(mask, (16, 16)))
-    assert labelled.mirrored().coverage.equal(labelled.coverage.flip(1))

@@ -79,8 +79,9 @@ def test_learning_is_fitting_on_every_labelled_mask(segmenter, scenes):
     for name in by_hand.classes:
         mine, other = segmenter._memories[name], by_hand._memories[name]
         assert mine.shots == other.shots
-        torch.testing.assert_close(mine.direction, other.direction)
-        torch.testing.assert_close(mine.fusion, other.fusion)
+        torch.testing.assert_close(mine.tokens, other.tokens)
+        torch.testing.assert_close(mine.coverage, other.coverage)
+        torch.testing.assert_close(mine.level, other.level)
 
 
 def test_the_digest_is_of_contents_and_masks(scenes, tmp_path):

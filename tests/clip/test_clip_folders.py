@@ -98,7 +98,17 @@ def test_a_missing_builtin_model_is_said(tmp_path, monkeypatch):
 
 def test_settings_survive_saving(clip_folder, tmp_path):
     loaded = load_clip(clip_folder)
-    settings = ModelSettings(128, 2, (0.5, 0.25, 0.125), (1.0, 0.5, 0.25))
+    settings = ModelSettings(
+        128,
+        2,
+        (0.5, 0.25, 0.125),
+        (1.0, 0.5, 0.25),
+        (1, 2),
+        2.0,
+        0.5,
+        presence=-0.25,
+        threshold=0.75,
+    )
     save_clip(LoadedClip(loaded.model, loaded.tokenizer, settings), tmp_path / "again")
     assert load_clip(tmp_path / "again").settings == settings
 
@@ -124,8 +134,13 @@ def test_normalisation_comes_from_the_models_preprocessor(clip_folder, nested):
         {"std": [0, 1, 1]},
         {"std": "high"},
         {"threshold": "high"},
-        {"calibration": None},
-        {"fusion": [1, 1, 1, 1, float("nan")]},
+        {"threshold": 1.5},
+        {"blocks": []},
+        {"blocks": [3]},
+        {"blocks": "last"},
+        {"sharpness": 0},
+        {"text_weight": -1},
+        {"presence": float("nan")},
         {"unknown": 1},
     ],
     ids=str,
@@ -135,6 +150,14 @@ def test_impossible_settings_are_refused(clip_folder, settings):
     with pytest.raises(ModelError, match=r"piclip\.json.* not valid") as error:
         load_clip(clip_folder)
     assert one_sentence(error)
+
+
+def test_settings_of_earlier_versions_are_passed_over(clip_folder):
+    expected = load_clip(clip_folder).settings
+    file = clip_folder / "piclip.json"
+    retired = {"fusion": [1, 2, 3], "fusion_many": [1], "calibration": [0, 1], "ridge": 0.1}
+    file.write_text(json.dumps(json.loads(file.read_text()) | retired))
+    assert load_clip(clip_folder).settings == expected
 
 
 # Saving.

@@ -9,13 +9,12 @@ from PIL import Image
 from piclip.clip.cache import FeatureCache
 from piclip.clip.encoder import Encoder
 from piclip.clip.features import encode_object, pad_objects
-from piclip.clip.preprocessing import object_pixels
+from piclip.clip.preprocessing import mask_coverage, object_patches, object_pixels, to_pixels
 from piclip.clip.prompts import text_prototypes
 from piclip.datasets.scenes.scene_episodes import scene_episode
 from piclip.decoders.clip_priors import PriorMaker
 from piclip.errors import UsageError
 from piclip.priors import min_max, refine_prior, visual_text_prior, visual_visual_prior
-from piclip.training_free.learning import prepare_support
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +28,11 @@ def episodes():
 
 
 def encoded_object(encoder, image, mask):
-    support = prepare_support(Image.fromarray(image), mask, encoder)
-    pixels = support.pixels * object_pixels(support.mask)
-    return pad_objects([encode_object(encoder, pixels, support.object_patches.flatten())])
+    size = mask.shape  # of the scenes, and multiples of the patch
+    pixels = to_pixels(Image.fromarray(image), size, encoder.mean, encoder.std)
+    pixels = pixels * object_pixels(mask_coverage(mask, size))
+    patches = object_patches(mask_coverage(mask, tuple(s // encoder.patch_size for s in size)))
+    return pad_objects([encode_object(encoder, pixels, patches.flatten())])
 
 
 def inputs(episodes):

@@ -14,6 +14,7 @@ t is VTP after PIR, and w = text_weight times how far the name is to be believed
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -57,7 +58,13 @@ class ContrastEvidence:
         texts: Tensor,
         negatives: Iterable[Image.Image],
     ) -> ClassMemory:
-        """See `Evidence.learn`; all patches of negatives are background."""
+        """See `Evidence.learn`; all patches of negatives are background.
+
+        Without any background only the name can tell where the object is.
+
+        Raises:
+            UsageError: There is no background and no name that is read.
+        """
         whole, parts = [], []
         for number, (image, mask) in enumerate(supports):
             seen = self.vision.see_support(image)
@@ -74,6 +81,8 @@ class ContrastEvidence:
         memory = _joined(name, len(whole), parts, texts)
         if len(texts):
             memory = self._named(memory, whole)
+        if memory.coverage.min() == 1:
+            memory = self._by_name_alone(memory)
         level = presence_level(
             self,
             memory,
@@ -165,6 +174,15 @@ class ContrastEvidence:
             named=torch.cat([one for one in said if one is not None]).mean(),
         )
 
+    def _by_name_alone(self, memory: ClassMemory) -> ClassMemory:
+        """The memory with full trust in the name, where there is one."""
+        shown = f"The examples of {memory.name!r} show no background"
+        wanted = "an example with background or an image without it as a negative"
+        if not len(memory.texts) or not self.settings.text_weight:
+            raise UsageError(f"{shown}, so that nothing tells it from other things; add {wanted}.")
+        warnings.warn(f"{shown}, so only its name says where it is; add {wanted}.", stacklevel=2)
+        return replace(memory, agreement=torch.ones_like(memory.agreement))
+
     @property
     def _scale(self) -> float:
         return 0.0 if self.vision.encoder is None else self.vision.encoder.logit_scale
@@ -178,16 +196,17 @@ def _texts(memories: Sequence[ClassMemory]) -> Tensor:
 def cosine_spreads(tokens: Tensor) -> Tensor:
     """Standard deviation of the cosines between all patches, for each block, (L,).
 
-    Of unit vectors s with the mean m, the mean cosine of all pairs is |m|^2 and that of its square
-    |S|^2 with S = mean of s s^T, so no matrix of pairs is made.
+    Of vectors with the mean m and the covariance S, the cosines of all pairs have the variance
+    2 m^T S m + |S|^2, so no matrix of pairs is made, and narrow cosines lose no digits.
 
     Args:
         tokens: Unit vectors, (L, M, D).
     """
-    mean = tokens.mean(1)
-    second = tokens.mT @ tokens / tokens.shape[1]
-    variance = second.square().sum((1, 2)) - mean.square().sum(1).square()
-    return variance.clamp_min(1e-8).sqrt()
+    mean = tokens.mean(1, keepdim=True)
+    centred = tokens - mean
+    covariance = centred.mT @ centred / tokens.shape[1]
+    along = (mean @ covariance @ mean.mT).flatten()
+    return (2 * along + covariance.square().sum((1, 2))).clamp_min(1e-8).sqrt()
 
 
 def _joint(tokens: Tensor) -> Tensor:

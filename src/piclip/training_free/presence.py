@@ -18,6 +18,7 @@ with negatives it lies above what these get.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -101,7 +102,7 @@ def presence_level(
         evidence: Makes the log-odds.
         memory: The class.
         supports: Its supports, seen whole.
-        negatives: Images without it.
+        negatives: Images without it; one that seems to hold it all the same is warned of.
         default: For one support and no negative.
 
     Returns:
@@ -115,22 +116,22 @@ def presence_level(
         return presence_scores(seen, [known], evidence.log_odds(seen, [known]), named).flatten()
 
     level = memory.coverage.new_tensor(default)
-    least = None
     if len(supports) > 1:
-        own = [
-            score(seen, _without(memory, number))
-            for number, seen in enumerate(supports[:_MOST_LEFT_OUT])
-        ]
-        least = torch.cat(own).min()
-        level = (level + least - _MARGIN) / 2
+        asked = enumerate(supports[:_MOST_LEFT_OUT])
+        own = torch.cat([score(seen, _without(memory, number)) for number, seen in asked])
+        level = (level + own.min() - _MARGIN) / 2
     if negatives:
-        others = [
-            score(seen, _without(memory, number))
-            for number, seen in enumerate(negatives, len(supports))
-        ]
-        greatest = torch.cat(others).max()
-        present = score(supports[0], memory).min() if least is None else least
-        level = torch.maximum(level, (greatest + present) / 2)
+        if len(supports) == 1:
+            own = score(supports[0], memory)
+        asked = enumerate(negatives, len(supports))
+        others = torch.cat([score(seen, _without(memory, number)) for number, seen in asked])
+        if others.max() >= own.mean():
+            warnings.warn(
+                f"Negative {int(others.argmax()) + 1} of {len(negatives)} looks as much like "
+                f"{memory.name!r} as its examples do; leave it out if it holds it.",
+                stacklevel=2,
+            )
+        level = torch.maximum(level, (others.max() + own.min()) / 2)
     return level
 
 
