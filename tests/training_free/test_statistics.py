@@ -11,7 +11,8 @@ from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from piclip.training_free.clusters import COUNTS, average_over_parts, cluster_parts
-from piclip.training_free.contrast import _spreads, area_under_curve
+from piclip.training_free.contrast import cosine_spreads
+from piclip.training_free.naming import area_under_curve
 
 
 def unit(*shape, seed=0):
@@ -109,11 +110,11 @@ def test_the_spread_is_that_of_the_cosines_of_all_pairs(share):
     tokens = unit(2, 40, 6)
     shared = torch.full_like(tokens[..., :1], share**0.5)
     tokens = torch.cat([tokens * (1 - share) ** 0.5, shared], dim=-1)
-    for part, found in zip(tokens.double(), _spreads(tokens), strict=True):
+    for part, found in zip(tokens.double(), cosine_spreads(tokens), strict=True):
         cosines = [float(one @ other) for one in part for other in part]
         # 1e-4 is the least that is told.
         assert found == pytest.approx(max(np.std(cosines), 1e-4), rel=1e-2)
 
 
 def test_patches_that_are_all_the_same_have_a_spread_all_the_same():
-    assert _spreads(unit(1, 6).expand(1, 9, 6)) == [pytest.approx(1e-4)]
+    assert cosine_spreads(unit(1, 6).expand(1, 9, 6)).tolist() == [pytest.approx(1e-4)]

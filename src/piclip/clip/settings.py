@@ -48,7 +48,7 @@ class ModelSettings:
     sharpness: float = 3.0
     text_weight: float = 0.6
     text_level: float = 0.0
-    presence: float = 0.25
+    presence: float = 0.22
     threshold: float = 0.5
 
 

@@ -7,7 +7,7 @@ An image-level score on one scale for every tower, compared with a level:
     s      = (u.o - mean a) / (5 std a)         how like the object the region found is,
                                                 mean over the blocks
            + max r / 8                          how sure the surest patch is
-           + agreement sigmoid(n_s) (sigmoid(n_q) - 1/2)      what the CLIP says of the name
+           + agreement sigmoid(n_s) (sigmoid(n_q) - 0.6)      what the CLIP says of the name
     presence = sigmoid(8 (s - level))
 
 r is the log-odds without the name; agreement and n as in `piclip.training_free.naming`. The
@@ -31,6 +31,7 @@ from piclip.training_free.evidence import ClassMemory
 from piclip.training_free.vision import Seen
 
 _SLOPE = 8.0
+_NEUTRAL = 0.6  # probability of the name that speaks neither for nor against the class
 _MARGIN = 0.1  # below the least of the supports' own scores
 _MOST_LEFT_OUT = 8  # supports that are asked for; more tell little and cost time
 
@@ -66,7 +67,7 @@ def presence_scores(
     if named is None:
         return scores
     known = torch.stack([memory.agreement * memory.named.sigmoid() for memory in memories])
-    return scores + known * (named.sigmoid() - 0.5)
+    return scores + known * (named.sigmoid() - _NEUTRAL)
 
 
 def _likeness(seen: Seen, memory: ClassMemory, region: Tensor) -> Tensor:
