@@ -10,9 +10,12 @@ import pytest
 from PIL import Image
 
 import piclip as library
+from photographs import write_photographs
 from piclip.cli import main
 from piclip.cli.demo import CLASS_NAME
-from piclip.evaluation.benchmarks import scenes, speed
+from piclip.evaluation.benchmarks import photos, scenes, speed
+from piclip.evaluation.benchmarks.quality import MAPS, MODES
+from piclip.evaluation.benchmarks.speed import Workload
 
 
 def use_untrained(patch, model):
@@ -131,23 +134,38 @@ def test_benchmark_scenes_prints_its_rows(piclip, model, few_calibration_episode
     command = ("benchmark", "scenes", "--model", model, "--device", "cpu", "--episodes", 3)
     ran = piclip(*command, "--seeds", 2, "--workers", 1, "--json")
     assert ran.code == 0
-    rows = json.loads(ran.out)["rows"]
-    maps = ("VTP", "VTP+PIR", "VVP", "VVP+PIR", "fused", "final")
+    content = json.loads(ran.out)
+    rows, modes = content["rows"], content["modes"]
+    maps = ("VTP", "VTP+PIR", "VVP", "VVP+PIR", "contrast", "fused", "final")
     assert [(row["shot"], row["map"]) for row in rows] == [(k, m) for k in (1, 5) for m in maps]
     for row in rows:
         assert 0 <= row["miou"] <= 100
         assert row["ci95"] >= 0
         assert f"{row['miou']:.1f}" in ran.err
         assert f"± {row['ci95']:.1f}" in ran.err
+    kinds = ("named", "nameless", "wrong-support", "absent")
+    assert [(row["shot"], row["mode"]) for row in modes] == [(k, m) for k in (1, 5) for m in kinds]
+    for row in modes:
+        measured = [row["absent_masked"], row["present_lost"], row["presence_auc"]]
+        assert all((value is not None) == (row["mode"] == "absent") for value in measured)
 
 
-@pytest.mark.slow
-def test_one_seed_has_no_interval(piclip, model, few_calibration_episodes):
-    command = ("benchmark", "scenes", "--model", model, "--device", "cpu", "--episodes", 2)
-    ran = piclip(*command, "--seeds", 1, "--json")
+def test_benchmark_photos_prints_rows_and_modes(piclip, model, tmp_path, monkeypatch):
+    run = functools.partial(photos.run_photo_benchmark, calibration_episodes=2)
+    monkeypatch.setattr(photos, "run_photo_benchmark", run)
+    folder = write_photographs(tmp_path / "photos", classes=2, images=5)
+    command = ("benchmark", "photos", "--data", folder, "--model", model, "--device", "cpu")
+    ran = piclip(*command, "--shots", 2, "--episodes", 3, "--workers", 1, "--json")
     assert ran.code == 0
-    assert {row["ci95"] for row in json.loads(ran.out)["rows"]} == {None}
-    assert "one seed" in ran.err
+    content = json.loads(ran.out)
+    assert (content["images"], content["episodes"], content["seed"]) == (10, 3, 0)
+    assert [row["map"] for row in content["rows"]] == list(MAPS)
+    assert [row["mode"] for row in content["modes"]] == list(MODES)
+    assert {row["shot"] for row in content["rows"] + content["modes"]} == {2}
+    listed = tmp_path / "list.txt"
+    listed.write_text("0_0\n0_9\n")
+    assert "no image 0_9" in piclip(*command, "--list", listed).sentence
+    assert "photographs that are known" in piclip(*command[:3], tmp_path, *command[4:]).sentence
 
 
 def test_benchmark_speed_prints_its_ratios(piclip, monkeypatch):

@@ -14,6 +14,7 @@ from piclip.decoders.networks import build_decoder
 from piclip.decoders.scorer import DecoderScorer
 from piclip.decoders.trained import TrainedDecoder
 from piclip.evaluation.predictor import Predictor
+from piclip.training_free.scorer import TrainingFreeScorer
 
 load_builtin = partial(FewShotSegmenter.from_pretrained, "builtin", device="cpu", dtype="float32")
 
@@ -27,6 +28,12 @@ def view():
 @pytest.fixture(scope="session")
 def segmenter():
     return load_builtin()
+
+
+@pytest.fixture(scope="session")
+def published(segmenter):
+    """PI-CLIP's own priors of the built-in model."""
+    return FewShotSegmenter(TrainingFreeScorer(segmenter.encoder, evidence="published"))
 
 
 @pytest.fixture(scope="session")

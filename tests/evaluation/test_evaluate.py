@@ -52,7 +52,7 @@ def test_order_and_neighbours_do_not_change_a_count(name, view, request):
         expected.merge(counted(replace(predictor), view, [key]))  # fits anew
     shuffled = [keys[i] for i in np.random.default_rng(0).permutation(len(keys))]
     told = []
-    (together,) = Counter(predictor, Task.of(predictor, view)).count(keys, told.append)
+    (together,) = Counter(predictor, Task.of(predictor, view).count).count(keys, told.append)
     assert sum(told) == len(keys)
     for counts in (together, counted(predictor, view, shuffled)):
         assert np.array_equal(counts.intersection, expected.intersection)

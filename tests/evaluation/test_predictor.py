@@ -29,9 +29,9 @@ from piclip.evaluation.predictor import (
 torch.set_num_threads(1)
 
 
-def test_prior_rows_threshold_the_mean_of_their_maps(segmenter, view):
+def test_prior_rows_threshold_the_mean_of_their_maps(published, view):
     episode = view.load(view.episode(0, 0, 1))
-    predictor = Predictor(segmenter, prior="vtp+vvp", threshold=0.4)
+    predictor = Predictor(published, prior="vtp+vvp", threshold=0.4)
     result = predictor.segment(episode)
     priors = result.priors
     mean = torch.from_numpy((priors.visual_text + priors.visual_visual) / 2)[None]
@@ -44,7 +44,7 @@ def test_prior_rows_threshold_the_mean_of_their_maps(segmenter, view):
     assert predictor.method.prior == "vtp+vvp"
     assert (predictor.method.text, predictor.method.visual) == ("plain", "plain")
     with pytest.raises(UsageError, match="no prior 'x'"):
-        Predictor(segmenter, prior="x")
+        Predictor(published, prior="x")
 
 
 def test_contrast_is_called_what_the_dataset_calls_it(segmenter, view):
@@ -60,7 +60,7 @@ def test_contrast_is_called_what_the_dataset_calls_it(segmenter, view):
     assert not np.array_equal(told, score(plain))
 
 
-def test_the_threshold_is_the_best_of_base_episodes(segmenter, view):
+def test_the_threshold_is_the_best_of_base_episodes(published, view):
     base = FewShotView(
         view.dataset,
         fold=0,
@@ -69,7 +69,7 @@ def test_the_threshold_is_the_best_of_base_episodes(segmenter, view):
         novel_pixels="background",
         minimum_images=2,
     )
-    predictor = Predictor(segmenter, prior="vvp")
+    predictor = Predictor(published, prior="vvp")
     chosen = choose_threshold(predictor, base, shots=1, episodes=3)
     names = [base.dataset.class_names[index] for index in base.classes]
     thresholds = sorted({chosen, 0.1, 0.5, 0.9})

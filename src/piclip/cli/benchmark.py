@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -162,7 +162,7 @@ def speed(json: JsonOption = False) -> None:
         print_json(report.as_dict())
 
 
-def _predictor(model: str, **options: str | None) -> Predictor:
+def _predictor(model: str, **options: Any) -> Predictor:  # noqa: ANN401
     from functools import partial
 
     from piclip import FewShotSegmenter

@@ -18,7 +18,7 @@ from piclip.errors import UsageError
 from piclip.evaluation.evaluate import choose_threshold
 from piclip.evaluation.predictor import Predictor, load_decoder
 from piclip.io.documents import parse_json
-from piclip.training_free.scorer import TrainingFreeScorer
+from piclip.training_free.scorer import EvidenceName, TrainingFreeScorer
 
 TRAINING_FREE = "training-free"
 
@@ -96,7 +96,7 @@ class EvaluateRequest:
     def training_free(self, view: FewShotView) -> Predictor:
         """The segmenter, or its priors at a threshold that base classes chose."""
         model = self.model or ("builtin" if view.dataset.name == "scenes" else DEFAULT_MODEL)
-        evidence = "contrast" if self.prior is None else "published"
+        evidence: EvidenceName = "contrast" if self.prior is None else "published"
         predictor = Predictor.load(
             partial(
                 FewShotSegmenter.from_pretrained,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
 import torch
 
@@ -134,7 +134,7 @@ class Counter(Generic[QuestionT, CountedT]):
 
     Args:
         predictor: What answers; one that cannot be loaded again works in this process alone.
-        count: What the predictor is given to with episodes, such as `Task.count`.
+        task: Counts something in episodes that the predictor answers, such as `Task.count`.
         workers: Number of processes.
 
     Raises:
@@ -142,7 +142,10 @@ class Counter(Generic[QuestionT, CountedT]):
     """
 
     def __init__(
-        self, predictor: Predictor, task: Counting[QuestionT, CountedT], workers: int = 1
+        self,
+        predictor: Predictor,
+        task: Callable[[Predictor, Sequence[QuestionT]], list[CountedT]],
+        workers: int = 1,
     ) -> None:
         if workers < 1:
             raise UsageError(f"The workers must be 1 or more, not {workers}.")
@@ -172,9 +175,7 @@ class Counter(Generic[QuestionT, CountedT]):
         """
         chunks = [keys[i : i + _CHUNK] for i in range(0, len(keys), _CHUNK)]
         if self._pool is None:
-            parts: Iterator[list[CountedT]] = (
-                self.task.count(self.predictor, chunk) for chunk in chunks
-            )
+            parts: Iterator[list[CountedT]] = (self.task(self.predictor, chunk) for chunk in chunks)
         else:
             parts = self._pool.map(_count_in_worker, chunks)
         for chunk, part in zip(chunks, parts, strict=True):
@@ -242,7 +243,8 @@ def evaluate(
     told(0)
     if record.complete:
         return record
-    with Counter(predictor, Task.of(predictor, view, protocol.candidates), workers) as counter:
+    task = Task.of(predictor, view, protocol.candidates)
+    with Counter(predictor, task.count, workers) as counter:
         for seed in (seed for seed in record.seeds if seed not in done):
             keys = protocol.questions(view, seed)
             (meter,) = counter.count(keys, told)
@@ -266,7 +268,7 @@ def choose_threshold(
     """
     task = replace(Task.of(predictor, view), thresholds=THRESHOLDS)
     keys = [view.episode(seed, number, shots) for number in range(episodes)]
-    (meter,) = Counter(predictor, task).count(keys)
+    (meter,) = Counter(predictor, task.count).count(keys)
     return meter.best_threshold()
 
 
@@ -300,12 +302,11 @@ def _start_worker(
         start(*arguments)
 
 
-_counting: dict[str, tuple[Predictor, Counting[Any, Any], bool]] = {}
+_Counts: TypeAlias = Callable[[Predictor, Sequence[Any]], list[Any]]
+_counting: dict[str, tuple[Predictor, _Counts, bool]] = {}
 
 
-def _start_counting(
-    reload: Callable[[], Predictor], task: Counting[Any, Any], fingerprint: str
-) -> None:
+def _start_counting(reload: Callable[[], Predictor], task: _Counts, fingerprint: str) -> None:
     predictor = reload()
     same = predictor.segmenter.scorer.fingerprint() == fingerprint
     _counting["here"] = (predictor, task, same)
@@ -315,7 +316,7 @@ def _count_in_worker(keys: Sequence[Any]) -> list[Any]:
     predictor, task, same = _counting["here"]
     if not same:
         raise ModelError("The weights on disk changed while they were evaluated; start again.")
-    return task.count(predictor, keys)
+    return task(predictor, keys)
 
 
 def _described(

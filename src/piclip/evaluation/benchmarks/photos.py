@@ -135,8 +135,8 @@ def run_photo_benchmark(
         UsageError: A number is below 1, the folder is unknown, or a trained decoder segments.
         DatasetError: The folder is damaged, or has too few images.
     """
-    if min(episodes, calibration_episodes, *shots) < 1:
-        raise UsageError("Episodes and shots must be 1 or more.")
+    if min(episodes, calibration_episodes, workers, *shots) < 1:
+        raise UsageError("Episodes, shots and workers must be 1 or more.")
     questions = PhotoQuestions(
         folder,
         None if only is None else frozenset(read_lines(only)),

@@ -19,7 +19,7 @@ from piclip.evaluation.metrics import THRESHOLDS, FewShotIoU
 from piclip.evaluation.predictor import CONTRAST, FINAL, FUSED, Predictor, query_map, truth_of
 from piclip.io.outputs import Progress
 from piclip.segmenter import FewShotSegmenter
-from piclip.training_free.contrast import area_under_curve
+from piclip.training_free.naming import area_under_curve
 from piclip.training_free.scorer import TrainingFreeScorer
 
 PUBLISHED = {"VTP": "vtp", "VTP+PIR": "vtp+pir", "VVP": "vvp", "VVP+PIR": "vvp+pir"}
@@ -261,7 +261,9 @@ def measure(
         raise UsageError(
             "The maps are those of a segmenter without training only; give a CLIP or another ViT."
         )
-    jobs = [(predictor, OWN, (CALIBRATION, *MODES))]
+    jobs: list[tuple[Predictor, dict[str, str], tuple[str, ...]]] = [
+        (predictor, OWN, (CALIBRATION, *MODES))
+    ]
     if scorer.encoder is not None:
         jobs.insert(0, (_published(predictor), PUBLISHED, (CALIBRATION, NAMED)))
     asked = {(shot, mode): questions.ask(mode, shot) for shot in shots for mode in jobs[-1][2]}
@@ -277,7 +279,7 @@ def measure(
     found: dict[tuple[int, str, str], list[Answer]] = {}
     for one, maps, modes in jobs:
         task = MapTask(questions.load, tuple(maps.values()))
-        with Counter(one, task, workers) as counter:
+        with Counter(one, task.count, workers) as counter:
             for shot in shots:
                 for mode in modes:
                     parts = counter.parts(asked[shot, mode], told)

@@ -75,8 +75,8 @@ def run_scene_benchmark(
     Raises:
         UsageError: A number is below 1, or a trained decoder segments.
     """
-    if min(episodes, seeds, calibration_episodes, *shots) < 1:
-        raise UsageError("Episodes, seeds and shots must be 1 or more.")
+    if min(episodes, seeds, calibration_episodes, workers, *shots) < 1:
+        raise UsageError("Episodes, seeds, shots and workers must be 1 or more.")
     protocol = {"episodes": episodes, "seeds": seeds, "threshold_episodes": calibration_episodes}
     return measure(
         predictor,
