@@ -116,9 +116,6 @@ def test_published_priors(piclip, world):
 @pytest.mark.parametrize(
     ("more", "code", "words"),
     [
-        (["--min-presence", "1.5"], 2, "1.5"),
-        (["--min-presence", "-0.1"], 2, "-0.1"),
-        (["--threshold", "1.5"], 2, "1.5"),
         (["--negative", "nowhere.png"], 1, "nowhere.png"),
         (["--evidence", "published", "--negative", "{support}"], 2, "no --negative"),
         (["--evidence", "guesses"], 2, "'guesses'"),
@@ -127,7 +124,7 @@ def test_published_priors(piclip, world):
         (["--visual", "{resnet}"], 1, "'resnet'"),
         (["--model", "{resnet}"], 1, "'resnet'"),
         (["--model", "{decoder}", "--visual", "{vit}"], 2, "leave --visual and --evidence out"),
-        (["--model", "{decoder}", "--negative", "{support}"], 2, "no --negative"),
+        (["--model", "{decoder}", "--negative", "{support}"], 2, "no negatives"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(piclip, world, vit, tmp_path, more, code, words):
@@ -139,6 +136,15 @@ def test_what_cannot_be_done_is_one_sentence(piclip, world, vit, tmp_path, more,
     ran = piclip(*world.command(*(part.format(**places) for part in more)))
     assert ran.code == code
     assert words in ran.sentence
+
+
+@pytest.mark.parametrize("option", ["--min-presence", "--threshold"])
+@pytest.mark.parametrize("value", ["1.5", "-0.1"])
+def test_shares_are_between_0_and_1(piclip, world, option, value):
+    ran = piclip(*world.command(option, value))
+    assert ran.code == 2
+    assert f"Invalid value for '{option}'" in ran.err
+    assert not world.output.exists()
 
 
 def test_a_negative_that_is_no_image(piclip, world):

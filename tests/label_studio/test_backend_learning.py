@@ -22,23 +22,23 @@ from decoder_runs import load, saved
 def test_a_new_annotation_is_learned_and_known_images_are_not_encoded_again(
     backend, label_studio, scenes, segmenter, monkeypatch
 ):
-    monkeypatch.setattr(segmenter.scorer, "cache", MemoryCache())
+    monkeypatch.setattr(segmenter.scorer.vision, "cache", MemoryCache())
     version_of(label_studio.setup(backend))
-    counts = {"encode": 0, "encode_tokens": 0}
+    counts = {"encode": 0, "tokens": 0}
     for method in counts:
         original = getattr(Encoder, method)
 
-        def count(self, pixels, method=method, original=original):
+        def count(self, *given, method=method, original=original):
             counts[method] += 1
-            return original(self, pixels)
+            return original(self, *given)
 
         monkeypatch.setattr(Encoder, method, count)
 
     drawn = label_studio.annotate(3, brush_result("cat", scenes[3].mask("cat")))
     label_studio.send_event(backend, "ANNOTATION_CREATED", drawn)
     version_of(label_studio.setup(backend))
-    # The new image, whole and masked; the other two are recalled.
-    assert counts == {"encode": 1, "encode_tokens": 1}
+    # The new image, whole and its object closely; the other two are recalled.
+    assert counts == {"encode": 1, "tokens": 1}
 
 
 def test_a_new_annotation_is_learned_and_other_classes_are_not_fitted_again(

@@ -23,7 +23,6 @@ from piclip.errors import UsageError
 _LISTED = 20
 _OPTIONS = {
     "leave clip": "leave --clip",
-    "learns from no negatives; leave them": "learns from no --negative; leave it",
     "leave visual": "leave --visual",
     "beside visual": "beside --visual",
     "and evidence out": "and --evidence out",
