@@ -1,0 +1,174 @@
+"""Whether a class is in an image: the formula, and where its level lies."""
+
+import math
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from squares import Colours, pillow
+from torch.nn.functional import normalize
+from torch.testing import assert_close
+
+from piclip.training_free.contrast import ContrastEvidence
+from piclip.training_free.presence import class_presence, image_vector, presence_score
+from piclip.training_free.vision import Seen, Vision
+
+NO_TEXTS = torch.zeros(0, 0)
+VIOLET = (200, 40, 140)
+
+
+def slow_score(seen, memory, log_odds, index, scale):
+    """S of one query, patch by patch."""
+    terms = []
+    for query, support in zip(seen.tokens[:, index].double(), memory.tokens.double(), strict=True):
+        weights = [1 / (1 + math.exp(-3 * r)) for r in log_odds[index].tolist()]
+        u = sum(w * q for w, q in zip(weights, query, strict=True))
+        o = sum(c * s for c, s in zip(memory.coverage.tolist(), support, strict=True))
+        u, o = u / u.norm(), o / o.norm()
+        a = torch.tensor([float(s @ o) for s in support])
+        terms.append(float((u @ o - a.mean()) / (5 * a.std())))
+    score = sum(terms) / len(terms) + max(log_odds[index].tolist()) / 8
+    if seen.encoding is not None and len(memory.texts):
+        v = image_vector(seen.encoding)[index]
+        margin = scale * float(v @ memory.texts[0] - v @ memory.texts[1])
+        score += float(memory.trust) * (1 / (1 + math.exp(-margin)) - 0.5) / 2
+    return score
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_score_is_the_formula(encoder, vit, named):
+    evidence = ContrastEvidence(Vision(vit, encoder if named else None))
+    texts = encoder.encode_text(["a zebra", "no zebra"]) if named else NO_TEXTS
+    memory = evidence.learn("zebra", [pillow(), pillow((30, 20), seed=2)], texts, [])
+    memory = replace(memory, trust=torch.tensor(0.7))
+    seen = evidence.vision.see([pillow(seed=3)[0], pillow((0, 40), seed=4)[0]])
+    log_odds = evidence.log_odds(seen, [memory])[:, 0].flatten(1)
+    scale = encoder.logit_scale
+    found = presence_score(seen, memory, log_odds, scale)
+    expected = [slow_score(seen, memory, log_odds, index, scale) for index in range(2)]
+    assert_close(found, torch.tensor(expected), atol=1e-4, rtol=0)
+    probability = class_presence(seen, memory, log_odds, scale)
+    assert_close(probability, torch.sigmoid(8 * (found - memory.level)))
+    at_level = class_presence(seen, replace(memory, level=found[0]), log_odds, scale)
+    assert at_level[0] == 0.5
+
+
+def test_the_images_vector_is_that_of_clip(encoder):
+    vision = Vision(encoder, encoder)
+    image = pillow()[0]
+    ours = image_vector(vision.see([image]).encoding)
+    pixels = torch.as_tensor(__import__("numpy").array(image)).permute(2, 0, 1)[None] / 255
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (encoder.mean, encoder.std))
+    # The positions of the tiny CLIP are resized in another way by transformers, so that its own
+    # size is asked for.
+    large = torch.nn.functional.interpolate((pixels - mean) / std, size=(128, 128))
+    with torch.inference_mode():
+        theirs = encoder.model.get_image_features(large).pooler_output
+    assert_close(image_vector(encoder.encode(large)), normalize(theirs, dim=-1), atol=1e-5, rtol=0)
+    assert ours.shape == theirs.shape and ours.norm() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_direction_that_all_tokens_share_changes_little(share):
+    evidence = ContrastEvidence(Vision(Colours()))
+    memory = evidence.learn("red", [pillow()], NO_TEXTS, [])
+    images = [pillow(seed=1)[0], pillow(None, seed=2)[0], pillow(colour=VIOLET, seed=3)[0]]
+    seen = evidence.vision.see(images)
+
+    def mixed(tokens):
+        shared = torch.full_like(tokens[..., :1], share**0.5)
+        return torch.cat([tokens * (1 - share) ** 0.5, shared], dim=-1)
+
+    narrow_memory = replace(memory, tokens=mixed(memory.tokens))
+    narrow = Seen(mixed(seen.tokens), seen.grid, None)
+    plain_odds = evidence.log_odds(seen, [memory])[:, 0].flatten(1)
+    narrow_odds = evidence.log_odds(narrow, [narrow_memory])[:, 0].flatten(1)
+    assert_close(narrow_odds, plain_odds, atol=1e-2, rtol=1e-2)
+    scores = presence_score(seen, memory, plain_odds, 0)
+    narrow_scores = presence_score(narrow, narrow_memory, narrow_odds, 0)
+    assert_close(narrow_scores, scores, atol=0.05, rtol=0)
+
+
+# The level.
+
+
+def score_of(evidence, image, memory):
+    seen = evidence.vision.see([image])
+    log_odds = evidence.log_odds(seen, [memory])[:, 0].flatten(1)
+    return float(presence_score(seen, memory, log_odds, 0))
+
+
+def learnt(evidence, examples, negatives=()):
+    return evidence.learn("red", examples, NO_TEXTS, negatives)
+
+
+def test_one_support_leaves_the_level_of_the_settings():
+    evidence = ContrastEvidence(Vision(Colours(presence=0.37)))
+    assert learnt(evidence, [pillow()]).level == pytest.approx(0.37)
+
+
+def test_several_supports_move_the_level_half_way_to_the_least_of_their_own():
+    evidence = ContrastEvidence(Vision(Colours(presence=0.37)))
+    examples = [pillow(), pillow(colour=VIOLET, seed=1), pillow((30, 30), seed=2)]
+    own = [
+        score_of(evidence, image, learnt(evidence, examples[:n] + examples[n + 1 :]))
+        for n, (image, _) in enumerate(examples)
+    ]
+    assert max(own) - min(own) > 0.01
+    level = learnt(evidence, examples).level
+    assert float(level) == pytest.approx((0.37 + min(own) - 0.1) / 2, abs=1e-5)
+
+
+def test_no_more_than_eight_supports_are_asked_for(monkeypatch):
+    evidence = ContrastEvidence(Vision(Colours()))
+    asked = []
+    original = evidence.log_odds
+    monkeypatch.setattr(evidence, "log_odds", lambda *a: asked.append(a) or original(*a))
+    learnt(evidence, [pillow(seed=n) for n in range(12)])
+    assert len(asked) == 8
+
+
+@pytest.mark.parametrize("shots", [1, 2])
+def test_with_negatives_the_level_lies_between_them_and_the_supports(shots):
+    evidence = ContrastEvidence(Vision(Colours(presence=-9.0)))
+    examples = [pillow(seed=n) for n in range(shots)]
+    negatives = [pillow(colour=VIOLET, seed=5)[0], pillow(None, seed=6)[0]]
+    memory = learnt(evidence, examples, negatives)
+    if shots == 1:
+        present = score_of(evidence, examples[0][0], memory)
+    else:
+        present = min(
+            score_of(evidence, examples[n][0], learnt(evidence, [examples[1 - n]], negatives))
+            for n in range(2)
+        )
+    absent = [
+        score_of(evidence, negatives[n], learnt(evidence, examples, [negatives[1 - n]]))
+        for n in range(2)
+    ]
+    assert float(memory.level) == pytest.approx((max(absent) + present) / 2, abs=1e-5)
+    assert max(absent) < memory.level < present
+
+
+def test_negatives_raise_the_level_and_never_lower_it():
+    for default in (0.1, 5.0):
+        evidence = ContrastEvidence(Vision(Colours(presence=default)))
+        plain = learnt(evidence, [pillow()])
+        told = learnt(evidence, [pillow()], [pillow(colour=VIOLET, seed=5)[0]])
+        if default == 5.0:
+            assert told.level == plain.level
+        else:
+            assert told.level > plain.level
+
+
+@pytest.mark.parametrize("shots", [1, 2])
+def test_a_negative_that_holds_the_object_is_warned_of(shots):
+    evidence = ContrastEvidence(Vision(Colours()))
+    examples = [pillow(seed=n) for n in range(shots)]
+    good, bad = pillow(None, seed=6)[0], examples[0][0]
+    with pytest.warns(UserWarning, match="Negative 2 of 2 looks as much like 'red' as") as caught:
+        learnt(evidence, examples, [good, bad])
+    assert len(caught) == 1 and str(caught[0].message).endswith(".")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learnt(evidence, examples, [good, pillow(colour=VIOLET, seed=5)[0]])
