@@ -15,7 +15,6 @@ from piclip.cli import main
 from piclip.cli.demo import CLASS_NAME
 from piclip.evaluation.benchmarks import photos, scenes, speed
 from piclip.evaluation.benchmarks.quality import MAPS, MODES
-from piclip.evaluation.benchmarks.speed import Workload
 
 
 def use_untrained(patch, model):
