@@ -93,7 +93,7 @@ def test_an_image_without_the_object_stays_low_and_is_drawn_only_if_asked_for():
     (result,) = model.predict(empty)
     assert result.presence < 0.5 and not result.mask.any()
     assert result.scores.mean() < 0.1  # nothing is stretched to the image's own best
-    violet, truth = picture(colour=(200, 40, 140), seed=8)
+    violet, _ = picture(colour=(200, 40, 140), seed=8)
     (result,) = model.predict(violet)
     (drawn,) = model.predict(violet, min_presence=0)
     np.testing.assert_array_equal(drawn.scores, result.scores)
@@ -204,7 +204,7 @@ def test_supports_without_background_leave_the_word_to_the_name(encoder):
 
 
 def test_supports_without_background_and_without_a_name_are_refused():
-    with pytest.raises(UsageError, match="no background.*as a negative") as error:
+    with pytest.raises(UsageError, match=r"no background.*as a negative") as error:
         segmenter().fit(covered(), name="red")
     assert one_sentence(error)
 

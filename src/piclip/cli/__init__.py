@@ -16,6 +16,7 @@ from piclip import __version__
 from piclip.cli import (
     annotate,
     benchmark,
+    calibrate,
     convert,
     data,
     demo,
@@ -88,6 +89,7 @@ app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("table", epilog=table.EXAMPLES)(table.table)
 app.command("figure", epilog=figure.EXAMPLES)(figure.figure)
+app.command("calibrate", epilog=calibrate.EXAMPLES)(calibrate.calibrate)
 app.add_typer(benchmark.app, name="benchmark")
 
 

@@ -34,7 +34,7 @@ from piclip.io.decoding import reason
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPModel, CLIPTokenizer, PreTrainedModel
 
     from piclip.clip.hub import HubOptions
 
@@ -195,12 +195,24 @@ def load_weights(
 
 
 def save_clip(loaded: LoadedClip, folder: str | Path) -> None:
-    """Write a checkpoint as a transformers folder, complete or not at all.
+    """Write a checkpoint as a transformers folder; as :func:`save_model`."""
+    save_model(loaded.model, loaded.tokenizer, loaded.settings, folder)
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: CLIPTokenizer | None,
+    settings: ModelSettings,
+    folder: str | Path,
+) -> None:
+    """Write a model as a transformers folder, complete or not at all.
 
     ``model.safetensors`` keeps the model's float type.
 
     Args:
-        loaded: The checkpoint.
+        model: A CLIP, or another image tower.
+        tokenizer: Of a CLIP.
+        settings: For ``piclip.json``.
         folder: Where to; must not exist yet, or be empty.
 
     Raises:
@@ -214,10 +226,11 @@ def save_clip(loaded: LoadedClip, folder: str | Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         part.mkdir()
         with quiet_transformers():
-            loaded.model.save_pretrained(part)
-            loaded.tokenizer.save_pretrained(part)
-        settings = json.dumps(asdict(loaded.settings), indent=2)
-        (part / SETTINGS_FILE).write_text(settings + "\n", encoding="utf-8")
+            model.save_pretrained(part)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(part)
+        content = json.dumps(asdict(settings), indent=2)
+        (part / SETTINGS_FILE).write_text(content + "\n", encoding="utf-8")
         if folder.exists():
             folder.rmdir()
         part.rename(folder)

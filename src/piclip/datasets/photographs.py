@@ -20,7 +20,8 @@ def open_photographs(root: Path) -> tuple[Dataset, tuple[Split, ...]]:
     Args:
         root: A folder that ``piclip data prepare`` wrote; or VOC's ``JPEGImages/`` and
             ``SegmentationClassAug/`` with ``list.txt``, an image and its mask in each line; or COCO
-            2014 with ``annotations/``, ``train2014/`` and ``val2014/``.
+            2014 with ``annotations/``, ``train2014/`` and ``val2014/``; or a folder of one's own,
+            see `piclip.datasets.folder`.
 
     Returns:
         The dataset, of which an image counts for a class from 1300 pixels on (VOC) or 2048 (COCO),
@@ -39,11 +40,15 @@ def open_photographs(root: Path) -> tuple[Dataset, tuple[Split, ...]]:
         files = {split: root / "annotations" / f"instances_{split}2014.json" for split in SPLITS}
         there = [split for split in SPLITS if files[split].is_file()]
         return open_dataset("coco-json", root), tuple(there)
+    if (root / "classes.txt").is_file():
+        return open_dataset("folder", root), (
+            ("train", "val") if (root / "train.txt").is_file() else ("val",)
+        )
     if (root / "list.txt").is_file():
         return _voc(root), ("val",)
     raise UsageError(
         f"{root} holds no photographs that are known here: give a folder of 'piclip data prepare', "
-        f"VOC's with a list.txt, or COCO 2014's with annotations/."
+        f"VOC's with a list.txt, COCO 2014's with annotations/, or images/, masks/ and classes.txt."
     )
 
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +25,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from piclip.clip.checkpoints import LoadedClip, save_clip, save_model
+from piclip.clip.encoder import Encoder
 from piclip.clip.preprocessing import mask_coverage
-from piclip.clip.settings import ModelSettings
+from piclip.clip.settings import SETTINGS_FILE, ModelSettings, read_json
 from piclip.errors import UsageError
+from piclip.evaluation.benchmarks.quality import CALIBRATION, Questions, unknown_name
+from piclip.evaluation.predictor import truth_of
 from piclip.io.images import IGNORE
-from piclip.io.outputs import Progress
+from piclip.io.outputs import Progress, write_json
 from piclip.training_free.contrast import ContrastEvidence
 from piclip.training_free.evidence import ClassMemory
 from piclip.training_free.naming import name_log_odds
@@ -41,14 +47,12 @@ THRESHOLDS = tuple(round(0.3 + 0.02 * step, 2) for step in range(26))
 LOST = 0.04
 """Share of the images that hold the class which presence may refuse."""
 
-_UNKNOWN = ("thing0", "thing1", "thing2")  # names that no model knows
-
 Labelled = tuple[Image.Image, NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One episode: supports and a query of a class.
+    """One episode.
 
     Attributes:
         name: The class.
@@ -61,6 +65,18 @@ class Case:
     supports: tuple[Labelled, ...]
     query: Image.Image
     truth: NDArray[np.uint8]
+
+
+def cases_of(questions: Questions, shots: int) -> list[Case]:
+    """The episodes of the mode "calibration" with their images."""
+    found = []
+    for question in questions.ask(CALIBRATION, shots):
+        query = questions.load(question.query, question.asked)
+        shown = [questions.load(key, question.shown) for key in question.supports]
+        supports = [(Image.fromarray(s.image), s.mask(question.shown)) for s in shown]
+        truth = truth_of(query, question.asked)
+        found.append(Case(question.name, tuple(supports), Image.fromarray(query.image), truth))
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +172,7 @@ def _trials(vision: Vision, cases: Sequence[Case], told: Callable[[], None]) -> 
     for number, case in enumerate(cases):
         query = vision.see([case.query])
         reads = vision.encoder is not None
-        for name in (case.name, *(_UNKNOWN[number % 3 : number % 3 + 1] if reads else ())):
+        for name in (case.name, *([unknown_name(number)] if reads else [])):
             memory = evidence.learn(name, case.supports, vision.texts([name], None)[0], ())
             log_odds, asked = evidence.log_odds(query, [memory]), evidence.named(query, [memory])
             presence = presence_scores(query, [memory], log_odds, asked)
@@ -220,3 +236,31 @@ def _coverage(case: Case, grid: tuple[int, int]) -> Tensor:
     """Share of each patch that is the class and that is not, without what is ignored, (2, h, w)."""
     parts = (case.truth == 1, (case.truth != 1) & (case.truth != IGNORE))
     return torch.stack([mask_coverage(part, grid) for part in parts])
+
+
+def constants(settings: ModelSettings) -> dict[str, Any]:
+    """What `calibrate` chooses, as it is written."""
+    names = ("blocks", "text_weight", "text_level", "presence", "threshold")
+    return {name: getattr(settings, name) for name in names}
+
+
+def save_calibrated(scorer: TrainingFreeScorer, settings: ModelSettings, folder: Path) -> None:
+    """Writes the model whose tokens are compared with its new settings.
+
+    Args:
+        scorer: With the model.
+        settings: From `calibrate`.
+        folder: That of the model itself, of which only ``piclip.json`` changes; or a new one.
+
+    Raises:
+        UsageError: There is something else in the folder.
+        OutputError: It cannot be written.
+    """
+    tower = scorer.vision.tower
+    if tower.source is not None and Path(tower.source).resolve() == folder.resolve():
+        written = read_json(folder / SETTINGS_FILE) or {}
+        write_json(written | constants(settings), folder / SETTINGS_FILE)
+    elif isinstance(tower, Encoder):
+        save_clip(LoadedClip(tower.model, tower.tokenizer, settings), folder)
+    else:
+        save_model(tower.model, None, settings, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from piclip.clip.settings import ModelSettings
 class Tower(Protocol):
     """A frozen ViT image tower: `piclip.clip.encoder.Encoder` or another `VisualTower`."""
 
+    source: str | None
+    model: Any
     settings: ModelSettings
     patch_size: int
     device: torch.device

@@ -41,9 +41,10 @@ class PhotoQuestions:
         episodes: How many in each mode.
         seed: Another one draws other episodes.
         calibration_episodes: How many choose the thresholds, drawn from another seed.
+        leave_out: Classes that no image is taken of.
 
     Raises:
-        UsageError: The folder or a number is unknown.
+        UsageError: The folder, a number or a class is unknown.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class PhotoQuestions:
         episodes: int,
         seed: int,
         calibration_episodes: int,
+        leave_out: Collection[str] = (),
     ) -> None:
         self.dataset, splits = open_photographs(folder)
         self.episodes, self.seed, self.calibration_episodes = episodes, seed, calibration_episodes
@@ -61,9 +63,15 @@ class PhotoQuestions:
         rows = {Path(key).name: row for row, key in enumerate(keys)}
         if unknown := set(only or ()) - rows.keys():
             raise UsageError(f"{folder} has no image {min(unknown)}; take it off the list.")
-        taken = [row for number, row in rows.items() if only is None or number in only]
-        self.keys = [keys[row] for row in taken]
-        counts = np.concatenate([self.dataset.presence(split) for split in splits])[taken]
+        names = self.dataset.class_names
+        if unknown := set(leave_out) - set(names):
+            raise UsageError(f"{folder} has no class {min(unknown)!r} to leave out.")
+        counts = np.concatenate([self.dataset.presence(split) for split in splits])
+        left_out = [names.index(name) for name in leave_out]
+        hidden = np.asarray(counts[:, left_out].sum(axis=1) > 0)
+        wanted = (row for number, row in rows.items() if only is None or number in only)
+        taken = [row for row in wanted if not hidden[row]]
+        self.keys, counts = [keys[row] for row in taken], counts[taken]
         self._absent, self._enough = counts == 0, counts >= self.dataset.minimum_pixels
 
     def ask(self, mode: str, shots: int) -> list[Question]:

@@ -74,7 +74,12 @@ def wording(number: int, mode: str, names: Sequence[str]) -> tuple[int, int, str
     """The class that an episode asks for, the one that its supports show, and what it is called."""
     asked = number % len(names)
     shown = (asked + (7 % len(names) or 1)) % len(names) if mode == WRONG else asked
-    return asked, shown, f"thing{number % 3}" if mode == NAMELESS else names[asked]
+    return asked, shown, unknown_name(number) if mode == NAMELESS else names[asked]
+
+
+def unknown_name(number: int) -> str:
+    """A name that no model knows."""
+    return f"thing{number % 3}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,108 @@
+"""``piclip calibrate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from piclip.cli.options import (
+    DEFAULT_MODEL,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    VisualOption,
+    examples,
+)
+
+EXAMPLES = examples(
+    "piclip calibrate --data pascal --output my-clip",
+    "piclip calibrate --data pascal --leave-out cat --leave-out dog "
+    "--model facebook/dinov2-small --output my-dino",
+)
+
+
+def calibrate(
+    *,
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Labelled photographs: of 'piclip data', VOC's with a list.txt, COCO 2014's, or "
+            "images/, masks/ and classes.txt; 'scenes' is the built-in world.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where the model is written with its constants, for --model or --visual; its own "
+            "folder is changed in place.",
+        ),
+    ],
+    list_file: Annotated[
+        Path | None,
+        typer.Option("--list", metavar="FILE", help="Take only the images numbered in this file."),
+    ] = None,
+    leave_out: Annotated[
+        list[str],
+        typer.Option(metavar="CLASS", help="Take no image of this class; repeat it for more."),
+    ] = [],  # noqa: B006 - typer's way
+    episodes: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Episodes of each number of --shots.")
+    ] = 100,
+    shots: Annotated[
+        list[int], typer.Option(min=1, metavar="K", help="Examples of an episode; repeat it.")
+    ] = [1, 5],  # noqa: B006
+    seed: Annotated[int, typer.Option(min=0, metavar="S", help="Draws other episodes.")] = 0,
+    model: ModelOption = DEFAULT_MODEL,
+    visual: VisualOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Set the constants of a model on labelled images: blocks, weight of names, threshold.
+
+    With --visual, those of the visual tower. What is found is written as piclip.json.
+    """
+    from piclip.cli.console import people, print_json, print_table, progress_bar
+    from piclip.evaluation.benchmarks.photos import PhotoQuestions
+    from piclip.evaluation.benchmarks.quality import Questions
+    from piclip.evaluation.benchmarks.scenes import SceneQuestions
+    from piclip.evaluation.calibration import calibrate, cases_of, constants, save_calibrated
+    from piclip.training_free.scorer import TrainingFreeScorer
+
+    questions: Questions
+    if str(data) == "scenes":
+        questions = SceneQuestions(0, 1, episodes)
+    else:
+        from piclip.datasets.file_dataset import read_lines
+
+        questions = PhotoQuestions(
+            data,
+            None if list_file is None else frozenset(read_lines(list_file)),
+            episodes=0,
+            seed=seed,
+            calibration_episodes=episodes,
+            leave_out=leave_out,
+        )
+    cases = [case for shot in shots for case in cases_of(questions, shot)]
+    scorer = TrainingFreeScorer.load(model, visual=visual, device=device, dtype=dtype)
+    with progress_bar() as progress:
+        task = progress.add_task("Images seen", total=None)
+        found = calibrate(
+            scorer,
+            cases,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    save_calibrated(scorer, found.settings, output)
+    rows = [(name, str(value)) for name, value in constants(found.settings).items()]
+    print_table("Constants", ("constant", "value"), rows)
+    people().print(
+        f"mIoU of the patches {found.before:.1f} before, {found.after:.1f} after, on the "
+        f"{found.episodes} episodes that they were chosen on; the model is in {output}."
+    )
+    if json:
+        print_json({**constants(found.settings), "before": found.before, "after": found.after})
