@@ -52,17 +52,17 @@ def test_label_run_and_download(client, tmp_path):
         "labels": ["cat"],
         "images": [],
     }
-    queries = [files(tmp_path, index)[0] for index in (1, 2)]
+    queries = [files(tmp_path, index)[0] for index in (3, 4)]
     added = client.predict(queries, api_name="/add_images")
-    assert added["images"] == ["cat1.png", "cat2.png"] and added["refused"] == []
+    assert added["images"] == ["cat3.png", "cat4.png"] and added["refused"] == []
     outcome = client.predict("builtin", api_name="/run")
-    assert [item["file_name"] for item in outcome["images"]] == ["cat1.png", "cat2.png"]
+    assert [item["file_name"] for item in outcome["images"]] == ["cat3.png", "cat4.png"]
     assert 0 < outcome["threshold"] < 1 and outcome["failures"] == []
     assert all(0 <= item["shares"]["cat"] <= 1 for item in outcome["images"])
     assert all(0.5 <= item["presence"]["cat"] <= 1 for item in outcome["images"])
 
     archive, coco = client.predict(0.0, api_name="/download")
-    with zipfile.ZipFile(archive) as opened, opened.open("masks/cat1.png") as file:
+    with zipfile.ZipFile(archive) as opened, opened.open("masks/cat3.png") as file:
         assert (np.asarray(Image.open(file)) == 255).all()  # at 0 every pixel is object
     content = json.loads(Path(coco).read_text())
     assert [annotation["area"] for annotation in content["annotations"]] == [128 * 128] * 2

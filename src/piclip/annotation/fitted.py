@@ -99,7 +99,9 @@ def learn(
         segmenter.fit(supports, negatives=without, max_pixels=max_pixels)
 
 
-def digest(examples: Examples, negatives: Examples, image_root: str | Path) -> str:
+def digest(
+    examples: Examples, image_root: str | Path, *, negatives: Examples = MappingProxyType({})
+) -> str:
     """SHA-256 over the labelled images' contents and masks, class by class.
 
     Raises:

@@ -153,7 +153,7 @@ def annotate(
         settings = {  # what decides about the proposals, without what only decides about speed
             "piclip": __version__,
             "model": segmenter.scorer.fingerprint(),
-            "labels": digest(examples, negatives, images),
+            "labels": digest(examples, images, negatives=negatives),
             "threshold": threshold,
             "min_presence": min_presence,
             "dtype": dtype,

@@ -25,7 +25,7 @@ from piclip.decoders.views import laid_back
 from piclip.errors import UsageError
 from piclip.io.images import IGNORE
 from piclip.io.supports import Support
-from piclip.results import Segmentation, priors_of
+from piclip.results import MIN_PRESENCE, Segmentation, priors_of
 from piclip.segmenter import FewShotSegmenter
 from piclip.training_free.scorer import TrainingFreeScorer
 
@@ -199,7 +199,7 @@ def query_map(result: Segmentation, name: str) -> npt.NDArray[np.float32]:
 
     Args:
         result: The segmentation.
-        name: `FINAL`; or `CONTRAST`, `FUSED` or one of `PRIORS`, the mean of whose maps is enlarged
+        name: `FINAL`, zero where the class is held to be absent; or `CONTRAST`, `FUSED` or one of `PRIORS`, the mean of whose maps is enlarged
             bilinearly.
 
     Raises:
@@ -207,7 +207,8 @@ def query_map(result: Segmentation, name: str) -> npt.NDArray[np.float32]:
             evidence="published" makes VVP.
     """
     if name == FINAL:
-        return np.asarray(result.scores[0])
+        absent = result.presence is not None and result.presence[0] < MIN_PRESENCE
+        return np.zeros_like(result.scores[0]) if absent else np.asarray(result.scores[0])
     there = priors_of(result).maps()
     chosen = zip(("text", "visual"), PRIORS.get(name, ()), strict=False)
     fields = [_FIELDS[pair] for pair in chosen if pair in _FIELDS] or [name]
