@@ -27,7 +27,7 @@ def make(names=("cat",), size=(30, 40), **changes):
         "class_names": names,
         "class_map": mask.astype(np.uint8),
         "scores": np.stack([mask] * len(names)).astype(np.float32),
-        "priors": Priors(ramp, *flat),
+        "priors": Priors(flat[3], ramp, *flat[:2], *flat[2:]),
         "image": Image.new("RGB", size[::-1], (90, 90, 90)),
         "name": "q",
     }
