@@ -139,17 +139,10 @@ def test_deit_tiny_gives_its_published_tokens(shared):
     with torch.no_grad():
         expected = model(pixels).last_hidden_state
         assert_close(model.layernorm(ours), expected[:, 1:], atol=1e-4, rtol=0)
-    assert (tower.depth, tower.width, tower.patch_size, tower.settings.image_size) == (
-        12,
-        192,
-        16,
-        336,
-    )
-    assert tower.settings.mean == (0.485, 0.456, 0.406) and tower.settings.std == (
-        0.229,
-        0.224,
-        0.225,
-    )
+    assert (tower.depth, tower.width, tower.patch_size) == (12, 192, 16)
+    assert tower.settings.image_size == 336
+    assert tower.settings.mean == (0.485, 0.456, 0.406)
+    assert tower.settings.std == (0.229, 0.224, 0.225)
 
 
 @every_kind

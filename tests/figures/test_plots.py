@@ -27,7 +27,7 @@ def make(names=("cat",), size=(30, 40), **changes):
         "class_names": names,
         "class_map": mask.astype(np.uint8),
         "scores": np.stack([mask] * len(names)).astype(np.float32),
-        "priors": Priors(ramp, *flat),
+        "priors": Priors(flat[2], ramp, flat[0], flat[1]),
         "image": Image.new("RGB", size[::-1], (90, 90, 90)),
         "name": "q",
     }
@@ -50,7 +50,17 @@ def test_one_row_has_seven_panels_and_a_scale():
     figure = priors_figure(SUPPORT, SUPPORT_MASK, make(), truth=square(30, 40, left=16))
     assert len(figure.axes) == 8
     joined = " ".join(texts(figure)).replace("\n", " ")
-    for words in ("Support", "truth", "VTP", "VVP", "refined", "Result", "cat", "IoU 33.3 %"):
+    for words in (
+        "Support",
+        "truth",
+        "VTP",
+        "refined",
+        "Object against",
+        "Together",
+        "Result",
+        "cat",
+        "IoU 33.3 %",
+    ):
         assert words in joined
 
 
@@ -83,7 +93,7 @@ def test_panels_show_what_their_titles_say():
 def test_the_class_index_picks_map_mask_and_label():
     names = ("cat", "dog")
     priors = [np.zeros((2, 6, 8), np.float32) for _ in range(5)]
-    priors[0][1] = 1.0
+    priors[1][1] = 1.0
     class_map = square(30, 40).astype(np.uint8) * 2
     result = make(names, priors=Priors(*priors), class_map=class_map)
     cat = EpisodeRow(SUPPORT, SUPPORT_MASK, result, class_map == 2, 0)

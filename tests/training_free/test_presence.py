@@ -4,6 +4,7 @@ import math
 import warnings
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from squares import Colours, pillow
@@ -58,7 +59,7 @@ def test_the_images_vector_is_that_of_clip(encoder):
     vision = Vision(encoder, encoder)
     image = pillow()[0]
     ours = image_vector(vision.see([image]).encoding)
-    pixels = torch.as_tensor(__import__("numpy").array(image)).permute(2, 0, 1)[None] / 255
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (encoder.mean, encoder.std))
     # The positions of the tiny CLIP are resized in another way by transformers, so that its own
     # size is asked for.

@@ -199,8 +199,8 @@ def query_map(result: Segmentation, name: str) -> npt.NDArray[np.float32]:
 
     Args:
         result: The segmentation.
-        name: `FINAL`, zero where the class is held to be absent; or `CONTRAST`, `FUSED` or one of `PRIORS`, the mean of whose maps is enlarged
-            bilinearly.
+        name: `FINAL`, zero where the class is held to be absent; or `CONTRAST`, `FUSED` or one of
+            `PRIORS`, the mean of whose maps is enlarged bilinearly.
 
     Raises:
         UsageError: The segmenter makes no such map: a trained decoder makes none, and only

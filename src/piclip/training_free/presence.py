@@ -126,7 +126,7 @@ def presence_level(
             own = score(supports[0], memory)
         asked = enumerate(negatives, len(supports))
         others = torch.cat([score(seen, _without(memory, number)) for number, seen in asked])
-        if others.max() >= own.mean():
+        if others.max() >= own.max().clamp_min(default):
             warnings.warn(
                 f"Negative {int(others.argmax()) + 1} of {len(negatives)} looks as much like "
                 f"{memory.name!r} as its examples do; leave it out if it holds it.",
