@@ -75,7 +75,7 @@ def test_a_memory_holds_whole_supports_close_ones_and_negatives():
     whole, closely, negative = memory.coverage[:64], memory.coverage[64:128], memory.coverage[256:]
     assert whole.mean() == pytest.approx(1 / 16)
     assert closely.mean() == pytest.approx((32 / 40) ** 2, abs=1e-5)  # a quarter to each side
-    assert negative.abs().max() == 0 and memory.trust == 0
+    assert negative.abs().max() == 0 and memory.agreement == 0
 
 
 def test_the_object_is_found_wherever_it_is():
@@ -156,7 +156,7 @@ def test_a_name_counts_as_far_as_its_map_agrees_with_the_masks(encoder, monkeypa
 
     def trust(found):
         monkeypatch.setattr(module, "text_maps", lambda *_, **__: (found, found))
-        return float(evidence.learn("thing", [(image, mask)] * 2, texts, []).trust)
+        return float(evidence.learn("thing", [(image, mask)] * 2, texts, []).agreement)
 
     assert trust(inside) == 1
     assert trust(1 - inside) == 0
@@ -177,7 +177,7 @@ def test_a_name_for_something_else_than_the_supports_show_is_believed_less():
         example = Support(scene.image, scene.mask(shown))
         for name, trusts in ((shown, right), (other, wrong)):
             memory = scorer.fit(name, [example], negatives=(), synonyms=None, max_pixels=10**6)
-            trusts.append(float(memory.trust))
+            trusts.append(float(memory.agreement * memory.named.sigmoid()))
     assert np.mean(right) > np.mean(wrong) + 0.2, (right, wrong)
 
 

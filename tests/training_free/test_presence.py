@@ -11,15 +11,16 @@ from squares import Colours, pillow
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
-from piclip.training_free.contrast import ContrastEvidence
-from piclip.training_free.presence import class_presence, image_vector, presence_score
+from piclip.training_free.contrast import ContrastEvidence, cosine_spreads
+from piclip.training_free.naming import named_log_odds
+from piclip.training_free.presence import class_presence, presence_scores
 from piclip.training_free.vision import Seen, Vision
 
 NO_TEXTS = torch.zeros(0, 0)
 VIOLET = (200, 40, 140)
 
 
-def slow_score(seen, memory, log_odds, index, scale):
+def slow_score(seen, memory, log_odds, index, said):
     """S of one query, patch by patch."""
     terms = []
     for query, support in zip(seen.tokens[:, index].double(), memory.tokens.double(), strict=True):
@@ -30,10 +31,9 @@ def slow_score(seen, memory, log_odds, index, scale):
         a = torch.tensor([float(s @ o) for s in support])
         terms.append(float((u @ o - a.mean()) / (5 * a.std())))
     score = sum(terms) / len(terms) + max(log_odds[index].tolist()) / 8
-    if seen.encoding is not None and len(memory.texts):
-        v = image_vector(seen.encoding)[index]
-        margin = scale * float(v @ memory.texts[0] - v @ memory.texts[1])
-        score += float(memory.trust) * (1 / (1 + math.exp(-margin)) - 0.5) / 2
+    if said is not None:
+        believed = float(memory.agreement) / (1 + math.exp(-float(memory.named)))
+        score += believed * (1 / (1 + math.exp(-float(said[index, 0]))) - 0.6)
     return score
 
 
@@ -42,32 +42,33 @@ def test_the_score_is_the_formula(encoder, vit, named):
     evidence = ContrastEvidence(Vision(vit, encoder if named else None))
     texts = encoder.encode_text(["a zebra", "no zebra"]) if named else NO_TEXTS
     memory = evidence.learn("zebra", [pillow(), pillow((30, 20), seed=2)], texts, [])
-    memory = replace(memory, trust=torch.tensor(0.7))
+    memory = replace(memory, agreement=torch.tensor(0.7), named=torch.tensor(1.3))
     seen = evidence.vision.see([pillow(seed=3)[0], pillow((0, 40), seed=4)[0]])
-    log_odds = evidence.log_odds(seen, [memory])[:, 0].flatten(1)
-    scale = encoder.logit_scale
-    found = presence_score(seen, memory, log_odds, scale)
-    expected = [slow_score(seen, memory, log_odds, index, scale) for index in range(2)]
+    log_odds, said = evidence.log_odds(seen, [memory]), evidence.named(seen, [memory])
+    assert (said is not None) == named
+    found = presence_scores(seen, [memory], log_odds, said)[:, 0]
+    flat = log_odds[:, 0].flatten(1)
+    expected = [slow_score(seen, memory, flat, index, said) for index in range(2)]
     assert_close(found, torch.tensor(expected), atol=1e-4, rtol=0)
-    probability = class_presence(seen, memory, log_odds, scale)
+    probability = class_presence(seen, [memory], log_odds, said)[:, 0]
     assert_close(probability, torch.sigmoid(8 * (found - memory.level)))
-    at_level = class_presence(seen, replace(memory, level=found[0]), log_odds, scale)
-    assert at_level[0] == 0.5
+    at_level = class_presence(seen, [replace(memory, level=found[0])], log_odds, said)
+    assert at_level[0, 0] == 0.5
 
 
-def test_the_images_vector_is_that_of_clip(encoder):
-    vision = Vision(encoder, encoder)
-    image = pillow()[0]
-    ours = image_vector(vision.see([image]).encoding)
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+def test_the_names_log_odds_are_those_of_clip(encoder):
+    pixels = torch.from_numpy(np.array(pillow()[0])).permute(2, 0, 1)[None] / 255
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (encoder.mean, encoder.std))
     # The positions of the tiny CLIP are resized in another way by transformers, so that its own
     # size is asked for.
     large = torch.nn.functional.interpolate((pixels - mean) / std, size=(128, 128))
+    texts = torch.stack([encoder.encode_text([f"a {n}", f"no {n}"]) for n in ("cat", "dog")])
+    found = named_log_odds(encoder.encode(large), texts, encoder.logit_scale)
     with torch.inference_mode():
-        theirs = encoder.model.get_image_features(large).pooler_output
-    assert_close(image_vector(encoder.encode(large)), normalize(theirs, dim=-1), atol=1e-5, rtol=0)
-    assert ours.shape == theirs.shape and ours.norm() == pytest.approx(1)
+        theirs = normalize(encoder.model.get_image_features(large).pooler_output, dim=-1)
+    logits = encoder.logit_scale * torch.einsum("bd,ckd->bck", theirs, texts)
+    assert_close(found, logits[..., 0] - logits[..., 1], atol=1e-4, rtol=0)
+    assert_close(found.sigmoid(), logits.softmax(-1)[..., 0], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
@@ -81,13 +82,14 @@ def test_a_direction_that_all_tokens_share_changes_little(share):
         shared = torch.full_like(tokens[..., :1], share**0.5)
         return torch.cat([tokens * (1 - share) ** 0.5, shared], dim=-1)
 
-    narrow_memory = replace(memory, tokens=mixed(memory.tokens))
+    tokens = mixed(memory.tokens)
+    narrow_memory = replace(memory, tokens=tokens, spreads=cosine_spreads(tokens))
     narrow = Seen(mixed(seen.tokens), seen.grid, None)
-    plain_odds = evidence.log_odds(seen, [memory])[:, 0].flatten(1)
-    narrow_odds = evidence.log_odds(narrow, [narrow_memory])[:, 0].flatten(1)
+    plain_odds = evidence.log_odds(seen, [memory])
+    narrow_odds = evidence.log_odds(narrow, [narrow_memory])
     assert_close(narrow_odds, plain_odds, atol=1e-2, rtol=1e-2)
-    scores = presence_score(seen, memory, plain_odds, 0)
-    narrow_scores = presence_score(narrow, narrow_memory, narrow_odds, 0)
+    scores = presence_scores(seen, [memory], plain_odds, None)
+    narrow_scores = presence_scores(narrow, [narrow_memory], narrow_odds, None)
     assert_close(narrow_scores, scores, atol=0.05, rtol=0)
 
 
@@ -96,8 +98,7 @@ def test_a_direction_that_all_tokens_share_changes_little(share):
 
 def score_of(evidence, image, memory):
     seen = evidence.vision.see([image])
-    log_odds = evidence.log_odds(seen, [memory])[:, 0].flatten(1)
-    return float(presence_score(seen, memory, log_odds, 0))
+    return float(presence_scores(seen, [memory], evidence.log_odds(seen, [memory]), None))
 
 
 def learnt(evidence, examples, negatives=()):

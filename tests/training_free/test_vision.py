@@ -80,7 +80,7 @@ def test_a_cache_gives_the_same_memory_and_encodes_once(encoder, vit, towers, mo
     kept = evidence.learn("a", examples, texts, negatives)
     # The second support whole, by each tower, and its object closely, by the one that compares.
     assert len(asked) - before == (3 if towers == "two" else 2)
-    for field in ("count", "tokens", "coverage", "owner", "texts", "trust", "level"):
+    for field in ("count", "tokens", "coverage", "owner", "texts", "agreement", "named", "level"):
         assert_close(getattr(kept, field), getattr(plain, field), msg=field)
     again = evidence.learn("a", examples[:1], texts, negatives)
     assert len(asked) - before == (3 if towers == "two" else 2)
