@@ -17,8 +17,9 @@ from piclip.priors import contrast_prior
 from piclip.training_free import contrast as module
 from piclip.training_free.clusters import average_over_parts, cluster_parts
 from piclip.training_free.contrast import ContrastEvidence
+from piclip.training_free.naming import text_maps
 from piclip.training_free.scorer import TrainingFreeScorer
-from piclip.training_free.vision import Vision, text_maps
+from piclip.training_free.vision import Vision
 from sentences import one_sentence
 
 NO_TEXTS = torch.zeros(0, 0)
@@ -41,7 +42,7 @@ def test_the_answer_is_the_formula(encoder):
     evidence = ContrastEvidence(Vision(encoder, encoder))
     texts = encoder.encode_text(["a zebra", "no zebra"])
     memory = evidence.learn("zebra", [pillow(), pillow((30, 20), seed=2)], texts, [])
-    memory = module.replace(memory, trust=torch.tensor(0.5))
+    memory = module.replace(memory, agreement=torch.tensor(0.5), named=torch.tensor(0.4))
     seen = evidence.vision.see([pillow(seed=3)[0], pillow((0, 40), seed=4)[0]])
     answer = evidence.answer(seen, [memory], None)
     z = [
@@ -60,7 +61,9 @@ def test_the_answer_is_the_formula(encoder):
         assert_close(answer.maps["visual_text"], plain)
         assert_close(answer.maps["visual_text_refined"], refined)
         t = refined[index, 0].clamp(0.01, 0.99)
-        r = r + evidence.settings.text_weight * 0.5 * torch.log(t / (1 - t))
+        level, asked = evidence.settings.text_level, evidence.named(seen, [memory])[index, 0]
+        trust = 0.5 / (1 + np.exp(level - 0.4)) / (1 + np.exp(level - float(asked)))
+        r = r + evidence.settings.text_weight * trust * torch.log(t / (1 - t))
         assert_close(answer.values[index, 0], r, atol=1e-3, rtol=0)
         assert_close(answer.maps["fused"][index, 0], r.sigmoid(), atol=1e-4, rtol=0)
     assert answer.presence.shape == (2, 1)
@@ -197,9 +200,11 @@ def test_supports_without_background_leave_the_word_to_the_name(encoder):
     image, _ = picture(seed=1)
     (result,) = model.predict(image, min_presence=0)
     assert (result.priors.contrast == 0.5).all()
-    odds = result.priors.visual_text_refined.clip(0.01, 0.99).astype(float)
-    odds = (odds / (1 - odds)) ** model.encoder.settings.text_weight
-    np.testing.assert_allclose(result.priors.fused, odds / (1 + odds), atol=1e-5)
+    named = result.priors.visual_text_refined.clip(0.01, 0.99).astype(float)
+    fused = result.priors.fused.astype(float)
+    weight = np.log(fused / (1 - fused)) / np.log(named / (1 - named))
+    np.testing.assert_allclose(weight, weight.mean(), rtol=1e-3)
+    assert 0 < weight.mean() <= model.encoder.settings.text_weight
 
 
 def test_supports_without_background_and_without_a_name_are_refused():

@@ -11,7 +11,8 @@ from squares import Colours, pillow
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
-from piclip.training_free.contrast import ContrastEvidence, cosine_spreads
+from piclip.training_free.contrast import ContrastEvidence
+from piclip.training_free.evidence import cosine_spreads
 from piclip.training_free.naming import named_log_odds
 from piclip.training_free.presence import class_presence, presence_scores
 from piclip.training_free.vision import Seen, Vision

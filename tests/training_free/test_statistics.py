@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from piclip.training_free.clusters import COUNTS, average_over_parts, cluster_parts
-from piclip.training_free.contrast import cosine_spreads
+from piclip.training_free.evidence import cosine_spreads
 from piclip.training_free.naming import area_under_curve
 
 

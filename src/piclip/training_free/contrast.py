@@ -29,7 +29,7 @@ from piclip.clip.preprocessing import mask_coverage
 from piclip.errors import UsageError
 from piclip.priors import contrast_prior
 from piclip.training_free.clusters import average_over_parts, cluster_parts
-from piclip.training_free.evidence import Answer, ClassMemory
+from piclip.training_free.evidence import Answer, ClassMemory, cosine_spreads
 from piclip.training_free.naming import agreement, name_log_odds, named_log_odds, text_maps
 from piclip.training_free.presence import class_presence, presence_level
 from piclip.training_free.upsampling import edge_aware_upsample
@@ -191,22 +191,6 @@ class ContrastEvidence:
 def _texts(memories: Sequence[ClassMemory]) -> Tensor:
     """(C, 2, E)."""
     return torch.stack([memory.texts for memory in memories])
-
-
-def cosine_spreads(tokens: Tensor) -> Tensor:
-    """Standard deviation of the cosines between all patches, for each block, (L,).
-
-    Of vectors with the mean m and the covariance S, the cosines of all pairs have the variance
-    2 m^T S m + |S|^2, so no matrix of pairs is made, and narrow cosines lose no digits.
-
-    Args:
-        tokens: Unit vectors, (L, M, D).
-    """
-    mean = tokens.mean(1, keepdim=True)
-    centred = tokens - mean
-    covariance = centred.mT @ centred / tokens.shape[1]
-    along = (mean @ covariance @ mean.mT).flatten()
-    return (2 * along + covariance.square().sum((1, 2))).clamp_min(1e-8).sqrt()
 
 
 def _joint(tokens: Tensor) -> Tensor:

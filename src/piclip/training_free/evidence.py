@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -46,6 +46,34 @@ class ClassMemory:
     def shots(self) -> int:
         """Number of supports K."""
         return int(self.count)
+
+    def without(self, number: int) -> ClassMemory:
+        """The memory without the patches of one image."""
+        kept = self.owner != number
+        tokens = self.tokens[:, kept]
+        return replace(
+            self,
+            tokens=tokens,
+            spreads=cosine_spreads(tokens),
+            coverage=self.coverage[kept],
+            owner=self.owner[kept],
+        )
+
+
+def cosine_spreads(tokens: Tensor) -> Tensor:
+    """Standard deviation of the cosines between all patches, for each block, (L,).
+
+    Of vectors with the mean m and the covariance S, the cosines of all pairs have the variance
+    2 m^T S m + |S|^2, so no matrix of pairs is made, and narrow cosines lose no digits.
+
+    Args:
+        tokens: Unit vectors, (L, M, D).
+    """
+    mean = tokens.mean(1, keepdim=True)
+    centred = tokens - mean
+    covariance = centred.mT @ centred / tokens.shape[1]
+    along = (mean @ covariance @ mean.mT).flatten()
+    return (2 * along + covariance.square().sum((1, 2))).clamp_min(1e-8).sqrt()
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -119,13 +118,13 @@ def presence_level(
     level = memory.coverage.new_tensor(default)
     if len(supports) > 1:
         asked = enumerate(supports[:_MOST_LEFT_OUT])
-        own = torch.cat([score(seen, _without(memory, number)) for number, seen in asked])
+        own = torch.cat([score(seen, memory.without(number)) for number, seen in asked])
         level = (level + own.min() - _MARGIN) / 2
     if negatives:
         if len(supports) == 1:
             own = score(supports[0], memory)
         asked = enumerate(negatives, len(supports))
-        others = torch.cat([score(seen, _without(memory, number)) for number, seen in asked])
+        others = torch.cat([score(seen, memory.without(number)) for number, seen in asked])
         if others.max() >= own.max().clamp_min(default):
             warnings.warn(
                 f"Negative {int(others.argmax()) + 1} of {len(negatives)} looks as much like "
@@ -134,13 +133,3 @@ def presence_level(
             )
         level = torch.maximum(level, (others.max() + own.min()) / 2)
     return level
-
-
-def _without(memory: ClassMemory, number: int) -> ClassMemory:
-    kept = memory.owner != number
-    return replace(
-        memory,
-        tokens=memory.tokens[:, kept],
-        coverage=memory.coverage[kept],
-        owner=memory.owner[kept],
-    )
