@@ -150,13 +150,13 @@ def test_episodes_of_a_file_are_the_ones_asked(training_free, view, tmp_path):
 
 
 def test_weights_that_change_during_an_evaluation_are_noticed(training_free, view, monkeypatch):
-    task = Task.of(training_free, view)
-    other = replace(training_free.method, clip={"name": "builtin", "sha256": "older"})
+    count = Task.of(training_free, view).count
     monkeypatch.setattr(evaluation, "_counting", {})
-    evaluation._start_counting(lambda: training_free, task, other)
+    evaluation._start_counting(lambda: training_free, count, "older")
     with pytest.raises(ModelError, match="changed while"):
         evaluation._count_in_worker([view.episode(0, 0, 1)])
-    evaluation._start_counting(lambda: training_free, task, training_free.method)
+    fingerprint = training_free.segmenter.scorer.fingerprint()
+    evaluation._start_counting(lambda: training_free, count, fingerprint)
     assert evaluation._count_in_worker([view.episode(0, 0, 1)])[0].seen.any()
 
 

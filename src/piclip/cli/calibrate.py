@@ -101,7 +101,7 @@ def calibrate(
     rows = [(name, str(value)) for name, value in constants(found.settings).items()]
     print_table("Constants", ("constant", "value"), rows)
     people().print(
-        f"mIoU of the patches {found.before:.1f} before, {found.after:.1f} after, on the "
+        f"mIoU {found.before:.1f} before, {found.after:.1f} after, on the "
         f"{found.episodes} episodes that they were chosen on; the model is in {output}."
     )
     if json:

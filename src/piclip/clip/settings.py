@@ -81,10 +81,9 @@ def read_settings(
         raise ModelError(f"{where} are not valid ({first_line(error)}): correct them.") from error
     if not valid:
         raise ModelError(
-            f"{where} are not valid: image_size must be a multiple of the patch ({patch}), "
-            f"attention_blocks null or 1 to {depth}, blocks null or numbers from 1 to {depth}, "
-            f"mean and std three numbers (std above 0), sharpness above 0, text_weight 0 or more, "
-            f"threshold 0 to 1, text_level and presence numbers."
+            f"{where} are not valid: image_size is a multiple of the patch ({patch}), mean and std "
+            f"are three numbers (std above 0), blocks lie in 1 to {depth}, sharpness is above 0, "
+            f"text_weight 0 or more, threshold 0 to 1."
         )
     return settings
 

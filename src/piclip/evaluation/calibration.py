@@ -1,9 +1,9 @@
 """Sets a model's constants on labelled images: ``piclip calibrate``.
 
-Episodes are seen once. What decides about their patches is kept: the log-odds by the supports of
-each block, the name's map and how far it is borne out, the coverage of the truth. On these the
-constants are chosen one after another, each by the class-accumulated mIoU of the patches, as much
-under the classes' names as under names that no model knows:
+What decides about the masks of episodes is kept, so that they are seen only once: what the supports
+say and what the name says, which add up. On this the constants are chosen one after another by
+class-accumulated mIoU, of which three quarters are that under the classes' names and one quarter
+that under names that no model knows:
 
     blocks                     one or two of the upper half, by the supports alone
     text_weight, text_level    over a grid
@@ -35,8 +35,7 @@ from piclip.evaluation.predictor import truth_of
 from piclip.io.images import IGNORE
 from piclip.io.outputs import Progress, write_json
 from piclip.training_free.contrast import ContrastEvidence
-from piclip.training_free.evidence import ClassMemory
-from piclip.training_free.naming import name_log_odds
+from piclip.training_free.naming import map_log_odds, name_trust
 from piclip.training_free.presence import presence_scores
 from piclip.training_free.scorer import TrainingFreeScorer
 from piclip.training_free.vision import Vision
@@ -46,6 +45,8 @@ TEXT_LEVELS = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0)
 THRESHOLDS = tuple(round(0.3 + 0.02 * step, 2) for step in range(26))
 LOST = 0.04
 """Share of the images that hold the class which presence may refuse."""
+KNOWN = 0.75
+"""Weight of the mIoU under names that the model may know."""
 
 Labelled = tuple[Image.Image, NDArray[np.bool_]]
 
@@ -81,33 +82,26 @@ def cases_of(questions: Questions, shots: int) -> list[Case]:
 
 @dataclass(frozen=True, eq=False)
 class _Trial:
-    """What was seen of one case under one name, on the grid of the query.
+    """What was seen of one case under one name, at 8 pixels a patch.
 
     Attributes:
-        name: The class, whatever it was called.
-        coverage: Share of each patch that is the class and that is not, (2, h, w).
-        log_odds: By the supports alone, (1, 1, h, w).
-        memory: Of the supports.
+        name: The class.
+        known: Whether it was called so.
+        coverage: Share of each cell that is the class and that is not, (2, h, w).
+        log_odds: By the supports alone, (h, w).
+        named: Log-odds of the name's map, (h, w); 0 without a CLIP.
+        said: Agreement of the map with the supports' masks, and the CLIP's log-odds of the name on
+            supports and query.
         presence: Presence's score.
-        refined: The name's map, (1, 1, h, w); None without a CLIP.
-        asked: The CLIP's log-odds of the name in the query, (1, 1); None without one.
     """
 
     name: str
+    known: bool
     coverage: Tensor
     log_odds: Tensor
-    memory: ClassMemory
+    named: Tensor
+    said: tuple[Tensor, Tensor, Tensor]
     presence: float
-    refined: Tensor | None
-    asked: Tensor | None
-
-    def scores(self, settings: ModelSettings) -> Tensor:
-        """The class's scores with these settings, (h, w)."""
-        log_odds = self.log_odds
-        if self.refined is not None and self.asked is not None:
-            agreed, shown = self.memory.agreement[None], self.memory.named[None]
-            log_odds = log_odds + name_log_odds(self.refined, agreed, shown, self.asked, settings)
-        return torch.sigmoid(log_odds)[0, 0]
 
 
 @dataclass(frozen=True)
@@ -116,7 +110,7 @@ class Calibration:
 
     Attributes:
         settings: The model's settings, with the constants chosen.
-        before: mIoU of the patches in percent with the model's own settings.
+        before: mIoU of the finished masks in percent with the model's own settings.
         after: The same with those chosen.
         episodes: On how many episodes.
     """
@@ -151,19 +145,19 @@ def calibrate(
         if progress is not None:
             progress(passes, 3 * len(cases))
 
-    before = _trials(vision, cases, told)
+    before = _curve(_trials(vision, cases, told), vision.settings)
     chosen = replace(vision.settings, blocks=_best_blocks(vision, cases, told))
     trials = _trials(Vision(vision.tower, vision.encoder, settings=chosen), cases, told)
     if vision.encoder is not None:
         grid = product(TEXT_WEIGHTS, TEXT_LEVELS)
         tried = [replace(chosen, text_weight=one, text_level=two) for one, two in grid]
-        chosen = max(tried, key=lambda settings: max(_curve(trials, settings)))
-    curve = _curve(trials, chosen)
-    best = int(np.argmax(curve))
-    presence = float(np.quantile([t.presence for t in trials if t.name == t.memory.name], LOST))
-    chosen = replace(chosen, threshold=THRESHOLDS[best], presence=round(presence, 2))
-    own = _curve(before, vision.settings, (vision.settings.threshold,))
-    return Calibration(chosen, own[0], curve[best], len(cases))
+        chosen = max(tried, key=lambda settings: _curve(trials, settings).max())
+    after = _curve(trials, chosen)
+    presence = float(np.quantile([trial.presence for trial in trials if trial.known], LOST))
+    best = THRESHOLDS[int(after.argmax())]
+    chosen = replace(chosen, threshold=best, presence=round(presence, 2))
+    nearest = int(np.abs(np.subtract(THRESHOLDS, scorer.threshold)).argmin())
+    return Calibration(chosen, float(before[nearest]), float(after.max()), len(cases))
 
 
 def _trials(vision: Vision, cases: Sequence[Case], told: Callable[[], None]) -> list[_Trial]:
@@ -176,13 +170,41 @@ def _trials(vision: Vision, cases: Sequence[Case], told: Callable[[], None]) -> 
             memory = evidence.learn(name, case.supports, vision.texts([name], None)[0], ())
             log_odds, asked = evidence.log_odds(query, [memory]), evidence.named(query, [memory])
             presence = presence_scores(query, [memory], log_odds, asked)
-            refined = evidence.name_maps(query, [memory])[1] if reads else None
-            coverage = _coverage(case, query.grid).to(log_odds.device)
+            maps = torch.zeros_like(log_odds)
+            if asked is not None:
+                maps = map_log_odds(evidence.name_maps(query, [memory])[1])
+            both = torch.cat([log_odds[0], maps[0]])
+            supports_say, named = evidence.follow_edges(both, case.query).cpu()
+            said = (
+                memory.agreement,
+                memory.named,
+                torch.zeros(()) if asked is None else asked[0, 0],
+            )
+            coverage = _coverage(case, (supports_say.shape[0], supports_say.shape[1]))
             trials.append(
-                _Trial(case.name, coverage, log_odds, memory, float(presence), refined, asked)
+                _Trial(
+                    case.name,
+                    name == case.name,
+                    coverage,
+                    supports_say,
+                    named,
+                    said,
+                    float(presence),
+                )
             )
         told()
     return trials
+
+
+def _curve(trials: Sequence[_Trial], settings: ModelSettings) -> NDArray[np.float64]:
+    """MIoU in percent at each threshold, under known and unknown names together."""
+    groups: dict[bool, list[tuple[str, Tensor, Tensor]]] = {True: [], False: []}
+    for trial in trials:
+        weight = settings.text_weight * float(name_trust(*trial.said, settings.text_level))
+        scores = (trial.log_odds + weight * trial.named).sigmoid()
+        groups[trial.known].append((trial.name, trial.coverage, scores))
+    known = _miou(groups[True])
+    return KNOWN * known + (1 - KNOWN) * _miou(groups[False]) if groups[False] else known
 
 
 def _best_blocks(
@@ -201,39 +223,31 @@ def _best_blocks(
 
     def quality(blocks: tuple[int, ...]) -> float:
         rows = [upper.index(block) for block in blocks]
-        scores = [z[rows].mean(0)[0].sigmoid().cpu() for _, _, z in seen]
-        named = [(name, coverage.flatten(1)) for name, coverage, _ in seen]
-        pairs = [(*one, score) for one, score in zip(named, scores, strict=True)]
-        return max(_miou(pairs, THRESHOLDS))
+        answers = [(name, coverage, z[rows].mean(0)[0].sigmoid()) for name, coverage, z in seen]
+        return float(_miou(answers).max())
 
     return max((*combinations(upper, 1), *combinations(upper, 2)), key=quality)
 
 
-def _curve(
-    trials: Sequence[_Trial], settings: ModelSettings, thresholds: Sequence[float] = THRESHOLDS
-) -> list[float]:
-    """MIoU of the patches in percent at each threshold."""
-    answers = [(t.name, t.coverage.cpu(), t.scores(settings).cpu()) for t in trials]
-    return _miou(answers, thresholds)
-
-
-def _miou(
-    answers: Sequence[tuple[str, Tensor, Tensor]], thresholds: Sequence[float]
-) -> list[float]:
-    """Class-accumulated mIoU in percent of (class, coverage (2, ...), scores (...))."""
+def _miou(answers: Sequence[tuple[str, Tensor, Tensor]]) -> NDArray[np.float64]:
+    """Class-accumulated mIoU in percent at each threshold, of (class, coverage, scores)."""
     counts: dict[str, Tensor] = {}
-    levels = torch.tensor(thresholds)
+    levels = torch.tensor(THRESHOLDS)
     for name, coverage, scores in answers:
-        marked = (scores.flatten()[:, None] >= levels).to(coverage.dtype)
-        inside, outside = coverage.flatten(1) @ marked
+        # Index n is reached by scores of at least n thresholds.
+        reached = torch.bucketize(scores.flatten().cpu(), levels, right=True)
+        inside, outside = (
+            torch.zeros(len(levels) + 1).index_add_(0, reached, part).flip(0).cumsum(0).flip(0)[1:]
+            for part in coverage.flatten(1)
+        )
         own = torch.stack([inside, outside + coverage[0].sum()])
         counts[name] = counts[name] + own if name in counts else own
     shares = torch.stack([hit / union.clamp_min(1e-9) for hit, union in counts.values()])
-    return [100 * value for value in shares.mean(0).tolist()]
+    return np.asarray(100 * shares.mean(0).double().numpy())
 
 
 def _coverage(case: Case, grid: tuple[int, int]) -> Tensor:
-    """Share of each patch that is the class and that is not, without what is ignored, (2, h, w)."""
+    """Share of each cell that is the class and that is not, without what is ignored, (2, h, w)."""
     parts = (case.truth == 1, (case.truth != 1) & (case.truth != IGNORE))
     return torch.stack([mask_coverage(part, grid) for part in parts])
 

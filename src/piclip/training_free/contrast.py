@@ -30,7 +30,13 @@ from piclip.errors import UsageError
 from piclip.priors import contrast_prior
 from piclip.training_free.clusters import average_over_parts, cluster_parts
 from piclip.training_free.evidence import Answer, ClassMemory, cosine_spreads
-from piclip.training_free.naming import agreement, name_log_odds, named_log_odds, text_maps
+from piclip.training_free.naming import (
+    agreement,
+    map_log_odds,
+    name_trust,
+    named_log_odds,
+    text_maps,
+)
 from piclip.training_free.presence import class_presence, presence_level
 from piclip.training_free.upsampling import edge_aware_upsample
 from piclip.training_free.vision import Seen, Vision
@@ -104,20 +110,25 @@ class ContrastEvidence:
             maps |= {"visual_text": plain, "visual_text_refined": refined}
             agreed = torch.stack([memory.agreement for memory in memories])
             shown = torch.stack([memory.named for memory in memories])
-            log_odds = supports_say + name_log_odds(refined, agreed, shown, asked, self.settings)
+            trust = name_trust(agreed, shown, asked, self.settings.text_level)[:, :, None, None]
+            log_odds = supports_say + self.settings.text_weight * trust * map_log_odds(refined)
         maps["fused"] = torch.sigmoid(log_odds)
         return Answer(log_odds, maps, class_presence(seen, memories, supports_say, asked))
 
     def enlarge(self, values: Tensor, image: Image.Image) -> Tensor:
-        """Along the image's edges at 8 pixels a patch, then bilinearly to its own size."""
-        height, width = (side * _FINE for side in values.shape[-2:])
-        small = image.resize((width, height), Image.Resampling.BILINEAR)
-        colours = torch.from_numpy(np.array(small)).to(values.device).permute(2, 0, 1) / 255
-        fine = edge_aware_upsample(values[None], colours[None])
+        """Along the image's edges, then bilinearly to its own size."""
         size = (image.height, image.width)
+        fine = self.follow_edges(values, image)[None]
         full: Tensor = F.interpolate(fine, size=size, mode="bilinear", align_corners=False)
         scores: Tensor = full[0].sigmoid()
         return scores
+
+    def follow_edges(self, values: Tensor, image: Image.Image) -> Tensor:
+        """Values (C, h, w) at 8 pixels a patch, along the edges of the image; linear in them."""
+        height, width = (side * _FINE for side in values.shape[-2:])
+        small = image.resize((width, height), Image.Resampling.BILINEAR)
+        colours = torch.from_numpy(np.array(small)).to(values.device).permute(2, 0, 1) / 255
+        return edge_aware_upsample(values[None], colours[None])[0]
 
     def named(self, seen: Seen, memories: Sequence[ClassMemory]) -> Tensor | None:
         """The CLIP's own log-odds that the names are true of queries, (B, C), if there is one."""

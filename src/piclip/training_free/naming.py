@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from piclip.clip.encoder import Encoding
-from piclip.clip.settings import ModelSettings
 from piclip.priors import box_mask, spread, transition_matrix, visual_text_prior
 
 _CLAMP = 1e-2  # of a map before its logit: +-4.6
@@ -65,25 +64,21 @@ def named_log_odds(encoding: Encoding, texts: Tensor, logit_scale: float) -> Ten
     return log_odds
 
 
-def name_log_odds(
-    refined: Tensor, agreed: Tensor, shown: Tensor, asked: Tensor, settings: ModelSettings
-) -> Tensor:
-    """What the names add to the log-odds of their classes: ``text_weight trust logit t``.
+def name_trust(agreed: Tensor, shown: Tensor, asked: Tensor, level: float) -> Tensor:
+    """How far names are to be believed, (B, C) in [0, 1].
 
     Args:
-        refined: t, VTP after PIR of C classes, (B, C, h, w).
-        agreed: `agreement` of each class, (C,).
+        agreed: `agreement` of C classes, (C,).
         shown: n_s, (C,).
         asked: n_q, (B, C).
-        settings: For text_weight and text_level.
-
-    Returns:
-        (B, C, h, w).
+        level: text_level.
     """
-    trust = agreed * torch.sigmoid(shown - settings.text_level)
-    trust = trust * torch.sigmoid(asked - settings.text_level)
-    weight = settings.text_weight * trust[:, :, None, None]
-    return weight * torch.logit(refined.clamp(_CLAMP, 1 - _CLAMP))
+    return agreed * torch.sigmoid(shown - level) * torch.sigmoid(asked - level)
+
+
+def map_log_odds(refined: Tensor) -> Tensor:
+    """A map in [0, 1] as log-odds, so that it adds up with others; within +-4.6."""
+    return torch.logit(refined.clamp(_CLAMP, 1 - _CLAMP))
 
 
 def agreement(maps: Sequence[Tensor], coverages: Sequence[Tensor]) -> Tensor:
