@@ -108,6 +108,7 @@ class Encoder:
         vision = self.model.config.vision_config
         self.settings = settings or ModelSettings(image_size=vision.image_size)
         self.patch_size: int = vision.patch_size
+        self.width: int = vision.hidden_size
         self._blocks = _block_weights(self.model.vision_model)
         self._head = _head_weights(self.model)
         self.attention_blocks = self._resolve_attention_blocks(attention_blocks)

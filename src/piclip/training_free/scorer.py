@@ -161,8 +161,8 @@ class TrainingFreeScorer:
         return [results[index] for index in range(len(images))]
 
     def identity(self) -> dict[str, Any]:
-        """Names of the models, the CLIP's revision if one was asked for, and the evidence."""
-        said: dict[str, Any] = {"evidence": self.evidence_name}
+        """The models' names, a revision if one was asked for, the evidence and a token's width."""
+        said: dict[str, Any] = {"evidence": self.evidence_name, "width": self.vision.tower.width}
         main = self.encoder or self.visual
         assert main is not None
         said["model"] = main.source

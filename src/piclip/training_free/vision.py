@@ -26,6 +26,7 @@ class Tower(Protocol):
     model: Any
     settings: ModelSettings
     patch_size: int
+    width: int
     device: torch.device
 
     @property
