@@ -229,14 +229,14 @@ def test_a_background_may_come_from_elsewhere(more):
 # Bounds.
 
 
-def test_many_supports_are_thinned_evenly(monkeypatch):
-    monkeypatch.setattr(module, "_MOST_PATCHES", 300)
+def test_of_many_supports_some_patches_are_drawn(monkeypatch):
+    monkeypatch.setattr(module, "_MOST_PATCHES", 1000)
     model = segmenter().fit([support(seed=n) for n in range(50)], name="red")
     memory = model._memories["red"]
-    assert memory.shots == 50 and 150 <= memory.tokens.shape[1] <= 300
+    assert memory.shots == 50 and memory.tokens.shape[1] == 1000
     assert memory.coverage.shape == memory.owner.shape == memory.tokens.shape[1:2]
     counts = memory.owner.bincount()
-    assert len(counts) == 50 and counts.max() - counts.min() <= 1
+    assert len(counts) == 50 and counts.min() > 5 and counts.max() < 40  # 20 of each on average
     image, truth = picture((40, 8), seed=99)
     assert iou(model.predict(image)[0].mask, truth) > 0.9
 

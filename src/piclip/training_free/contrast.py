@@ -29,7 +29,7 @@ from piclip.clip.preprocessing import mask_coverage
 from piclip.errors import UsageError
 from piclip.priors import contrast_prior
 from piclip.training_free.clusters import average_over_parts, cluster_parts
-from piclip.training_free.evidence import Answer, ClassMemory, cosine_spreads
+from piclip.training_free.evidence import Answer, ClassMemory, Shown, cosine_spreads
 from piclip.training_free.naming import (
     agreement,
     map_log_odds,
@@ -42,7 +42,7 @@ from piclip.training_free.upsampling import edge_aware_upsample
 from piclip.training_free.vision import Seen, Vision
 
 _MARGIN = 0.25  # of the object's box on each side, when it is looked at closely
-_MOST_PATCHES = 8192  # of one class; more supports are thinned evenly
+_MOST_PATCHES = 8192  # of one class; of more, as many are drawn
 _FINE = 8  # pixels a patch at which edges are followed
 
 
@@ -71,31 +71,35 @@ class ContrastEvidence:
         Raises:
             UsageError: There is no background and no name that is read.
         """
-        whole, parts = [], []
-        for number, (image, mask) in enumerate(supports):
-            seen = self.vision.see_support(image)
-            coverage = mask_coverage(mask, seen.grid).flatten().to(seen.tokens.device)
-            whole.append((seen, coverage))
-            parts.append((seen.tokens[:, 0], coverage, number))
+        shown: list[Shown] = []
+        parts: list[tuple[Tensor, Tensor, int]] = []
+        for image, mask in supports:
+            one = self._shown(image, mask, texts)
             top, bottom, left, right = _box(mask)
             closely = self.vision.see_support(image.crop((left, top, right, bottom)), texts=False)
-            shown = mask_coverage(mask[top:bottom, left:right], closely.grid).flatten()
-            parts.append((closely.tokens[:, 0], shown.to(coverage.device), number))
-        without = [self.vision.see_support(image) for image in negatives]
-        for number, seen in enumerate(without, len(whole)):
-            parts.append((seen.tokens[:, 0], seen.tokens.new_zeros(seen.tokens.shape[2]), number))
-        memory = _joined(name, len(whole), parts, texts)
+            coverage = mask_coverage(mask[top:bottom, left:right], closely.grid).flatten()
+            parts.append((one.seen.tokens[:, 0], one.coverage, len(shown)))
+            parts.append((closely.tokens[:, 0], coverage.to(one.coverage.device), len(shown)))
+            shown.append(one)
+        without = [
+            self._shown(image, np.zeros((image.height, image.width), dtype=bool), texts)
+            for image in negatives
+        ]
+        for number, one in enumerate(without, len(shown)):
+            parts.append((one.seen.tokens[:, 0], one.coverage, number))
+        memory = _joined(name, len(shown), parts, texts)
         if len(texts):
-            memory = self._named(memory, whole)
+            memory = replace(
+                memory,
+                agreement=agreement(
+                    [one.refined for one in shown if one.refined is not None],
+                    [one.coverage for one in shown],
+                ),
+                named=torch.cat([one.named for one in shown if one.named is not None]).mean(),
+            )
         if memory.coverage.min() == 1:
             memory = self._by_name_alone(memory)
-        level = presence_level(
-            self,
-            memory,
-            [seen for seen, _ in whole],
-            without,
-            default=self.settings.presence,
-        )
+        level = presence_level(self, memory, shown, without, default=self.settings.presence)
         return replace(memory, level=level)
 
     def answer(
@@ -174,16 +178,16 @@ class ContrastEvidence:
         ]
         return torch.stack(blocks)
 
-    def _named(self, memory: ClassMemory, whole: Sequence[tuple[Seen, Tensor]]) -> ClassMemory:
-        """The memory with what the supports say of the name."""
-        maps = [self.name_maps(seen, [memory])[1].flatten() for seen, _ in whole]
-        said = [self.named(seen, [memory]) for seen, _ in whole]
-        agreed = agreement(maps, [coverage for _, coverage in whole])
-        return replace(
-            memory,
-            agreement=agreed,
-            named=torch.cat([one for one in said if one is not None]).mean(),
-        )
+    def _shown(self, image: Image.Image, mask: NDArray[np.bool_], texts: Tensor) -> Shown:
+        """One image that was labelled, without its encoding, which fifty of are too large."""
+        seen = self.vision.see_support(image)
+        refined = named = None
+        if seen.encoding is not None:
+            _, found = text_maps(seen.encoding, texts[None], logit_scale=self._scale)
+            refined = _on_grid(found, seen.grid).flatten()
+            named = named_log_odds(seen.encoding, texts[None], self._scale)
+        coverage = mask_coverage(mask, seen.grid).flatten().to(seen.tokens.device)
+        return Shown(replace(seen, encoding=None), coverage, refined, named)
 
     def _by_name_alone(self, memory: ClassMemory) -> ClassMemory:
         """The memory with full trust in the name, where there is one."""
@@ -222,16 +226,18 @@ def _joined(
     tokens = torch.cat([part for part, _, _ in parts], dim=1)
     coverage = torch.cat([part for _, part, _ in parts])
     owner = torch.cat([torch.full((len(c),), number) for _, c, number in parts])
-    step = -(-len(coverage) // _MOST_PATCHES)
     device = tokens.device
-    tokens = tokens[:, ::step].contiguous()
+    if len(coverage) > _MOST_PATCHES:
+        order = torch.randperm(len(coverage), generator=torch.Generator().manual_seed(0))
+        kept = order[:_MOST_PATCHES].sort().values
+        tokens, coverage, owner = tokens[:, kept], coverage[kept], owner[kept]
     return ClassMemory(
         name=name,
         count=torch.tensor(count),
         tokens=tokens,
         spreads=cosine_spreads(tokens),
-        coverage=coverage[::step].contiguous(),
-        owner=owner[::step].contiguous(),
+        coverage=coverage,
+        owner=owner,
         texts=texts,
         agreement=torch.zeros((), device=device),
         named=torch.zeros((), device=device),

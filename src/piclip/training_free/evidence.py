@@ -77,6 +77,23 @@ def cosine_spreads(tokens: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
+class Shown:
+    """A support or a negative as it was seen.
+
+    Attributes:
+        seen: The image, whole and without its encoding.
+        coverage: Share of each of its N patches that is object, (N,).
+        refined: The name's map, (N,); None without a CLIP.
+        named: The CLIP's log-odds of the name, (1, 1); None without one.
+    """
+
+    seen: Seen
+    coverage: Tensor
+    refined: Tensor | None
+    named: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
 class Answer:
     """What is said of B queries of one grid for C classes, on the patch grid.
 

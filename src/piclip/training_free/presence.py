@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from piclip.training_free.evidence import ClassMemory
+from piclip.training_free.evidence import ClassMemory, Shown
 from piclip.training_free.vision import Seen
 
 _SLOPE = 8.0
@@ -91,8 +91,8 @@ def class_presence(
 def presence_level(
     evidence: LogOdds,
     memory: ClassMemory,
-    supports: Sequence[Seen],
-    negatives: Sequence[Seen],
+    supports: Sequence[Shown],
+    negatives: Sequence[Shown],
     *,
     default: float,
 ) -> Tensor:
@@ -101,7 +101,7 @@ def presence_level(
     Args:
         evidence: Makes the log-odds.
         memory: The class.
-        supports: Its supports, seen whole.
+        supports: Its supports.
         negatives: Images without it; one that seems to hold it all the same is warned of.
         default: For one support and no negative.
 
@@ -111,20 +111,20 @@ def presence_level(
         greatest of theirs to the supports'.
     """
 
-    def score(seen: Seen, known: ClassMemory) -> Tensor:
-        named = evidence.named(seen, [known])
-        return presence_scores(seen, [known], evidence.log_odds(seen, [known]), named).flatten()
+    def score(one: Shown, known: ClassMemory) -> Tensor:
+        log_odds = evidence.log_odds(one.seen, [known])
+        return presence_scores(one.seen, [known], log_odds, one.named).flatten()
 
     level = memory.coverage.new_tensor(default)
     if len(supports) > 1:
         asked = enumerate(supports[:_MOST_LEFT_OUT])
-        own = torch.cat([score(seen, memory.without(number)) for number, seen in asked])
+        own = torch.cat([score(one, memory.without(number)) for number, one in asked])
         level = (level + own.min() - _MARGIN) / 2
     if negatives:
         if len(supports) == 1:
             own = score(supports[0], memory)
         asked = enumerate(negatives, len(supports))
-        others = torch.cat([score(seen, memory.without(number)) for number, seen in asked])
+        others = torch.cat([score(one, memory.without(number)) for number, one in asked])
         if others.max() >= own.max().clamp_min(default):
             warnings.warn(
                 f"Negative {int(others.argmax()) + 1} of {len(negatives)} looks as much like "
