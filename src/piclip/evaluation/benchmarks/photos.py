@@ -74,6 +74,11 @@ class PhotoQuestions:
         self.keys, counts = [keys[row] for row in taken], counts[taken]
         self._absent, self._enough = counts == 0, counts >= self.dataset.minimum_pixels
 
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Those of the dataset."""
+        return self.dataset.class_names
+
     def ask(self, mode: str, shots: int) -> list[Question]:
         """See `Questions.ask`.
 

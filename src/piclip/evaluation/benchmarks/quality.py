@@ -61,6 +61,11 @@ class Question:
 class Questions(Protocol):
     """Where episodes come from."""
 
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes by index."""
+        ...
+
     def ask(self, mode: str, shots: int) -> list[Question]:
         """The episodes of one of `MODES` or of `CALIBRATION`."""
         ...
@@ -200,6 +205,7 @@ class ModeRow:
         shot: Number of supports.
         miou: Of the queries, as in `MapRow`.
         ci95: As in `MapRow`.
+        classes: IoU of each class in percent, by name.
         absent_masked: Share of the images without the class that are masked all the same; None
             in other modes than "absent", like the others.
         present_lost: Share of the images with the class that get no mask.
@@ -211,6 +217,7 @@ class ModeRow:
     shot: int
     miou: float
     ci95: float
+    classes: dict[str, float]
     absent_masked: float | None = None
     present_lost: float | None = None
     presence_auc: float | None = None
@@ -299,15 +306,23 @@ def measure(
                 chosen = threshold if name == FINAL else THRESHOLDS[at]
                 figures = float(miou(answers, row)[at]), _half(interval(answers, row, at))
                 rows.append(MapRow(name, shot, *figures, chosen))
-    kinds = [_mode(mode, shot, found[shot, mode, FINAL]) for shot in shots for mode in MODES]
+    kinds = [
+        _mode(mode, shot, found[shot, mode, FINAL], questions.class_names)
+        for shot in shots
+        for mode in MODES
+    ]
     model = " + ".join(
         part.source or "in memory" for part in (scorer.encoder, scorer.visual) if part
     )
     return Report(tuple(rows), tuple(kinds), model, protocol)
 
 
-def _mode(mode: str, shot: int, answers: Sequence[Answer]) -> ModeRow:
-    row = ModeRow(mode, shot, float(miou(answers)[0]), _half(interval(answers)))
+def _mode(mode: str, shot: int, answers: Sequence[Answer], names: Sequence[str]) -> ModeRow:
+    by_class = {
+        names[asked]: round(float(miou([one for one in answers if one.asked == asked])[0]), 2)
+        for asked in sorted({answer.asked for answer in answers})
+    }
+    row = ModeRow(mode, shot, float(miou(answers)[0]), _half(interval(answers)), by_class)
     if mode != ABSENT:
         return row
     kept, masked = np.mean([np.greater(answer.masked, _ANY_MASK) for answer in answers], axis=0)

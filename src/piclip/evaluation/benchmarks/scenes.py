@@ -30,6 +30,11 @@ class SceneQuestions:
     seeds: int
     calibration_episodes: int
 
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Those of the built-in world."""
+        return CLASS_NAMES
+
     def ask(self, mode: str, shots: int) -> list[Question]:
         """See `Questions.ask`; thresholds are chosen on scenes that nothing else uses."""
         calibration = mode == CALIBRATION
