@@ -5,6 +5,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from squares import BLUE, GREEN, RED, Colours, picture, pillow, support
 from torch.testing import assert_close
@@ -79,6 +81,49 @@ def test_a_memory_holds_whole_supports_close_ones_and_negatives():
     assert whole.mean() == pytest.approx(1 / 16)
     assert closely.mean() == pytest.approx((32 / 40) ** 2, abs=1e-5)  # a quarter to each side
     assert negative.abs().max() == 0 and memory.agreement == 0
+
+
+@pytest.mark.parametrize("left_out", [0, 1, 2])
+def test_a_memory_without_an_image_is_that_of_the_others(left_out):
+    evidence = ContrastEvidence(Vision(Colours()))
+    examples = [pillow(seed=n) for n in range(3)]
+    memory = evidence.learn("red", examples, NO_TEXTS, [])
+    without = memory.without(left_out)
+    others = [example for number, example in enumerate(examples) if number != left_out]
+    expected = evidence.learn("red", others, NO_TEXTS, [])
+    for field in ("tokens", "spreads", "coverage"):
+        assert_close(getattr(without, field), getattr(expected, field), msg=field)
+    assert set(without.owner.tolist()) == {0, 1, 2} - {left_out}
+    assert memory.tokens.shape[1] == 3 * 128 and memory.owner.unique().tolist() == [0, 1, 2]
+
+
+def test_a_memory_without_a_negative_has_less_background_and_the_same_object():
+    evidence = ContrastEvidence(Vision(Colours()))
+    memory = evidence.learn("red", [pillow()], NO_TEXTS, [pillow(None, seed=n)[0] for n in (1, 2)])
+    without = memory.without(2)
+    assert without.tokens.shape[1] == memory.tokens.shape[1] - 64
+    assert without.coverage.sum() == memory.coverage.sum()
+
+
+@settings(max_examples=20)
+@given(
+    height=st.integers(1, 6),
+    width=st.integers(1, 6),
+    factor=st.floats(-3, 3),
+    seed=st.integers(0, 99),
+)
+def test_following_edges_is_linear(height, width, factor, seed):
+    generator = torch.Generator().manual_seed(seed)
+    evidence = ContrastEvidence(Vision(Colours()))
+    image, _ = pillow(size=(20, 30), side=9, seed=seed)
+    one, other = 4 * torch.randn(2, 2, height, width, generator=generator)
+    fine, more = evidence.follow_edges(one, image), evidence.follow_edges(other, image)
+    assert fine.shape == (2, 8 * height, 8 * width)
+    both = evidence.follow_edges(one + factor * other, image)
+    assert_close(both, fine + factor * more, atol=1e-3, rtol=0)
+    # Classes and levels keep to themselves, so that maps may be followed apart and added up later.
+    assert_close(evidence.follow_edges(one[:1], image), fine[:1], atol=1e-4, rtol=0)
+    assert_close(evidence.follow_edges(one + 1, image), fine + 1, atol=1e-3, rtol=0)
 
 
 def test_the_object_is_found_wherever_it_is():

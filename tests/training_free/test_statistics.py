@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from piclip.training_free.clusters import COUNTS, average_over_parts, cluster_parts
 from piclip.training_free.evidence import cosine_spreads
-from piclip.training_free.naming import area_under_curve
+from piclip.training_free.naming import area_under_curve, name_trust
 
 
 def unit(*shape, seed=0):
@@ -119,3 +119,22 @@ def test_the_spread_is_that_of_the_cosines_of_all_pairs(share):
 
 def test_patches_that_are_all_the_same_have_a_spread_all_the_same():
     assert cosine_spreads(unit(1, 6).expand(1, 9, 6)).tolist() == [pytest.approx(1e-4)]
+
+
+log_odds = st.floats(-8, 8)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), log_odds), min_size=1, max_size=3),
+    st.lists(log_odds, min_size=1, max_size=3),
+    st.floats(-4, 4),
+)
+def test_trust_is_the_product_of_what_bears_the_name_out(classes, queries, level):
+    agreed, shown = (torch.tensor(values) for values in zip(*classes, strict=True))
+    asked = torch.tensor(queries)[:, None] + torch.arange(len(classes))
+    found = name_trust(agreed, shown, asked, level)
+    assert found.shape == asked.shape
+    for b, c in itertools.product(range(len(queries)), range(len(classes))):
+        borne_out = [1 / (1 + np.exp(level - float(n))) for n in (shown[c], asked[b, c])]
+        assert found[b, c] == pytest.approx(float(agreed[c]) * np.prod(borne_out), abs=1e-5)
+    assert (name_trust(torch.zeros_like(agreed), shown, asked, level) == 0).all()

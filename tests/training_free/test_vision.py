@@ -1,5 +1,7 @@
 """What is seen with one tower and with two, and that a cache changes nothing but the time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from squares import Colours, pillow
@@ -8,6 +10,7 @@ from torch.testing import assert_close
 
 from piclip.clip.cache import MemoryCache
 from piclip.clip.preprocessing import to_pixels
+from piclip.clip.prompts import text_prototypes
 from piclip.training_free.contrast import ContrastEvidence
 from piclip.training_free.vision import Vision
 
@@ -52,6 +55,24 @@ def test_blocks_are_those_of_the_settings():
     tower.settings = tower.settings.__class__(64, blocks=(3, 5, 6))
     tower.depth = 8
     assert Vision(tower).blocks == (3, 5, 6)
+    assert Vision(tower, settings=replace(tower.settings, blocks=(7,))).blocks == (7,)
+    assert tower.settings.blocks == (3, 5, 6)
+
+
+def test_texts_are_a_name_and_its_absence_for_each_class(encoder, vit):
+    vision = Vision(vit, encoder)
+    synonyms = {"cat": ["cat", "kitten"]}
+    texts = vision.texts(["cat", "dog"], synonyms)
+    assert texts.shape == (2, 2, 128)
+    present, absent = text_prototypes(encoder.encode_text, ["cat", "dog"], synonyms)
+    assert_close(texts, torch.stack([present, absent], dim=1))
+    assert_close(texts.norm(dim=-1), torch.ones(2, 2))
+    assert_close(vision.texts(["dog"], None)[0], texts[1], atol=1e-5, rtol=0)
+    assert not torch.allclose(vision.texts(["cat"], None)[0], texts[0], atol=1e-3)
+
+
+def test_without_a_clip_there_are_no_texts(vit):
+    assert Vision(vit).texts(["cat", "dog"], {"cat": ["kitten"]}).shape == (2, 0, 0)
 
 
 @pytest.mark.parametrize("towers", ["one", "two", "vit"])
