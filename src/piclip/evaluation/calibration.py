@@ -8,7 +8,7 @@ that under names that no model knows:
     blocks                     one or two of the upper half, by the supports alone
     text_weight, text_level    over a grid
     threshold                  over a grid
-    presence                   refuses one in twenty-five of the images that hold the class
+    presence                   refuses one in fifty of the images that hold the class
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from piclip.training_free.vision import Vision
 TEXT_WEIGHTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 4.0)
 TEXT_LEVELS = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0)
 THRESHOLDS = tuple(round(0.3 + 0.02 * step, 2) for step in range(26))
-LOST = 0.04
+LOST = 0.02
 """Share of the images that hold the class which presence may refuse."""
 KNOWN = 0.75
 """Weight of the mIoU under names that the model may know."""
@@ -271,7 +271,8 @@ def save_calibrated(scorer: TrainingFreeScorer, settings: ModelSettings, folder:
         OutputError: It cannot be written.
     """
     tower = scorer.vision.tower
-    if tower.source is not None and Path(tower.source).resolve() == folder.resolve():
+    source = None if tower.source is None else Path(tower.source).resolve()
+    if source == folder.resolve() and folder.is_dir():  # "builtin" is no folder of the user's
         written = read_json(folder / SETTINGS_FILE) or {}
         write_json(written | constants(settings), folder / SETTINGS_FILE)
     elif isinstance(tower, Encoder):

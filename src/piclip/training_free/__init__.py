@@ -1,1 +1,1 @@
-"""The training-free scorer: the priors of a frozen CLIP, weighed by what the supports show."""
+"""The training-free scorer: supports and queries compared by a frozen ViT, names read by a CLIP."""
