@@ -271,7 +271,8 @@ def save_calibrated(scorer: TrainingFreeScorer, settings: ModelSettings, folder:
         OutputError: It cannot be written.
     """
     tower = scorer.vision.tower
-    if tower.source is not None and Path(tower.source).resolve() == folder.resolve():
+    source = None if tower.source is None else Path(tower.source).resolve()
+    if source == folder.resolve() and folder.is_dir():  # "builtin" is no folder of the user's
         written = read_json(folder / SETTINGS_FILE) or {}
         write_json(written | constants(settings), folder / SETTINGS_FILE)
     elif isinstance(tower, Encoder):
