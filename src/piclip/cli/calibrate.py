@@ -68,6 +68,7 @@ def calibrate(
     With --visual, those of the visual tower. What is found is written as piclip.json.
     """
     from piclip.cli.console import people, print_json, print_table, progress_bar
+    from piclip.errors import UsageError
     from piclip.evaluation.benchmarks.photos import PhotoQuestions
     from piclip.evaluation.benchmarks.quality import Questions
     from piclip.evaluation.benchmarks.scenes import SceneQuestions
@@ -76,6 +77,11 @@ def calibrate(
 
     questions: Questions
     if str(data) == "scenes":
+        if list_file is not None or leave_out:
+            raise UsageError(
+                "The built-in world takes no --list and no --leave-out; give a folder, or leave "
+                "them out."
+            )
         questions = SceneQuestions(0, 1, episodes)
     else:
         from piclip.datasets.file_dataset import read_lines
