@@ -27,6 +27,7 @@ from piclip.evaluation.calibration import (
     constants,
     save_calibrated,
 )
+from piclip.training_free import contrast
 from piclip.training_free.contrast import ContrastEvidence
 from piclip.training_free.scorer import TrainingFreeScorer
 from sentences import one_sentence
@@ -73,12 +74,12 @@ def mapped(monkeypatch):
     """Gives all names one map, with one value in the left half and one in the right half."""
 
     def use(left, right):
-        def maps(_, seen, memories, contrast=None):
-            found = torch.full((seen.tokens.shape[1], len(memories), *seen.grid), right)
-            found[..., : seen.grid[1] // 2] = left
+        def maps(encoding, texts, **_):
+            found = torch.full((len(encoding.last), len(texts), *encoding.grid), right)
+            found[..., : encoding.grid[1] // 2] = left
             return found, found
 
-        monkeypatch.setattr(ContrastEvidence, "name_maps", maps)
+        monkeypatch.setattr(contrast, "text_maps", maps)
 
     return use
 
@@ -132,15 +133,15 @@ def test_a_block_that_sees_the_object_is_taken(monkeypatch):
     assert 5 in calibrate(TrainingFreeScorer(None, tower), CASES).settings.blocks
 
 
-def test_presence_refuses_one_in_twenty_five_of_the_images_that_hold_the_class(monkeypatch):
+def test_presence_refuses_one_in_fifty_of_the_images_that_hold_the_class(monkeypatch):
     scores = iter(np.random.default_rng(0).permutation(50).tolist() * 2)
     monkeypatch.setattr(
         module, "presence_scores", lambda *_: torch.tensor([[next(scores)]], dtype=torch.float32)
     )
     cases = [CASES[0]] * 50
     presence = calibrate(TrainingFreeScorer(None, Colours()), cases).settings.presence
-    assert presence == pytest.approx(np.quantile(np.arange(50), LOST)) and LOST == 0.04
-    assert sum(score < presence for score in range(50)) == 2
+    assert presence == pytest.approx(np.quantile(np.arange(50), LOST)) and LOST == 0.02
+    assert sum(score < presence for score in range(50)) == 1
 
 
 def test_presence_is_chosen_under_the_right_names_alone(encoder, monkeypatch):
