@@ -57,6 +57,12 @@ def calibrate(
         list[int], typer.Option(min=1, metavar="K", help="Examples of an episode; repeat it.")
     ] = [1, 5],  # noqa: B006
     seed: Annotated[int, typer.Option(min=0, metavar="S", help="Draws other episodes.")] = 0,
+    lost: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, metavar="SHARE", help="Images with the class that presence may refuse."
+        ),
+    ] = 0.02,
     model: ModelOption = DEFAULT_MODEL,
     visual: VisualOption = None,
     device: DeviceOption = "auto",
@@ -101,6 +107,7 @@ def calibrate(
         found = calibrate(
             scorer,
             cases,
+            lost=lost,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     save_calibrated(scorer, found.settings, output)

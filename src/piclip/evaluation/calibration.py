@@ -8,7 +8,7 @@ that under names that no model knows:
     blocks                     one or two of the upper half, by the supports alone
     text_weight, text_level    over a grid
     threshold                  over a grid
-    presence                   refuses one in fifty of the images that hold the class
+    presence                   refuses a given share of the images that hold the class
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TEXT_WEIGHTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 4.0)
 TEXT_LEVELS = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0)
 THRESHOLDS = tuple(round(0.3 + 0.02 * step, 2) for step in range(26))
 LOST = 0.02
-"""Share of the images that hold the class which presence may refuse."""
+"""Share of the images that hold the class which presence may refuse by default."""
 KNOWN = 0.75
 """Weight of the mIoU under names that the model may know."""
 
@@ -123,13 +123,18 @@ class Calibration:
 
 @torch.inference_mode()
 def calibrate(
-    scorer: TrainingFreeScorer, cases: Sequence[Case], *, progress: Progress | None = None
+    scorer: TrainingFreeScorer,
+    cases: Sequence[Case],
+    *,
+    lost: float = LOST,
+    progress: Progress | None = None,
 ) -> Calibration:
     """Chooses blocks, text_weight, text_level, threshold and presence.
 
     Args:
         scorer: With contrast evidence; its own settings are left as they are.
         cases: The episodes; best a hundred or more, of one and of several supports.
+        lost: Share of the images that hold the class which presence may refuse, 0 to 1.
         progress: Called with (passes over a case done, passes in all).
 
     Raises:
@@ -153,7 +158,7 @@ def calibrate(
         tried = [replace(chosen, text_weight=one, text_level=two) for one, two in grid]
         chosen = max(tried, key=lambda settings: _curve(trials, settings).max())
     after = _curve(trials, chosen)
-    presence = float(np.quantile([trial.presence for trial in trials if trial.known], LOST))
+    presence = float(np.quantile([trial.presence for trial in trials if trial.known], lost))
     best = THRESHOLDS[int(after.argmax())]
     chosen = replace(chosen, threshold=best, presence=round(presence, 2))
     nearest = int(np.abs(np.subtract(THRESHOLDS, scorer.threshold)).argmin())
