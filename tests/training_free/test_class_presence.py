@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from squares import Colours, pillow
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
@@ -16,6 +15,7 @@ from piclip.training_free.evidence import cosine_spreads
 from piclip.training_free.naming import named_log_odds
 from piclip.training_free.presence import class_presence, presence_scores
 from piclip.training_free.vision import Seen, Vision
+from squares import Colours, pillow
 
 NO_TEXTS = torch.zeros(0, 0)
 VIOLET = (200, 40, 140)

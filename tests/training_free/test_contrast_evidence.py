@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from squares import BLUE, GREEN, RED, Colours, picture, pillow, support
 from torch.testing import assert_close
 
 from piclip import FewShotSegmenter, Support
@@ -23,6 +22,7 @@ from piclip.training_free.naming import text_maps
 from piclip.training_free.scorer import TrainingFreeScorer
 from piclip.training_free.vision import Vision
 from sentences import one_sentence
+from squares import BLUE, GREEN, RED, Colours, picture, pillow, support
 
 NO_TEXTS = torch.zeros(0, 0)
 

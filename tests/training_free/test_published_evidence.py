@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from squares import picture, pillow, support
 from torch.testing import assert_close
 
 from piclip import FewShotSegmenter
@@ -14,6 +13,7 @@ from piclip.errors import UsageError
 from piclip.priors import min_max, refine_prior, visual_text_prior, visual_visual_prior
 from piclip.training_free.scorer import TrainingFreeScorer
 from piclip.training_free.vision import Vision
+from squares import picture, pillow, support
 
 PLACES = [(8, 8), (30, 20)]
 

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from squares import picture, support
 
 from piclip import FewShotSegmenter
 from piclip.errors import ModelError, UsageError
 from piclip.training_free.scorer import TrainingFreeScorer
+from squares import picture, support
 
 KINDS = ["clip", "published", "vit", "both"]
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from squares import Colours, pillow
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
@@ -13,6 +12,7 @@ from piclip.clip.preprocessing import to_pixels
 from piclip.clip.prompts import text_prototypes
 from piclip.training_free.contrast import ContrastEvidence
 from piclip.training_free.vision import Vision
+from squares import Colours, pillow
 
 IMAGE, MASK = pillow()
 WIDE, WIDE_MASK = pillow(size=(40, 100))
