@@ -73,7 +73,9 @@ def calibrate(
 
     With --visual, those of the visual tower. What is found is written as piclip.json.
     """
+    from piclip import FewShotSegmenter
     from piclip.cli.console import people, print_json, print_table, progress_bar
+    from piclip.clip.checkpoints import check_destination
     from piclip.errors import UsageError
     from piclip.evaluation.benchmarks.photos import PhotoQuestions
     from piclip.evaluation.benchmarks.quality import Questions
@@ -101,7 +103,13 @@ def calibrate(
             leave_out=leave_out,
         )
     cases = [case for shot in shots for case in cases_of(questions, shot)]
-    scorer = TrainingFreeScorer.load(model, visual=visual, device=device, dtype=dtype)
+    if str(output) not in (model, visual):
+        check_destination(output)
+    scorer = FewShotSegmenter.from_pretrained(
+        model, visual=visual, device=device, dtype=dtype
+    ).scorer
+    if not isinstance(scorer, TrainingFreeScorer):
+        raise UsageError(f"{model} is a trained decoder, which has no such constants; give a CLIP.")
     with progress_bar() as progress:
         task = progress.add_task("Images seen", total=None)
         found = calibrate(

@@ -42,6 +42,7 @@ __all__ = [
     "BUILTIN_FOLDER",
     "LoadedClip",
     "ModelSettings",
+    "check_destination",
     "clip_from_state_dict",
     "convert_checkpoint",
     "find_checkpoint",
@@ -220,7 +221,7 @@ def save_model(
         OutputError: If it cannot be written.
     """
     folder = Path(folder).expanduser()
-    _check_destination(folder)
+    check_destination(folder)
     part = folder.parent / f".{folder.name}.{os.getpid()}.part"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -271,12 +272,17 @@ def convert_checkpoint(
         OutputError: If the folder cannot be written.
     """
     folder = Path(destination).expanduser()
-    _check_destination(folder)  # before minutes of loading
+    check_destination(folder)  # before minutes of loading
     save_clip(load_clip(source, hidden_act=hidden_act, tokenizer=tokenizer), folder)
     return folder
 
 
-def _check_destination(folder: Path) -> None:
+def check_destination(folder: Path) -> None:
+    """Refuse a folder that a model cannot be written to.
+
+    Raises:
+        UsageError: If it holds something.
+    """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not empty: choose a new folder for the model.")
 
