@@ -351,10 +351,13 @@ def class_map_at(
     Returns:
         0 background, k for class k - 1.
     """
-    if presence is not None:
-        there = presence >= min_presence
-        scores = np.where(there[:, None, None], scores, np.float32(-1))
-    best = scores.argmax(axis=0) + 1
+    there: npt.NDArray[np.signedinteger] = np.arange(len(scores))
+    if presence is not None and (presence < min_presence).any():
+        there = np.flatnonzero(presence >= min_presence)
+        scores = scores[there]
+    if not len(there):
+        return np.zeros(scores.shape[1:], dtype=np.uint8)
+    best = there[scores.argmax(axis=0)] + 1
     return np.where(scores.max(axis=0) >= threshold, best, 0).astype(np.uint8)
 
 
