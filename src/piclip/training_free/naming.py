@@ -18,15 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from piclip.clip.encoder import Encoding
-from piclip.priors import box_mask, spread, transition_matrix, visual_text_prior
+from piclip.priors import refine_prior, visual_text_prior
 
 _CLAMP = 1e-2  # of a map before its logit: +-4.6
 
 
-def text_maps(
+def text_map(
     encoding: Encoding, texts: Tensor, *, logit_scale: float, contrast: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """VTP of classes and what PIR makes of it, as published.
+) -> Tensor:
+    """VTP of classes, as published.
 
     Args:
         encoding: B images.
@@ -35,9 +35,9 @@ def text_maps(
         contrast: Further texts (X, E) that every class meets.
 
     Returns:
-        Two maps in [0, 1] on the CLIP's own grid, (B, C, h, w) each.
+        In [0, 1] on the CLIP's own grid, (B, C, h, w).
     """
-    plain = visual_text_prior(
+    return visual_text_prior(
         encoding.last_block,
         texts[:, 0],
         texts[:, 1],
@@ -45,7 +45,14 @@ def text_maps(
         grid=encoding.grid,
         contrast=contrast,
     )
-    return plain, spread(plain * box_mask(plain), transition_matrix(encoding.attention))
+
+
+def text_maps(
+    encoding: Encoding, texts: Tensor, *, logit_scale: float, contrast: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """VTP of classes and what PIR makes of it, (B, C, h, w) each; as `text_map`."""
+    plain = text_map(encoding, texts, logit_scale=logit_scale, contrast=contrast)
+    return plain, refine_prior(plain, encoding.attention)
 
 
 def named_log_odds(encoding: Encoding, texts: Tensor, logit_scale: float) -> Tensor:

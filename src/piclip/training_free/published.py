@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from piclip.clip.encoder import Encoder
-from piclip.clip.features import encode_object
+from piclip.clip.features import SupportFeatures, encode_object, pad_objects
 from piclip.clip.preprocessing import (
     fit_size,
     mask_coverage,
@@ -20,9 +20,9 @@ from piclip.clip.preprocessing import (
     object_pixels,
     to_pixels,
 )
-from piclip.priors import box_mask, min_max, spread, transition_matrix, visual_visual_prior
+from piclip.priors import box_mask, mean_cosines, min_max, spread, transition_matrix
 from piclip.training_free.evidence import Answer, ClassMemory
-from piclip.training_free.naming import text_maps
+from piclip.training_free.naming import text_map
 from piclip.training_free.vision import Seen
 
 
@@ -70,21 +70,21 @@ class PublishedEvidence:
         encoding = seen.encoding
         assert encoding is not None
         texts = torch.stack([memory.texts for memory in memories])
-        plain, refined = text_maps(
-            encoding, texts, logit_scale=self.encoder.logit_scale, contrast=contrast
-        )
-        queries = (encoding.previous.float(), encoding.last.float())
-        cosines = torch.stack([_cosines(queries, memory) for memory in memories], dim=1)
-        visual = min_max(cosines.unflatten(2, encoding.grid))
+        plain = text_map(encoding, texts, logit_scale=self.encoder.logit_scale, contrast=contrast)
+        blocks = (encoding.last, encoding.previous)
+        cosines = [mean_cosines(blocks, *_objects(memory)) for memory in memories]
+        visual = min_max(torch.stack(cosines, dim=1).unflatten(2, encoding.grid))
         # Squaring sharpens the flat map of cosines before it is spread along the attention.
-        squared = visual**2
-        spread_out = spread(squared * box_mask(squared), transition_matrix(encoding.attention))
+        transition = transition_matrix(encoding.attention)
+        refined, visual_refined = (
+            spread(maps * box_mask(maps), transition) for maps in (plain, visual**2)
+        )
         score = (refined + visual) / 2
         maps = {
             "visual_text": plain,
             "visual_text_refined": refined,
             "visual_visual": visual,
-            "visual_visual_refined": spread_out,
+            "visual_visual_refined": visual_refined,
             "fused": score,
         }
         return Answer(score, maps, None)
@@ -106,14 +106,8 @@ class PublishedEvidence:
         return torch.stack([found.previous, found.last])
 
 
-def _cosines(queries: Sequence[Tensor], memory: ClassMemory) -> Tensor:
-    """VVP before it is scaled: the mean over the supports and over the last two blocks, (B, N)."""
-    maps = []
-    for number in range(memory.shots):
-        own = memory.tokens[:, memory.owner == number]
-        valid = torch.ones(1, 1, own.shape[1], dtype=torch.bool, device=own.device)
-        maps += [
-            visual_visual_prior(query, tokens[None, None], valid)[:, 0, 0]
-            for query, tokens in zip(queries, own, strict=True)
-        ]
-    return torch.stack(maps).mean(0)
+def _objects(memory: ClassMemory) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Object patches of the supports after the last and the previous block, and which there are."""
+    own = [memory.tokens[:, memory.owner == number] for number in range(memory.shots)]
+    last, previous, valid = pad_objects([SupportFeatures(one[1], one[0]) for one in own])
+    return (last, previous), valid
