@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -102,25 +102,14 @@ class Vision:
             texts: Whether names will be looked for in it.
         """
         asked = self.encoder is not None and texts
-        if self.cache is None:
-            return self.see([image]) if asked else self._tokens(image)
-        key = content_key(torch.from_numpy(np.array(image)), str(asked))
-        kept = self.cache.get(key)
-        if kept is None:
-            seen = self.see([image]) if asked else self._tokens(image)
-            kept = {"tokens": seen.tokens, "grid": torch.tensor(seen.grid)}
-            if seen.encoding is not None:
-                kept |= {
-                    "last_input": seen.encoding.last_input,
-                    "attention": seen.encoding.attention,
-                    "read": torch.tensor(seen.encoding.grid),
-                }
-            self.cache.put(key, kept)
-        encoding = None
-        if self.encoder is not None and asked:
-            read = _pair(kept["read"])
-            encoding = self.encoder.resume(kept["last_input"], kept["attention"], read)
-        return Seen(kept["tokens"].to(self.tower.device), _pair(kept["grid"]), encoding)
+        key = "" if self.cache is None else content_key(_values(image), str(asked))
+        kept = None if self.cache is None else self.cache.get(key)
+        if kept is not None:
+            return self._again(kept)
+        seen = self.see([image]) if asked else self._tokens(image)
+        if self.cache is not None:
+            self.cache.put(key, _to_keep(seen))
+        return seen
 
     def texts(self, names: Sequence[str], synonyms: Synonyms | None) -> Tensor:
         """Vectors of X names and of their absence, (X, 2, E); (X, 0, 0) without a CLIP."""
@@ -128,6 +117,14 @@ class Vision:
             return torch.zeros(len(names), 0, 0, device=self.tower.device)
         texts = text_prototypes(self.encoder.encode_text, list(names), synonyms)
         return torch.stack(texts, dim=1).to(self.tower.device)
+
+    def _again(self, kept: Mapping[str, Tensor]) -> Seen:
+        """What `_to_keep` kept; of the CLIP only the last block is run again."""
+        encoding = None
+        if self.encoder is not None and "read" in kept:
+            read = _pair(kept["read"])
+            encoding = self.encoder.resume(kept["last_input"], kept["attention"], read)
+        return Seen(kept["tokens"].to(self.tower.device), _pair(kept["grid"]), encoding)
 
     def _tokens(self, image: Image.Image) -> Seen:
         pixels = _pixels([image], self.tower)
@@ -156,6 +153,21 @@ def _input_size(image: Image.Image, tower: Tower) -> tuple[int, int]:
 def _pixels(images: Sequence[Image.Image], tower: Tower) -> Tensor:
     size, settings = _input_size(images[0], tower), tower.settings
     return torch.stack([to_pixels(image, size, settings.mean, settings.std) for image in images])
+
+
+def _values(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image))
+
+
+def _to_keep(seen: Seen) -> dict[str, Tensor]:
+    kept = {"tokens": seen.tokens, "grid": torch.tensor(seen.grid)}
+    if seen.encoding is not None:
+        kept |= {
+            "last_input": seen.encoding.last_input,
+            "attention": seen.encoding.attention,
+            "read": torch.tensor(seen.encoding.grid),
+        }
+    return kept
 
 
 def _pair(values: Tensor) -> tuple[int, int]:
