@@ -29,7 +29,7 @@ def episodes():
 
 def encoded_object(encoder, image, mask):
     size = mask.shape  # of the scenes, and multiples of the patch
-    pixels = to_pixels(Image.fromarray(image), size, encoder.mean, encoder.std)
+    pixels = to_pixels(Image.fromarray(image), size, encoder.settings.mean, encoder.settings.std)
     pixels = pixels * object_pixels(mask_coverage(mask, size))
     patches = object_patches(mask_coverage(mask, tuple(s // encoder.patch_size for s in size)))
     return pad_objects([encode_object(encoder, pixels, patches.flatten())])

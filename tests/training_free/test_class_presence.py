@@ -59,7 +59,9 @@ def test_the_score_is_the_formula(encoder, vit, named):
 
 def test_the_names_log_odds_are_those_of_clip(encoder):
     pixels = torch.from_numpy(np.array(pillow()[0])).permute(2, 0, 1)[None] / 255
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (encoder.mean, encoder.std))
+    mean, std = (
+        torch.tensor(v).view(3, 1, 1) for v in (encoder.settings.mean, encoder.settings.std)
+    )
     # The positions of the tiny CLIP are resized in another way by transformers, so that its own
     # size is asked for.
     large = torch.nn.functional.interpolate((pixels - mean) / std, size=(128, 128))

@@ -24,7 +24,7 @@ def segmenter(encoder):
 
 
 def pixels(encoder, image):
-    return to_pixels(image, (64, 64), encoder.mean, encoder.std)
+    return to_pixels(image, (64, 64), encoder.settings.mean, encoder.settings.std)
 
 
 def direct(encoder, query, examples, name, contrast=None):

@@ -192,16 +192,6 @@ class Encoder:
         """Numbers of the last two blocks, which VVP compares."""
         return self.depth - 1, self.depth
 
-    @property
-    def mean(self) -> tuple[float, float, float]:
-        """What preprocessing subtracts from red, green and blue in [0, 1]."""
-        return self.settings.mean
-
-    @property
-    def std(self) -> tuple[float, float, float]:
-        """What preprocessing divides by."""
-        return self.settings.std
-
     @torch.inference_mode()
     def encode(self, pixels: Tensor, blocks: Sequence[int] = ()) -> Encoding:
         """Encodes images for the priors.
