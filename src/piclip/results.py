@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MIN_PRESENCE = 0.5
 """Classes that are less likely to be in an image get no pixel of it."""
 
+OVERLAYS = "overlays"
+"""The subfolder of the pictures that are only to be looked at."""
+
 _MAX_CLASSES = 254
 _NOTEBOOK_PIXELS = 800
 _DIGITS = 4
@@ -259,7 +262,7 @@ class Segmentation:
         file = f"{self.name if name is None else name}.png"
         paths = {"mask": Path(folder) / file}
         if overlay:
-            paths["overlay"] = Path(folder) / "overlays" / file
+            paths["overlay"] = Path(folder) / OVERLAYS / file
         there = [path for path in paths.values() if path.exists()]
         if there and not overwrite:
             raise UsageError(

@@ -64,6 +64,11 @@ class Scorer(Protocol[MemoryT]):
         """Where the model is."""
         ...
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the CLIP's, or other ViT's, weights."""
+        ...
+
     def to(self, device: str | torch.device) -> object:
         """Moves the model, in place; UsageError where there is no such device."""
         ...

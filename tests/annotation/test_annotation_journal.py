@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from piclip.annotation.journal import Journal, Proposal, stamp_of
-from piclip.annotation.proposals import certainty_of
+from piclip.annotation.sinks import certainty_of
 from piclip.errors import ImageError, OutputError, UsageError
 from piclip.formats import LabelledFile, Region, RunLengthMask
 from piclip.results import Segmentation

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from piclip import FewShotSegmenter
-from piclip.annotation.proposals import certainty_of
+from piclip.annotation.sinks import certainty_of
 from piclip.formats import Labels, write_labels
 
 

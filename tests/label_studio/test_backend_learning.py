@@ -9,7 +9,7 @@ import pytest
 from fake_label_studio import brush_result, results_of, version_of
 
 from piclip import FewShotSegmenter, Support
-from piclip.annotation.proposals import certainty_of
+from piclip.annotation.sinks import certainty_of
 from piclip.clip.cache import MemoryCache
 from piclip.clip.encoder import Encoder
 from piclip.label_studio.projects import UNLEARNED

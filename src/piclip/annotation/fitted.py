@@ -114,12 +114,17 @@ def digest(
             masks = [r.mask.counts for r in file.regions if r.class_name == name]
             content.update(repr((file.path, file.size, masks)).encode())
             path = find_image(Path(image_root), file.path) or Path(image_root) / file.path
-            try:
-                check_regular(path)
-                content.update(hashlib.sha256(path.read_bytes()).digest())
-            except (OSError, ValueError) as error:
-                raise ImageError(
-                    f"The labelled image {file.path} cannot be read in {image_root} "
-                    f"({reason(error)}); give the folder that holds the images."
-                ) from error
+            content.update(file_digest(path).encode())
     return content.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a labelled file's content (ImageError if it cannot be read)."""
+    try:
+        check_regular(path)
+        return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    except (OSError, ValueError) as error:
+        raise ImageError(
+            f"The labelled file {path} cannot be read ({reason(error)}); check the path, and the "
+            f"folder of images."
+        ) from error

@@ -78,7 +78,7 @@ def hold_out(
         examples: What it has learned from.
         negatives: The images without a class from which it has learned too.
         image_root: The folder of images.
-        threshold: As in `piclip.annotation.proposals.propose`.
+        threshold: As in `piclip.annotation.answers.How`.
         min_presence: As there.
         min_score: Regions with a lower score do not count.
         max_pixels: Larger images are refused.

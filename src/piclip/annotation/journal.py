@@ -3,51 +3,63 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import os
+import time
+import zlib
+from array import array
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeAlias
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from piclip.errors import ImageError, OutputError, UsageError
-from piclip.formats.labels import LabelledFile, Region
-from piclip.formats.run_length import RunLengthMask
+from piclip.annotation.queries import Stamp
+from piclip.errors import OutputError, UsageError
 from piclip.io.decoding import reason
 from piclip.io.documents import check_regular, parse_json
 from piclip.io.outputs import atomic_path
 
-_FORMAT = 1
-_ADVICE = "choose another --output, or add --overwrite to start over"
+if TYPE_CHECKING:
+    from typing import Self
 
-Stamp: TypeAlias = tuple[int, int]
-"""Bytes and time of change (ns) of an image file: tells a changed file from the one annotated."""
+_FORMAT = 2
+ADVICE = "choose another --output, or add --overwrite to start over"
+_SYNC_SECONDS = 1.0
+"""What a power cut may cost, at most; a kill costs nothing that was reported."""
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """What was found in one image.
+class Entry:
+    """What a journal says about an image.
 
     Attributes:
-        file: The image and its regions, each with its score.
-        certainty: See `piclip.annotation.proposals.certainty_of`.
+        path: As in `piclip.annotation.queries.Query`.
+        stamp: Of the image's file before it was read; None where it was not there.
+        found: What was found, as JSON reads it back; empty for a failure.
+        reason: Why nothing was found, one sentence; None where all went well.
+        files: The files written for it, not kept in the journal.
     """
 
-    file: LabelledFile
-    certainty: float
-
-
-def stamp_of(file: Path) -> Stamp:
-    """The stamp of an image file (ImageError if it is not there)."""
-    try:
-        status = file.stat()
-    except OSError as error:
-        raise ImageError(f"{file}: {reason(error)}; check the path.") from error
-    return status.st_size, status.st_mtime_ns
+    path: str
+    stamp: Stamp | None
+    found: dict[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+    files: tuple[Path, ...] = field(default=(), compare=False)
 
 
 class Journal:
-    """JSON lines: first the settings, then one line per finished image, only ever appended.
+    """Lines ``checksum TAB head TAB body``, only ever appended; the first holds the settings.
 
-    In memory is only where each image's line begins. A last line that is cut off, since the
-    computer failed or the disk was full, is dropped; of two lines of an image the later counts.
+    The checksum is the CRC-32 of what follows it. The head says which image it is, its stamp and
+    whether something was found; only it is read when a journal is taken up. Head and body are JSON
+    in ASCII. Of two lines of an image the later counts. What follows the last whole line, since the
+    computer failed or the disk was full, is dropped.
+
+    In memory is, for each image, 8 bytes of its path's hash and where its line begins, some 200
+    bytes in all. Opened for writing until it is closed; whoever writes owns the output, see
+    `piclip.io.ownership`.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], *, overwrite: bool = False) -> None:
@@ -55,7 +67,7 @@ class Journal:
 
         Args:
             path: The file.
-            settings: What decides about the proposals, as JSON reads it back.
+            settings: What decides about what is found, as JSON reads it back.
             overwrite: Start over, whatever is there.
 
         Raises:
@@ -63,93 +75,213 @@ class Journal:
             OutputError: The file cannot be written.
         """
         self.path = path
-        self._places: dict[str, tuple[int, Stamp]] = {}
+        self.settings = settings
+        self._numbers: dict[int, int] = {}
+        self._places, self._sizes, self._times = array("q"), array("q"), array("q")
+        self._failed: set[int] = set()
+        self._unsynced: list[Path] = []
         if path.exists() and not overwrite:
-            self._take_up(settings)
-            return
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(_line({"piclip annotate": _FORMAT, "settings": settings}))
+            self._take_up()
+        else:
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(_line({"piclip": _FORMAT}, {"settings": settings}))
+        try:
+            # Unbuffered: what a full disk refuses may not come back when the file is closed.
+            self._lines = path.open("ab", buffering=0)
+            self._reading = path.open("rb")
+        except OSError as error:
+            raise self._unwritable(reason(error)) from error
+        self._synced = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        """Number of images with a line."""
+        return len(self._numbers)
+
+    def __contains__(self, path: str) -> bool:
+        """Whether an image has a line."""
+        return _hash(path) in self._numbers
 
     def has(self, path: str, stamp: Stamp) -> bool:
-        """Is this very image finished?"""
-        return path in self._places and self._places[path][1] == stamp
-
-    def append(self, proposal: Proposal, stamp: Stamp) -> None:
-        """Note that an image is finished (OutputError if that fails)."""
-        file = proposal.file
-        entry = {
-            "image": file.path,
-            "id": file.id,
-            "source": file.source,
-            "size": file.size,
-            "regions": [(r.class_name, r.score, r.mask.counts.decode()) for r in file.regions],
-            "presence": file.presence,
-            "certainty": proposal.certainty,
-            "stamp": stamp,
-        }
-        try:
-            with self.path.open("ab") as lines:
-                place = lines.tell()
-                lines.write(_line(entry))
-        except OSError as error:
-            raise OutputError(
-                f"{self.path} cannot be written ({reason(error)}); free some space and run the "
-                f"same command again: what is finished is kept."
-            ) from error
-        self._places[file.path] = place, stamp
-
-    def read(self, path: str) -> Proposal:
-        """Read what was found in an image (KeyError if it is not finished)."""
-        with self.path.open("rb") as lines:
-            lines.seek(self._places[path][0])
-            entry = parse_json(lines.readline().decode())
-        height, width = entry["size"]
-        regions = [
-            Region(name, RunLengthMask(height, width, counts.encode()), score=score)
-            for name, score, counts in entry["regions"]
-        ]
-        file = LabelledFile(
-            entry["image"],
-            height,
-            width,
-            tuple(regions),
-            id=entry["id"],
-            source=entry["source"],
-            presence=entry.get("presence"),  # earlier journals lack it
+        """Whether something was found in this very image."""
+        number = self._numbers.get(_hash(path))
+        return (
+            number is not None
+            and number not in self._failed
+            and (self._sizes[number], self._times[number]) == stamp
         )
-        return Proposal(file, entry["certainty"])
 
-    def _take_up(self, settings: dict[str, Any]) -> None:
+    def append(self, entry: Entry) -> None:
+        """Note an image; a kill from now on does not lose it.
+
+        Raises:
+            OutputError: The journal cannot be written, or is not where it was.
+        """
+        head = [entry.path, entry.stamp, entry.reason]
+        try:
+            if os.stat(self.path).st_ino != os.fstat(self._lines.fileno()).st_ino:  # noqa: PTH116
+                raise FileNotFoundError
+            place = self._lines.seek(0, os.SEEK_END)
+            self._write(_line(head, entry.found), place)
+            self._unsynced += entry.files
+            if time.monotonic() - self._synced > _SYNC_SECONDS:
+                self.sync()
+        except FileNotFoundError as error:
+            raise OutputError(
+                f"{self.path} was removed or its disk taken away while this ran; run the same "
+                f"command again when the folder is back."
+            ) from error
+        except OSError as error:
+            raise self._unwritable(reason(error)) from error
+        self._note(entry.path, entry.stamp, place, failed=entry.reason is not None)
+
+    def read(self, path: str) -> Entry:
+        """What the journal says about an image (KeyError if that is nothing)."""
+        return _entry_at(self._reading, self._places[self._numbers[_hash(path)]])
+
+    def reason(self, path: str) -> str | None:
+        """Why nothing was found in an image, if that is so."""
+        return self.read(path).reason if path in self else None
+
+    def entries(self) -> Iterator[Entry]:
+        """What the journal says about each image, in the order in which they first came."""
+        for place in self._places:
+            yield _entry_at(self._reading, place)
+
+    def sync(self) -> None:
+        """Wait until what was noted, and the files written for it, are on the disk."""
+        for file in self._unsynced:
+            try:
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+            except FileNotFoundError:  # whoever removed it will find that out
+                continue
+        self._unsynced.clear()
+        os.fsync(self._lines.fileno())
+        self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """End writing and reading."""
+        try:
+            self.sync()
+        except OSError as error:
+            raise self._unwritable(reason(error)) from error
+        finally:
+            self._lines.close()
+            self._reading.close()
+
+    def _note(self, path: str, stamp: Stamp | None, place: int, *, failed: bool) -> None:
+        size, changed = stamp or (-1, -1)
+        number = self._numbers.setdefault(_hash(path), len(self._places))
+        if number == len(self._places):
+            self._places.append(place)
+            self._sizes.append(size)
+            self._times.append(changed)
+        else:
+            self._places[number], self._sizes[number], self._times[number] = place, size, changed
+        (self._failed.add if failed else self._failed.discard)(number)
+
+    def _take_up(self) -> None:
         try:
             check_regular(self.path)
             with self.path.open("r+b") as lines:
-                earlier = parse_json(lines.readline().decode())
-                if earlier["piclip annotate"] != _FORMAT:
+                head, body = _parts(lines.readline())
+                if parse_json(head)["piclip"] != _FORMAT:
                     raise ValueError("another format")
-                self._check_settings(dict(earlier["settings"]), settings)
+                self._check_settings(dict(parse_json(body)["settings"]))
                 place = lines.tell()
-                while (line := lines.readline()).endswith(b"\n"):
-                    entry = parse_json(line.decode())
-                    size, changed = entry["stamp"]
-                    self._places[str(entry["image"])] = place, (size, changed)
-                    place = lines.tell()
-                if line:
-                    lines.truncate(place)
+                for line in lines:
+                    try:
+                        head, _ = _parts(line)
+                    except ValueError:
+                        break
+                    path, stamp, failed = parse_json(head)
+                    self._note(path, stamp, place, failed=failed is not None)
+                    place += len(line)
+                lines.seek(place)
+                lines.readline()
+                if any(_is_whole(line) for line in lines):
+                    raise ValueError("whole lines follow a damaged one")
+                lines.truncate(place)
         except UsageError:
             raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise UsageError(
-                f"{self.path} is no journal of an earlier run, or is damaged; {_ADVICE}."
+                f"{self.path} is no journal of an earlier run, or is damaged; {ADVICE}."
             ) from error
 
-    def _check_settings(self, earlier: dict[str, Any], settings: dict[str, Any]) -> None:
-        changed = [key for key in settings if earlier.get(key) != settings[key]]
+    def _check_settings(self, earlier: dict[str, Any]) -> None:
+        changed = [key for key in self.settings if earlier.get(key) != self.settings[key]]
         if changed:
             raise UsageError(
                 f"{self.path} belongs to a run with other settings ({', '.join(changed)}); "
-                f"{_ADVICE}."
+                f"{ADVICE}."
             )
 
+    def _write(self, line: bytes, place: int) -> None:
+        written = 0
+        try:
+            while written < len(line):
+                written += self._lines.write(line[written:])
+        except OSError:
+            with suppress(OSError):  # half a line is dropped when the journal is taken up, too
+                os.ftruncate(self._lines.fileno(), place)
+            raise
 
-def _line(entry: dict[str, Any]) -> bytes:
-    return json.dumps(entry, allow_nan=False).encode("ascii") + b"\n"
+    def _unwritable(self, why: str) -> OutputError:
+        return OutputError(
+            f"{self.path} cannot be written ({why}); free some space and run the same command "
+            f"again: what is finished is kept."
+        )
+
+
+def _hash(path: str) -> int:
+    """64 bits: two of a million images share theirs once in 37 million runs."""
+    data = path.encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
+
+
+def _line(head: object, body: object) -> bytes:
+    said = b"\t".join(json.dumps(part, allow_nan=False).encode("ascii") for part in (head, body))
+    return b"%08x\t%b\n" % (zlib.crc32(said), said)
+
+
+def _entry_at(lines: BinaryIO, place: int) -> Entry:
+    lines.seek(place)
+    head, body = _parts(lines.readline())
+    path, stamp, failed = parse_json(head)
+    return Entry(path, None if stamp is None else (stamp[0], stamp[1]), parse_json(body), failed)
+
+
+def _parts(line: bytes) -> tuple[str, str]:
+    """Head and body of a line (ValueError if it is not whole)."""
+    checksum, _, said = line.removesuffix(b"\n").partition(b"\t")
+    if not line.endswith(b"\n") or b"%08x" % zlib.crc32(said) != checksum:
+        raise ValueError("a line is not whole")
+    head, _, body = said.decode("ascii").partition("\t")
+    return head, body
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        _parts(line)
+    except ValueError:
+        return False
+    return True

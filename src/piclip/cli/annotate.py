@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from piclip.cli.options import (
     ModelOrDecoderOption,
     ThresholdOption,
     VisualOption,
+    WorkersOption,
     examples,
 )
 
@@ -90,6 +92,7 @@ def annotate(
         ),
     ] = False,
     batch_size: BatchSizeOption = 8,
+    workers: WorkersOption = 1,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     max_pixels: MaxPixelsOption = MAX_PIXELS,
@@ -112,35 +115,34 @@ def annotate(
     Exit code: 0 when every image is annotated, 1 when some failed, 2 for a wrong command line.
     """
     from piclip import FewShotSegmenter, __version__
+    from piclip.annotation.answers import How
     from piclip.annotation.fitted import choose_examples, digest, learn
     from piclip.annotation.holdout import held_out_images, hold_out
-    from piclip.annotation.journal import Journal
-    from piclip.annotation.proposals import find_queries
+    from piclip.annotation.jobs import region_job
+    from piclip.annotation.queries import Queries, find_queries
     from piclip.cli import annotate_folder as work
-    from piclip.cli.console import loading_model, people, print_json, print_outcome
-    from piclip.errors import UsageError
+    from piclip.cli.console import (
+        loading_model,
+        people,
+        print_json,
+        print_outcome,
+        progress_with_rate,
+        running,
+    )
     from piclip.formats import detect, get_format, read_labels
 
     # The registry has no hyphen where people write Label Studio's format with one.
     source = detect(labels) if format == "auto" else format.replace("-", "")
     target = output_format.replace("-", "") if output_format else source
     get_format(target)
-    if output is None and not holdout:
-        raise UsageError("There is nothing to do: give --output, --holdout or both.")
-    if output is None and review is not None:
-        raise UsageError("A --review needs an --output, too; give both.")
+    work.check_wanted(output, holdout=holdout, review=review)
     known = read_labels(labels, format=source, images=images, class_names=name or [])
     examples = choose_examples(known)
     shown = known.labelled if with_labels else ()
-    queries, failures = find_queries(known, images) if output else ([], [])
+    queries, failures = find_queries(known, images) if output else (Queries(()), [])
     if output:
         work.check_output(
-            output,
-            target,
-            queries,
-            shown,
-            others=[labels, review] if review else [labels],
-            overwrite=overwrite,
+            output, target, queries, shown, others=[labels, review], overwrite=overwrite
         )
 
     with loading_model():
@@ -148,77 +150,59 @@ def annotate(
             model, visual=visual, clip=clip, device=device, dtype=dtype
         )
     negatives = work.negatives_for(segmenter, known)
-    waiting = queries
-    if output:
-        settings = {  # what decides about the proposals, without what only decides about speed
-            "piclip": __version__,
-            "model": segmenter.scorer.fingerprint(),
-            "labels": digest(examples, images, negatives=negatives),
-            "threshold": threshold,
-            "min_presence": min_presence,
-            "dtype": dtype,
-        }
-        journal = Journal(work.journal_path(output), settings, overwrite=overwrite)
-        waiting = [query for query in queries if not work.is_done(journal, query)]
-    if holdout or waiting:
-        with people().status("Learning from the labelled images"):
-            learn(segmenter, examples, images, negatives=negatives, max_pixels=max_pixels)
+    settings = {  # what decides about the proposals, without what only decides about speed
+        "piclip": __version__,
+        "model": segmenter.scorer.fingerprint(),
+        "labels": digest(examples, images, negatives=negatives),
+        "threshold": threshold,
+        "min_presence": min_presence,
+        "dtype": dtype,
+    }
+    how = How(threshold, min_presence, batch_size, max_pixels)
 
-    expectations = []
-    if holdout:
-        with work.progress_with_rate("Measuring", len(held_out_images(examples))) as on_progress:
-            expectations = hold_out(
-                segmenter,
-                examples,
-                images,
-                negatives=negatives,
-                threshold=threshold,
-                min_presence=min_presence,
-                min_score=min_score,
-                max_pixels=max_pixels,
-                on_progress=on_progress,
+    opened = region_job(queries, output, settings, overwrite=overwrite) if output else nullcontext()
+    expectations, done, regions = [], 0, {}
+    with opened as job:
+        if holdout or (job and job.waiting):
+            with people().status("Learning from the labelled images"):
+                learn(segmenter, examples, images, negatives=negatives, max_pixels=max_pixels)
+        if holdout:
+            with progress_with_rate("Measuring", len(held_out_images(examples))) as on_progress:
+                expectations = hold_out(
+                    segmenter,
+                    examples,
+                    images,
+                    negatives=negatives,
+                    threshold=threshold,
+                    min_presence=min_presence,
+                    min_score=min_score,
+                    max_pixels=max_pixels,
+                    on_progress=on_progress,
+                )
+            work.print_expectations(expectations)
+        if job and output:
+            with running("Annotating", job) as on_progress:
+                job.run(segmenter, how, workers=workers, on_progress=on_progress)
+            failures += job.failures()
+            regions = work.write_proposals(
+                job, known, output, target, shown=shown, min_score=min_score, review=review
             )
-        work.print_expectations(expectations)
-
-    annotated, regions = [], {}
-    if output:
-        if waiting:
-            failures += work.propose_for(
-                segmenter,
-                journal,
-                queries,
-                waiting,
-                threshold=threshold,
-                min_presence=min_presence,
-                batch_size=batch_size,
-                max_pixels=max_pixels,
+            done = len(queries) - len(job.failures())
+            print_outcome(
+                "annotated",
+                done=done,
+                earlier=job.earlier,
+                failures=[failure.reason for failure in failures],
+                where="see --json",
+                output=output,
+                more=f", {sum(regions.values())} regions",
             )
-        annotated = [query for query in queries if work.is_done(journal, query)]
-        regions = work.write_proposals(
-            journal,
-            annotated,
-            known,
-            output,
-            target,
-            shown=shown,
-            min_score=min_score,
-            review=review,
-        )
-        print_outcome(
-            "annotated",
-            done=len(annotated),
-            earlier=len(queries) - len(waiting),
-            failures=[failure.reason for failure in failures],
-            where="see --json",
-            output=output,
-            more=f", {sum(regions.values())} regions",
-        )
     if json:
         print_json(
             {
                 "output": str(output) if output else None,
-                "annotated": len(annotated),
-                "earlier": len(queries) - len(waiting),
+                "annotated": done,
+                "earlier": job.earlier if job else 0,
                 "regions": regions,
                 "failed": [{"image": f.path, "reason": f.reason} for f in failures],
                 "holdout": [work.expectation_json(found) for found in expectations],

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -13,12 +14,17 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    Task,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
-from piclip.errors import UsageError
+from piclip.errors import OutputError, PiclipError, UsageError
+
+if TYPE_CHECKING:
+    from piclip.annotation.jobs import Job
 
 _LISTED = 20
 _OPTIONS = {
@@ -98,6 +104,38 @@ def loading_model() -> Iterator[None]:
             for argument, option in _OPTIONS.items():
                 said = said.replace(argument, option)
             raise UsageError(said) from error
+
+
+class _Rate(ProgressColumn):
+    """Images per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.2f} images/s")
+
+
+@contextmanager
+def progress_with_rate(what: str, total: int, earlier: int = 0) -> Iterator[Callable[[int], None]]:
+    """A progress bar with images per second and the time that is left; yields how to move it."""
+    with progress_bar(_Rate()) as bar:
+        task = bar.add_task(what, total=total, completed=earlier)
+        yield lambda tried: bar.update(task, completed=earlier + tried)
+
+
+@contextmanager
+def running(what: str, job: Job) -> Iterator[Callable[[int], None]]:
+    """The progress bar of a job; Ctrl-C in the block says how far it is (PiclipError)."""
+    total = len(job.queries)
+    try:
+        with progress_with_rate(what, total, job.earlier) as on_progress:
+            yield on_progress
+    except (KeyboardInterrupt, OutputError) as error:
+        done = job.earlier + job.finished
+        if isinstance(error, OutputError):
+            raise OutputError(f"{error} {done} finished images are kept.") from error
+        raise PiclipError(
+            f"Stopped with {done} of {total} images done; run the same command again to go on."
+        ) from error
 
 
 @contextmanager

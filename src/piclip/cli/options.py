@@ -86,6 +86,15 @@ OutputFolderOption = Annotated[Path, typer.Option(metavar="FOLDER", help="Where 
 BatchSizeOption = Annotated[
     int, typer.Option(min=1, metavar="N", help="Images that are encoded at once.")
 ]
+WorkersOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Processes that share the images, each with a model of its own; worth it from some "
+        "hundred images on.",
+    ),
+]
 ThresholdOption = Annotated[
     float | None,
     typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ from piclip.cli.options import (
     SupportOption,
     ThresholdOption,
     VisualOption,
+    WorkersOption,
     examples,
     paired,
 )
@@ -73,6 +75,7 @@ def segment(
     threshold: ThresholdOption = None,
     min_presence: MinPresenceOption = MIN_PRESENCE,
     batch_size: BatchSizeOption = 8,
+    workers: WorkersOption = 1,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     max_pixels: MaxPixelsOption = MAX_PIXELS,
@@ -94,9 +97,12 @@ def segment(
     Exit code: 0 when every image has its mask, 1 when some failed, 2 for a wrong command line.
     """
     from piclip import FewShotSegmenter, Support, __version__
-    from piclip.cli.console import loading_model, people, print_json, print_outcome
-    from piclip.cli.segment_folder import FILE_NAME, RunRecord, digest, query_files, segment_files
-    from piclip.errors import PiclipError, UsageError
+    from piclip.annotation.answers import How
+    from piclip.annotation.fitted import file_digest
+    from piclip.annotation.jobs import RESULTS, mask_job, results_of
+    from piclip.annotation.queries import query_files
+    from piclip.cli.console import loading_model, people, print_outcome, running
+    from piclip.errors import UsageError
 
     classes = paired(support, mask, name)
     negatives = negative or []
@@ -104,7 +110,7 @@ def segment(
         raise UsageError("The published priors learn from no --negative; leave it out.")
     queries = query_files(query, output, labelled=[*support, *mask, *negatives])
     digests = {
-        label: [{"image": digest(image), "mask": digest(truth)} for image, truth in pairs]
+        label: [{"image": file_digest(image), "mask": file_digest(truth)} for image, truth in pairs]
         for label, pairs in classes.items()
     }
     with loading_model():
@@ -124,48 +130,32 @@ def segment(
         "clip": clip,
         "weights": segmenter.scorer.fingerprint(),
         "classes": digests,
-        "negatives": [digest(image) for image in negatives],
+        "negatives": [file_digest(image) for image in negatives],
         "threshold": threshold,
         "min_presence": min_presence,
         "dtype": dtype,
     }
-    record = RunRecord.open(output, settings, overwrite=overwrite)
-    names = record.name_outputs(queries, overwrite=overwrite)
-    waiting = {q: names[q] for q in queries if not record.is_done(q, overlay=overlay)}
-    if waiting:
-        with people().status("Learning from the labelled images"):
-            segmenter.fit(
-                {label: [Support(*pair) for pair in pairs] for label, pairs in classes.items()},
-                negatives=negatives,
-                max_pixels=max_pixels,
-            )
-        record.write()
-        try:
-            segment_files(
-                segmenter,
-                record,
-                waiting,
-                overlay=overlay,
-                threshold=threshold,
-                min_presence=min_presence,
-                batch_size=batch_size,
-                max_pixels=max_pixels,
-            )
-        except KeyboardInterrupt as error:
-            raise PiclipError(
-                f"Stopped with {len(record.entries(queries, 'done'))} of {len(queries)} images "
-                f"done; run the same command again to go on."
-            ) from error
-    failures = record.reasons(queries)
+    how = How(threshold, min_presence, batch_size, max_pixels)
+    with mask_job(queries, output, settings, overlays=overlay, overwrite=overwrite) as job:
+        if job.waiting:
+            with people().status("Learning from the labelled images"):
+                segmenter.fit(
+                    {label: [Support(*pair) for pair in pairs] for label, pairs in classes.items()},
+                    negatives=negatives,
+                    max_pixels=max_pixels,
+                )
+            with running("Segmenting", job) as on_progress:
+                job.run(segmenter, how, workers=workers, on_progress=on_progress)
+        failures = job.failures()
+        if json:
+            sys.stdout.writelines(results_of(job.journal, ascii_only=True))
     print_outcome(
         "segmented",
-        done=len(record.entries(queries, "done")),
-        earlier=len(queries) - len(waiting),
-        failures=failures,
-        where=f"see {FILE_NAME}",
+        done=len(queries) - len(failures),
+        earlier=job.earlier,
+        failures=[failure.with_name for failure in failures],
+        where=f"see {RESULTS}",
         output=output,
     )
-    if json:
-        print_json(record.as_json())
     if failures:
         raise typer.Exit(1)

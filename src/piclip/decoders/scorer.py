@@ -124,6 +124,12 @@ class DecoderScorer:
         """The decoder's."""
         return self.trained.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The CLIP's; a decoder alone computes in float32."""
+        maker = self.trained.maker
+        return torch.float32 if maker is None else maker.encoder.dtype
+
     def to(self, device: str | torch.device) -> None:
         """Moves decoder and CLIP."""
         self.trained.to(device)

@@ -47,7 +47,7 @@ def ensure_folder(path: str | Path) -> Path:
         OutputError: The folder cannot be made or not be written to.
     """
     folder = Path(path)
-    with _advice_for(folder):
+    with advice_for(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -74,7 +74,7 @@ def atomic_path(destination: str | Path) -> Iterator[Path]:
     target = Path(os.path.realpath(destination))
     ensure_folder(target.parent)
     temporary = target.parent / f".piclip-{secrets.token_hex(6)}{target.suffix}"
-    with _advice_for(Path(destination)):
+    with advice_for(Path(destination)):
         if target.exists() and not target.is_file():
             kind = "a folder" if target.is_dir() else "a device or pipe"
             raise OutputError(
@@ -160,8 +160,8 @@ def _plain(value: object) -> object:
 
 
 @contextmanager
-def _advice_for(path: Path) -> Iterator[None]:
-    """Turn an OSError into one sentence about the path."""
+def advice_for(path: Path) -> Iterator[None]:
+    """Turn an OSError in the block into one sentence about the path (OutputError)."""
     try:
         yield
     except OSError as error:

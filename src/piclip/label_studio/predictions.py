@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from piclip.annotation.proposals import certainty_of
+from piclip.annotation.sinks import certainty_of
 from piclip.formats import labelstudio
 from piclip.formats.labels import LabelledFile, Region
 from piclip.formats.polygons import outlines, simplified
@@ -38,7 +38,7 @@ def to_prediction(
         model_version: The name under which Label Studio keeps the prediction.
 
     Returns:
-        The prediction. Its score is its certainty (`piclip.annotation.proposals.certainty_of`), so
+        The prediction. Its score is its certainty (`piclip.annotation.sinks.certainty_of`), so
         that Label Studio can show the least certain tasks first; each region's score is the mean
         over its pixels, and its note says how likely its class is to be in the image. A class that
         is not likely enough has no region.

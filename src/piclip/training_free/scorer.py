@@ -118,6 +118,11 @@ class TrainingFreeScorer:
         """The models'."""
         return self.vision.tower.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The models'."""
+        return self.vision.tower.dtype
+
     def to(self, device: str | torch.device) -> None:
         """Moves the models."""
         for model in (self.encoder, self.visual):

@@ -28,6 +28,7 @@ class Tower(Protocol):
     patch_size: int
     width: int
     device: torch.device
+    dtype: torch.dtype
 
     @property
     def depth(self) -> int:

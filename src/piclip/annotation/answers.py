@@ -1,0 +1,115 @@
+"""Images through one fitted segmenter into one sink: read, segmented and kept, side by side."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from piclip.annotation.journal import Entry
+from piclip.annotation.queries import Query, Stamp, stamp_of
+from piclip.annotation.sinks import Sink
+from piclip.errors import ImageError, OutputError, PiclipError
+from piclip.io.images import MAX_PIXELS
+from piclip.results import MIN_PRESENCE, Segmentation
+from piclip.segmenter import FewShotSegmenter
+
+
+@dataclass(frozen=True)
+class How:
+    """How images are segmented.
+
+    Attributes:
+        threshold: Least score of a class; None for the model's own.
+        min_presence: Classes that are less likely to be in an image get no pixel.
+        batch_size: How many images are segmented together.
+        max_pixels: Larger images are refused.
+    """
+
+    threshold: float | None = None
+    min_presence: float = MIN_PRESENCE
+    batch_size: int = 8
+    max_pixels: int = MAX_PIXELS
+
+
+def answers(
+    segmenter: FewShotSegmenter, queries: Iterable[Query], sink: Sink, how: How
+) -> Iterator[Entry]:
+    """Segment images and keep their results, in order, in memory that does not grow.
+
+    While some images are segmented, a thread reads the next ones and another writes what was found
+    in those before.
+
+    Args:
+        segmenter: It has learned the classes.
+        queries: The images; one that cannot be read, or kept, gives an entry with the reason.
+        sink: Keeps each result.
+        how: How to segment.
+
+    Raises:
+        OutputError: A result cannot be written.
+    """
+    asked: deque[tuple[Query, Stamp | Entry]] = deque()  # without an answer yet, in order
+    answered: deque[Future[Entry]] = deque()
+
+    def files() -> Iterator[Path]:
+        for query in queries:
+            try:
+                stamp = stamp_of(query.file)  # before it is read: changed meanwhile, it is stale
+            except ImageError as error:
+                asked.append((query, Entry(query.path, None, reason=str(error))))
+            else:
+                asked.append((query, stamp))
+                yield Path(query.file)
+
+    def next_asked() -> tuple[Query, Stamp]:
+        """The image that the segmenter's next word is about."""
+        while True:
+            query, stamp = asked.popleft()
+            if not isinstance(stamp, Entry):
+                return query, stamp
+            answered.append(_known(stamp))
+
+    def failed(_: object, error: PiclipError) -> None:
+        query, stamp = next_asked()
+        answered.append(_known(Entry(query.path, stamp, reason=str(error))))
+
+    results = segmenter.stream(
+        files(),
+        on_error=failed,
+        batch_size=how.batch_size,
+        threshold=how.threshold,
+        min_presence=how.min_presence,
+        max_pixels=how.max_pixels,
+    )
+    with ThreadPoolExecutor(1) as writer:
+        try:
+            for result in results:
+                answered.append(writer.submit(_kept, sink, *next_asked(), result))
+                while len(answered) > how.batch_size:
+                    yield answered.popleft().result()
+        except (Exception, KeyboardInterrupt):  # what has its result is kept all the same
+            while answered:
+                yield answered.popleft().result()
+            raise
+        while answered:
+            yield answered.popleft().result()
+        yield from (entry for _, entry in asked if isinstance(entry, Entry))
+
+
+def _kept(sink: Sink, query: Query, stamp: Stamp, result: Segmentation) -> Entry:
+    try:
+        kept = sink.keep(query, result)
+    except OutputError:
+        raise
+    except PiclipError as error:
+        return Entry(query.path, stamp, reason=str(error))
+    return Entry(query.path, stamp, kept.found, files=kept.files)
+
+
+def _known(entry: Entry) -> Future[Entry]:
+    done: Future[Entry] = Future()
+    done.set_result(entry)
+    return done

@@ -1,0 +1,188 @@
+"""What becomes of each image's result: files of its own, or regions for a file of all images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from piclip.annotation.journal import Entry, Journal
+from piclip.annotation.queries import Query
+from piclip.errors import MaskError, OutputError
+from piclip.formats.labels import LabelledFile, Region
+from piclip.formats.predicted import from_segmentation
+from piclip.formats.run_length import RunLengthMask
+from piclip.results import Segmentation
+
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a sink made of a result.
+
+    Attributes:
+        found: For the journal, as JSON reads it back.
+        files: What was written.
+    """
+
+    found: dict[str, Any]
+    files: tuple[Path, ...] = ()
+
+
+class Sink(Protocol):
+    """Takes results one by one; processes have a copy each, so it holds no state."""
+
+    def keep(self, query: Query, result: Segmentation) -> Kept:
+        """Keep one result.
+
+        Raises:
+            OutputError: A file cannot be written; nothing more can be kept.
+            PiclipError: Another error is that of this image alone.
+        """
+        ...
+
+    def holds(self, journal: Journal, path: str) -> bool:
+        """Whether all that was written for an image of the journal is still there."""
+        ...
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """A PNG of each image's size, and an overlay if asked for; see `Segmentation.save`.
+
+    Attributes:
+        folder: Is there, and stays while images are segmented.
+        overlays: Write overlays too.
+    """
+
+    folder: Path
+    overlays: bool = False
+
+    def keep(self, query: Query, result: Segmentation) -> Kept:
+        """Write the files; the journal has their names, the mask's shares and mean scores."""
+        if not self.folder.is_dir():
+            raise OutputError(
+                f"{self.folder} was removed or its disk taken away while this ran; run the same "
+                f"command again when it is back."
+            )
+        paths = result.save(self.folder, overlay=self.overlays, name=query.name, overwrite=True)
+        inside, (height, width) = result.mask, result.size
+        score = result.score
+        found = {
+            **{kind: path.relative_to(self.folder).as_posix() for kind, path in paths.items()},
+            "width": width,
+            "height": height,
+            "share": _rounded(inside.mean()),
+            "shares": {name: _rounded(result.mask_of(name).mean()) for name in result.class_names},
+            "presence": result.presence_by_class,
+            "mean_score": _rounded(score.mean()),
+            "mean_score_inside": _rounded(score[inside].mean()) if inside.any() else None,
+        }
+        return Kept(found, tuple(paths.values()))
+
+    def holds(self, journal: Journal, path: str) -> bool:
+        """Whether the mask, and the overlay if asked for, are there and not empty."""
+        found = journal.read(path).found
+        names = [found["mask"], *([found.get("overlay")] if self.overlays else [])]
+        try:
+            return all(name and os.stat(f"{self.folder}/{name}").st_size for name in names)  # noqa: PTH116
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What was found in one image.
+
+    Attributes:
+        file: The image and its regions, each with its score.
+        certainty: See `certainty_of`.
+    """
+
+    file: LabelledFile
+    certainty: float
+
+    @classmethod
+    def of(cls, entry: Entry) -> Proposal:
+        """What `Regions` noted."""
+        found = entry.found
+        height, width = found["size"]
+        regions = [
+            Region(name, RunLengthMask(height, width, counts.encode()), score=score)
+            for name, score, counts in found["regions"]
+        ]
+        file = LabelledFile(
+            entry.path,
+            height,
+            width,
+            tuple(regions),
+            id=found["id"],
+            source=found["source"],
+            presence=found["presence"],
+        )
+        return cls(file, found["certainty"])
+
+    def as_json(self) -> dict[str, Any]:
+        """What `of` reads back."""
+        file = self.file
+        presence = file.presence
+        return {
+            "id": file.id,
+            "source": file.source,
+            "size": file.size,
+            "regions": [(r.class_name, r.score, r.mask.counts.decode()) for r in file.regions],
+            "presence": dict(presence) if isinstance(presence, Mapping) else None,
+            "certainty": self.certainty,
+        }
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Regions in the journal alone, for any label format; see `piclip.annotation.export`."""
+
+    def keep(self, query: Query, result: Segmentation) -> Kept:
+        """Find the regions (MaskError if the labels list the image with another size)."""
+        file = from_segmentation(result, query.path)
+        if query.known is not None:
+            if result.size != query.known.size:
+                raise MaskError(
+                    f"{query.file}: the image is {file.width} x {file.height} pixels (width x "
+                    f"height) but the labels say {query.known.width} x {query.known.height}; give "
+                    f"the image that the labels list."
+                )
+            file = replace(file, id=query.known.id, source=query.known.source)
+        return Kept(Proposal(file, certainty_of(result)).as_json())
+
+    def holds(self, journal: Journal, path: str) -> bool:
+        """The journal has them."""
+        del journal, path
+        return True
+
+
+def certainty_of(found: Segmentation) -> float:
+    """How sure the segmenter is of an image: what a person should label next.
+
+    A pixel's score counts no more than the presence of its class, where that is known.
+
+    Args:
+        found: The image's result.
+
+    Returns:
+        The mean over the pixels of all classes; without any, one minus the greatest score. 0
+        (label this image next) to 1.
+    """
+    most = np.ones(len(found.class_names)) if found.presence is None else found.presence
+    rows, columns = np.nonzero(found.mask)
+    if not len(rows):
+        return float(1 - np.minimum(found.scores.max(axis=(1, 2)), most).max())
+    index = found.class_map[rows, columns] - 1
+    return float(np.minimum(found.scores[index, rows, columns], most[index]).mean())
+
+
+def _rounded(value: float | np.floating[Any]) -> float:
+    return round(float(value), _DIGITS)

@@ -1,0 +1,123 @@
+"""The same on several processes, each with a model of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.synchronize import Event
+from threading import Thread
+
+import torch
+
+from piclip.annotation.answers import How, answers
+from piclip.annotation.journal import Entry
+from piclip.annotation.queries import Query
+from piclip.annotation.sinks import Sink
+from piclip.errors import PiclipError
+from piclip.segmenter import FewShotSegmenter
+
+_WAITING = 2
+"""Groups of images that wait for each process, beside the one that it is at."""
+
+
+def answers_of_workers(
+    segmenter: FewShotSegmenter, queries: Iterable[Query], sink: Sink, how: How, workers: int
+) -> Iterator[Entry]:
+    """As `answers`, in the same order and with the same groups of images.
+
+    The processes are started anew (spawn), read what the segmenter has learned from a temporary
+    folder, and share the processor's cores.
+
+    Args:
+        segmenter: It has learned the classes; its model is one that `FewShotSegmenter.load` finds.
+        queries: The images.
+        sink: Keeps each result, in the processes.
+        how: How to segment.
+        workers: Number of processes.
+
+    Raises:
+        OutputError: A result cannot be written.
+        PiclipError: A process ended unexpectedly.
+    """
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    with tempfile.TemporaryDirectory(prefix="piclip-") as folder:
+        segmenter.save(folder)
+        dtype = str(segmenter.scorer.dtype).removeprefix("torch.")
+        threads = max(1, torch.get_num_threads() // workers)
+        pool = ProcessPoolExecutor(
+            workers,
+            mp_context=context,
+            initializer=_start,
+            initargs=(folder, str(segmenter.device), dtype, sink, how, threads, stop),
+        )
+        waiting: deque[Future[list[Entry]]] = deque()
+        groups = iter(queries)
+        try:
+            while group := list(islice(groups, how.batch_size)):
+                waiting.append(pool.submit(_answers, group))
+                if len(waiting) > (1 + _WAITING) * workers:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise PiclipError(
+                "A worker process ended unexpectedly, perhaps for want of memory; run the same "
+                "command again with fewer workers: what is finished is kept."
+            ) from error
+        except KeyboardInterrupt:
+            stop.set()
+            for future in waiting:
+                if not future.cancel():
+                    yield from future.result()
+            raise
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a process works with."""
+
+    segmenter: FewShotSegmenter
+    sink: Sink
+    how: How
+    stop: Event
+
+
+_work: _Work
+
+
+def _start(
+    folder: str, device: str, dtype: str, sink: Sink, how: How, threads: int, stop: Event
+) -> None:
+    """Make a process ready; Ctrl-C is its parent's to deal with, whose end is its own, too."""
+    global _work  # noqa: PLW0603  (how a pool hands something to its processes)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    segmenter = FewShotSegmenter.load(folder, device=device, dtype=dtype)
+    _work = _Work(segmenter, sink, how, stop)
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _answers(group: list[Query]) -> list[Entry]:
+    """What becomes of a group of images; of those that a stop leaves, nothing."""
+    entries: list[Entry] = []
+    if not _work.stop.is_set():
+        entries.extend(answers(_work.segmenter, group, _work.sink, _work.how))
+    return entries
