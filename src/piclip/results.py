@@ -269,11 +269,17 @@ class Segmentation:
                 f"{there[0]} is there already, of an earlier run or of another image of that name; "
                 f"choose another folder or name=, or replace it with overwrite=True."
             )
-        mask = self.mask if len(self.class_names) == 1 else class_map_image(self.class_map)
-        write_png(mask, paths["mask"])
-        if overlay:
-            write_png(self.overlay(), paths["overlay"])
+        for kind, picture in self.pictures(overlay=overlay).items():
+            write_png(picture, paths[kind])
         return paths
+
+    def pictures(self, *, overlay: bool = False) -> dict[str, Image.Image | npt.NDArray[Any]]:
+        """What `save` writes, for `piclip.io.outputs.write_png`: the "mask", and the "overlay"."""
+        one = len(self.class_names) == 1
+        found: dict[str, Image.Image | npt.NDArray[Any]] = {
+            "mask": self.mask if one else class_map_image(self.class_map)
+        }
+        return found | {"overlay": self.overlay()} if overlay else found
 
     def to_coco(
         self, file_name: str | None = None, *, instances: bool = True, polygons: bool = False

@@ -1,16 +1,16 @@
-"""Images through one fitted segmenter into one sink: read, segmented and kept, side by side."""
+"""Images through one fitted segmenter into one keeper: read, segmented and kept, side by side."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from piclip.annotation.journal import Entry
 from piclip.annotation.queries import Query, Stamp, stamp_of
-from piclip.annotation.sinks import Sink
+from piclip.annotation.sinks import Keeper
 from piclip.errors import ImageError, OutputError, PiclipError
 from piclip.io.images import MAX_PIXELS
 from piclip.results import MIN_PRESENCE, Segmentation
@@ -35,8 +35,8 @@ class How:
 
 
 def answers(
-    segmenter: FewShotSegmenter, queries: Iterable[Query], sink: Sink, how: How
-) -> Iterator[Entry]:
+    segmenter: FewShotSegmenter, queries: Iterable[Query], keeper: Keeper, how: How
+) -> Generator[Entry, None, None]:
     """Segment images and keep their results, in order, in memory that does not grow.
 
     While some images are segmented, a thread reads the next ones and another writes what was found
@@ -45,7 +45,7 @@ def answers(
     Args:
         segmenter: It has learned the classes.
         queries: The images; one that cannot be read, or kept, gives an entry with the reason.
-        sink: Keeps each result.
+        keeper: Keeps each result.
         how: How to segment.
 
     Raises:
@@ -87,8 +87,8 @@ def answers(
     with ThreadPoolExecutor(1) as writer:
         try:
             for result in results:
-                answered.append(writer.submit(_kept, sink, *next_asked(), result))
-                while len(answered) > how.batch_size:
+                answered.append(writer.submit(_kept, keeper, *next_asked(), result))
+                while len(answered) >= how.batch_size:
                     yield answered.popleft().result()
         except (Exception, KeyboardInterrupt):  # what has its result is kept all the same
             while answered:
@@ -99,14 +99,21 @@ def answers(
         yield from (entry for _, entry in asked if isinstance(entry, Entry))
 
 
-def _kept(sink: Sink, query: Query, stamp: Stamp, result: Segmentation) -> Entry:
+def _kept(keeper: Keeper, query: Query, stamp: Stamp, result: Segmentation) -> Entry:
     try:
-        kept = sink.keep(query, result)
+        kept = keeper.keep(query, result)
+        if stamp_of(query.file) != stamp:
+            return Entry(query.path, stamp, reason=changed(query.file))
     except OutputError:
         raise
     except PiclipError as error:
         return Entry(query.path, stamp, reason=str(error))
     return Entry(query.path, stamp, kept.found, files=kept.files)
+
+
+def changed(file: str) -> str:
+    """What is said of an image that is no longer the one that was read."""
+    return f"{file}: the image vanished or changed meanwhile; run the same command again."
 
 
 def _known(entry: Entry) -> Future[Entry]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from piclip.annotation.answers import How, answers
+from piclip.annotation.answers import How, answers, changed
 from piclip.annotation.journal import ADVICE, Entry, Journal
 from piclip.annotation.queries import Failure, Queries, Query, own_names, stamp_of, stem_of
 from piclip.annotation.sinks import MaskFiles, Regions, Sink
@@ -18,12 +18,11 @@ from piclip.errors import ImageError, UsageError
 from piclip.formats.label_files import written
 from piclip.io.outputs import ensure_folder
 from piclip.io.ownership import owned
+from piclip.results import OVERLAYS
 from piclip.segmenter import FewShotSegmenter
 
 RESULTS = "results.json"
 """What a folder of masks says about them, for people and programs."""
-
-_CHANGED = "the image vanished or changed meanwhile; run the same command again"
 
 
 class Job:
@@ -76,7 +75,7 @@ class Job:
     def failures(self) -> list[Failure]:
         """The images that have no result after a run, or changed meanwhile."""
         return [
-            Failure(query.path, self.journal.reason(query.path) or f"{query.file}: {_CHANGED}.")
+            Failure(query.path, self.journal.reason(query.path) or changed(query.file))
             for query in map(self.queries.__getitem__, self._failed())
         ]
 
@@ -120,9 +119,12 @@ def mask_job(
         OutputError: The folder cannot be written, or is being written by another run.
         UsageError: The folder holds other results, or files that no run of piclip has made.
     """
-    ensure_folder(output)
     path = output / "results.journal"
-    with owned(output, output / ".piclip.lock"):
+    with (
+        _there(output),
+        _there(output / OVERLAYS if overlays else output),
+        owned(output, output / ".piclip.lock"),
+    ):
         queries = Queries(list(files))
         if not overwrite and not path.exists():
             _refuse_others(queries, output)
@@ -133,7 +135,9 @@ def mask_job(
             try:
                 yield job
             finally:
-                if path.exists():  # else the folder was taken away, and is not made again
+                if not len(journal):
+                    path.unlink(missing_ok=True)
+                elif path.exists():  # else the folder was taken away, and is not made again
                     with written(output / RESULTS) as out:
                         out.writelines(results_of(journal))
 
@@ -174,6 +178,19 @@ def results_of(journal: Journal, *, ascii_only: bool = False) -> Iterator[str]:
     for number, entry in enumerate(journal.entries()):
         yield (",\n" if number else "\n") + encode(_result(entry))
     yield "\n]}\n"
+
+
+@contextmanager
+def _there(folder: Path) -> Iterator[None]:
+    """A folder, which is not left behind if nothing came into it."""
+    new = not folder.exists()
+    ensure_folder(folder)
+    try:
+        yield
+    finally:
+        if new:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 def _result(entry: Entry) -> dict[str, Any]:

@@ -172,6 +172,8 @@ class Journal:
 
     def close(self) -> None:
         """End writing and reading."""
+        if self._lines.closed:
+            return
         try:
             self.sync()
         except OSError as error:

@@ -12,11 +12,12 @@ import numpy as np
 
 from piclip.annotation.journal import Entry, Journal
 from piclip.annotation.queries import Query
-from piclip.errors import MaskError, OutputError
+from piclip.errors import MaskError
 from piclip.formats.labels import LabelledFile, Region
 from piclip.formats.predicted import from_segmentation
 from piclip.formats.run_length import RunLengthMask
-from piclip.results import Segmentation
+from piclip.io.outputs import write_png
+from piclip.results import OVERLAYS, Segmentation
 
 _DIGITS = 6
 
@@ -34,8 +35,8 @@ class Kept:
     files: tuple[Path, ...] = ()
 
 
-class Sink(Protocol):
-    """Takes results one by one; processes have a copy each, so it holds no state."""
+class Keeper(Protocol):
+    """Takes results one by one, in a thread of its own."""
 
     def keep(self, query: Query, result: Segmentation) -> Kept:
         """Keep one result.
@@ -45,6 +46,10 @@ class Sink(Protocol):
             PiclipError: Another error is that of this image alone.
         """
         ...
+
+
+class Sink(Keeper, Protocol):
+    """A keeper of results that stay; processes have a copy each, so it holds no state."""
 
     def holds(self, journal: Journal, path: str) -> bool:
         """Whether all that was written for an image of the journal is still there."""
@@ -56,7 +61,7 @@ class MaskFiles:
     """A PNG of each image's size, and an overlay if asked for; see `Segmentation.save`.
 
     Attributes:
-        folder: Is there, and stays while images are segmented.
+        folder: Is there, with a folder for overlays if those are asked for.
         overlays: Write overlays too.
     """
 
@@ -65,16 +70,17 @@ class MaskFiles:
 
     def keep(self, query: Query, result: Segmentation) -> Kept:
         """Write the files; the journal has their names, the mask's shares and mean scores."""
-        if not self.folder.is_dir():
-            raise OutputError(
-                f"{self.folder} was removed or its disk taken away while this ran; run the same "
-                f"command again when it is back."
-            )
-        paths = result.save(self.folder, overlay=self.overlays, name=query.name, overwrite=True)
+        paths = {"mask": f"{query.name}.png"}
+        if self.overlays:
+            paths["overlay"] = f"{OVERLAYS}/{query.name}.png"
+        files = []
+        for kind, picture in result.pictures(overlay=self.overlays).items():
+            # A folder that was taken away is not made again: its journal is not there.
+            files.append(write_png(picture, self.folder / paths[kind], make_folder=False))
         inside, (height, width) = result.mask, result.size
         score = result.score
         found = {
-            **{kind: path.relative_to(self.folder).as_posix() for kind, path in paths.items()},
+            **paths,
             "width": width,
             "height": height,
             "share": _rounded(inside.mean()),
@@ -83,7 +89,7 @@ class MaskFiles:
             "mean_score": _rounded(score.mean()),
             "mean_score_inside": _rounded(score[inside].mean()) if inside.any() else None,
         }
-        return Kept(found, tuple(paths.values()))
+        return Kept(found, tuple(files))
 
     def holds(self, journal: Journal, path: str) -> bool:
         """Whether the mask, and the overlay if asked for, are there and not empty."""

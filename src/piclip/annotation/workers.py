@@ -7,7 +7,7 @@ import os
 import signal
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ _WAITING = 2
 
 def answers_of_workers(
     segmenter: FewShotSegmenter, queries: Iterable[Query], sink: Sink, how: How, workers: int
-) -> Iterator[Entry]:
+) -> Generator[Entry, None, None]:
     """As `answers`, in the same order and with the same groups of images.
 
     The processes are started anew (spawn), read what the segmenter has learned from a temporary

@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
@@ -16,6 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from piclip.annotation.answers import How, answers
+from piclip.annotation.queries import Query as ToSegment
+from piclip.annotation.sinks import Kept
 from piclip.errors import ImageError, PiclipError, UsageError
 from piclip.io.decoding import ImageSource
 from piclip.io.images import MAX_PIXELS, read_image, read_mask
@@ -282,20 +286,20 @@ class AppSession:
         for name in dict.fromkeys(example.class_name for example in examples):
             supports = [Support(e.image, e.mask) for e in examples if e.class_name == name]
             segmenter.fit(supports, name=name, max_pixels=self.limits.pixels)
+        own = {str(query.path): query for query in queries}
+        how = How(batch_size=1, max_pixels=self.limits.pixels)
+        asked = (ToSegment(path, path) for path in own)
         start = monotonic()
-        for done, query in enumerate(queries, start=1):
-            if self._stop.is_set():
-                return
-            try:
-                (result,) = segmenter.predict([query.path], max_pixels=self.limits.pixels)
-            except PiclipError as error:
-                if query in self.queries:
-                    self.failures.append(str(error).replace(str(query.path), query.file_name))
-            else:
-                self._keep(query, result)
-            yield Step(done, len(queries), (monotonic() - start) / done * (len(queries) - done))
+        with closing(answers(segmenter, asked, _Answers(self, own), how)) as entries:
+            for done, entry in enumerate(entries, start=1):
+                query = own[entry.path]
+                if entry.reason is not None and query in self.queries:
+                    self.failures.append(entry.reason.replace(entry.path, query.file_name))
+                yield Step(done, len(queries), (monotonic() - start) / done * (len(queries) - done))
+                if self._stop.is_set():
+                    return
 
-    def _keep(self, query: Query, result: Segmentation) -> None:
+    def keep(self, query: Query, result: Segmentation) -> None:
         """Store a result: full scores on disk, a preview in memory."""
         if result.image is None:
             raise UsageError("The result holds no image.")
@@ -329,6 +333,19 @@ class AppSession:
         taken = {query.name.lower() for query in self.queries}
         names = chain([stem], (f"{stem}-{number}" for number in count(2)))
         return next(name for name in names if name.lower() not in taken)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The sink of a run: answers of the session."""
+
+    session: AppSession
+    queries: Mapping[str, Query]
+
+    def keep(self, query: ToSegment, result: Segmentation) -> Kept:
+        """Give a result to the session."""
+        self.session.keep(self.queries[query.path], result)
+        return Kept({})
 
 
 class Sessions:

@@ -6,6 +6,7 @@ Output for people goes to stderr; with ``--json`` data goes to stdout.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -102,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 for a failure, 2 for a wrong command line.
     """
+    if arguments is None:
+        _stop_as_by_ctrl_c()
     try:
         typer.main.get_command(app)(args=arguments, prog_name="piclip")
     except SystemExit as leaving:
@@ -115,6 +118,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _show_traceback()
         return _fail(_unexpected(error), 1)
     return 0
+
+
+def _stop_as_by_ctrl_c() -> None:
+    """Let a closed terminal (SIGHUP) and kill (SIGTERM) end a command as Ctrl-C does."""
+    for name in ("SIGHUP", "SIGTERM"):  # Windows has no SIGHUP, and nohup has it ignored
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def _unexpected(error: Exception) -> str:

@@ -27,6 +27,7 @@ _ADVICE = {
     errno.EROFS: "the disk is read-only; choose another folder",
     errno.EACCES: "permission is denied; choose a folder that you may write to",
     errno.EPERM: "permission is denied; choose a folder that you may write to",
+    errno.ENOENT: "its folder was removed or its disk taken away; try again when it is back",
     errno.ENOTDIR: "a file is where a folder should be; move it away or choose another folder",
     errno.EEXIST: "a file is where a folder should be; move it away or choose another folder",
     errno.EISDIR: "a folder is where the file should be; move it away or choose another name",
@@ -55,15 +56,15 @@ def ensure_folder(path: str | Path) -> Path:
 
 
 @contextmanager
-def atomic_path(destination: str | Path) -> Iterator[Path]:
+def atomic_path(destination: str | Path, *, make_folder: bool = True) -> Iterator[Path]:
     """Give a temporary path to write to, renamed to the destination once all went well.
 
-    The temporary file lies in the destination's folder (which is made if need be) and has its
-    suffix. Whatever ends the block early, an interrupt included, removes it and leaves an older
-    destination as it was.
+    The temporary file lies in the destination's folder and has its suffix. Whatever ends the block
+    early, an interrupt included, removes it and leaves an older destination as it was.
 
     Args:
         destination: The file to make or to replace; a link is followed.
+        make_folder: Make its folder if need be; else a folder that was taken away is an error.
 
     Yields:
         The path to write to; nothing exists there yet.
@@ -72,7 +73,8 @@ def atomic_path(destination: str | Path) -> Iterator[Path]:
         OutputError: An OSError inside the block or while renaming, as one sentence.
     """
     target = Path(os.path.realpath(destination))
-    ensure_folder(target.parent)
+    if make_folder:
+        ensure_folder(target.parent)
     temporary = target.parent / f".piclip-{secrets.token_hex(6)}{target.suffix}"
     with advice_for(Path(destination)):
         if target.exists() and not target.is_file():
@@ -88,13 +90,16 @@ def atomic_path(destination: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_png(image: Image.Image | npt.NDArray[Any], path: str | Path) -> Path:
+def write_png(
+    image: Image.Image | npt.NDArray[Any], path: str | Path, *, make_folder: bool = True
+) -> Path:
     """Write a PNG file atomically.
 
     Args:
         image: A Pillow image (its mode and palette are kept), a bool array (H, W), written as
             0 and 255, or a uint8 array (H, W) or (H, W, 3).
         path: The file to make or to replace.
+        make_folder: As in `atomic_path`.
 
     Returns:
         The path written.
@@ -108,7 +113,7 @@ def write_png(image: Image.Image | npt.NDArray[Any], path: str | Path) -> Path:
     # Encoded in memory first: a full disk then fails in one write, with its errno.
     data = io.BytesIO()
     image.save(data, format="PNG")
-    return _write_bytes(data.getvalue(), Path(path))
+    return _write_bytes(data.getvalue(), Path(path), make_folder=make_folder)
 
 
 def write_json(value: object, path: str | Path) -> Path:
@@ -133,8 +138,8 @@ def write_json(value: object, path: str | Path) -> Path:
     return _write_bytes((text + "\n").encode("utf-8", "backslashreplace"), Path(path))
 
 
-def _write_bytes(data: bytes, path: Path) -> Path:
-    with atomic_path(path) as temporary:
+def _write_bytes(data: bytes, path: Path, *, make_folder: bool = True) -> Path:
+    with atomic_path(path, make_folder=make_folder) as temporary:
         temporary.write_bytes(data)
     return path
 

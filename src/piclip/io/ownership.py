@@ -33,14 +33,14 @@ def owned(output: Path, lock: Path) -> Iterator[None]:
     """
     ensure_folder(lock.parent)
     holding = FileLock(lock, timeout=0)
-    try:
-        with advice_for(lock):
+    with advice_for(lock):
+        try:
             holding.acquire()
-    except Timeout as error:
-        raise OutputError(
-            f"{output} is being written by {_holder(lock)}; wait for its end, or choose another "
-            f"--output."
-        ) from error
+        except Timeout as error:  # an OSError, too
+            raise OutputError(
+                f"{output} is being written by {_holder(lock)}; wait for its end, or choose "
+                f"another --output."
+            ) from error
     try:
         with suppress(OSError):  # Windows lets nobody write to a locked file
             lock.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
