@@ -1,6 +1,7 @@
 """The session behind the page, without a browser: what it takes, refuses, computes and deletes."""
 
 import json
+import os
 import zipfile
 
 import numpy as np
@@ -255,6 +256,28 @@ def test_sessions_do_not_mix_and_their_files_go(tmp_path):
     assert len(sessions) == 0 and list(tmp_path.iterdir()) == []
     with pytest.raises(UsageError, match="session_hash"):
         sessions.of(None, None)
+
+
+def test_what_a_closed_tab_sent_goes_with_it_and_what_others_sent_stays(tmp_path):
+    browser = tmp_path / "browser"
+    browser.mkdir()
+    sessions = Sessions(tmp_path / "sessions", Limits(), browser)
+    first = sessions.of(None, "first")
+    sent = browser / "a" / "photo.jpg"
+    sent.parent.mkdir()
+    sent.write_bytes(b"first's")
+    second = sessions.of(None, "second")
+    for session, later in ((first, 0), (second, 20)):
+        session.began = sent.stat().st_mtime - 10 + later
+    own = browser / "photo.jpg"
+    own.write_bytes(b"second's")
+    os.utime(own, (second.began + 1,) * 2)
+    sessions.close(None, "unknown")
+    assert sent.exists()
+    sessions.close(None, "first")
+    assert not sent.exists() and own.exists()
+    sessions.close(None, "second")
+    assert not own.exists()
 
 
 def test_paint_becomes_a_mask():

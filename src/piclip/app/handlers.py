@@ -75,6 +75,11 @@ class Handlers:
         """The session of the tab that a request comes from."""
         return self.sessions.of(request.username, request.session_hash)
 
+    @told()
+    def load(self, request: gr.Request) -> None:
+        """A tab was opened: what it sends from now on is its own."""
+        self.session(request)
+
     def unload(self, request: gr.Request) -> None:
         """A tab was closed or loaded anew: forget it and delete its files."""
         self.sessions.close(request.username, request.session_hash)

@@ -60,7 +60,7 @@ def build_page(sessions: Sessions, models: Models) -> gr.Blocks:
                 handlers.run, images.model, [images.status, images.run, images.stop], **_RUN
             )
             ran.success(handlers.show, None, results, **_NOW)
-        page.load(None, None, None, js=LISTEN, api_visibility="private")
+        page.load(handlers.load, None, None, js=LISTEN, api_visibility="private")
         page.unload(handlers.unload)
     return page
 

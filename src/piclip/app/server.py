@@ -91,7 +91,7 @@ def serve(settings: Settings) -> Iterator[Served]:
             from piclip.app.page import build_page  # noqa: PLC0415
 
         hosts = Hosts(settings.host, settings.allow_hosts)
-        sessions = Sessions(Path(name) / "sessions", settings.limits)
+        sessions = Sessions(Path(name) / "sessions", settings.limits, Path(name) / "browser")
         models = Models(
             settings.model,
             visual=settings.visual,

@@ -6,11 +6,11 @@ import secrets
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import NamedTuple
 
 import numpy as np
@@ -132,6 +132,7 @@ class AppSession:
         self.threshold = 0.5
         self.min_presence = MIN_PRESENCE
         self.used = monotonic()
+        self.began = time()
         self._lock = threading.Lock()
         self._busy = threading.Lock()
         self._stop = threading.Event()
@@ -356,10 +357,11 @@ class Sessions:
     Args:
         folder: Where the sessions make their folders.
         limits: What each may hold.
+        browser: Where gradio keeps what browsers sent and show, of all tabs together.
     """
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, limits: Limits, browser: Path | None = None) -> None:
+        self._folder, self._browser = folder, browser
         self.limits = limits
         self._sessions: dict[tuple[str, str], AppSession] = {}
         self._lock = threading.Lock()
@@ -399,6 +401,18 @@ class Sessions:
             session = self._sessions.pop((user or "", identifier or ""), None)
         if session is not None:
             session.close()
+            self._forget_browser()
+
+    def _forget_browser(self) -> None:
+        """Delete what is older than every open tab: it was a closed one's."""
+        if self._browser is None:
+            return
+        with self._lock:
+            oldest = min((session.began for session in self._sessions.values()), default=None)
+        for file in list(self._browser.rglob("*")):
+            with suppress(OSError):  # gradio deletes, too
+                if file.is_file() and (oldest is None or file.stat().st_mtime < oldest):
+                    file.unlink()
 
     def close_all(self) -> None:
         """End all sessions and delete their files."""
