@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -299,3 +300,15 @@ def test_a_signal_stops_a_command_as_ctrl_c_does(world_of_scenes, tmp_path, mode
     done = sum(entry["status"] == "done" for entry in entries)
     assert f"Stopped with {done} of 407 images done" in said
     assert not (output / ".piclip.lock").exists()
+
+
+def test_the_documented_lines_work(world_of_scenes, model, tmp_path, monkeypatch, capsys):
+    _, photos = world_of_scenes
+    page = Path(__file__).parents[2] / "docs" / "many-images.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    code = code.replace('"openai/clip-vit-base-patch16"', repr(str(model)))
+    code = code.replace("zebra.jpg", "support.png").replace("zebra.png", "mask.png")
+    monkeypatch.chdir(photos.parent)
+    exec(code.replace("workers=2", "workers=1"), {})
+    assert "broken.png" in capsys.readouterr().out
+    assert len(list(Path("masks").glob("*.png"))) == 6

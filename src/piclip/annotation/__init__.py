@@ -1,7 +1,14 @@
-"""Annotate a folder: learn from the images that are labelled, propose regions for the others.
+"""Go through many images: learn from those that are labelled, find the regions of all others.
 
-The pieces of ``piclip annotate``, in the order in which it uses them: `fitted` chooses the
-labelled images and learns from them, `holdout` measures what to expect, `proposals` finds the
-other images and their regions, `journal` keeps each finished image, and `export` writes them in
-any format of `piclip.formats`, and which images a person should label next.
+`queries` are the images; `fitted` chooses the labelled ones and learns from them, and `holdout`
+measures what to expect. `answers` segments images and gives each result to a keeper (`sinks`),
+`workers` does so on several processes, `journal` has a line per finished image, and `jobs` is all
+of that together, resumable. `export` writes what was found in any format of `piclip.formats`, and
+which images a person should label next.
 """
+
+from piclip.annotation.answers import How, answers
+from piclip.annotation.jobs import Job, mask_job, region_job
+from piclip.annotation.queries import Queries, Query, query_files
+
+__all__ = ["How", "Job", "Queries", "Query", "answers", "mask_job", "query_files", "region_job"]
