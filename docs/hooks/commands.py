@@ -10,7 +10,7 @@ import typer
 from piclip.cli import app
 
 PAGE = "commands.md"
-_WIDTH = 96
+_WIDTH = 88
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:  # noqa: ANN401 - mkdocs' own

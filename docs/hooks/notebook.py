@@ -85,5 +85,6 @@ def in_markdown(cell: Cell) -> str:
         parts.append(f"\n```text\n{said}\n```\n")
     if picture:
         encoded = base64.b64encode(picture).decode()
-        parts.append(f'\n<img alt="What the cell shows" src="data:image/png;base64,{encoded}">\n')
+        source = f"data:image/png;base64,{encoded}"
+        parts.append(f'\n<img class="output" alt="What the cell shows" src="{source}">\n')
     return "".join(parts)

@@ -1,11 +1,13 @@
 """What the site makes of the code: the tutorial, run, and the reference of the commands."""
 
 import json
+import re
+from xml.etree import ElementTree
 
 import pytest
 import typer
 
-from docs.hooks import commands, notebook
+from docs.hooks import commands, formulas, notebook
 from piclip.cli import app
 
 
@@ -81,3 +83,23 @@ def test_every_command_is_in_the_reference_with_every_option():
         for parameter in command.params:
             if parameter.param_type_name == "option" and not parameter.hidden:
                 assert parameter.opts[0] in text
+
+
+def test_a_formula_becomes_a_picture_that_says_what_it_is():
+    inline = '<p>so <span class="arithmatex">\\(a &lt; b\\)</span></p>'
+    page = inline + '<div class="arithmatex">\\[a\\]</div>'
+    drawn = formulas.on_page_content(page)
+    pictures = re.findall(r"<svg .*?</svg>", drawn)
+    assert [ElementTree.fromstring(each).get("aria-label") for each in pictures] == ["a < b", "a"]
+    assert drawn.startswith('<p>so <span class="formula"><svg') and "arithmatex" not in drawn
+    with pytest.raises(ValueError, match="Unknown symbol"):
+        formulas.svg(r"\nonsense")
+
+
+def test_every_formula_of_the_pages_can_be_drawn():
+    text = (notebook.NOTEBOOK.parent / "method.md").read_text(encoding="utf-8")
+    found = [a or b for a, b in re.findall(r"\$\$(.*?)\$\$|\$([^$\n]+)\$", text, re.S)]
+    assert len(found) > 30
+    for latex in found:
+        picture = ElementTree.fromstring(formulas.svg(latex))
+        assert len(picture[0].get("d")) > 50
