@@ -180,6 +180,9 @@ def test_the_figures_on_photographs_are_those_of_the_files():
         on_voc = titled("docs/photographs.md", "mIoU" if title == "final mask" else title)
         assert expected[:2] in on_voc, (title, expected)
     assert (voc["images"], coco["images"]) == (221, 356)
+    one, five = (miou(voc["rows"], k, map="final").split()[0] for k in (1, 5))
+    first_page = " ".join((ROOT / "docs/index.md").read_text(encoding="utf-8").split())
+    assert f"with one labelled photograph {one} mIoU, with five {five}," in first_page
 
 
 def test_the_table_of_the_readme_is_that_of_the_files():
