@@ -2,8 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/installed
+DOCS_INSTALLED := .venv/docs-installed
 
-.PHONY: help demo test test-slow test-browser lint benchmark experiments experiments-quick builtin clean
+.PHONY: help demo test test-slow test-browser lint docs benchmark experiments experiments-quick builtin clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +13,7 @@ help:
 	@echo "make test-slow          run the tests that take minutes too"
 	@echo "make test-browser       the tests of the web page in Chromium"
 	@echo "make lint               ruff, mypy --strict and the layers of the imports"
+	@echo "make docs               build the documentation site into site/; a broken link is an error"
 	@echo "make benchmark          measure quality on the built-in world, then speed"
 	@echo "make experiments        train and compare all decoders on the built-in world (1.5 hours; resumes)"
 	@echo "make experiments-quick  the same path in minutes; its figures say little"
@@ -45,6 +47,14 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# What the site needs comes into the same environment, which has the pinned versions of all else.
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[docs]'
+	@touch $@
+
+docs: $(DOCS_INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 benchmark: $(INSTALLED)
 	$(BIN)/piclip benchmark scenes
 	$(BIN)/piclip benchmark speed
@@ -70,4 +80,4 @@ builtin: $(INSTALLED)
 	$(BIN)/python -m world.builtin runs/builtin
 
 clean:
-	rm -rf .venv demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	rm -rf .venv demo site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info

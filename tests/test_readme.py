@@ -1,5 +1,6 @@
-"""The README's Python runs as it is printed."""
+"""The Python of the README and of the first pages runs as printed; figures are those measured."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,17 +8,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from piclip.clip.checkpoints import BUILTIN_FOLDER
 from piclip.datasets.scenes import make_scene
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 MODEL = "openai/clip-vit-base-patch16"
 
 
-def blocks():
-    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
 
 
 def in_the_hubs_cache(cache, name):
@@ -30,33 +32,202 @@ def in_the_hubs_cache(cache, name):
     snapshot.symlink_to(BUILTIN_FOLDER)
 
 
-def test_the_python_of_the_readme_runs_as_printed(tmp_path):
-    code = blocks()
-    assert len(code) == 3
-    assert f'from_pretrained("{MODEL}")' in code[0]
-    in_the_hubs_cache(tmp_path / "cache", MODEL)
-    (tmp_path / "photos").mkdir()
-    names = sorted(set(re.findall(r'"([\w/]+\.(?:jpg|png))"', "".join(code))))
-    supports = [f"{name}.{kind}" for name in ("lion1", "lion2", "zebra") for kind in ("jpg", "png")]
-    assert names == ["a.jpg", "b.jpg", *supports]
-    for name in names:
-        scene = make_scene(0, len(name), include="cat")
-        mask = scene.mask("cat").astype(np.uint8) * 255
-        Image.fromarray(mask if name.endswith("png") else scene.image).save(tmp_path / name)
-    Image.fromarray(make_scene(1, 0).image).save(tmp_path / "photos" / "one.jpg")
-    (tmp_path / "photos" / "two.jpg").write_bytes(b"no picture")
-    (tmp_path / "readme.py").write_text("\n".join([*code, "print(coco['images'], vvp.shape)"]))
-    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    ran = subprocess.run(
-        [sys.executable, "readme.py"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert "two.jpg: this is not an image" in ran.stdout
-    assert "'file_name': 'one.jpg'" in ran.stdout and "[1, 2, 1, 256]" in ran.stdout
-    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["a.png", "b.png"]
+@pytest.fixture
+def run_page(tmp_path):
+    """Run the Python of a page where the files are that it names; what it prints comes back."""
+
+    def run(page, more=""):
+        code = blocks(page)
+        assert f'from_pretrained("{MODEL}")' in code[0]
+        in_the_hubs_cache(tmp_path / "cache", MODEL)
+        (tmp_path / "photos").mkdir()
+        for name in set(re.findall(r'"([\w/]+\.(?:jpg|png))"', "".join(code))):
+            scene = make_scene(0, len(name), include="cat")
+            mask = scene.mask("cat").astype(np.uint8) * 255
+            Image.fromarray(mask if name.endswith("png") else scene.image).save(tmp_path / name)
+        Image.fromarray(make_scene(1, 0).image).save(tmp_path / "photos" / "one.jpg")
+        (tmp_path / "photos" / "two.jpg").write_bytes(b"no picture")
+        (tmp_path / "page.py").write_text("\n".join([*code, more]))
+        environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+        ran = subprocess.run(
+            [sys.executable, "page.py"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["a.png", "b.png"]
+        return ran.stdout
+
+    return run
+
+
+def test_the_python_of_the_readme_runs_as_printed(run_page, tmp_path):
+    (code,) = blocks("README.md")
+    assert len(code.splitlines()) <= 11
+    run_page("README.md")
     assert (tmp_path / "my-animals" / "segmenter.json").is_file()
+
+
+def test_the_python_of_the_first_page_runs_as_printed(run_page):
+    assert len(blocks("docs/index.md")) == 1
+    run_page("docs/index.md")
+
+
+def test_the_how_to_from_python_runs_as_printed(run_page, tmp_path):
+    assert len(blocks("docs/how-to-python.md")) == 3
+    printed = run_page("docs/how-to-python.md", "print(coco['images'], vvp.shape)")
+    assert "two.jpg: this is not an image" in printed
+    assert "'file_name': 'one.jpg'" in printed and "[1, 2, 1, 256]" in printed
+    assert (tmp_path / "my-animals" / "segmenter.json").is_file()
+
+
+# Figures: rows of tables as the files of results have them.
+
+
+def measured(name):
+    return json.loads((ROOT / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def miou(entries, shot, **wanted):
+    """One figure with its interval."""
+    (found,) = (entry for entry in entries if {"shot": shot, **wanted}.items() <= entry.items())
+    return f"{found['miou']:.1f} ± {found['ci95']:.1f}"
+
+
+def share(results, shot, field):
+    """A percentage of the episodes without the class, or with it."""
+    (found,) = (m for m in results["modes"] if (m["mode"], m["shot"]) == ("absent", shot))
+    return f"{100 * found[field]:.0f} %"
+
+
+def cells(page):
+    """The rows of all tables of a page, without emphasis."""
+    lines = (ROOT / page).read_text(encoding="utf-8").replace("**", "").splitlines()
+    return [[c.strip() for c in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
+
+
+def row(page, start):
+    """The cells beside the one that starts so."""
+    (found,) = (cells[1:] for cells in cells(page) if cells[0].startswith(start))
+    return found
+
+
+def scene_rows():
+    results = measured("scenes")
+    maps = {
+        "VTP": "VTP",
+        "VTP + PIR": "VTP+PIR",
+        "VVP": "VVP",
+        "VVP + PIR": "VVP+PIR",
+        "contrast, on the patch grid": "contrast",
+        "fused, on the patch grid": "fused",
+        "final mask": "final",
+    }
+    rows = {
+        title: [miou(results["rows"], k, map=name) for k in (1, 5)] for title, name in maps.items()
+    }
+    modes = {
+        "under a name that no model knows": "nameless",
+        "with supports of another class": "wrong-support",
+    }
+    rows |= {
+        title: [miou(results["modes"], k, mode=mode) for k in (1, 5)]
+        for title, mode in modes.items()
+    }
+    return rows | {
+        "scenes without the class that get a mask": [
+            share(results, k, "absent_masked") for k in (1, 5)
+        ],
+        "scenes with the class that get none": [share(results, k, "present_lost") for k in (1, 5)],
+    }
+
+
+def titled(page, title):
+    """The one row whose first cell is the title, whatever explanation follows it."""
+    found = [
+        cells[1:]
+        for cells in cells(page)
+        if re.fullmatch(rf"{re.escape(title)}( \(.*\)|, last .*)?", cells[0])
+    ]
+    assert found, f"{page} has no row {title!r}"
+    return found
+
+
+@pytest.mark.parametrize("page", ["docs/measured.md", "src/piclip/clip/builtin/MODEL_CARD.md"])
+def test_the_figures_on_drawn_scenes_are_those_of_the_file(page):
+    for title, expected in scene_rows().items():
+        assert expected in titled(page, title), (title, expected)
+
+
+def test_the_figures_on_photographs_are_those_of_the_files():
+    voc, coco = measured("photos"), measured("photos-coco")
+    runs = ((voc, 1), (voc, 5), (coco, 1))
+    rows = {
+        "final mask": [miou(run["rows"], k, map="final") for run, k in runs],
+        "with supports of another class": [
+            miou(run["modes"], k, mode="wrong-support") for run, k in runs
+        ],
+        "images without the class that get a mask": [
+            share(run, k, "absent_masked") for run, k in runs
+        ],
+        "images with the class that get none": [share(run, k, "present_lost") for run, k in runs],
+    }
+    for title, expected in rows.items():
+        assert expected in titled("docs/measured.md", title), (title, expected)
+        on_voc = titled("docs/photographs.md", "mIoU" if title == "final mask" else title)
+        assert expected[:2] in on_voc, (title, expected)
+    assert (voc["images"], coco["images"]) == (221, 356)
+    one, five = (miou(voc["rows"], k, map="final").split()[0] for k in (1, 5))
+    first_page = " ".join((ROOT / "docs/index.md").read_text(encoding="utf-8").split())
+    assert f"with one labelled photograph {one} mIoU, with five {five}," in first_page
+
+
+def test_the_table_of_the_readme_is_that_of_the_files():
+    voc, coco, scenes = (measured(name) for name in ("photos", "photos-coco", "scenes"))
+    for title, run in (("221 VOC photographs", voc), ("drawn scenes, built-in model", scenes)):
+        figures = [miou(run["rows"], k, map="final") for k in (1, 5)]
+        drawn = " / ".join(share(run, k, "absent_masked") for k in (1, 5))
+        assert row("README.md", title) == [*figures, drawn]
+    figures = [miou(coco["rows"], 1, map="final"), "not measured"]
+    assert row("README.md", "356 COCO") == [*figures, share(coco, 1, "absent_masked")]
+
+
+def test_the_figures_of_speed_are_those_of_the_file():
+    speed = measured("speed")
+    fields = {
+        "one class": "one_class",
+        "each further class": "extra_class",
+        "20 classes": "twenty_classes",
+        "`predict`, one class": "predict_one_class",
+        "`predict`, 20 classes": "predict_twenty_classes",
+        "peak memory": "memory",
+    }
+    for title, field in fields.items():
+        assert row("docs/measured.md", title)[0] == f"{speed[field]:.2f}", title
+    one, twenty = (f"{speed[f'predict_{n}']:.2f}" for n in ("one_class", "twenty_classes"))
+    assert [row("docs/models.md", "one class"), row("docs/models.md", "20 classes")] == [
+        [one],
+        [twenty],
+    ]
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"one class costs {one} plain passes of ViT-B/16 and twenty cost {twenty}" in readme
+    assert f"takes {speed['plain_seconds']:.2f} s" in (ROOT / "docs/models.md").read_text()
+
+
+def test_the_figures_of_the_decoders_are_those_of_their_results():
+    def mean(method, prior, shots):
+        files = sorted(
+            (ROOT / "benchmarks/results").glob(f"{method}-{prior}-fold?-{shots}shot.json")
+        )
+        assert len(files) == 4
+        return np.mean([json.loads(file.read_text())["miou"][0] for file in files])
+
+    for title in ("PFENet", "BAM", "HDMNet"):
+        expected = [
+            " / ".join(f"{mean(title.lower(), prior, shots):.1f}" for shots in (1, 5))
+            for prior in ("imagenet", "piclip")
+        ]
+        assert row("docs/measured.md", title) == ["1 / 5", *expected]

@@ -42,7 +42,7 @@ class FewShotSegmenter:
 
     A frozen CLIP does it without training; a decoder was trained on other classes.
 
-    Example:
+    Examples:
         >>> from piclip import FewShotSegmenter, Support
         >>> from piclip.datasets.scenes import make_scene
         >>> shown, asked = make_scene(0, 0, include="cat"), make_scene(0, 1, include="cat")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from decoder_folders import trained
 from piclip import FewShotSegmenter, Support
-from piclip.cli import demo_photos
+from piclip.app import example_photos
 from piclip.datasets.scenes import make_scene
 
 
@@ -188,7 +188,7 @@ def test_the_demo_on_photographs(piclip, vit, tmp_path):
     ran = piclip("demo", tmp_path / "demo", "--photos", "--model", vit, "--json")
     assert ran.code == 0
     data = json.loads(ran.out)
-    assert [image["file"] for image in data["images"]] == list(demo_photos._QUERIES)
+    assert [image["file"] for image in data["images"]] == list(example_photos.QUERIES)
     for image in data["images"]:
         assert 0 <= image["presence"] <= 1
         file = (tmp_path / "demo/masks" / image["file"]).with_suffix(".png")
@@ -198,7 +198,7 @@ def test_the_demo_on_photographs(piclip, vit, tmp_path):
 
 
 def test_the_painted_mask_covers_the_animal_and_not_what_is_around():
-    mask = demo_photos.painted_mask((200, 100))
+    mask = example_photos.painted_mask((200, 100))
     assert mask.shape == (100, 200)
     assert mask[50, 100]
     assert not mask[:10].any()
@@ -209,11 +209,11 @@ def test_the_demo_says_where_its_photographs_come_from(piclip, tmp_path, monkeyp
     without_photos = piclip("demo", tmp_path / "demo", "--visual", "somewhere")
     assert without_photos.code == 2
     assert "--photos" in without_photos.sentence
-    monkeypatch.setattr(demo_photos, "find_spec", lambda name: None)
+    monkeypatch.setattr(example_photos, "find_spec", lambda name: None)
     ran = piclip("demo", tmp_path / "demo", "--photos")
     assert ran.code == 2
     assert "piclip[app]" in ran.sentence
     (tmp_path / "gradio").mkdir()
     spec = type("Spec", (), {"origin": str(tmp_path / "gradio" / "__init__.py")})
-    monkeypatch.setattr(demo_photos, "find_spec", lambda name: spec)
+    monkeypatch.setattr(example_photos, "find_spec", lambda name: spec)
     assert "cheetah1.jpg" in piclip("demo", tmp_path / "demo", "--photos").sentence

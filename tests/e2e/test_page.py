@@ -30,8 +30,8 @@ def use_example(page):
 def test_the_example_works_with_one_click_and_no_request_leaves(browser, served):
     page, requests = open_page(browser, served)
     use_example(page)
-    page.get_by_role("tab", name="VVP refined").click()
-    page.locator("#prior-visual_visual_refined img").wait_for()
+    page.get_by_role("tab", name="VTP refined").click()
+    page.locator("#prior-visual_text_refined img").wait_for()
     page.close()
     elsewhere = [url for url in requests if not url.startswith((served.url, "data:", "blob:"))]
     assert elsewhere == []
@@ -123,3 +123,11 @@ def test_two_tabs_do_not_mix(browser, served):
     playwright.expect(two.get_by_text(re.compile(r"scene-1\.png: heart"))).to_be_visible()
     one.close()
     two.close()
+
+
+def test_photographs_are_offered_with_a_model_for_photographs(page):
+    button = page.get_by_role("button", name="Cheetahs")
+    playwright.expect(button).to_be_hidden()
+    page.locator("#model input").click()
+    page.get_by_role("option", name=re.compile("CLIP ViT-B")).click()
+    playwright.expect(button).to_be_visible()

@@ -49,7 +49,7 @@ class _Endpoints:
         self._models, self._session = handlers.models, handlers.session
 
     def example(self, title: str, request: gr.Request) -> dict[str, Any]:
-        """Load built-in scenes in place of everything: "Cats", ..."""
+        """Load an example in place of everything: "Cats", ..."""
         session = self._session(request)
         load_example(session, title)
         return _contents(session)

@@ -1,4 +1,4 @@
-"""The built-in scenes behind the page's example buttons: drawn here, exact masks, offline."""
+"""What is behind the page's example buttons: drawn scenes with exact masks, and photographs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from piclip.app.example_photos import load_photos
 from piclip.app.session import AppSession, fit_picture
 from piclip.datasets.scenes import IMAGE_SIZE, Layout, make_scene
 from piclip.errors import UsageError
@@ -30,19 +31,23 @@ EXAMPLES: dict[str, ExampleScenes] = {
     "Flowers and horses": ExampleScenes(("flower", "horse"), 1),
     "Hearts, three labelled": ExampleScenes(("heart",), 3),
 }
+PHOTOGRAPHS = "Cheetahs"
 
 
 def load_example(session: AppSession, title: str) -> Image.Image:
-    """Fill a session with one of ``EXAMPLES``, in place of what it had.
+    """Fill a session with one of ``EXAMPLES`` or with ``PHOTOGRAPHS``, in place of what it had.
 
     Returns:
-        One more scene with the first class, unlabelled and enlarged, to paint on.
+        One more image with the first class, unlabelled and enlarged, to paint on.
 
     Raises:
-        UsageError: There is no such example.
+        UsageError: There is no such example, or the photographs are not installed.
     """
+    if title == PHOTOGRAPHS:
+        return load_photos(session)
     if title not in EXAMPLES:
-        raise UsageError(f"There is no example {title!r}; choose from {', '.join(EXAMPLES)}.")
+        titles = ", ".join((*EXAMPLES, PHOTOGRAPHS))
+        raise UsageError(f"There is no example {title!r}; choose from {titles}.")
     names, shots = EXAMPLES[title]
     session.clear()
     number = 1000 * list(EXAMPLES).index(title)

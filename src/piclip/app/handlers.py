@@ -14,7 +14,8 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from piclip.app.example_scenes import load_example
+from piclip.app.example_photos import missing_photo
+from piclip.app.example_scenes import PHOTOGRAPHS, load_example
 from piclip.app.files import coco_json, masks_zip, pair_by_name
 from piclip.app.models import BUILTIN, Models, hint
 from piclip.app.painting import painted_mask
@@ -41,6 +42,11 @@ PRIORS: tuple[tuple[str, str, str], ...] = (
 """Field of ``Priors``, title of the tab, explanation."""
 
 Output = Any  # what gradio takes for a component: a value, or an update of its properties
+
+
+def offers_photographs(model: str) -> bool:
+    """Whether the photographs are an example for this model, and are there."""
+    return model.strip() != BUILTIN and missing_photo() is None
 
 
 @contextmanager
@@ -87,12 +93,17 @@ class Handlers:
     # Step 1: label
 
     @told()
-    def example(self, title: str, request: gr.Request) -> tuple[Output, ...]:
-        """Load built-in scenes in place of everything, with the built-in model."""
+    def example(self, title: str, model: str, request: gr.Request) -> tuple[Output, ...]:
+        """Load an example in place of everything; drawn scenes bring the built-in model along."""
         session = self.session(request)
         editor = {"background": load_example(session, title), "layers": [], "composite": None}
         listed = (*_labelled(session), *_queries(session))
-        return session.class_names[0], editor, *listed, BUILTIN, hint(BUILTIN)
+        model = model if title == PHOTOGRAPHS else BUILTIN
+        return session.class_names[0], editor, *listed, model, hint(model)
+
+    def choose_model(self, model: str) -> tuple[Output, ...]:
+        """What to know about the model, and whether photographs are offered for it."""
+        return hint(model), gr.Row(visible=offers_photographs(model))
 
     @told()
     def add_painted(

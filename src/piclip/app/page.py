@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from html import escape
+from importlib.metadata import PackageNotFoundError, metadata
 from typing import Any, NamedTuple
 
 import gradio as gr
 
 from piclip.app.api import add_endpoints
-from piclip.app.example_scenes import EXAMPLES
-from piclip.app.handlers import PRIORS, Handlers, told
+from piclip.app.example_scenes import EXAMPLES, PHOTOGRAPHS
+from piclip.app.handlers import PRIORS, Handlers, offers_photographs, told
 from piclip.app.models import BUILTIN, Models, hint
 from piclip.app.painting import FAILURES, LISTEN, read_canvas
 from piclip.app.session import Sessions
@@ -43,26 +46,52 @@ def build_page(sessions: Sessions, models: Models) -> gr.Blocks:
     ) as page:
         add_endpoints(handlers)  # first, so that their names are free
         gr.HTML(
-            "<h1>piclip</h1><p>Label a few images, get masks for all the others.</p>",
+            "<h1>piclip</h1><p>Label a few images, get masks for all the others. "
+            f"{documentation()}</p>",
             elem_id="head",
         )
-        with gr.Row(elem_id="examples"):
-            gr.HTML("Try it with drawn scenes:", elem_classes="quiet")
-            scenes = [gr.Button(title, size="sm", variant="secondary") for title in EXAMPLES]
+        _, scenes = _examples("Try it with drawn scenes:", EXAMPLES)
+        with_photos, photos = _examples(
+            "Try it with photographs:", [PHOTOGRAPHS], visible=offers_photographs(models.default)
+        )
         labels = _label_step(handlers)
         images = _images_step(handlers)
         results = _results_step(handlers)
         filled = [*labels, *images.listed, images.model, images.hint]
         starts = [images.run.click]
-        starts += [b.click(handlers.example, b, filled, **_NOW).success for b in scenes]
+        starts += [
+            button.click(handlers.example, [button, images.model], filled, **_NOW).success
+            for button in (*scenes, *photos)
+        ]
         for start in starts:
             ran = start(
                 handlers.run, images.model, [images.status, images.run, images.stop], **_RUN
             )
             ran.success(handlers.show, None, results, **_NOW)
+        images.model.change(handlers.choose_model, images.model, [images.hint, with_photos], **_NOW)
         page.load(handlers.load, None, None, js=LISTEN, api_visibility="private")
         page.unload(handlers.unload)
     return page
+
+
+def documentation() -> str:
+    """Where the documentation is: a link, or its folder while the package names no address."""
+    try:
+        urls = metadata("piclip").get_all("Project-URL") or []
+    except PackageNotFoundError:  # a checkout on the path that nobody installed
+        urls = []
+    addresses = dict(url.split(", ", 1) for url in urls)
+    if address := addresses.get("Documentation"):
+        return f'<a href="{escape(address)}" target="_blank" rel="noopener">Documentation</a>'
+    return "Documentation: <code>docs/</code> in the repository."
+
+
+def _examples(text: str, titles: Iterable[str], **options: Any) -> tuple[gr.Row, list[gr.Button]]:  # noqa: ANN401
+    """A row of buttons, each for one example."""
+    with gr.Row(elem_classes="examples", **options) as row:
+        gr.HTML(text, elem_classes="quiet")
+        buttons = [gr.Button(title, size="sm", variant="secondary") for title in titles]
+    return row, buttons
 
 
 def _label_step(handlers: Handlers) -> list[Any]:
@@ -147,7 +176,6 @@ def _images_step(handlers: Handlers) -> _Images:
     listed = [gallery, note, remove]
     files.upload(handlers.add_queries, files, [files, *listed], **_NOW)
     remove.click(handlers.remove_query, chosen, [chosen, *listed], **_NOW)
-    model.change(hint, model, about, **_NOW)
     stop.click(handlers.stop, None, stop, **_NOW)
     return _Images(listed, model, about, status, run, stop)
 

@@ -11,6 +11,7 @@ CSS = """
 .gradio-container {width: 100% !important; max-width: 1120px !important; margin: 0 auto !important;}
 .gradio-container .main {padding: 18px clamp(8px, 2vw, 20px) 28px !important;}
 #head h1 {font-size: 1.7rem; letter-spacing: -.02em; margin: .4rem 0 .1rem;}
+#head a {color: var(--link-text-color);}
 #head p {color: var(--body-text-color-subdued); margin: 0;}
 .step {
   background: var(--block-background-fill); border: 1px solid var(--border-color-primary);
@@ -37,9 +38,9 @@ CSS = """
 .step input[type=range]::-moz-range-thumb {border: 2px solid var(--slider-color);}
 .step .slim {align-self: flex-start; width: auto; min-width: 0; flex: 0 0 auto;}
 .quiet, .quiet p {color: var(--body-text-color-subdued); font-size: .9rem;}
-#examples {align-items: center; gap: 8px; flex-wrap: wrap;}
-#examples button {flex: 0 0 auto; min-width: 0;}
-#examples .quiet {flex: 0 0 auto; width: auto; min-width: 0;}
+.examples {align-items: center; gap: 8px; flex-wrap: wrap;}
+.examples button {flex: 0 0 auto; min-width: 0;}
+.examples .quiet {flex: 0 0 auto; width: auto; min-width: 0;}
 #status progress {width: 100%; height: 8px; accent-color: var(--color-accent);}
 #status p {margin: .3rem 0 0;}
 .empty {

@@ -77,8 +77,9 @@ def demo(
 
 
 def _show_photos(out: Path, model: str, visual: str | None, *, json: bool) -> None:
+    from piclip.app.example_photos import CLASS_NAME
     from piclip.cli.console import loading_model, people, print_json, print_table
-    from piclip.cli.demo_photos import CLASS_NAME, segment_photos
+    from piclip.cli.demo_photos import segment_photos
 
     with loading_model():
         figure, results = segment_photos(out, model=model, visual=visual)
