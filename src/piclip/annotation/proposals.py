@@ -11,7 +11,7 @@ import numpy as np
 
 from piclip.annotation.journal import Journal, Proposal, Stamp, stamp_of
 from piclip.errors import MaskError, PiclipError
-from piclip.formats.image_files import find_image
+from piclip.formats.image_files import ImageFolder
 from piclip.formats.labels import LabelledFile, Labels
 from piclip.formats.predicted import from_segmentation
 from piclip.io.images import MAX_PIXELS
@@ -61,17 +61,17 @@ def find_queries(labels: Labels, image_root: str | Path) -> tuple[list[Query], l
         ImageError: The folder is missing or has no images.
     """
     root = Path(image_root)
-    known, missing = {}, []
+    folder, known, missing = ImageFolder(root), {}, []
     for file in labels.images:
         if file.labelled:
             continue
-        found = find_image(root, file.path)
+        found = folder.find(file.path)
         if found is None:
             missing.append(
                 Failure(file.path, f"{file.path}: the labels list this image, but it is not here.")
             )
         else:
-            known[found] = file
+            known[root / found] = file
     queries = [
         Query(known[path].path, path, known[path])
         if path in known

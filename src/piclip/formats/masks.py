@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from piclip.errors import UsageError
-from piclip.formats.image_files import LabelFolder
+from piclip.formats.image_files import LabelFiles
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
+from piclip.formats.problems import Boxes, Problems
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.images import read_mask
 from piclip.io.outputs import write_png
@@ -27,7 +28,11 @@ def recognise(source: Path) -> bool:
 
 
 def read(
-    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
+    source: str | Path,
+    *,
+    images: str | Path | None = None,
+    class_names: Sequence[str] = (),
+    boxes: Boxes = "skip",
 ) -> Labels:
     """Read a folder of binary masks, as `read_labels` says: one region per mask, none if it is 0.
 
@@ -35,27 +40,29 @@ def read(
     gives the one class of masks that lie in the folder itself.
     """
     folder = Path(source)
-    masks = LabelFolder(folder, images, "masks")
+    problems = Problems()
+    masks = LabelFiles(folder, folder.rglob("*.png"), images, "masks", problems)
     regions: dict[str, list[Region]] = defaultdict(list)
     absent: dict[str, list[str]] = defaultdict(list)
     sizes = {}
     names = {}
     for name, class_folder in _class_folders(folder, class_names):
         names[name] = class_folder
-        for path, image, size in masks.files(class_folder.rglob("*.png"), class_folder):
+        for path, image, size in masks.with_images(class_folder):
             sizes[image] = size
-            mask = read_mask(path, size=size, allow_empty=True)
-            if mask.any():
-                regions[image].append(Region(name, RunLengthMask.from_array(mask)))
-            else:
-                absent[image].append(name)
+            with problems.noted():
+                mask = read_mask(path, size=size, allow_empty=True)
+                if mask.any():
+                    regions[image].append(Region(name, RunLengthMask.from_array(mask)))
+                else:
+                    absent[image].append(name)
     if not sizes:
         raise UsageError(f"{folder}: there are no masks (.png) here; check the path.")
     files = [
         LabelledFile(image, *size, regions=tuple(regions[image]), absent=tuple(absent[image]))
         for image, size in sorted(sizes.items())
     ]
-    return Labels(tuple(class_names) or tuple(names), tuple(files))
+    return Labels(tuple(class_names) or tuple(names), tuple(files), skipped=problems.all())
 
 
 def write(labels: Labels, destination: str | Path) -> list[Path]:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from piclip.errors import UsageError
+from piclip.errors import MaskError, UsageError
 from piclip.formats import coco, labelme, labelstudio, masks, voc, yolo
 from piclip.formats.labels import Labels
+from piclip.formats.problems import Boxes
 from piclip.io.decoding import reason
 from piclip.io.images import read_image
 from piclip.io.outputs import write_png
@@ -27,8 +28,9 @@ class Format(Protocol):
         *,
         images: str | Path | None = None,
         class_names: Sequence[str] = (),
+        boxes: Boxes = "skip",
     ) -> Labels:
-        """Read labels as `read_labels`."""
+        """Read labels as `read_labels`; what cannot be used is noted in their ``skipped``."""
 
     def write(self, labels: Labels, destination: str | Path) -> list[Path]:
         """Write labels as `write_labels`."""
@@ -75,25 +77,40 @@ def read_labels(
     format: str = "auto",
     images: str | Path | None = None,
     class_names: Sequence[str] = (),
+    boxes: Boxes = "skip",
+    strict: bool = False,
 ) -> Labels:
     """Read the labels of a set of images.
+
+    A shape that cannot be used (damaged, without a pixel, far outside its image, a point or a
+    line), a mask without its image and the labels of an image that is not there are left out, and
+    `Labels.skipped` says so.
 
     Args:
         source: The file or folder of the labelling tool.
         format: A name of `FORMATS`, or "auto" to tell it from the content.
         images: The folder of images; voc, masks and yolo need it, labelstudio can use it.
         class_names: The classes in their order; another one in the labels is an error.
+        boxes: Of coco and yolo, "as-masks" takes boxes without a mask as rectangles, "skip"
+            leaves them out. Other formats have no boxes but those that somebody drew as areas.
+        strict: What would be left out is an error.
 
     Returns:
         The labels.
 
     Raises:
         UsageError: The format is unknown, the labels are malformed, or what is needed is missing.
-        ImageError: An image is missing, or it or a mask cannot be read.
-        MaskError: A label is empty or damaged, or does not fit its image.
+        ImageError: None of the images is there.
+        MaskError: With ``strict``, something cannot be used; the text has a line for each.
     """
     name = detect(source) if format == "auto" else format
-    return get_format(name).read(_there(source), images=images, class_names=class_names)
+    labels = get_format(name).read(
+        _there(source), images=images, class_names=class_names, boxes=boxes
+    )
+    if strict and labels.skipped:
+        several = [f"{len(labels.skipped)} of the labels cannot be used:"]
+        raise MaskError("\n".join((several if labels.skipped[1:] else []) + [*labels.skipped]))
+    return labels
 
 
 def write_labels(labels: Labels, destination: str | Path, *, format: str) -> list[Path]:

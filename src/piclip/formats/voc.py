@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from piclip.errors import ImageError, MaskError, UsageError
-from piclip.formats.image_files import LabelFolder
+from piclip.formats.image_files import LabelFiles
 from piclip.formats.label_files import read_lines, write_text
 from piclip.formats.labels import LabelledFile, Labels, Region
+from piclip.formats.problems import Boxes, Problems
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.decoding import decode, opened
 from piclip.io.images import IGNORE, MAX_PIXELS
@@ -45,7 +46,11 @@ def recognise(source: Path) -> bool:
 
 
 def read(
-    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
+    source: str | Path,
+    *,
+    images: str | Path | None = None,
+    class_names: Sequence[str] = (),
+    boxes: Boxes = "skip",
 ) -> Labels:
     """Read a folder of class maps, those in subfolders too, as `read_labels` says.
 
@@ -53,28 +58,26 @@ def read(
     class_names.txt. There is one region per class and image.
     """
     folder = Path(source)
-    maps = LabelFolder(folder, images, "class maps")
+    problems = Problems()
+    maps = LabelFiles(folder, folder.rglob("*.png"), images, "class maps", problems)
     names = tuple(class_names) or _class_names(folder)
     files = []
-    for path, image, size in maps.files(folder.rglob("*.png"), folder):
-        class_map = read_class_map(path, len(names))
-        if class_map.shape != size:
-            raise MaskError(
-                f"{path}: the class map is {class_map.shape[1]} x {class_map.shape[0]} pixels "
-                f"(width x height) but its image is {size[1]} x {size[0]}; give it the size of its "
-                f"image."
-            )
-        regions = [
-            Region(names[index - 1], RunLengthMask.from_array(class_map == index))
-            for index in np.unique(class_map)
-            if 0 < index < IGNORE
-        ]
-        unknown = class_map == IGNORE
-        ignore = RunLengthMask.from_array(unknown) if unknown.any() else None
+    for path, image, size in maps.with_images(folder):
+        regions, ignore = [], None
+        with problems.noted():
+            class_map = read_class_map(path, len(names))
+            _check_size(class_map, size, path)
+            regions = [
+                Region(names[index - 1], RunLengthMask.from_array(class_map == index))
+                for index in np.unique(class_map)
+                if 0 < index < IGNORE
+            ]
+            unknown = class_map == IGNORE
+            ignore = RunLengthMask.from_array(unknown) if unknown.any() else None
         files.append(LabelledFile(image, *size, regions=tuple(regions), ignore=ignore))
     if not files:
         raise UsageError(f"{folder}: there are no class maps (.png) here; check the path.")
-    return Labels(names, tuple(files))
+    return Labels(names, tuple(files), skipped=problems.all())
 
 
 def write(labels: Labels, destination: str | Path) -> list[Path]:
@@ -97,6 +100,14 @@ def _class_names(folder: Path) -> tuple[str, ...]:
             f"of index 1 first, into {folder / _NAMES}."
         )
     return tuple(line for line in read_lines(folder / _NAMES) if line not in _NOT_CLASSES)
+
+
+def _check_size(class_map: npt.NDArray[np.uint8], size: tuple[int, int], path: Path) -> None:
+    if class_map.shape != size:
+        raise MaskError(
+            f"{path}: the class map is {class_map.shape[1]} x {class_map.shape[0]} pixels (width x "
+            f"height) but its image is {size[1]} x {size[0]}; give it the size of its image."
+        )
 
 
 def read_class_map(path: Path, classes: int) -> npt.NDArray[np.uint8]:

@@ -15,10 +15,11 @@ from pathlib import Path
 import yaml
 
 from piclip.errors import UsageError
-from piclip.formats.image_files import LabelFolder
+from piclip.formats.image_files import LabelFiles
 from piclip.formats.label_files import read_lines, read_text, readable, write_text
 from piclip.formats.labels import LabelledFile, Labels, Region
-from piclip.formats.polygons import corners_from, joined, outlines
+from piclip.formats.polygons import corners_from, joined, outlines, rectangle
+from piclip.formats.problems import Boxes, Problems, box_without_mask
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.documents import read_yaml
 
@@ -35,7 +36,11 @@ def recognise(source: Path) -> bool:
 
 
 def read(
-    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
+    source: str | Path,
+    *,
+    images: str | Path | None = None,
+    class_names: Sequence[str] = (),
+    boxes: Boxes = "skip",
 ) -> Labels:
     """Read YOLO segmentation labels, as `read_labels` says.
 
@@ -44,21 +49,23 @@ def read(
     classes.txt is in the folder or the two above it. An empty file is an image without label.
     """
     folder = Path(source).parent if Path(source).name == _YAML else Path(source)
-    labels = LabelFolder(folder, images, "YOLO labels")
-    names = tuple(class_names) or _class_names(folder)
     texts = folder / "labels" if (folder / "labels").is_dir() else folder
-    files = []
+    problems = Problems()
     paths = (path for path in texts.rglob("*.txt") if path.name != _CLASSES)
-    for path, image, size in labels.files(paths, texts):
-        regions = [
-            _region(line.split(), names, size, f"{path}: line {number}")
-            for number, line in enumerate(read_text(path).splitlines(), start=1)
-            if line.strip()
-        ]
+    labels = LabelFiles(texts, paths, images, "YOLO labels", problems)
+    names = tuple(class_names) or _class_names(folder)
+    files = []
+    for path, image, size in labels.with_images(texts):
+        regions = []
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
+            if line.strip():
+                where = f"{path}: line {number}"
+                with problems.noted():
+                    regions.append(_region(line.split(), names, size, where, boxes))
         files.append(LabelledFile(image, *size, regions=tuple(regions)))
     if not files:
         raise UsageError(f"{texts}: there are no labels (.txt) here; check the path.")
-    return Labels(names, tuple(files))
+    return Labels(names, tuple(files), skipped=problems.all())
 
 
 def write(labels: Labels, destination: str | Path) -> list[Path]:
@@ -91,7 +98,7 @@ def to_text(file: LabelledFile, class_names: Sequence[str]) -> str:
 
 
 def _region(
-    words: list[str], class_names: Sequence[str], size: tuple[int, int], where: str
+    words: list[str], class_names: Sequence[str], size: tuple[int, int], where: str, boxes: Boxes
 ) -> Region:
     try:
         index, numbers = int(words[0]), [float(word) for word in words[1:]]
@@ -104,9 +111,12 @@ def _region(
             f"{where}: the class index {index} is unknown; there are {len(class_names)} classes, "
             f"the first has the index 0."
         )
-    if len(numbers) == 4:
-        raise UsageError(f"{where}: this is a box, not a polygon; export segmentation labels.")
     corners = corners_from(numbers, where) * [size[1], size[0]]
+    if len(corners) == 2:
+        if boxes == "skip":
+            raise box_without_mask(where)
+        centre, sides = corners
+        corners = rectangle(centre - sides / 2, centre + sides / 2)
     return Region(class_names[index], RunLengthMask.from_polygons([corners], size, where))
 
 

@@ -27,10 +27,13 @@ from piclip.io.decoding import (
 MAX_PIXELS = 50_000_000
 """Images with more pixels than this are refused before they are decoded."""
 
-_SUFFIXES = frozenset(
+SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"}
     | {".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".avif"}
 )
+"""Of the files that are taken for images in a folder."""
+UNREAD = frozenset({".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx", ".svg"})
+"""Of pictures that cannot be read here, or only with an extra."""
 _LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
 IGNORE = 255
 """Value of pixels in a class map that count neither for nor against a class."""
@@ -167,7 +170,7 @@ def list_images(source: str | Path) -> list[Path]:
     images = [
         entry
         for entry in names
-        if entry.suffix.lower() in _SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+        if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".") and entry.is_file()
     ]
     if not images:
         raise ImageError(
