@@ -80,7 +80,7 @@ class ImageFolder:
     """
 
     def __init__(self, root: str | Path, without: Iterable[Path] = ()) -> None:
-        """Takes the folder, and files below it that are no images but labels."""
+        """Takes the folder, and files and folders below it that hold no images but labels."""
         self.root = Path(root)
         self._without = {path.absolute() for path in without}
 
@@ -158,13 +158,20 @@ class ImageFolder:
         files: dict[str, list[PurePosixPath]] = defaultdict(list)
         for folder, subfolders, names in os.walk(self.root):
             here = Path(folder)
-            subfolders[:] = sorted(n for n in subfolders if n[0] != "." and n != "__MACOSX")
+            subfolders[:] = [
+                name
+                for name in sorted(subfolders)
+                if name[0] != "." and name != "__MACOSX" and not self._is_left_out(here / name)
+            ]
             for name in sorted(names):
                 path = PurePosixPath(here.relative_to(self.root).as_posix(), name)
                 known = path.suffix.lower() in SUFFIXES | UNREAD and name[0] != "."
-                if known and (here / name).absolute() not in self._without:
+                if known and not self._is_left_out(here / name):
                     files[PurePosixPath(_plain(name)).stem].append(path)
         return files
+
+    def _is_left_out(self, path: Path) -> bool:
+        return path.absolute() in self._without
 
 
 class LabelFiles:
@@ -177,8 +184,9 @@ class LabelFiles:
         images: str | Path | None,
         what: str,
         problems: Problems,
+        without: Iterable[Path] = (),
     ) -> None:
-        """Takes a folder, the label files in it, and the folder of images.
+        """Takes a folder, the label files in it, the folder of images, and what is in it but none.
 
         Errors call the label files ``what`` (UsageError if a folder is missing).
         """
@@ -187,7 +195,7 @@ class LabelFiles:
         if images is None:
             raise UsageError(f"{folder}: {what} need the folder of their images too; give it.")
         self._paths = sorted(path for path in paths if path.name[0] != ".")
-        self._images = ImageFolder(images, without=self._paths)
+        self._images = ImageFolder(images, without=[*self._paths, *without])
         self._problems = problems
 
     def with_images(self, below: Path) -> Iterator[tuple[Path, str, Size]]:

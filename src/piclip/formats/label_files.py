@@ -51,6 +51,16 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
+def check_lines(names: Iterable[str]) -> None:
+    """Refuse names that `read_lines` would not give back as they are (UsageError)."""
+    for name in names:
+        if [line.strip() for line in name.splitlines()] != [name]:
+            raise UsageError(
+                f"The class {name!r} has a line end, or a space at its beginning or end, which "
+                f"this format cannot hold; rename it or write another format, such as coco."
+            )
+
+
 def load_json(path: Path) -> Any:  # noqa: ANN401  (what a JSON file holds)
     """The content of a JSON file (UsageError if it cannot be read, or is not JSON)."""
     with readable(path):
