@@ -58,6 +58,7 @@ def read(
     """
     path = Path(source)
     categories, found = load(path)
+    categories = _without_unused_twins(categories, found.values())
     if class_names:
         for index, name in enumerate(categories.values()):
             check_class(name, class_names, f"{path}: category {index}")
@@ -80,6 +81,24 @@ def read(
     all_known = all(name in ids for name in names)
     numbers = tuple(ids[name] for name in names) if all_known else None
     return Labels(names, tuple(files), numbers, problems.all())
+
+
+def _without_unused_twins(
+    categories: dict[int, str], images: Iterable[CocoImage]
+) -> dict[int, str]:
+    """Categories without those that no annotation has and whose name another has.
+
+    Roboflow writes the name of the project as category 0, which may be that of its only class.
+    """
+    if len(set(categories.values())) == len(categories):
+        return categories
+    used = {item["category_id"] for image in images for item in image.annotations}
+    taken = {categories[number] for number in used}
+    kept: dict[int, str] = {}
+    for number, name in categories.items():
+        if number in used or name not in taken | set(kept.values()):
+            kept[number] = name
+    return kept
 
 
 @dataclass(frozen=True)

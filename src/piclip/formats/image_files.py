@@ -210,10 +210,11 @@ class LabelFiles:
             ImageError: Of no label file is the image there.
             UsageError: As `ImageFolder.locate`.
         """
+        # Where labels lie in train/labels, images lie in train/images.
         names = {
-            path.relative_to(below).as_posix(): path
+            "/".join("images" if part == "labels" else part for part in at.parts): path
             for path in self._paths
-            if path.is_relative_to(below)
+            if path.is_relative_to(below) and (at := path.relative_to(below))
         }
         located = self._images.locate(names, any_suffix=True)
         if names and not located:
