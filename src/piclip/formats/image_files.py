@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 from urllib.parse import unquote
 
-from piclip.errors import ImageError, UsageError
+from piclip.errors import ImageError, PiclipError, UsageError
 from piclip.formats.problems import Problems
 from piclip.io.images import SUFFIXES, UNREAD, image_size
 
@@ -194,6 +194,7 @@ class LabelFiles:
             raise UsageError(f"{folder}: there is no such folder; check the path.")
         if images is None:
             raise UsageError(f"{folder}: {what} need the folder of their images too; give it.")
+        self._folder, self._what = folder, what
         self._paths = sorted(path for path in paths if path.name[0] != ".")
         self._images = ImageFolder(images, without=[*self._paths, *without])
         self._problems = problems
@@ -207,7 +208,6 @@ class LabelFiles:
             which is noted.
 
         Raises:
-            ImageError: Of no label file is the image there.
             UsageError: As `ImageFolder.locate`.
         """
         # Where labels lie in train/labels, images lie in train/images.
@@ -217,20 +217,21 @@ class LabelFiles:
             if path.is_relative_to(below) and (at := path.relative_to(below))
         }
         located = self._images.locate(names, any_suffix=True)
-        if names and not located:
-            raise self._missing(next(iter(names.values())))
         for name, path in names.items():
             with self._problems.noted():
                 if name not in located:
-                    raise self._missing(path)
+                    raise ImageError(
+                        f"{path}: no image {path.stem} (.jpg, .png ...) is in {self._images.root}; "
+                        f"give the folder that holds the images."
+                    )
                 size = image_size(self._images.root / located[name])
                 yield path, located[name], size
 
-    def _missing(self, path: Path) -> ImageError:
-        return ImageError(
-            f"{path}: no image {path.stem} (.jpg, .png ...) is in {self._images.root}; give the "
-            f"folder that holds the images."
-        )
+    def nothing(self) -> PiclipError:
+        """The error where no image is there at all: of the first, or that there are no labels."""
+        if self._problems.sentences:
+            return ImageError(self._problems.sentences[0])
+        return UsageError(f"{self._folder}: there are no {self._what} here; check the path.")
 
 
 def _parts(path: str) -> tuple[str, ...]:

@@ -151,12 +151,14 @@ class Labels:
         images: The images, labelled or not.
         category_ids: COCO's numbers of the classes; None means 1, 2, 3 ...
         skipped: What of the labels could not be used and is left out, one sentence each.
+        notes: What was decided in reading them that a person should know, one sentence each.
     """
 
     class_names: tuple[str, ...]
     images: tuple[LabelledFile, ...]
     category_ids: tuple[int, ...] | None = None
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _refuse_twice("class", self.class_names)

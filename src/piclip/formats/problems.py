@@ -13,10 +13,16 @@ Boxes: TypeAlias = Literal["skip", "as-masks"]
 
 
 class Problems:
-    """Collects one sentence for each shape, mask or image that is left out."""
+    """Collects one sentence for each shape, mask or image that is left out.
+
+    Attributes:
+        sentences: What is left out and why.
+        notes: What was decided in reading that a person should know.
+    """
 
     def __init__(self) -> None:
         self.sentences: list[str] = []
+        self.notes: list[str] = []
 
     @contextmanager
     def noted(self) -> Iterator[None]:

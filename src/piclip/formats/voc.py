@@ -100,7 +100,7 @@ def read(
             ignore = RunLengthMask.from_array(unknown) if unknown.any() else None
         files.append(LabelledFile(image, *size, regions=tuple(regions), ignore=ignore))
     if not files:
-        raise UsageError(f"{folder}: there are no class maps (.png) here; check the path.")
+        raise maps.nothing()
     return Labels(names, tuple(files), skipped=problems.all())
 
 

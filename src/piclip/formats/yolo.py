@@ -73,7 +73,7 @@ def read(
                     regions.append(region)
         files.append(LabelledFile(image, *size, regions=tuple(regions)))
     if not files:
-        raise UsageError(f"{texts}: there are no labels (.txt) here; check the path.")
+        raise labels.nothing()
     return Labels(names, tuple(files), skipped=problems.all())
 
 

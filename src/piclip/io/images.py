@@ -92,12 +92,16 @@ def read_mask(
 
     Without ``value`` the file is a binary mask, and what counts as object depends on its kind:
 
-    - partly transparent: every pixel that is not fully transparent;
+    - with fully transparent pixels: every other pixel; but where the visible ones are black and
+      one colour, as in a mask with a cut-out frame, those of that colour. Other transparency says
+      nothing;
     - palette: every pixel that is not black (where no pixel is black: not index 0); index 255
       is VOC's "ignore" and does not count if another index marks an object;
     - JPEG and WebP: values of at least 128, since compression smears small ones over the
       background;
-    - anything else, arrays included: every value but zero, or from ``least`` on.
+    - gray with the values 1 and 255 and no others but 0: 1, since 255 then is "ignore";
+    - anything else, arrays included: every value but zero, or from ``least`` on. Where no pixel
+      is zero but values differ, it is not clear what the background is: a MaskError.
 
     With ``value`` the file is a class map (one channel, or palette indices) and the pixels of
     that class are the object.
@@ -116,7 +120,8 @@ def read_mask(
 
     Raises:
         ImageError: The file cannot be read as an image.
-        MaskError: The mask has another size, no object pixel, or no class map to pick from.
+        MaskError: The mask has another size, no object pixel, or no class map to pick from, or
+            it is not clear what its background is.
         UsageError: ``value`` is no class index.
     """
     if value is not None and (value < 1 or value == IGNORE):
@@ -124,27 +129,37 @@ def read_mask(
             f"The class index of a mask must be 1 or more and not {IGNORE}, which marks pixels "
             f"to ignore; {value} was given."
         )
-    name = name_of(source)
+    name, lossy = name_of(source), False
     if isinstance(source, np.ndarray):
         values = _mask_array(source, max_pixels)
         mask = np.asarray(values != 0 if value is None else values == value)
     else:
         image = decode(source, max_pixels)
-        values = np.asarray(image)
+        values, lossy = np.asarray(image), image.format in _LOSSY_FORMATS
         mask = _object_pixels(image, least) if value is None else _class_pixels(image, value, name)
     if size is not None and mask.shape != tuple(size):
         raise MaskError(
             f"{name}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels (width x height) but "
             f"its image is {size[1]} x {size[0]}; give the mask the size of its image."
         )
+    if value is None and least == 1 and not lossy and mask.all():
+        found = np.unique(values)
+        if len(found) > 1:
+            raise MaskError(
+                f"{name}: no pixel of the mask is 0, the background (it holds the values "
+                f"{_listed(found)}); make the background 0, or say which class index to take."
+            )
     if not allow_empty and not mask.any():
         missing = "no object pixel" if value is None else f"no pixel of class index {value}"
-        found = ", ".join(str(v) for v in np.unique(values)[:12])
         raise MaskError(
-            f"{name}: the mask has {missing} (it holds the values {found}); mark the object with "
-            f"255 on a background of 0, or say which class index to take."
+            f"{name}: the mask has {missing} (it holds the values {_listed(values)}); mark the "
+            f"object with 255 on a background of 0, or say which class index to take."
         )
     return mask
+
+
+def _listed(values: npt.NDArray[Any]) -> str:
+    return ", ".join(str(v) for v in np.unique(values)[:12])
 
 
 def list_images(source: str | Path) -> list[Path]:
@@ -244,13 +259,21 @@ def _object_pixels(image: Image.Image, least: int) -> npt.NDArray[np.bool_]:
     if image.mode.startswith(("I", "F")):
         return np.asarray(np.nan_to_num(np.asarray(image)) != 0)
     if image.has_transparency_data:
-        alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-        if alpha.min() < alpha.max():
-            return np.asarray(alpha > 0)
+        rgba = np.asarray(image.convert("RGBA"))
+        visible = rgba[:, :, 3] > 0
+        if visible.any() and not visible.all():
+            shown = np.where(visible, rgba[:, :, :3].max(axis=2), 0)
+            of_one_colour = len(np.unique(shown[visible])) == 2 and shown[visible].min() == 0
+            return shown > 0 if of_one_colour else visible
     if image.mode == "P":
         return _palette_object(image)
     colours = np.asarray(image.convert("RGB")).max(axis=2)
-    return np.asarray(colours >= (128 if image.format in _LOSSY_FORMATS else least))
+    if image.format in _LOSSY_FORMATS:
+        return np.asarray(colours >= 128)
+    present = set(np.flatnonzero(np.bincount(colours.ravel(), minlength=IGNORE + 1)).tolist())
+    if least == 1 and {1, IGNORE} <= present <= {0, 1, IGNORE}:
+        return np.asarray(colours == 1)
+    return np.asarray(colours >= least)
 
 
 def _palette_object(image: Image.Image) -> npt.NDArray[np.bool_]:
