@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
+from xml.etree.ElementTree import Element
 
 from piclip.errors import UsageError
 from piclip.io import documents
@@ -65,6 +66,12 @@ def load_json(path: Path) -> Any:  # noqa: ANN401  (what a JSON file holds)
     """The content of a JSON file (UsageError if it cannot be read, or is not JSON)."""
     with readable(path):
         return documents.read_json(path)
+
+
+def load_xml(path: Path) -> Element:
+    """The root of an XML file (UsageError if it cannot be read, or declares entities)."""
+    with readable(path):
+        return documents.read_xml(path)
 
 
 def json_if_any(path: Path) -> Any:  # noqa: ANN401

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from piclip.errors import MaskError, UsageError
-from piclip.formats import coco, labelme, labelstudio, masks, voc, yolo
+from piclip.formats import coco, cvat, foreign, labelme, labelstudio, masks, voc, yolo
 from piclip.formats.labels import Labels
 from piclip.formats.problems import Boxes
 from piclip.io.decoding import reason
@@ -16,7 +16,7 @@ from piclip.io.outputs import write_png
 from piclip.io.overlays import draw_overlay
 
 
-class Format(Protocol):
+class Reader(Protocol):
     """What each module of a format has; its own docstrings say only what is special there."""
 
     def recognise(self, source: Path) -> bool:
@@ -32,6 +32,10 @@ class Format(Protocol):
     ) -> Labels:
         """Read labels as `read_labels`; what cannot be used is noted in their ``skipped``."""
 
+
+class Format(Reader, Protocol):
+    """A format that is written, too."""
+
     def write(self, labels: Labels, destination: str | Path) -> list[Path]:
         """Write labels as `write_labels`."""
 
@@ -45,14 +49,17 @@ FORMATS: dict[str, Format] = {
     "voc": voc,
     "masks": masks,
 }
+READERS: dict[str, Reader] = {"cvat": cvat, **FORMATS}
+"""Also those that are only read."""
+_BY_NAME = (*FORMATS, "cvat")
 
 
 def get_format(name: str) -> Format:
-    """Give a format by its name (UsageError for an unknown one)."""
+    """Give a format to write by its name (UsageError for an unknown one)."""
+    if name in READERS.keys() - FORMATS.keys():
+        raise UsageError(f"{name} is read but not written; write coco, which its tool imports.")
     if name not in FORMATS:
-        raise UsageError(
-            f"There is no label format {name!r}; the formats are {', '.join(FORMATS)}."
-        )
+        raise _unknown(name, FORMATS)
     return FORMATS[name]
 
 
@@ -63,11 +70,13 @@ def detect(source: str | Path) -> str:
         UsageError: It does not exist, cannot be read, or is in none of the formats.
     """
     path = _there(source)
-    for name, candidate in FORMATS.items():
+    for name, candidate in READERS.items():
         if candidate.recognise(path):
             return name
+    if what := foreign.what_it_is(path):
+        raise UsageError(f"{path}: {what}.")
     raise UsageError(
-        f"{path}: this is in none of the label formats {', '.join(FORMATS)}; say which one it is."
+        f"{path}: this is in none of the label formats {', '.join(_BY_NAME)}; say which one it is."
     )
 
 
@@ -88,7 +97,7 @@ def read_labels(
 
     Args:
         source: The file or folder of the labelling tool.
-        format: A name of `FORMATS`, or "auto" to tell it from the content.
+        format: A name of `READERS`, or "auto" to tell it from the content.
         images: The folder of images; voc, masks and yolo need it, labelstudio can use it.
         class_names: The classes in their order; another one in the labels is an error.
         boxes: Of coco and yolo, "as-masks" takes boxes without a mask as rectangles, "skip"
@@ -104,9 +113,15 @@ def read_labels(
         MaskError: With ``strict``, something cannot be used; the text has a line for each.
     """
     name = detect(source) if format == "auto" else format
-    labels = get_format(name).read(
-        _there(source), images=images, class_names=class_names, boxes=boxes
-    )
+    path = _there(source)
+    if name not in READERS:
+        raise _unknown(name, _BY_NAME)
+    try:
+        labels = READERS[name].read(path, images=images, class_names=class_names, boxes=boxes)
+    except UsageError:
+        if what := foreign.what_it_is(path):
+            raise UsageError(f"{path}: {what}.") from None
+        raise
     if strict and labels.skipped:
         several = [f"{len(labels.skipped)} of the labels cannot be used:"]
         raise MaskError("\n".join((several if labels.skipped[1:] else []) + [*labels.skipped]))
@@ -158,6 +173,10 @@ def write_overlays(
         target = PurePosixPath(file.path).with_suffix(".png")
         written.append(write_png(drawn, Path(destination) / target))
     return written
+
+
+def _unknown(name: str, known: Iterable[str]) -> UsageError:
+    return UsageError(f"There is no label format {name!r}; the formats are {', '.join(known)}.")
 
 
 def _there(source: str | Path) -> Path:
