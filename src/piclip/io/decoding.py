@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,7 +20,20 @@ ImageSource: TypeAlias = str | Path | Image.Image | npt.NDArray[Any]
 
 # Not EPS, for which Pillow starts Ghostscript, nor JPEG 2000, whose decoder cannot be kept from
 # filling up truncated files, nor formats without a signature.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "HEIF")
+_UNREAD = {
+    b"ftypheic": "HEIC",
+    b"ftypheix": "HEIC",
+    b"ftyphevc": "HEIC",
+    b"ftypmif1": "HEIF",
+    b"ftypmsf1": "HEIF",
+    b"JXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"jP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"<svg": "SVG",
+}
+"""What is in the first bytes of pictures that are known but not read, or with an extra only."""
 
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -141,13 +156,15 @@ def _identify(stream: _WholeFile, name: str) -> ImageFile.ImageFile:
     ``Image.open`` is this loop plus a check against a pixel limit that belongs to the whole
     process; here the caller's own limit decides instead, before anything is decoded.
     """
-    prefix = stream.read(16)
+    start = stream.read(64)
+    prefix = start[:16]
     if not prefix:
         raise ImageError(f"{name}: the file is empty (0 bytes); replace it by an intact copy.")
     Image.init()
+    _register_heif()
     for kind in _FORMATS:
-        if kind not in Image.OPEN:
-            continue
+        if kind not in Image.OPEN or (kind == "AVIF" and b"avi" not in start):
+            continue  # Pillow takes every HEIF of the brand mif1 for AVIF
         factory, accept = Image.OPEN[kind]
         try:
             if not callable(accept) or accept(prefix) is not True:
@@ -164,9 +181,26 @@ def _identify(stream: _WholeFile, name: str) -> ImageFile.ImageFile:
                 f"{name}: the {kind} image is truncated or damaged ({reason(error)}); "
                 f"replace it by an intact copy."
             ) from error
+    for mark, kind in _UNREAD.items():
+        if prefix.startswith(mark) or prefix[4:].startswith(mark):
+            extra = ", or pip install 'piclip[heif]'" if kind.startswith("HEI") else ""
+            raise ImageError(
+                f"{name}: this is not an image that can be read here, but {kind}; convert it to "
+                f"PNG or JPEG{extra}."
+            )
     raise ImageError(
         f"{name}: this is not an image that can be read here; convert it to PNG or JPEG."
     )
+
+
+@cache
+def _register_heif() -> None:
+    """Let Pillow know HEIC and HEIF where the extra [heif] is installed."""
+    try:
+        heif = import_module("pillow_heif")
+    except ImportError:
+        return
+    heif.register_heif_opener()
 
 
 def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:

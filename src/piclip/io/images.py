@@ -44,9 +44,10 @@ _SIDEWAYS = frozenset({5, 6, 7, 8})
 def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read an image as RGB, at the size and with the orientation that a viewer shows.
 
-    Transparency is laid over white; deep gray images are scaled to 8 bits, not clipped (16-bit
-    by their full range, 32-bit by the smallest of the ranges 1, 255 and 65535 that holds them,
-    otherwise from their least to their greatest value); of an animation the first frame counts.
+    Transparency is laid over white; deep gray images are scaled to 8 bits, not clipped (by the
+    smallest range that holds them: of integers that of 8, 10, 12, 14 or 16 bits, of floats 1, 255
+    or 65535; otherwise from their least to their greatest value); of an animation the first frame
+    counts.
 
     Args:
         source: A file, a Pillow image, or an array ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``
@@ -167,7 +168,9 @@ def list_images(source: str | Path) -> list[Path]:
 
     Args:
         source: A folder or a file. Files of a folder are told by their suffix; hidden ones are
-            left out. A single file is taken as it is.
+            left out. A single file is taken as it is. Pictures that cannot be read here (HEIC
+            without the extra [heif], JPEG XL, JPEG 2000, SVG) are listed, too: whoever reads them
+            says why not.
 
     Returns:
         Paths sorted by name, at least one.
@@ -185,7 +188,9 @@ def list_images(source: str | Path) -> list[Path]:
     images = [
         entry
         for entry in names
-        if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+        if entry.suffix.lower() in SUFFIXES | UNREAD
+        and not entry.name.startswith(".")
+        and entry.is_file()
     ]
     if not images:
         raise ImageError(
@@ -209,8 +214,9 @@ def _gray_to_8_bits(values: npt.NDArray[Any]) -> Image.Image:
     """Scale deep gray values (H, W) to 8 bits by the range that they use."""
     gray = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(gray.min()), float(gray.max())
-    # Integers are 16 bits deep in practice (PNG, PGM, TIFF): a dark one must stay dark.
-    ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)
+    # Cameras and scanners put 10 to 14 bits into files of 16, which else would be nearly black.
+    depths = tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 16))
+    ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else depths
     fitting = [top for top in ranges if low >= 0 and high <= top]
     if fitting:
         low, high = 0.0, fitting[0]
