@@ -122,6 +122,16 @@ def test_a_photo_is_read_though_its_original_lies_beside_it(tmp_path):
     assert file.path == "1.jpg"
 
 
+def test_folders_that_are_left_out_are_said(tmp_path):
+    root = photos(tmp_path / "photos", "a/1.png", "b/2.png", "c/3.png", "masks/cat/1.png")
+    Image.fromarray(HOLED).save(root / "masks/cat/1.png")
+    labels = read_labels(root / "masks", images=root)
+    assert labels.unlabelled(root) == []
+    [note] = labels.notes
+    assert "2 folders in which no image of the labels lies are left out, such as b;" in note
+    assert read_labels(root / "masks", images=root / "a").notes == ()
+
+
 def test_a_coco_file_of_another_computer(tmp_path):
     root = photos(tmp_path / "photos", "train/1.png", "val/1.png")
     write_labels(labelled("one.png", "two.png"), tmp_path / "a.json", format="coco")

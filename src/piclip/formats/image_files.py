@@ -152,6 +152,10 @@ class ImageFolder:
             located[claimants[0]] = found
         return located
 
+    def folders(self) -> set[PurePosixPath]:
+        """All folders in which images lie, relative to this one."""
+        return {file.parent for files in self._by_stem.values() for file in files}
+
     @cached_property
     def _by_stem(self) -> dict[str, list[PurePosixPath]]:
         """All images, by their stems written plainly."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from piclip.errors import MaskError, UsageError
 from piclip.formats import coco, cvat, foreign, labelme, labelstudio, masks, voc, yolo
+from piclip.formats.image_files import ImageFolder
 from piclip.formats.labels import Labels
 from piclip.formats.problems import Boxes
 from piclip.io.decoding import reason
@@ -122,6 +124,8 @@ def read_labels(
         if what := foreign.what_it_is(path):
             raise UsageError(f"{path}: {what}.") from None
         raise
+    if images is not None:
+        labels = replace(labels, notes=(*labels.notes, *_left_out(labels, Path(images), path)))
     if strict and labels.skipped:
         several = [f"{len(labels.skipped)} of the labels cannot be used:"]
         raise MaskError("\n".join((several if labels.skipped[1:] else []) + [*labels.skipped]))
@@ -173,6 +177,18 @@ def write_overlays(
         target = PurePosixPath(file.path).with_suffix(".png")
         written.append(write_png(drawn, Path(destination) / target))
     return written
+
+
+def _left_out(labels: Labels, images: Path, source: Path) -> Iterator[str]:
+    """Says which folders hold images but none that the labels name: nobody looks there."""
+    inside = source.is_dir() and source.absolute() != images.absolute()
+    folders = ImageFolder(images, without=[source] if inside else ()).folders()
+    others = sorted(folders - {PurePosixPath(file.path).parent for file in labels.images})
+    if labels.images and others:
+        yield (
+            f"{images}: {len(others)} folders in which no image of the labels lies are left out, "
+            f"such as {others[0]}; give that folder to use its images."
+        )
 
 
 def _unknown(name: str, known: Iterable[str]) -> UsageError:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
 from piclip.errors import ImageError
 
@@ -34,6 +34,9 @@ _UNREAD = {
     b"<svg": "SVG",
 }
 """What is in the first bytes of pictures that are known but not read, or with an extra only."""
+
+_CMYK = 5
+"""Of TIFF's ways to tell colours."""
 
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -170,7 +173,11 @@ def _identify(stream: _WholeFile, name: str) -> ImageFile.ImageFile:
             if not callable(accept) or accept(prefix) is not True:
                 continue
             stream.seek(0)
+            if kind == "TIFF":
+                _check_bands(stream, name)
             return factory(stream, "")
+        except ImageError:
+            raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ImageError(
                 f"{name}: the {kind} image has more pixels than Pillow opens in this format; "
@@ -191,6 +198,25 @@ def _identify(stream: _WholeFile, name: str) -> ImageFile.ImageFile:
     raise ImageError(
         f"{name}: this is not an image that can be read here; convert it to PNG or JPEG."
     )
+
+
+def _check_bands(stream: _WholeFile, name: str) -> None:
+    """Refuse a TIFF of which Pillow reads nothing, or some bands without saying which."""
+    header = stream.read(8)
+    if 43 in header[2:4]:  # BigTIFF
+        header += stream.read(8)
+    directory = TiffImagePlugin.ImageFileDirectory_v2(header)
+    stream.seek(directory.next)
+    directory.load(stream)
+    bands = directory.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+    stream.seek(0)
+    inks = directory.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _CMYK
+    alpha = directory.get(TiffImagePlugin.EXTRASAMPLES, (0,))[0] in {1, 2}
+    if bands > (5 if inks else 4) or (bands == 2 and not alpha):
+        raise ImageError(
+            f"{name}: the TIFF image has {bands} bands, and which of them are gray or red, green "
+            f"and blue is not known; save these as an image of their own."
+        )
 
 
 @cache
