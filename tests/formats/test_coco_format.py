@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from piclip.errors import ImageError, MaskError, UsageError
-from piclip.formats import coco
+from piclip.formats import coco, read_labels
 
 
 def load(content):
@@ -109,13 +109,19 @@ BAD = [
     (lambda c: c["annotations"].append(7), UsageError, "annotation 1: an object"),
     (change(category_id=77), UsageError, "annotation 1: the category 77 is not among"),
     (change(image_id=77), UsageError, "annotation 1: the image id 77 is not among"),
-    (change(segmentation=None), UsageError, "annotation 1: the field 'segmentation' is missing"),
-    (change(segmentation=[]), MaskError, "annotation 1: the label covers no pixel"),
+    (change(segmentation=None), MaskError, "annotation 1: this is a box without a mask"),
+    (change(segmentation=[]), MaskError, "annotation 1: this is a box without a mask"),
+    (
+        change(segmentation="x"),
+        MaskError,
+        "annotation 1: the field 'segmentation' is missing or no mask",
+    ),
+    (change(segmentation=[[1, 1, 1, 1, 1, 1]]), MaskError, "annotation 1: .*covers no pixel"),
     (change(segmentation=[[0, 0, 1]]), MaskError, "annotation 1: a polygon must be"),
     (change(segmentation=[[0, 0, 70, 0, 3, 3]]), MaskError, "annotation 1: .*lies outside"),
-    (change(segmentation={"size": [5, 7]}), UsageError, "annotation 1: the run lengths"),
+    (change(segmentation={"size": [5, 7]}), MaskError, "annotation 1: the run lengths"),
     (change(segmentation={"size": [5, 7], "counts": [3]}), MaskError, "annotation 1: .*damaged"),
-    (change(segmentation={"size": [7, 5], "counts": [35]}), UsageError, "annotation 1: the mask's"),
+    (change(segmentation={"size": [7, 5], "counts": [35]}), MaskError, "annotation 1: the mask's"),
     (change(score=float("nan")), UsageError, "annotation 1: the field 'score' is no number"),
     (change(score="high"), UsageError, "annotation 1: the field 'score' is no number"),
 ]
@@ -130,7 +136,7 @@ def test_bad_files_are_named_with_the_item(tmp_path, spoil, error, message):
     spoil(content)
     path.write_text(json.dumps(content))
     with pytest.raises(error, match=rf"bad\.json.*{message}"):
-        coco.read(path)
+        read_labels(path, format="coco", strict=True)
 
 
 @pytest.mark.parametrize("data", [b"{", b"\xff\xfe", b"[" * 100_000])

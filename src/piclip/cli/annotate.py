@@ -45,13 +45,27 @@ def annotate(
         str,
         typer.Option(
             metavar="NAME",
-            help="Of the labels: coco, yolo, label-studio, labelme, voc, masks, or auto to tell.",
+            help="Of the labels: coco, yolo, label-studio, labelme, voc, masks, cvat (XML for "
+            "images), or auto to tell.",
         ),
     ] = "auto",
     name: Annotated[
         list[str] | None,
         typer.Option(help="A class, if the labels do not name it; repeat it in their order."),
     ] = None,
+    boxes: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="Of coco and yolo, boxes without a mask: skip, or as-masks to take their areas.",
+        ),
+    ] = "skip",
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="End where a label cannot be used, instead of leaving it out."
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -136,7 +150,15 @@ def annotate(
     target = output_format.replace("-", "") if output_format else source
     get_format(target)
     work.check_wanted(output, holdout=holdout, review=review)
-    known = read_labels(labels, format=source, images=images, class_names=name or [])
+    known = read_labels(
+        labels,
+        format=source,
+        images=images,
+        class_names=name or [],
+        boxes=boxes,  # type: ignore[arg-type]  # refuses others
+        strict=strict,
+    )
+    work.print_reading(known)
     examples = choose_examples(known)
     shown = known.labelled if with_labels else ()
     queries, failures = find_queries(known, images) if output else (Queries(()), [])
@@ -204,6 +226,7 @@ def annotate(
                 "annotated": done,
                 "earlier": job.earlier if job else 0,
                 "regions": regions,
+                "skipped": list(known.skipped),
                 "failed": [{"image": f.path, "reason": f.reason} for f in failures],
                 "holdout": [work.expectation_json(found) for found in expectations],
             }

@@ -15,10 +15,22 @@ from piclip.annotation.holdout import Expectation
 from piclip.annotation.jobs import Job, journal_path
 from piclip.annotation.queries import Queries
 from piclip.annotation.sinks import Proposal
-from piclip.cli.console import print_table
+from piclip.cli.console import people, print_some, print_table
 from piclip.errors import UsageError
 from piclip.formats import LabelledFile, Labels
 from piclip.training_free.scorer import TrainingFreeScorer
+
+
+def print_reading(labels: Labels) -> None:
+    """Print what was decided in reading the labels, and what of them is left out."""
+    for note in labels.notes:
+        people().print(note)
+    if labels.skipped:
+        people().print(
+            f"{len(labels.skipped)} of the labels cannot be used and are left out (--strict ends "
+            f"there):"
+        )
+        print_some(labels.skipped, "see --json")
 
 
 def check_wanted(output: Path | None, *, holdout: bool, review: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""Text, JSON and YAML files that somebody hands us, read within bounds.
+"""Text, JSON, YAML and XML files that somebody hands us, read within bounds.
 
 Whatever is in such a file, reading it takes time and memory in proportion to its size: nothing
 waits at a pipe, nothing is nested without end, and no alias unfolds to a billion values.
@@ -12,6 +12,7 @@ import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import Element, ParseError, XMLPullParser
 
 import numpy as np
 
@@ -25,8 +26,11 @@ MOST_YAML_BYTES = 1_000_000
 MOST_YAML_VALUES = 100_000
 """With every alias counted as what it stands for."""
 
+MOST_XML_BYTES = 500_000_000
+
 MOST_LEVELS = 64
 
+_XML_PART = 1 << 20
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 _NO_BRACKET = re.compile(r"[^][{}]+")
 
@@ -130,6 +134,33 @@ def parse_yaml(text: str) -> Any:  # noqa: ANN401
         return loader.construct_document(node)
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:  # 2020-99-99
         raise _invalid_yaml(error) from error
+
+
+def read_xml(path: str | Path) -> Element:
+    """Read an XML file without declarations, which could make a short file stand for a huge one.
+
+    Raises:
+        OSError: As `read_text`.
+        ValueError: As `read_text`, or it is no XML, nested too deeply, or declares a document
+            type or entities; the error says so in a few words.
+    """
+    text = read_text(path, most_bytes=MOST_XML_BYTES)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise ValueError("this XML declares a document type or entities, which are not read")
+    parser: Any = XMLPullParser(("start", "end"))
+    level, root = 0, Element("")
+    try:
+        for at in range(0, len(text), _XML_PART):
+            parser.feed(text[at : at + _XML_PART])
+            for event, element in parser.read_events():
+                level += 1 if event == "start" else -1
+                if level > MOST_LEVELS:
+                    raise ValueError(_too_deep("XML"))
+                root = element
+        parser.close()
+    except ParseError as error:
+        raise ValueError(f"this is no valid XML ({error})") from error
+    return root  # the last to end
 
 
 def _check_yaml(root: yaml.Node) -> None:
