@@ -347,7 +347,7 @@ class FewShotSegmenter:
         )
         read = partial(read_image, max_pixels=max_pixels)
         read_on = read_ahead(sources(images), read, batch_size)
-        grouped = batches(read_on, batch_size, len(self.classes))
+        grouped = batches(read_on, batch_size)
 
         def mapped(found: Scored) -> NDArray[np.uint8]:
             return class_map_at(found.scores, threshold, found.presence, min_presence)

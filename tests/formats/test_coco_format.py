@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -146,6 +147,43 @@ def test_what_is_no_json(tmp_path, data):
         coco.read(tmp_path / "bad.json")
     with pytest.raises(UsageError, match="no such file"):
         coco.read(tmp_path / "none.json")
+
+
+def test_the_fields_come_in_any_order_and_the_rest_is_left_out(tmp_path):
+    content = valid()
+    content["annotations"][0]["segmentation"].append([4, 0, 7, 0, 7.5, 2.25, 4, 2])
+    content["annotations"][0] |= {"bbox": [0, 0, 7, 3], "attributes": {"occluded": False}}
+    path, turned = tmp_path / "a.json", tmp_path / "turned.json"
+    path.write_text(json.dumps(content))
+    turned.write_text(json.dumps(dict(reversed(content.items())), indent=1))
+    assert coco.recognise(path) and coco.recognise(turned)
+    assert coco.read(path) == coco.read(turned)
+    [image] = coco.load(turned)[1].values()
+    [kept] = image.annotations
+    assert kept.keys() == {"id", "image_id", "category_id", "segmentation", "bbox", "iscrowd"}
+    outlines = [list(outline) for outline in kept["segmentation"]]
+    assert outlines == content["annotations"][0]["segmentation"]
+
+
+def test_memory_is_a_small_multiple_of_the_file(tmp_path):
+    """Lists of Python's numbers would take five times the file, beside its text."""
+    corners = np.random.default_rng(0).uniform(0, 9, (2000, 200)).round(2).tolist()
+    annotation = {"image_id": 1, "category_id": 1, "iscrowd": 0, "bbox": [0.5, 0.5, 9.5, 9.5]}
+    path = tmp_path / "large.json"
+    path.write_text(
+        json.dumps(
+            valid()
+            | {"annotations": [annotation | {"id": n, "segmentation": [c]}
+                               for n, c in enumerate(corners, start=1)]}
+        )
+    )  # fmt: skip
+    tracemalloc.start()
+    try:
+        coco.load(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3.5 * path.stat().st_size
 
 
 def test_class_names_set_the_order_and_refuse_others(tmp_path):

@@ -81,7 +81,7 @@ def pascal(
     """
     from piclip.datasets.prepare.pascal_5i import prepare_pascal
 
-    with _shown("Masks") as progress:
+    with _shown("Masks") as (progress,):
         prepared = prepare_pascal(
             out,
             voc=voc,
@@ -120,8 +120,10 @@ def coco(
     """
     from piclip.datasets.prepare.coco_20i import prepare_coco
 
-    with _shown("Masks") as progress:
-        prepared = prepare_coco(out, images=images, annotations=annotations, progress=progress)
+    with _shown("Annotations (bytes)", "Masks") as (reading, progress):
+        prepared = prepare_coco(
+            out, images=images, annotations=annotations, reading=reading, progress=progress
+        )
     _report_prepared(prepared, json)
 
 
@@ -167,7 +169,7 @@ def check(
     from piclip.cli.console import print_json
     from piclip.datasets.prepare.check import check_folder
 
-    with _shown("Images") as progress:
+    with _shown("Images") as (progress,):
         report = check_folder(folder, progress)
     _report_check(report)
     if json:
@@ -177,13 +179,17 @@ def check(
 
 
 @contextmanager
-def _shown(label: str) -> Iterator[Progress]:
-    """A progress bar with one line."""
+def _shown(*labels: str) -> Iterator[list[Progress]]:
+    """A progress bar with a line for each label."""
     from piclip.cli.console import progress_bar
 
     with progress_bar() as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def line(label: str) -> Progress:
+            task = bar.add_task(label, total=None)
+            return lambda done, total: bar.update(task, completed=done, total=total)
+
+        yield [line(label) for label in labels]
 
 
 def _report_prepared(prepared: Prepared, json: bool) -> None:

@@ -208,7 +208,7 @@ def query_map(result: Segmentation, name: str) -> npt.NDArray[np.float32]:
     """
     if name == FINAL:
         absent = result.presence is not None and result.presence[0] < MIN_PRESENCE
-        return np.zeros_like(result.scores[0]) if absent else np.asarray(result.scores[0])
+        return np.zeros(result.size, dtype=np.float32) if absent else result.score_maps[0]
     there = priors_of(result).maps()
     chosen = zip(("text", "visual"), PRIORS.get(name, ()), strict=False)
     fields = [_FIELDS[pair] for pair in chosen if pair in _FIELDS] or [name]

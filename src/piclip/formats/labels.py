@@ -20,7 +20,7 @@ from piclip.io.supports import Support
 _MAX_CLASSES = 254
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Region:
     """One labelled region of one class: usually one object.
 
@@ -37,7 +37,7 @@ class Region:
     score: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabelledFile:
     """One image and its labels.
 

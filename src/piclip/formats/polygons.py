@@ -51,7 +51,7 @@ def corners_from(numbers: object, where: str) -> Corners:
     """Corners (N, 2) as x, y from ``[x, y, x, y ...]`` or ``[[x, y] ...]`` (else MaskError)."""
     try:
         return np.asarray(numbers, dtype=np.float64).reshape(-1, 2)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise MaskError(
             f"{where}: a polygon must be a list of pairs of numbers; draw it anew."
         ) from error

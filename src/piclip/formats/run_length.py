@@ -17,7 +17,7 @@ _MARGIN, _SHARE = 1.0, 0.1
 over the frame, where they are clipped; more means another image or another scale."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RunLengthMask:
     """One mask in COCO's compressed run-length coding; equal masks compare equal.
 
@@ -67,7 +67,8 @@ class RunLengthMask:
         if not polygons:
             return cls.from_array(np.zeros(size, dtype=np.bool_))
         api = library("pycocotools.mask")
-        packed = api.merge(api.frPyObjects(polygons, *size))
+        parts = api.frPyObjects(polygons, *size)
+        packed = parts[0] if len(parts) == 1 else api.merge(parts)
         return cls(*size, packed["counts"])
 
     @classmethod
