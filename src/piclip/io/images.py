@@ -144,6 +144,11 @@ def read_mask(
     return mask
 
 
+def is_image_name(name: str) -> bool:
+    """Whether a file's suffix is one of an image."""
+    return Path(name).suffix.lower() in _SUFFIXES
+
+
 def list_images(source: str | Path) -> list[Path]:
     """List the image files of a folder (not of its subfolders), or the one file given.
 
@@ -167,7 +172,7 @@ def list_images(source: str | Path) -> list[Path]:
     images = [
         entry
         for entry in names
-        if entry.suffix.lower() in _SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+        if is_image_name(entry.name) and not entry.name.startswith(".") and entry.is_file()
     ]
     if not images:
         raise ImageError(
