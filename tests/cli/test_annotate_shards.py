@@ -142,7 +142,7 @@ def test_a_list_and_label_files_that_stay_below_their_folder(command, album):
         (("--engine", "local", "--review", "r.csv"), "--review is for a folder on this computer"),
         (("--engine", "local", "--holdout", "--workers", 2), "--holdout, --workers is for"),
         (("--engine", "slurm"), "choose local or ray"),
-        (("--actors", 2), "are for --engine ray"),
+        (("--actors", 2), "are for work in shards"),
         (("--engine", "local", "--actors", 2), "for the engine ray"),
         (("--engine", "local", "--output-format", "tiff"), "There is no label format 'tiff'"),
         (

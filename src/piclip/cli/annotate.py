@@ -113,6 +113,14 @@ def annotate(
             "cluster or with actors on this computer.",
         ),
     ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Number of shards, fixed at the start. [default: one each 1000 images]",
+        ),
+    ] = None,
     ray_address: Annotated[
         str | None, typer.Option(metavar="URL", help="The Ray cluster. [default: this computer]")
     ] = None,
@@ -171,7 +179,7 @@ def annotate(
                 model, visual=visual, clip=clip, device=device, dtype=dtype
             )
 
-    cluster = Cluster(engine, ray_address, actors, num_gpus)
+    cluster = Cluster(engine, shards, ray_address, actors, num_gpus)
     if cluster.is_wanted(images, labels, output):
         annotate_shards(
             images,

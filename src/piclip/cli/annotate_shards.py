@@ -40,16 +40,18 @@ _MOST_FAILURES = 1000
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a command line says about the engine.
+    """What a command line says about shards and who makes them.
 
     Attributes:
         engine: "local" or "ray"; None where it does not say.
+        shards: Number of shards.
         address: Of a Ray cluster.
         actors: Number of actors.
         num_gpus: Of each actor.
     """
 
     engine: str | None
+    shards: int | None
     address: str | None
     actors: int | None
     num_gpus: float
@@ -59,8 +61,11 @@ class Cluster:
         places = (images, *(other for other in others if other))
         if self.engine or any(map(is_url, places)) or is_file(images):
             return True
-        if self.address or self.actors or self.num_gpus:
-            raise UsageError("--ray-address, --actors and --num-gpus are for --engine ray; add it.")
+        if self.shards or self.address or self.actors or self.num_gpus:
+            raise UsageError(
+                "--shards, --ray-address, --actors and --num-gpus are for work in shards; add "
+                "--engine local or --engine ray."
+            )
         return False
 
 
@@ -125,6 +130,7 @@ def annotate_shards(
                 min_presence=min_presence,
                 batch_size=batch_size,
                 max_pixels=max_pixels,
+                shards=cluster.shards,
                 engine=cluster.engine or "local",  # type: ignore[arg-type]  # refuses others
                 ray_address=cluster.address,
                 actors=cluster.actors,
