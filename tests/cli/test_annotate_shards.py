@@ -3,22 +3,11 @@
 import json
 from pathlib import Path
 
-import fsspec
 import pyarrow.parquet as pq
 import pytest
 
 from piclip.annotation.parquet import proposal_of, read_rows
 from piclip.formats import Labels, read_labels, write_labels
-
-
-@pytest.fixture
-def memory():
-    storage = fsspec.filesystem("memory")
-    storage.store.clear()
-    storage.pseudo_dirs[:] = [""]
-    yield storage
-    storage.store.clear()
-    storage.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture

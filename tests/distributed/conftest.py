@@ -1,6 +1,5 @@
 """A fitted segmenter, and a folder of scenes with one file that is no image."""
 
-import fsspec
 import pytest
 from PIL import Image
 
@@ -43,13 +42,8 @@ def scored(monkeypatch):
 
 
 @pytest.fixture
-def bucket(photos):
+def bucket(photos, memory):
     """The scenes in a storage that is no disk."""
-    storage = fsspec.filesystem("memory")
-    storage.store.clear()
-    storage.pseudo_dirs[:] = [""]
     for file in photos.rglob("*.*"):
-        storage.pipe(f"/bucket/{file.relative_to(photos)}", file.read_bytes())
-    yield "memory://bucket"
-    storage.store.clear()
-    storage.pseudo_dirs[:] = [""]
+        memory.pipe(f"/bucket/{file.relative_to(photos)}", file.read_bytes())
+    return "memory://bucket"

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -103,21 +102,19 @@ def test_lists_parquet_and_file_urls_name_the_same_images(
     assert (tmp_path / "out" / "job.json").is_file()
 
 
-def test_a_bucket_to_a_bucket(segmenter, bucket, expected):
+def test_a_bucket_to_a_bucket(segmenter, bucket, memory, expected):
     done = run(segmenter, bucket, "memory://found/here")
     same(by_path(done), expected)
     (failure,) = done.shards.failures()
     assert failure.reason.startswith("memory://bucket/broken.jpg: this is not an image")
-    storage = fsspec.filesystem("memory")
-    assert storage.isfile("/found/here/job.json")
-    assert not [name for name in storage.find("/found") if "/." in name]
+    assert memory.isfile("/found/here/job.json")
+    assert not [name for name in memory.find("/found") if "/." in name]
     assert run(segmenter, bucket, "memory://found/here").earlier == 13
 
 
-def test_a_parquet_file_of_urls(segmenter, bucket, expected):
-    storage = fsspec.filesystem("memory")
+def test_a_parquet_file_of_urls(segmenter, bucket, memory, expected):
     urls = [f"{bucket}/{name}" for name in NAMES] + [f"{bucket}/gone.png", "zip://a::b/c.png"]
-    with storage.open("/lists/all.parquet", "wb") as file:
+    with memory.open("/lists/all.parquet", "wb") as file:
         pq.write_table(pa.table({"path": urls}), file)
     done = run(segmenter, "memory://lists/all.parquet", "memory://found")
     found = by_path(done)

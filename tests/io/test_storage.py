@@ -8,17 +8,14 @@ from piclip.io import storage
 
 
 @pytest.fixture(params=["path", "file", "memory"])
-def place(request, tmp_path):
+def place(request, tmp_path, memory):
     """A folder of each kind that a test can have."""
-    if request.param == "memory":
-        memory = fsspec.filesystem("memory")
-        memory.store.clear()
-        memory.pseudo_dirs[:] = [""]
-        yield "memory://bucket/deep"
-        memory.store.clear()
-        memory.pseudo_dirs[:] = [""]
-    else:
-        yield f"file://{tmp_path}/deep" if request.param == "file" else f"{tmp_path}/deep"
+    folders = {
+        "path": f"{tmp_path}/deep",
+        "file": f"file://{tmp_path}/deep",
+        "memory": "memory://bucket/deep",
+    }
+    return folders[request.param]
 
 
 def put(place, content):
@@ -80,11 +77,11 @@ def test_a_missing_library_is_named(monkeypatch):
         storage.exists("s3://bucket/a")
 
 
-def test_a_storage_that_refuses_is_told_in_a_sentence(monkeypatch):
+def test_a_storage_that_refuses_is_told_in_a_sentence(monkeypatch, memory):
     def refuses(self, *arguments, **options):
         raise RuntimeError("AccessDenied:\n  no")
 
-    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "put_file", refuses)
+    monkeypatch.setattr(type(memory), "put_file", refuses)
     with pytest.raises(OutputError, match="AccessDenied: no; check the address"):
         put("memory://bucket/a", b"")
 
