@@ -125,6 +125,20 @@ def test_a_list_and_label_files_that_stay_below_their_folder(command, album):
     assert written <= {f"{name}/{path}" for name in ("sky", "cat") for path in allowed}
 
 
+def test_what_others_have_made_is_not_written_over(annotate, album):
+    labels = (album.folder / "labels.json").read_bytes()
+    ran = annotate("--engine", "local", output="labels.json")
+    assert (ran.code, "must be different" in ran.sentence) == (2, True)
+    (album.folder / "theirs").mkdir()
+    (album.folder / "theirs" / "photo2.png").write_bytes(b"theirs")
+    ran = annotate("--engine", "local", "--output-format", "masks", output="theirs")
+    assert (ran.code, "no run of piclip annotate has made it" in ran.sentence) == (2, True)
+    assert (album.folder / "theirs" / "photo2.png").read_bytes() == b"theirs"
+    assert (album.folder / "labels.json").read_bytes() == labels
+    for _ in range(2):
+        assert annotate("--engine", "local").code == 0
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -30,6 +30,7 @@ def whole(segmenter, photos, tmp_path):
     return annotate(segmenter, photos, tmp_path / "whole", shards=12)
 
 
+@pytest.mark.slow
 def test_two_actors_find_what_one_process_finds(segmenter, photos, tmp_path, whole):
     # Begun here, ended there, and taken up here again.
     first = annotate(segmenter, photos, tmp_path / "out", shards=12)
@@ -75,7 +76,9 @@ def test_what_is_killed_costs_no_image_and_doubles_none(segmenter, photos, tmp_p
         _wait(lambda: list(output.glob("shards/part-*")) or driver.poll() is not None)
         assert driver.poll() is None
         if killed == "actor":
-            for process in _actors_of(driver.pid):
+            actors = _actors_of(driver.pid)
+            assert actors
+            for process in actors:
                 os.kill(process, signal.SIGKILL)
             assert driver.wait(300) == 0
         else:

@@ -91,3 +91,10 @@ def test_paths_below_a_folder():
     assert storage.joined("s3://b/c", "gs://d/e.png") == "gs://d/e.png"
     assert storage.joined("/b", "file:///d/e.png") == "/d/e.png"
     assert storage.joined("/b", "/d/e.png") == "/d/e.png"
+
+
+def test_a_folder_that_links_to_itself_is_gone_through_once(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.txt").write_text("b")
+    (tmp_path / "a" / "again").symlink_to(tmp_path)
+    assert list(storage.files_below(str(tmp_path))) == ["a/b.txt"]

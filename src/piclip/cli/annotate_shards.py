@@ -106,11 +106,11 @@ def annotate_shards(
         source = detect(folder.labels) if format == "auto" else format.replace("-", "")
         target = output_format.replace("-", "") if output_format else source
         check_format(target)
-        own = local_path(output)
         if target == "parquet" and min_score:
             raise UsageError("The shards hold every region and its score; leave --min-score out.")
+        job_folder = output if target == "parquet" else f"{output}.shards"
         if target != "parquet":
-            check_destination(Path(own or PurePosixPath(output).name), target, (), ())
+            _check_output(output, target, job_folder, (images, labels), overwrite=overwrite)
         examples = choose_examples(known)
         segmenter = load()
         negatives = negatives_for(segmenter, known)
@@ -118,7 +118,6 @@ def annotate_shards(
             learned = digest(examples, folder.images, negatives=negatives)
             learn(segmenter, examples, folder.images, negatives=negatives, max_pixels=max_pixels)
         labelled = {find_image(folder.images, file.path) for file in known.labelled} - {None}
-        job_folder = output if target == "parquet" else f"{output}.shards"
         with _bar() as on_progress:
             done = annotate(
                 segmenter,
@@ -143,6 +142,25 @@ def annotate_shards(
     _report(done, output, json=json)
     if done.failed:
         raise typer.Exit(1)
+
+
+def _check_output(
+    output: str, format: str, job: str, others: Sequence[str], *, overwrite: bool
+) -> None:
+    """Refuse to write over what no earlier run has made (UsageError)."""
+    if absolute(output) in map(absolute, others):
+        raise UsageError(
+            "The --images, the --labels and the --output must be different; choose another "
+            "--output."
+        )
+    own = local_path(output)
+    check_destination(Path(own or PurePosixPath(output).name), format, (), ())
+    foreign = is_file(output) or names(output)
+    if foreign and not is_file(f"{job}/job.json") and not overwrite:
+        raise UsageError(
+            f"{output} is there already and no run of piclip annotate has made it; choose another "
+            f"--output, or add --overwrite."
+        )
 
 
 @dataclass(frozen=True)
@@ -212,8 +230,9 @@ def _below(path: str, format: str) -> str:
     """A path that stays below a folder of label files; in one file it is the image's own."""
     if format in ONE_FILE:
         return path
-    parts = path.replace("\\", "/").partition("://")[2] or path
-    return "/".join(part for part in parts.split("/") if part not in ("", ".", ".."))
+    plain = path.replace("\\", "/")
+    parts = (plain.partition("://")[2] or plain).split("/")
+    return "/".join(part for part in parts if part not in ("", ".", ".."))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from piclip.annotation.sinks import Proposal
 from piclip.distributed.catalogue import Catalogue, root_of, write_catalogue
 from piclip.errors import UsageError
 from piclip.formats.label_files import load_json
-from piclip.io.storage import exists, fetch, file_system, names, new_file, remove, scratch_file
+from piclip.io.storage import fetch, file_system, is_file, names, new_file, remove, scratch_file
 
 _MANIFEST, _CATALOGUE, _SHARDS = "job.json", "images.parquet", "shards"
 _OWN = frozenset({_CATALOGUE, _SHARDS, ".piclip.lock"})
@@ -68,7 +68,7 @@ class Shards:
         """
         manifest, catalogue = f"{folder}/{_MANIFEST}", f"{folder}/{_CATALOGUE}"
         root = root_of(images)
-        if exists(manifest) and not overwrite:
+        if is_file(manifest) and not overwrite:
             earlier = _read_manifest(manifest)
             listed = Catalogue.at(earlier["catalogue"])
             fixed = {"images": images, "rows": listed.rows, "bytes": listed.size}

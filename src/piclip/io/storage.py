@@ -94,7 +94,10 @@ def files_below(folder: str) -> Iterator[str]:
     """The files of a folder and its subfolders, relative to it, folder by folder (UsageError)."""
     with _reading(folder, UsageError):
         system, path = file_system(folder)
-        for place, _, found in system.walk(path):
+        # On this computer a link may lead to a folder that it is in; that one is not followed.
+        walked = os.walk(path) if local_path(folder) is not None else system.walk(path)
+        for place, folders, found in walked:
+            folders.sort()
             below = PurePosixPath(place).relative_to(PurePosixPath(path))
             for name in sorted(found):
                 yield (below / name).as_posix()
