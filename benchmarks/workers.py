@@ -4,7 +4,8 @@
 
 The images are those of ``annotate_memory.py``. Each way runs as the command itself, in a process of
 its own, first on a few images and then on all: the difference is the rate, and what the few take is
-the start. All ways must find the same; the exit code is 1 if they do not.
+the start. All ways must find the same; the exit code is 1 if they do not. Only where torch adds up on
+two threads the last digits may be others; how often a region is then another is counted.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ FEW = 16
 WAYS: dict[str, tuple[int, tuple[str, ...]]] = {
     "one_process_one_thread": (1, ()),
     "one_process_two_threads": (2, ()),
-    "two_workers": (2, ("--workers", "2")),  # which share the threads
+    "two_workers": (1, ("--workers", "2")),
     "shards_one_process": (1, ("--engine", "local")),
     "ray_two_actors": (1, ("--engine", "ray", "--actors", "2")),
 }
-"""Threads of torch and options of the command."""
+"""Threads of torch in each process, and options of the command."""
 
 COMMAND = """
 import resource, sys
@@ -138,7 +139,8 @@ def main() -> int:
         "ways": {way: asdict(figures) for way, figures in measured.items()},
     }
     options.output.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-    return int(any(figures.differing_images for figures in measured.values()))
+    same = (figures for way, figures in measured.items() if WAYS[way][0] == 1)
+    return int(any(figures.differing_images for figures in same))
 
 
 if __name__ == "__main__":

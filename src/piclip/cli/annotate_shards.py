@@ -117,7 +117,7 @@ def annotate_shards(
         with people().status("Learning from the labelled images"):
             learned = digest(examples, folder.images, negatives=negatives)
             learn(segmenter, examples, folder.images, negatives=negatives, max_pixels=max_pixels)
-        labelled = {find_image(folder.images, file.path) for file in known.labelled} - {None}
+        labelled = (find_image(folder.images, file.path) for file in known.labelled)
         with _bar() as on_progress:
             done = annotate(
                 segmenter,
