@@ -41,3 +41,18 @@ def model(tmp_path_factory) -> Path:
     tokenizer = build_tokenizer()
     save_clip(LoadedClip(build_model(tokenizer, 0), tokenizer, ModelSettings(64)), folder)
     return folder
+
+
+@pytest.fixture
+def memory():
+    """The storage of ``memory://`` URLs, empty before and after."""
+    import fsspec
+
+    def empty():
+        storage.store.clear()
+        storage.pseudo_dirs[:] = [""]
+
+    storage = fsspec.filesystem("memory")
+    empty()
+    yield storage
+    empty()

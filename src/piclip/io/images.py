@@ -164,6 +164,12 @@ def _listed(values: npt.NDArray[Any]) -> str:
     return ", ".join(str(v) for v in np.unique(values)[:12])
 
 
+def is_image_name(name: str) -> bool:
+    """Whether a file's suffix is one of an image, read here or not."""
+    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a Path for each of a million
+    return suffix in SUFFIXES or suffix in UNREAD
+
+
 def list_images(source: str | Path) -> list[Path]:
     """List the image files of a folder (not of its subfolders), or the one file given.
 
@@ -196,9 +202,7 @@ def list_images(source: str | Path) -> list[Path]:
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - a Path for each of a million
-    shown = suffix in SUFFIXES or suffix in UNREAD
-    return shown and not entry.name.startswith(".") and entry.is_file()
+    return is_image_name(entry.name) and not entry.name.startswith(".") and entry.is_file()
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
