@@ -1,13 +1,16 @@
-"""Text, JSON, YAML and XML files that somebody hands us, read within bounds.
+"""Text, JSON, YAML, XML and plain pickle files that somebody hands us, read within bounds.
 
 Whatever is in such a file, reading it takes time and memory in proportion to its size: nothing
-waits at a pipe, nothing is nested without end, and no alias unfolds to a billion values.
+waits at a pipe, nothing is nested without end, no alias unfolds to a billion values, and nothing
+is executed.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import pickle
+import pickletools
 import re
 import stat
 from collections import deque
@@ -31,6 +34,7 @@ MOST_YAML_VALUES = 100_000
 """With every alias counted as what it stands for."""
 
 MOST_XML_BYTES = 500_000_000
+MOST_PICKLE_BYTES = 100_000_000
 
 MOST_LEVELS = 64
 
@@ -40,6 +44,13 @@ _PLAIN = bytes(set(range(256)) - set(b'"[]{}'))
 _SPACES = tuple(" \t\n\r")
 _CHUNK = 1 << 20  # characters
 _XML_PART = 1 << 20
+
+_PLAIN_OPCODES = {
+    "PROTO", "FRAME", "STOP", "MARK", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "EMPTY_LIST",
+    "LIST", "APPEND", "APPENDS", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "INT", "BININT",
+    "BININT1", "BININT2", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET",
+}  # fmt: skip
+"""What makes dicts, lists, texts and whole numbers; no other opcode imports or calls anything."""
 
 
 def check_regular(path: str | Path) -> int:
@@ -297,6 +308,32 @@ def read_xml(path: str | Path) -> Element:
     except ParseError as error:
         raise ValueError(f"this is no valid XML ({error})") from error
     return root  # the last to end
+
+
+def read_plain_pickle(path: str | Path) -> Any:  # noqa: ANN401
+    """Read a pickle of dicts, lists, texts and whole numbers.
+
+    A pickle can call any function; one that holds an instruction to import, call or build anything
+    else is refused before it is loaded.
+
+    Raises:
+        OSError: As `read_text`.
+        ValueError: It is too large, no pickle, or holds anything else; the error says so in a few
+            words.
+    """
+    if check_regular(path) > MOST_PICKLE_BYTES:
+        raise ValueError(f"this is larger than {MOST_PICKLE_BYTES:,} bytes")
+    data = Path(path).read_bytes()
+    try:
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+            if opcode.name not in _PLAIN_OPCODES:
+                raise ValueError(f"it holds {opcode.name}, more than lists, texts and numbers")
+            # The loader makes room for every place up to the greatest.
+            if opcode.name.endswith("PUT") and int(argument or 0) > number:
+                raise ValueError("a place in its memory is out of range")
+        return pickle.loads(data)
+    except (ValueError, TypeError, IndexError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"this is no pickle to read here ({error})") from error
 
 
 def _check_yaml(root: yaml.Node) -> None:
