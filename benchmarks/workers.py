@@ -30,8 +30,8 @@ WAYS: dict[str, tuple[int, tuple[str, ...]]] = {
     "one_process_one_thread": (1, ()),
     "one_process_two_threads": (2, ()),
     "two_workers": (1, ("--workers", "2")),
-    "shards_one_process": (1, ("--engine", "local")),
-    "ray_two_actors": (1, ("--engine", "ray", "--actors", "2")),
+    "shards_one_process": (1, ("--engine", "local", "--shards", "20")),
+    "ray_two_actors": (1, ("--engine", "ray", "--actors", "2", "--shards", "20")),
 }
 """Threads of torch in each process, and options of the command."""
 
