@@ -4,8 +4,8 @@
 
 The images are those of ``annotate_memory.py``. Each way runs as the command itself, in a process of
 its own, first on a few images and then on all: the difference is the rate, and what the few take is
-the start. All ways must find the same; the exit code is 1 if they do not. Only where torch adds up
-on two threads the last digits may be others; how often a region is then another is counted.
+the start. All ways must find the same, or the exit code is 1; only where torch adds up on two
+threads, the last digits may be others, and the images in which they are get counted.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ WAYS: dict[str, tuple[int, tuple[str, ...]]] = {
     "one_process_one_thread": (1, ()),
     "one_process_two_threads": (2, ()),
     "two_workers": (1, ("--workers", "2")),
-    "shards_one_process": (1, ("--engine", "local")),
-    "ray_two_actors": (1, ("--engine", "ray", "--actors", "2")),
+    "shards_one_process": (1, ("--engine", "local", "--shards", "20")),
+    "ray_two_actors": (1, ("--engine", "ray", "--actors", "2", "--shards", "20")),
 }
 """Threads of torch in each process, and options of the command."""
 

@@ -44,6 +44,17 @@ def model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def one_thread():
+    """Torch adds up in the order in which an actor does, which has one thread."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def memory():
     """The storage of ``memory://`` URLs, empty before and after."""
     import fsspec

@@ -453,8 +453,11 @@ class FewShotSegmenter:
                 )
             for number, name in enumerate(index["classes"]):
                 prefix = f"{number}."
+                # Cloned: where a tensor lies in the file decides which way its sums are rounded.
                 own = {
-                    k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)
+                    k.removeprefix(prefix): t.clone()
+                    for k, t in tensors.items()
+                    if k.startswith(prefix)
                 }
                 segmenter._memories[name] = segmenter.scorer.restore(name, own)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -9,7 +9,7 @@ from piclip.training_free.scorer import TrainingFreeScorer
 
 
 @pytest.fixture
-def segmenter(model):
+def segmenter(model, one_thread):
     shown = make_scene(41, 0, include="cat")
     segmenter = FewShotSegmenter.from_pretrained(model, device="cpu", dtype="float32")
     return segmenter.fit(Support(shown.image, shown.mask("cat")), name="cat")
