@@ -167,16 +167,29 @@ def test_patches_are_alike_by_the_densities_of_other_images():
     assert torch.allclose(found, torch.stack(expected).mean(), atol=1e-5)
 
 
-def test_silence_asks_the_patches_that_speak_least(monkeypatch):
-    logits = torch.full((1, 10, 20), 9.0)
-    named = torch.zeros(1, 20, dtype=torch.bool)
-    named[0, 3] = True
-    monkeypatch.setattr(losses, "SILENT_SHARE", 0.5)
-    assert losses._silence_loss(logits, named) > 8
-    logits[0, :5, 3] = -9.0  # half of the patches call class 3 absent; nobody asks for the others
-    assert losses._silence_loss(logits, named) < 0.01
-    monkeypatch.setattr(losses, "SILENT_SHARE", 0.8)
-    assert losses._silence_loss(logits, named) > 1
+def test_patches_are_told_apart_objects_and_ground_counting_equally():
+    torch.manual_seed(0)
+    logits, coverage = torch.randn(1, 6, 2), torch.rand(1, 6, 3)
+    coverage = coverage / coverage.sum(-1, keepdim=True)
+    sums = {True: [0.0, 0.0], False: [0.0, 0.0]}
+    for patch in range(6):
+        odds = torch.cat([torch.ones(1), logits[0, patch].exp()])  # that it is ground: 1
+        loss = -(coverage[0, patch] * (odds / odds.sum()).log()).sum()
+        ground = coverage[0, patch, 0]
+        for is_ground, weight in ((True, ground), (False, 1 - ground)):
+            sums[is_ground][0] += weight * loss
+            sums[is_ground][1] += weight
+    expected = sum(total / weight for total, weight in sums.values()) / 2
+    assert torch.allclose(losses._patch_loss(logits, coverage), expected)
+
+
+def test_the_last_block_begins_by_passing_on_what_it_attends_to():
+    model = build_model(build_tokenizer(), 0)
+    passed_on = [
+        (layer.self_attn.out_proj.weight @ layer.self_attn.v_proj.weight).diag().mean().item()
+        for layer in model.vision_model.encoder.layers
+    ]
+    assert passed_on == pytest.approx([-0.4] * 5 + [0.4], abs=0.05)
 
 
 def test_rate_warms_up_and_decays():
