@@ -1,8 +1,8 @@
 """Trains the built-in CLIP: ``python -m world.builtin RUN_FOLDER``.
 
 Seeded and resumable: the same command continues where the run folder's last checkpoint stopped.
-Names are learned from captions, which patches are alike from the masks of the training scenes. See
-``clip/builtin/MODEL_CARD.md`` for what came out.
+Names are learned from captions, which patches are alike from the masks of the training scenes.
+``world/training_log.md`` says what came out so far.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MATRIX_RATE, OTHER_RATE = 0.02, 1e-3
 WARM_UP, DECAY_FROM = 50, 0.19
 EMA = 0.998
 CHECKPOINT_EVERY = 50
-LOG_EVERY, EVALUATE_EVERY = 10, 250
+LOG_EVERY, EVALUATE_EVERY = 10, 500
 
 
 def rate_factor(step: int, total: int) -> float:

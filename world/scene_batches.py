@@ -18,7 +18,7 @@ from world.world_model import PATCH
 
 KINDS = 1 + len(CLASS_NAMES)
 """Ground and the classes, in the order of a class map."""
-REUSE = 6
+REUSE = 2
 """How often a drawn scene is shown (cropped, mirrored, recoloured) before a fresh one is drawn."""
 POOL = 16
 """Steps' worth of scenes that are drawn at a time."""
@@ -47,9 +47,9 @@ class Stage:
 
 
 CURRICULUM = (
-    Stage(250, 96, Layout(64, (1, 1), (32, 58), 2)),
-    Stage(250, 96, Layout(64, (1, 2), (20, 58), 3)),
-    Stage(700, 32, WORLD),
+    Stage(500, 96, Layout(64, (1, 1), (32, 58), 2)),
+    Stage(6000, 96, Layout(64, (1, 2), (20, 58), 3)),
+    Stage(6000, 32, WORLD),
 )
 
 
