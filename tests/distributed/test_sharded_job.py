@@ -206,6 +206,11 @@ def test_what_cannot_be_done_is_refused(segmenter, photos, tmp_path):
     refused("known to this process alone", output="memory://out", engine="ray", actors=1)
     pq.write_table(pa.table({"file": ["a"]}), tmp_path / "other.parquet")
     refused("no column named path", images=tmp_path / "other.parquet")
+    # As Ray writes what it would unpickle.
+    unknown = {"ARROW:extension:name": "ray.data.arrow_pickled_object"}
+    field = pa.field("path", pa.binary(), metadata=unknown)
+    pq.write_table(pa.table({"path": [b"a"]}, pa.schema([field])), tmp_path / "hostile.parquet")
+    refused("a type of a library", images=tmp_path / "hostile.parquet", engine="ray")
     (tmp_path / "bad.parquet").write_bytes(b"nothing")
     refused("no Parquet file of paths", images=tmp_path / "bad.parquet")
     refused("holds bad.parquet, which no run of piclip annotate has made", output=tmp_path)

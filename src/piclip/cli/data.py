@@ -197,7 +197,8 @@ def episodes(
     dataset: Annotated[
         str,
         typer.Argument(
-            metavar="DATASET", help="pascal-5i, coco-20i, fss-1000, folder, coco-json or scenes."
+            metavar="DATASET",
+            help="pascal-5i, coco-20i, fss-1000, isaid-5i, folder, coco-json or scenes.",
         ),
     ],
     *,

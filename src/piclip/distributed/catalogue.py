@@ -80,6 +80,16 @@ class Catalogue:
         dataset, system = _opened(place)
         if "path" not in dataset.schema.names:
             raise UsageError(f"{place}: there is no column named path; name the one of paths so.")
+        if any(
+            map(
+                _is_special,
+                chain.from_iterable(part.physical_schema for part in dataset.get_fragments()),
+            )
+        ):
+            raise UsageError(
+                f"{place}: a column has a type of a library, not one of Parquet's own; write the "
+                f"paths alone."
+            )
         size = sum(system.size(file) for file in dataset.files)
         return cls(place, dataset.count_rows(), size)
 
@@ -99,6 +109,12 @@ def _opened(place: str) -> tuple[Any, Any]:
     except (pa.ArrowException, OSError, ValueError) as error:
         said = " ".join(str(error).split())
         raise UsageError(f"{place}: this is no Parquet file of paths ({said}).") from error
+
+
+def _is_special(field: Any) -> bool:  # noqa: ANN401
+    """Whether a column's type is an extension: whoever knows it may run what the file says."""
+    named = b"ARROW:extension:name" in (field.metadata or {})
+    return named or isinstance(field.type, arrow().BaseExtensionType)
 
 
 def _files(folder: str) -> Iterable[str]:
