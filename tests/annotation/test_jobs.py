@@ -274,7 +274,12 @@ def test_names_of_outputs_never_collide_and_earlier_ones_stay():
 COMMAND = "import sys; from piclip.cli import main; sys.exit(main())"
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "name", ["SIGTERM", *(pytest.param(n, marks=SLOW) for n in ("SIGHUP", "SIGINT"))]
+)
 def test_a_signal_stops_a_command_as_ctrl_c_does(world_of_scenes, tmp_path, model, name):
     _, photos = world_of_scenes
     for number in range(400):
