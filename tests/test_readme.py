@@ -217,6 +217,12 @@ def test_the_figures_of_speed_are_those_of_the_file():
     assert f"takes {speed['plain_seconds']:.2f} s" in (ROOT / "docs/models.md").read_text()
 
 
+def test_the_figures_of_the_engine_are_those_of_the_file():
+    for found in measured("engine")["rows"]:
+        figures = [found[k] for k in ("run_ms_per_image", "again_s_per_50000", "bytes_per_image")]
+        assert row("docs/many-images.md", f"{found['images']:,}") == [str(each) for each in figures]
+
+
 def test_the_figures_of_the_decoders_are_those_of_their_results():
     def mean(method, prior, shots):
         files = sorted(
