@@ -49,6 +49,25 @@ def test_the_command_line_gives_what_the_library_gives(piclip, world):
         np.testing.assert_array_equal(written, result.mask)
 
 
+def test_masks_are_cleaned_as_the_library_cleans(piclip, world):
+    cleaned = ("--min-area", "0.1%", "--largest", "--fill-holes")
+    assert piclip(*world.command("--threshold", "0.4", *cleaned)).code == 0
+    segmenter = library.FewShotSegmenter.from_pretrained(
+        str(world.model), device="cpu", dtype="float32"
+    )
+    segmenter.fit([library.Support(world.support, world.mask)], name="cat")
+    for found in segmenter.predict(sorted(world.photos.iterdir()), threshold=0.4):
+        result = found.cleaned(min_area="0.1%", largest=True, fill_holes=True)
+        written = np.asarray(Image.open(world.output / f"{result.name}.png")) > 0
+        np.testing.assert_array_equal(written, result.mask)
+    for entry in record(world)["images"]:
+        mask = np.asarray(Image.open(world.output / entry["mask"])) > 0
+        assert entry["share"] == pytest.approx(mask.mean(), abs=1e-5)
+    ran = piclip(*world.command("--threshold", "0.4", *cleaned[2:]))
+    assert "other settings (min_area)" in ran.sentence
+    assert piclip(*world.command("--min-area", "many")).code == 2
+
+
 @pytest.mark.parametrize("command", ["segment", "priors"])
 def test_every_file_is_decoded_once(piclip, world, monkeypatch, command):
     decode, decoded = images.decode, []

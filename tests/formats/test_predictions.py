@@ -60,6 +60,11 @@ def test_one_region_per_class_and_small_ones_left_out():
     assert file.path == "photo"
 
 
+def test_small_ones_may_be_a_share_of_the_image():
+    file = from_segmentation(segmentation(), instances=False, min_area="15%")
+    assert [(r.class_name, r.mask.area) for r in file.regions] == [("cat", 4)]
+
+
 @pytest.mark.parametrize("polygons", [False, True])
 def test_to_coco(polygons):
     content = json.loads(json.dumps(segmentation().to_coco("photo.jpg", polygons=polygons)))

@@ -16,7 +16,7 @@ from piclip.errors import UsageError
 from piclip.formats import coco, labelstudio
 from piclip.formats.label_files import dump_list, written
 from piclip.formats.labels import LabelledFile, Labels, label_paths
-from piclip.formats.registry import get_format
+from piclip.formats.registry import write_labels
 
 ONE_FILE = frozenset({"coco", "labelstudio"})
 """Formats of one JSON file; the others are folders with files per image."""
@@ -83,7 +83,9 @@ def check_destination(
         )
 
 
-def write_files(files: Files, labels: Labels, destination: Path, format: str) -> None:
+def write_files(
+    files: Files, labels: Labels, destination: Path, format: str, *, simplify: float = 0.0
+) -> None:
     """Write images and their regions.
 
     Args:
@@ -91,16 +93,18 @@ def write_files(files: Files, labels: Labels, destination: Path, format: str) ->
         labels: The labels that were read, for classes and numbers of classes and images.
         destination: The file or folder.
         format: A name of `piclip.formats.FORMATS`.
+        simplify: As `piclip.formats.write_labels` takes it.
 
     Raises:
         OutputError: A file cannot be written.
+        UsageError: There are no outlines to simplify.
     """
     if format == "coco":
-        coco.write(labels, destination, files=files)
+        coco.write(labels, destination, simplify=simplify, files=files)
     elif format == "labelstudio":
         dump_list((labelstudio.to_task(file) for file in files()), destination)
     else:
-        _write_folder(files(), labels, destination, format)
+        _write_folder(files(), labels, destination, format, simplify)
 
 
 def write_review(rows: Iterable[Review], destination: Path) -> None:
@@ -118,11 +122,13 @@ def write_review(rows: Iterable[Review], destination: Path) -> None:
             table.writerow([row.path, f"{row.certainty:.4f}", row.regions, lowest, *shares])
 
 
-def _write_folder(files: Iterator[LabelledFile], labels: Labels, folder: Path, format: str) -> None:
+def _write_folder(
+    files: Iterator[LabelledFile], labels: Labels, folder: Path, format: str, simplify: float
+) -> None:
     while batch := tuple(islice(files, _AT_ONCE)):
         if format == "masks":
             _remove_masks(batch, labels.class_names, folder)
-        get_format(format).write(replace(labels, images=batch), folder)
+        write_labels(replace(labels, images=batch), folder, format=format, simplify=simplify)
 
 
 def _remove_masks(files: Sequence[LabelledFile], class_names: Sequence[str], folder: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from piclip.annotation.journal import Entry, Journal
 from piclip.annotation.queries import Query
 from piclip.errors import MaskError
+from piclip.formats.cleaning import AS_FOUND, Cleaning
 from piclip.formats.labels import LabelledFile, Region
 from piclip.formats.predicted import from_segmentation
 from piclip.formats.run_length import RunLengthMask
@@ -63,13 +64,16 @@ class MaskFiles:
     Attributes:
         folder: Is there, with a folder for overlays if those are asked for.
         overlays: Write overlays too.
+        cleaning: What becomes of the masks before.
     """
 
     folder: Path
     overlays: bool = False
+    cleaning: Cleaning = AS_FOUND
 
     def keep(self, query: Query, result: Segmentation) -> Kept:
         """Write the files; the journal has their names, the mask's shares and mean scores."""
+        result = result.cleaned(**vars(self.cleaning))
         paths = {"mask": f"{query.name}.png"}
         if self.overlays:
             paths["overlay"] = f"{OVERLAYS}/{query.name}.png"

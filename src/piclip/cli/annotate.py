@@ -16,8 +16,11 @@ from piclip.cli.options import (
     ClipOption,
     DeviceOption,
     DtypeOption,
+    FillHolesOption,
     JsonOption,
+    LargestOption,
     MaxPixelsOption,
+    MinAreaOption,
     MinPresenceOption,
     ModelOrDecoderOption,
     ThresholdOption,
@@ -72,6 +75,18 @@ def annotate(
             min=0, max=1, metavar="SCORE", help="Leave out regions whose mean score is lower."
         ),
     ] = 0.0,
+    min_area: MinAreaOption = "0.05%",
+    largest: LargestOption = False,
+    fill_holes: FillHolesOption = False,
+    simplify: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="PIXELS",
+            help="Draw outlines with fewer corners, which miss the others by at most as much; coco "
+            "then has outlines instead of run lengths.",
+        ),
+    ] = 0.0,
     threshold: ThresholdOption = None,
     min_presence: MinPresenceOption = MIN_PRESENCE,
     with_labels: Annotated[
@@ -110,7 +125,8 @@ def annotate(
 
     Images that cannot be read are skipped and listed at the end. What is finished is kept in
     OUTPUT.journal: the same command run again goes on where it stopped, and --min-score,
-    --with-labels, --review and --output-format may be changed without computing anything again.
+    --min-area, --largest, --fill-holes, --simplify, --with-labels, --review and --output-format may
+    be changed without computing anything again.
 
     Exit code: 0 when every image is annotated, 1 when some failed, 2 for a wrong command line.
     """
@@ -130,11 +146,14 @@ def annotate(
         running,
     )
     from piclip.formats import detect, get_format, read_labels
+    from piclip.formats.cleaning import Cleaning
+    from piclip.formats.registry import get_outlined
 
     # The registry has no hyphen where people write Label Studio's format with one.
     source = detect(labels) if format == "auto" else format.replace("-", "")
     target = output_format.replace("-", "") if output_format else source
-    get_format(target)
+    (get_outlined if simplify else get_format)(target)
+    cleaning = Cleaning(min_area, largest, fill_holes)
     work.check_wanted(output, holdout=holdout, review=review)
     known = read_labels(labels, format=source, images=images, class_names=name or [])
     examples = choose_examples(known)
@@ -176,6 +195,7 @@ def annotate(
                     threshold=threshold,
                     min_presence=min_presence,
                     min_score=min_score,
+                    cleaning=cleaning,
                     max_pixels=max_pixels,
                     on_progress=on_progress,
                 )
@@ -185,7 +205,15 @@ def annotate(
                 job.run(segmenter, how, workers=workers, on_progress=on_progress)
             failures += job.failures()
             regions = work.write_proposals(
-                job, known, output, target, shown=shown, min_score=min_score, review=review
+                job,
+                known,
+                output,
+                target,
+                shown=shown,
+                min_score=min_score,
+                cleaning=cleaning,
+                simplify=simplify,
+                review=review,
             )
             done = len(queries) - len(job.failures())
             print_outcome(

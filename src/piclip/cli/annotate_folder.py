@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from piclip.annotation.sinks import Proposal
 from piclip.cli.console import print_table
 from piclip.errors import UsageError
 from piclip.formats import LabelledFile, Labels
+from piclip.formats.cleaning import Cleaning, kept
 from piclip.training_free.scorer import TrainingFreeScorer
 
 
@@ -88,6 +88,8 @@ def write_proposals(
     *,
     shown: Sequence[LabelledFile],
     min_score: float,
+    cleaning: Cleaning,
+    simplify: float,
     review: Path | None,
 ) -> dict[str, int]:
     """Write what a job found, after the labelled images ``shown``, and the review table.
@@ -99,8 +101,7 @@ def write_proposals(
     def proposed() -> Iterator[tuple[LabelledFile, float]]:
         for query in job.done():
             proposal = Proposal.of(job.journal.read(query.path))
-            kept = tuple(r for r in proposal.file.regions if (r.score or 0) >= min_score)
-            yield replace(proposal.file, regions=kept), proposal.certainty
+            yield kept(proposal.file, min_score, cleaning), proposal.certainty
 
     def files() -> Iterator[LabelledFile]:
         yield from shown
@@ -115,7 +116,7 @@ def write_proposals(
         reviews.append(Review(file.path, certainty, len(scores), lowest, file.presence))
     if review is not None:
         write_review(reviews, review)
-    write_files(files, labels, output, format)
+    write_files(files, labels, output, format, simplify=simplify)
     return dict(counts)
 
 

@@ -17,9 +17,12 @@ from piclip.cli.options import (
     DeviceOption,
     DtypeOption,
     EvidenceOption,
+    FillHolesOption,
     JsonOption,
+    LargestOption,
     MaskOption,
     MaxPixelsOption,
+    MinAreaOption,
     MinPresenceOption,
     ModelOrDecoderOption,
     OutputFolderOption,
@@ -74,6 +77,9 @@ def segment(
     ] = False,
     threshold: ThresholdOption = None,
     min_presence: MinPresenceOption = MIN_PRESENCE,
+    min_area: MinAreaOption = "0",
+    largest: LargestOption = False,
+    fill_holes: FillHolesOption = False,
     batch_size: BatchSizeOption = 8,
     workers: WorkersOption = 1,
     device: DeviceOption = "auto",
@@ -103,9 +109,11 @@ def segment(
     from piclip.annotation.queries import query_files
     from piclip.cli.console import loading_model, people, print_outcome, running
     from piclip.errors import UsageError
+    from piclip.formats.cleaning import Cleaning
 
     classes = paired(support, mask, name)
     negatives = negative or []
+    cleaning = Cleaning(min_area, largest, fill_holes)
     if negatives and evidence == "published":
         raise UsageError("The published priors learn from no --negative; leave it out.")
     queries = query_files(query, output, labelled=[*support, *mask, *negatives])
@@ -133,10 +141,15 @@ def segment(
         "negatives": [file_digest(image) for image in negatives],
         "threshold": threshold,
         "min_presence": min_presence,
+        "min_area": min_area,
+        "largest": largest,
+        "fill_holes": fill_holes,
         "dtype": dtype,
     }
     how = How(threshold, min_presence, batch_size, max_pixels)
-    with mask_job(queries, output, settings, overlays=overlay, overwrite=overwrite) as job:
+    with mask_job(
+        queries, output, settings, overlays=overlay, cleaning=cleaning, overwrite=overwrite
+    ) as job:
         if job.waiting:
             with people().status("Learning from the labelled images"):
                 segmenter.fit(

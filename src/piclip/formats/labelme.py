@@ -55,13 +55,13 @@ def read(
     return Labels(tuple(class_names or found), tuple(files))
 
 
-def write(labels: Labels, destination: str | Path) -> list[Path]:
+def write(labels: Labels, destination: str | Path, *, simplify: float = 0.0) -> list[Path]:
     """Write one labelme file per image, unlabelled ones too, as `write_labels` says.
 
     labelme opens the files where the images lie beside them.
     """
     return [
-        dump_json(_content(file), Path(destination) / target)
+        dump_json(_content(file, simplify), Path(destination) / target)
         for file, target in labels.with_paths(".json")
     ]
 
@@ -121,9 +121,11 @@ def _decode(text: str, where: str) -> npt.NDArray[np.bool_]:
     return np.asarray(image.convert("L")) > 0
 
 
-def _content(file: LabelledFile) -> dict[str, Any]:
+def _content(file: LabelledFile, simplify: float) -> dict[str, Any]:
     shapes = [
-        shape for group, region in enumerate(file.regions) for shape in _shapes(region, group)
+        shape
+        for group, region in enumerate(file.regions)
+        for shape in _shapes(region, group, simplify)
     ]
     return {
         "version": _VERSION,
@@ -136,10 +138,10 @@ def _content(file: LabelledFile) -> dict[str, Any]:
     }
 
 
-def _shapes(region: Region, group: int) -> list[dict[str, Any]]:
+def _shapes(region: Region, group: int, simplify: float) -> list[dict[str, Any]]:
     common = {"label": region.class_name, "flags": {}, "description": ""}
     mask = region.mask.to_array()
-    parts = outlines(mask)
+    parts = outlines(mask, simplify)
     if any(len(loops) > 1 for loops in parts):
         left, top, width, height = region.mask.box
         png = io.BytesIO()

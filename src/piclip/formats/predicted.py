@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from piclip.formats.cleaning import TOUCHING, least_area
 from piclip.formats.labels import LabelledFile, Region
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.extras import library
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from supervision import Detections
 
 _DIGITS = 4
-_TOUCHING = np.ones((3, 3), dtype=np.bool_)
 
 
 class Prediction(Protocol):
@@ -43,7 +43,7 @@ def from_segmentation(
     path: str | None = None,
     *,
     instances: bool = True,
-    min_area: int = 1,
+    min_area: float | str = 1,
     source: str | None = None,
 ) -> LabelledFile:
     """Take the regions of a prediction.
@@ -53,7 +53,8 @@ def from_segmentation(
         path: The image's path relative to the folder of images; the name of its file without it.
         instances: Each connected part (pixels that touch at a side or a corner) is a region, or
             else all pixels of a class.
-        min_area: Regions with fewer pixels are left out.
+        min_area: Regions with fewer pixels are left out; a number, or a text such as "0.1%" of the
+            image's pixels.
         source: How the labelling tool names the image, if not by its path.
 
     Returns:
@@ -61,13 +62,14 @@ def from_segmentation(
         likely each class is to be in it.
     """
     regions = []
+    least = least_area(min_area, segmentation.size)
     for index, name in enumerate(segmentation.class_names):
         mask = segmentation.mask_of(name)
-        parts, count = ndimage.label(mask, structure=_TOUCHING) if instances else (mask, 1)
+        parts, count = ndimage.label(mask, structure=TOUCHING) if instances else (mask, 1)
         for part in range(1, count + 1):
             pixels = np.asarray(parts == part)
             area = int(pixels.sum())
-            if area == 0 or area < min_area:
+            if area == 0 or area < least:
                 continue
             score = round(float(segmentation.scores[index][pixels].mean()), _DIGITS)
             regions.append(Region(name, RunLengthMask.from_array(pixels), score=score))

@@ -61,7 +61,7 @@ def read(
     return Labels(names, tuple(files))
 
 
-def write(labels: Labels, destination: str | Path) -> list[Path]:
+def write(labels: Labels, destination: str | Path, *, simplify: float = 0.0) -> list[Path]:
     """Write data.yaml and a text file per image, unlabelled too, as `write_labels` says."""
     folder, targets = Path(destination), labels.with_paths(".txt")
     names = yaml.safe_dump(
@@ -70,19 +70,19 @@ def write(labels: Labels, destination: str | Path) -> list[Path]:
     return [
         write_text(names.rstrip("\n"), folder / _YAML),
         *(
-            write_text(to_text(file, labels.class_names), folder / "labels" / target)
+            write_text(to_text(file, labels.class_names, simplify), folder / "labels" / target)
             for file, target in targets
         ),
     ]
 
 
-def to_text(file: LabelledFile, class_names: Sequence[str]) -> str:
-    """Make the lines of one image's label, without crowds."""
+def to_text(file: LabelledFile, class_names: Sequence[str], simplify: float = 0.0) -> str:
+    """Make the lines of one image's label, without crowds; see `outlines` for ``simplify``."""
     lines = []
     for region in file.regions:
         if region.crowd:
             continue
-        parts = [joined(loops) for loops in outlines(region.mask.to_array())]
+        parts = [joined(loops) for loops in outlines(region.mask.to_array(), simplify)]
         # Seven digits place a corner to a hundredth of a pixel in the largest images.
         numbers = (joined(parts) / [file.width, file.height]).ravel()
         corners = " ".join(f"{number:.7g}" for number in numbers)
