@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
+from piclip.annotation.journal import Entry
 from piclip.errors import UsageError
 from piclip.formats import coco, labelstudio
 from piclip.formats.label_files import dump_list, written
@@ -120,6 +121,29 @@ def write_review(rows: Iterable[Review], destination: Path) -> None:
             presence = row.presence or {}
             shares = [f"{presence[name]:.4f}" if name in presence else "" for name in names]
             table.writerow([row.path, f"{row.certainty:.4f}", row.regions, lowest, *shares])
+
+
+def write_table(entries: Iterable[Entry], destination: Path) -> None:
+    """Write what `piclip.annotation.sinks.MaskFiles` found as CSV, a row per image and class.
+
+    Args:
+        entries: Of the journal; images that failed are left out.
+        destination: The file. Its columns: the image, the class, the share of the image's pixels
+            that are of it, its presence, and the mean score of these pixels (empty without any).
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    with written(destination) as out:
+        table = csv.writer(out, lineterminator="\n")
+        table.writerow(["image", "class", "share", "presence", "mean_score"])
+        for entry in entries:
+            if entry.reason is not None:
+                continue
+            presence = entry.found["presence"] or {}
+            for name, share in entry.found["shares"].items():
+                score = entry.found["scores"][name]
+                table.writerow([entry.path, name, share, presence.get(name), score])
 
 
 def _write_folder(

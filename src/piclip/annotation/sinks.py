@@ -90,6 +90,11 @@ class MaskFiles:
             "share": _rounded(inside.mean()),
             "shares": {name: _rounded(result.mask_of(name).mean()) for name in result.class_names},
             "presence": result.presence_by_class,
+            "scores": {
+                name: _rounded(scores[inside].mean()) if inside.any() else None
+                for name, scores in zip(result.class_names, result.scores, strict=True)
+                for inside in [result.mask_of(name)]
+            },
             "mean_score": _rounded(score.mean()),
             "mean_score_inside": _rounded(score[inside].mean()) if inside.any() else None,
         }

@@ -75,6 +75,14 @@ def segment(
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Draw the masks over the images, too.")
     ] = False,
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a table, too: each image and class with its share of the pixels, its "
+            "presence and its mean score.",
+        ),
+    ] = None,
     threshold: ThresholdOption = None,
     min_presence: MinPresenceOption = MIN_PRESENCE,
     min_area: MinAreaOption = "0",
@@ -104,6 +112,7 @@ def segment(
     """
     from piclip import FewShotSegmenter, Support, __version__
     from piclip.annotation.answers import How
+    from piclip.annotation.export import write_table
     from piclip.annotation.fitted import file_digest
     from piclip.annotation.jobs import RESULTS, mask_job, results_of
     from piclip.annotation.queries import query_files
@@ -117,6 +126,8 @@ def segment(
     if negatives and evidence == "published":
         raise UsageError("The published priors learn from no --negative; leave it out.")
     queries = query_files(query, output, labelled=[*support, *mask, *negatives])
+    if csv is not None and csv.suffix.lower() != ".csv":
+        raise UsageError(f"The --csv {csv} must be a file named .csv; add that to its name.")
     digests = {
         label: [{"image": file_digest(image), "mask": file_digest(truth)} for image, truth in pairs]
         for label, pairs in classes.items()
@@ -160,6 +171,8 @@ def segment(
             with running("Segmenting", job) as on_progress:
                 job.run(segmenter, how, workers=workers, on_progress=on_progress)
         failures = job.failures()
+        if csv is not None:
+            write_table(job.journal.entries(), csv)
         if json:
             sys.stdout.writelines(results_of(job.journal, ascii_only=True))
     print_outcome(
