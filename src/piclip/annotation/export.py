@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from piclip.annotation.journal import Entry
 from piclip.errors import UsageError
-from piclip.formats import coco, labelstudio
+from piclip.formats import coco, labelstudio, yolo
 from piclip.formats.label_files import dump_list, written
 from piclip.formats.labels import LabelledFile, Labels, label_paths
 from piclip.formats.registry import write_labels
@@ -104,6 +104,12 @@ def write_files(
         coco.write(labels, destination, simplify=simplify, files=files)
     elif format == "labelstudio":
         dump_list((labelstudio.to_task(file) for file in files()), destination)
+    elif format == "yolo":
+        paths = []
+        for file in files():
+            yolo.write_text_of(file, labels.class_names, destination, simplify)
+            paths.append(file.path)
+        yolo.write_lists(labels.class_names, paths, destination)
     else:
         _write_folder(files(), labels, destination, format, simplify)
 
