@@ -102,6 +102,36 @@ def test_every_format_in_and_out(annotate, album, format, target):
         assert found == [len(file.regions) for file in regions]
 
 
+def test_labelme_files_lie_beside_the_images_where_their_folder_is_the_output(annotate, album):
+    labels = album.labels()
+    write_labels(Labels(labels.class_names, labels.images[:3]), album.photos, format="labelme")
+    unlabelled = album.photos / "photo2.json"
+    unlabelled.write_text(json.dumps(album.json("photos/photo2.json") | {"flags": {"night": True}}))
+    given = (album.photos / "photo0.json").read_bytes()
+    options = {"labels": "photos", "output": "photos"}
+    ran = annotate("--with-labels", **options)
+    assert (ran.code, "holds the labels already" in ran.sentence) == (2, True)
+    assert annotate(**options).code == 0
+    assert album.json("photos/photo2.json")["flags"] == {"night": True}
+    assert sorted(path.stem for path in album.photos.glob("*.json")) == [
+        f"photo{number}" for number in range(6)
+    ]
+    assert (album.photos / "photo0.json").read_bytes() == given
+    [shape, *_] = album.json("photos/photo3.json")["shapes"]
+    assert shape["description"].startswith("presence ")
+
+
+def test_labelme_files_of_somebody_else_are_not_written_over(annotate, album):
+    theirs = album.photos / "photo4.json"
+    theirs.write_text("{}")
+    options = ("--output-format", "labelme")
+    ran = annotate(*options, output="photos")
+    assert (ran.code, "no run of piclip annotate has made it" in ran.sentence) == (2, True)
+    assert theirs.read_text() == "{}"
+    theirs.unlink()
+    assert annotate(*options, output="photos").code == 0
+
+
 def test_labels_of_another_format_teach_the_same(annotate, album):
     labels = album.labels()
     shown = Labels(labels.class_names, labels.labelled)

@@ -143,6 +143,22 @@ def test_yolo_keeps_the_splits_that_folders_name():
     assert yolo.splits([]) == {"train": [], "val": [], "test": []}
 
 
+def test_labelme_keeps_the_flags_of_an_image_and_tells_presence(tmp_path):
+    labelme.write(simple(HOLED), tmp_path)
+    path = tmp_path / "photo.json"
+    content = json.loads(path.read_text())
+    assert (content["flags"], content["shapes"][0]["description"]) == ({}, "")
+    flags = {"reviewed": True, "night": False}
+    path.write_text(json.dumps(content | {"flags": flags}))
+    found = labelme.read(tmp_path)
+    told = replace(found.images[0], presence={"cat": 0.75})
+    labelme.write(replace(found, images=(told,)), tmp_path / "again")
+    again = json.loads((tmp_path / "again/photo.json").read_text())
+    assert again["flags"] == flags
+    assert again["shapes"][0]["description"] == "presence 0.7500"
+    assert labelme.read(tmp_path / "again").images == found.images
+
+
 def test_yolo_leaves_crowds_out():
     crowd = Region("cat", pack(HOLED), crowd=True)
     file = LabelledFile("photo.png", *HOLED.shape, (crowd,))

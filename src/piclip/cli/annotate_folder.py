@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from piclip.cli.console import print_table
 from piclip.errors import UsageError
 from piclip.formats import LabelledFile, Labels
 from piclip.formats.cleaning import Cleaning, kept
+from piclip.formats.labels import label_paths
 from piclip.training_free.scorer import TrainingFreeScorer
 
 
@@ -58,6 +60,9 @@ def check_output(
             "folder of --images, or leave --output out to measure with --holdout."
         )
     files = [output, journal_path(output), *(other for other in others if other)]
+    beside = format == "labelme" and output.is_dir()  # of each image, or among the labels
+    if beside:
+        files.remove(output)
     if len({file.resolve() for file in files}) < len(files):
         raise UsageError(
             "The --labels, the --output and the --review must be different files; choose another "
@@ -65,7 +70,15 @@ def check_output(
         )
     paths = [*queries.paths, *(file.path for file in shown)]
     check_destination(output, format, paths, (Path(query.file) for query in queries))
-    foreign = output.is_file() or (output.is_dir() and any(output.iterdir()))
+    if beside:
+        labels = output.resolve() in {file.resolve() for file in files}
+        if labels and shown:
+            raise UsageError("The --output holds the labels already; leave out --with-labels.")
+        known = {path for path in queries.paths if labels and path in queries.known}
+        targets = label_paths((path for path in paths if path not in known), ".json")
+        foreign = any((output / target).exists() for target in targets)
+    else:
+        foreign = output.is_file() or (output.is_dir() and any(output.iterdir()))
     if foreign and not journal_path(output).exists() and not overwrite:
         raise UsageError(
             f"{output} is there already and no run of piclip annotate has made it; choose another "
@@ -101,7 +114,9 @@ def write_proposals(
     def proposed() -> Iterator[tuple[LabelledFile, float]]:
         for query in job.done():
             proposal = Proposal.of(job.journal.read(query.path))
-            yield kept(proposal.file, min_score, cleaning), proposal.certainty
+            extra = query.known.extra if query.known else None
+            file = replace(proposal.file, extra=extra)
+            yield kept(file, min_score, cleaning), proposal.certainty
 
     def files() -> Iterator[LabelledFile]:
         yield from shown

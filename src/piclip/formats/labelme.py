@@ -3,8 +3,8 @@
 In: polygons, rectangles and masks; shapes with one label and one group number are one object.
 Out: polygons along pixel edges, several with a group number for an object in parts, and masks for
 objects with holes, which labelme's polygons cannot have. Reading keeps the pixels that a polygon
-covers, not its corners. Lost on the way: crowds, pixels to ignore, scores, and the order of the
-classes.
+covers, not its corners. The flags of an image are kept, and presence is in the description of each
+shape. Lost on the way: crowds, pixels to ignore, scores, and the order of the classes.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def _read_file(path: Path, folder: str, class_names: Sequence[str]) -> LabelledF
         key = (name, ("alone", index) if group is None else ("group", str(group)))
         parts.setdefault(key, []).append(_mask(shape, size, where))
     regions = [Region(name, RunLengthMask.union(masks)) for (name, _), masks in parts.items()]
-    return LabelledFile(str(image), *size, regions=tuple(regions))
+    flags = content.get("flags")
+    extra = {"flags": flags} if isinstance(flags, dict) and flags else None
+    return LabelledFile(str(image), *size, regions=tuple(regions), extra=extra)
 
 
 def _mask(shape: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthMask:
@@ -125,11 +127,11 @@ def _content(file: LabelledFile, simplify: float) -> dict[str, Any]:
     shapes = [
         shape
         for group, region in enumerate(file.regions)
-        for shape in _shapes(region, group, simplify)
+        for shape in _shapes(file, region, group, simplify)
     ]
     return {
         "version": _VERSION,
-        "flags": {},
+        "flags": (file.extra or {}).get("flags", {}),
         "shapes": shapes,
         "imagePath": PurePosixPath(file.path).name,
         "imageData": None,
@@ -138,8 +140,11 @@ def _content(file: LabelledFile, simplify: float) -> dict[str, Any]:
     }
 
 
-def _shapes(region: Region, group: int, simplify: float) -> list[dict[str, Any]]:
-    common = {"label": region.class_name, "flags": {}, "description": ""}
+def _shapes(
+    file: LabelledFile, region: Region, group: int, simplify: float
+) -> list[dict[str, Any]]:
+    told = file.presence and f"presence {file.presence[region.class_name]:.4f}"
+    common = {"label": region.class_name, "flags": {}, "description": told or ""}
     mask = region.mask.to_array()
     parts = outlines(mask, simplify)
     if any(len(loops) > 1 for loops in parts):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,8 @@ class LabelledFile:
         absent: Classes of which a label says that they are not in the image. An image with
             neither regions nor these is unlabelled.
         presence: Of a prediction, the probability of each class to be in the image, if it is known.
+        extra: What else the tool says of the image, which its own format hands back unchanged:
+            "flags" of labelme, "data", "from_name" and "to_name" of Label Studio.
     """
 
     path: str
@@ -62,6 +65,7 @@ class LabelledFile:
     source: str | None = None
     absent: tuple[str, ...] = ()
     presence: Mapping[str, float] | None = None
+    extra: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         masks = [region.mask for region in self.regions]

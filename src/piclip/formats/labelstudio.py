@@ -3,7 +3,8 @@
 In: the "JSON" export, brush strokes and polygons; other results (boxes, choices, text) are no masks
 and are left out. Of several annotations of a task the ground truth counts, else the one changed
 last; skipped ones do not count. Out: tasks with *predictions* as brush strokes, which Label Studio
-imports as pre-annotations, and the labelling interface that they fit (`labelling_interface`).
+imports as pre-annotations, and the labelling interface that they fit (`labelling_interface`). Tasks
+that were read keep their data, and predictions the names of the project's brush and image.
 Lost on the way: crowds, pixels to ignore, and the order of the classes; polygons become pixels.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -64,6 +66,8 @@ def read(
         for index, task in enumerate(tasks)
         if (file := from_task(task, f"{path}: task {index}", root, class_names)) is not None
     ]
+    if tags := _tags(tasks):
+        files = [replace(file, extra={**(file.extra or {}), **tags}) for file in files]
     found = dict.fromkeys(name for file in files for name in file.class_names)
     return Labels(tuple(class_names or found), tuple(files))
 
@@ -111,7 +115,7 @@ def to_task(
 ) -> dict[str, Any]:
     """One image as a task, with its regions as a prediction; arguments as of `write`."""
     source = file.source or url + quote(file.path)
-    task: dict[str, Any] = {"data": {_DATA: source}}
+    task: dict[str, Any] = {"data": (file.extra or {}).get("data", {_DATA: source})}
     if file.id is not None:
         task["id"] = file.id
     if file.regions:
@@ -122,14 +126,14 @@ def to_task(
 def to_prediction(file: LabelledFile, model_version: str = "piclip") -> dict[str, Any]:
     """One image's regions as a prediction in Label Studio's form."""
     brush = library("label_studio_sdk.converter.brush")
-    results = []
+    results, extra = [], file.extra or {}
     for index, region in enumerate(file.regions):
         alpha = region.mask.to_array() * np.uint8(255)
         result = {
             "id": f"region{index}",
             "type": "brushlabels",
-            "from_name": _CONTROL,
-            "to_name": _OBJECT,
+            "from_name": extra.get("from_name", _CONTROL),
+            "to_name": extra.get("to_name", _OBJECT),
             "original_width": file.width,
             "original_height": file.height,
             "image_rotation": 0,
@@ -172,7 +176,8 @@ def from_task(
         UsageError: The task is malformed or has an unknown class.
         MaskError: A region is empty or damaged.
     """
-    source = _image_url(field(task, "data", dict, where), where)
+    data = field(task, "data", dict, where)
+    source = _image_url(data, where)
     path = _image_path(source, root)
     results = _results(task, where)
     regions: list[Region] = []
@@ -191,7 +196,27 @@ def from_task(
         size = image_size(found)
     number = task.get("id")
     task_id = number if isinstance(number, int) else None
-    return LabelledFile(path, *size, regions=tuple(regions), id=task_id, source=source)
+    extra = {"data": data} if data.keys() - {_DATA} else None
+    return LabelledFile(path, *size, regions=tuple(regions), id=task_id, source=source, extra=extra)
+
+
+def _tags(tasks: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The names of the project's brush and of what it paints on, where the labels tell them.
+
+    Labels of another kind tell only what they lie on; the brush then has the name that
+    `labelling_interface` gives it.
+    """
+    found: dict[str, str] = {}
+    for task in tasks:
+        for result in _results(task, ""):
+            control, painted = result.get("from_name"), result.get("to_name")
+            if not isinstance(control, str) or not isinstance(painted, str):
+                continue
+            if result.get("type") == "brushlabels":
+                return {"from_name": control, "to_name": painted}
+            if str(result.get("type")).endswith("labels"):
+                found.setdefault("to_name", painted)
+    return found
 
 
 def _image_url(data: dict[str, Any], where: str) -> str:
