@@ -164,6 +164,26 @@ def test_unlabelled_tasks_are_kept_if_their_image_is_there(tmp_path):
     assert (file.path, file.size, file.regions) == ("photo.png", (5, 7), ())
 
 
+def test_a_task_submitted_empty_says_that_no_class_is_there(tmp_path):
+    names = ("a.png", "b.png", "c.png", "d.png")
+    save_images(Labels(NAMES, tuple(LabelledFile(name, 5, 7) for name in names)), tmp_path)
+    choice = {"type": "choices", "value": {"choices": ["blurred"]}}
+    told = {
+        "a.png": [{"result": []}],
+        "b.png": [{"result": [], "was_cancelled": True}],
+        "c.png": [{"result": [choice]}],
+        "d.png": [],
+    }
+    tasks = [{"data": {"image": name}, "annotations": found} for name, found in told.items()]
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps(tasks))
+    found = labelstudio.read(path, images=tmp_path, class_names=NAMES)
+    assert {file.path: file.absent for file in found.images} == {
+        **dict.fromkeys(names, ()),
+        "a.png": NAMES,
+    }
+
+
 VALUE = {"format": "rle", "brushlabels": ["cat"]}
 
 

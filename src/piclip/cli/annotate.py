@@ -55,6 +55,14 @@ def annotate(
         list[str] | None,
         typer.Option(help="A class, if the labels do not name it; repeat it in their order."),
     ] = None,
+    empty_as_negatives: Annotated[
+        bool,
+        typer.Option(
+            "--empty-as-negatives",
+            help="Images that the labels list without a label hold none of the classes: learn from "
+            "them when to draw nothing, instead of annotating them.",
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -120,8 +128,9 @@ def annotate(
 
     Every image with a label teaches each class that it shows, at most 50 images per class; every
     image without one gets regions of all classes. In a folder of masks, a mask without object
-    pixels says that the class is not in the image: that teaches when to draw nothing. The score of
-    a region is the mean of its pixels' scores.
+    pixels says that the class is not in the image, as does a task of Label Studio that was
+    submitted with nothing in it: that teaches when to draw nothing. Elsewhere --empty-as-negatives
+    says so. The score of a region is the mean of its pixels' scores.
 
     Images that cannot be read are skipped and listed at the end. What is finished is kept in
     OUTPUT.journal: the same command run again goes on where it stopped, and --min-score,
@@ -156,6 +165,7 @@ def annotate(
     cleaning = Cleaning(min_area, largest, fill_holes)
     work.check_wanted(output, holdout=holdout, review=review)
     known = read_labels(labels, format=source, images=images, class_names=name or [])
+    known = work.with_negatives(known, images, source) if empty_as_negatives else known
     examples = choose_examples(known)
     shown = known.labelled if with_labels else ()
     queries, failures = find_queries(known, images) if output else (Queries(()), [])

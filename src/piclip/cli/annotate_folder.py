@@ -86,6 +86,16 @@ def check_output(
         )
 
 
+def with_negatives(labels: Labels, images: Path, format: str) -> Labels:
+    """Take images listed without a label as negatives (UsageError where the labels tell them)."""
+    if format == "labelstudio":
+        raise UsageError(
+            "Label Studio tells tasks that were submitted empty from those without a label; leave "
+            "out --empty-as-negatives."
+        )
+    return labels.with_empty_as_negatives(images)
+
+
 def negatives_for(segmenter: FewShotSegmenter, labels: Labels) -> dict[str, list[LabelledFile]]:
     """The images labelled as without a class, by its name; a trained decoder has no use for any."""
     if not isinstance(segmenter.scorer, TrainingFreeScorer):

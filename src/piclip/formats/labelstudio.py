@@ -2,7 +2,8 @@
 
 In: the "JSON" export, brush strokes and polygons; other results (boxes, choices, text) are no masks
 and are left out. Of several annotations of a task the ground truth counts, else the one changed
-last; skipped ones do not count. Out: tasks with *predictions* as brush strokes, which Label Studio
+last; skipped ones do not count. One that was submitted with nothing in it says that no class is in
+the image. Out: tasks with *predictions* as brush strokes, which Label Studio
 imports as pre-annotations, and the labelling interface that they fit (`labelling_interface`). Tasks
 that were read keep their data, and predictions the names of the project's brush and image.
 Lost on the way: crowds, pixels to ignore, and the order of the classes; polygons become pixels.
@@ -69,7 +70,10 @@ def read(
     if tags := _tags(tasks):
         files = [replace(file, extra={**(file.extra or {}), **tags}) for file in files]
     found = dict.fromkeys(name for file in files for name in file.class_names)
-    return Labels(tuple(class_names or found), tuple(files))
+    names = tuple(class_names or found)
+    empty = {_image_url(task["data"], "") for task in tasks if _is_empty(task)}
+    files = [replace(f, absent=names) if f.source in empty else f for f in files]
+    return Labels(names, tuple(files))
 
 
 def write(
@@ -243,12 +247,22 @@ def _image_path(url: str, root: Path | None) -> str:
     return name if exported else own_name
 
 
-def _results(task: dict[str, Any], where: str) -> list[dict[str, Any]]:
-    """The results of the annotation that counts."""
+def _is_empty(task: dict[str, Any]) -> bool:
+    """Did a person submit it without anything in it? Then none of the classes is there."""
+    return bool(_annotations(task, "")) and not _results(task, "")
+
+
+def _annotations(task: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """Those that were not skipped."""
     annotations = task.get("annotations") or []
     if not isinstance(annotations, list) or not all(isinstance(a, dict) for a in annotations):
         raise UsageError(f"{where}: the field 'annotations' is no list of annotations.")
-    valid = [a for a in annotations if not a.get("was_cancelled")]
+    return [a for a in annotations if not a.get("was_cancelled")]
+
+
+def _results(task: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """The results of the annotation that counts."""
+    valid = _annotations(task, where)
     if not valid:
         return []
     best = max(valid, key=lambda a: (bool(a.get("ground_truth")), str(a.get("updated_at") or "")))
