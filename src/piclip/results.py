@@ -346,7 +346,7 @@ class Segmentation:
         Args:
             instances: One detection per connected part, or else per class.
         """
-        from piclip.formats.predicted import to_detections  # noqa: PLC0415  (needs an extra)
+        from piclip.formats.detections import to_detections  # noqa: PLC0415  (needs an extra)
 
         return to_detections(self, instances=instances)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,7 @@ from scipy import ndimage
 from piclip.formats.cleaning import TOUCHING, least_area
 from piclip.formats.labels import LabelledFile, Region
 from piclip.formats.run_length import RunLengthMask
-from piclip.io.extras import library
 from piclip.io.images import IGNORE
-
-if TYPE_CHECKING:
-    from supervision import Detections
 
 _DIGITS = 4
 
@@ -81,21 +77,4 @@ def from_segmentation(
         ignore=RunLengthMask.from_array(unknown) if unknown.any() else None,
         source=source,
         presence=segmentation.presence_by_class,
-    )
-
-
-def to_detections(segmentation: Prediction, *, instances: bool) -> Detections:
-    """Regions of a prediction as ``supervision.Detections``; see `Segmentation.to_supervision`."""
-    supervision = library("supervision")
-    regions = from_segmentation(segmentation, instances=instances).regions
-    masks = np.zeros((len(regions), *segmentation.size), dtype=np.bool_)
-    for index, region in enumerate(regions):
-        masks[index] = region.mask.to_array()
-    names = [region.class_name for region in regions]
-    return supervision.Detections(
-        xyxy=supervision.mask_to_xyxy(masks).astype(np.float32).reshape(-1, 4),
-        mask=masks,
-        confidence=np.array([region.score for region in regions], dtype=np.float32),
-        class_id=np.array([segmentation.class_names.index(n) for n in names], dtype=np.int64),
-        data={"class_name": np.array(names, dtype=np.str_)},
     )
