@@ -76,6 +76,11 @@ experiments experiments-quick: $(INSTALLED)
 	  --ours $(RUNS)/fold0/hdmnet-piclip --output $(RESULTS)/fig3.jpg
 	$(BIN)/piclip figure fig4 --dataset scenes --output $(RESULTS)/fig4.jpg
 
+# glibc gives memory back and asks for it anew in every step unless it is told to keep it.
+builtin: export MALLOC_MMAP_THRESHOLD_ = 4294967296
+builtin: export MALLOC_TRIM_THRESHOLD_ = 4294967296
+builtin: export MALLOC_TOP_PAD_ = 1073741824
+builtin: export OMP_WAIT_POLICY = PASSIVE
 builtin: $(INSTALLED)
 	$(BIN)/python -m world.builtin runs/builtin
 

@@ -41,3 +41,29 @@ def model(tmp_path_factory) -> Path:
     tokenizer = build_tokenizer()
     save_clip(LoadedClip(build_model(tokenizer, 0), tokenizer, ModelSettings(64)), folder)
     return folder
+
+
+@pytest.fixture
+def one_thread():
+    """Torch adds up in the order in which an actor does, which has one thread."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def memory():
+    """The storage of ``memory://`` URLs, empty before and after."""
+    import fsspec
+
+    def empty():
+        storage.store.clear()
+        storage.pseudo_dirs[:] = [""]
+
+    storage = fsspec.filesystem("memory")
+    empty()
+    yield storage
+    empty()

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from piclip.errors import OutputError, UsageError
@@ -26,7 +29,7 @@ def make(classes=("cat", "dog"), **changes):
     parts = {
         "class_names": classes,
         "class_map": np.where(scores.max(0) > 0.6, scores.argmax(0) + 1, 0).astype(np.uint8),
-        "scores": scores,
+        "score_maps": scores,
         "priors": make_priors(len(classes)),
         "image": Image.new("RGB", (30, 20), (50, 60, 70)),
         "name": "a b",
@@ -66,6 +69,50 @@ def test_at_threshold(threshold):
     assert again.name == result.name
 
 
+class AskedMaps:
+    """Maps that are made when they are asked for, and who was."""
+
+    def __init__(self, scores):
+        self.scores, self.shape, self.asked = scores, scores.shape, []
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        return self.scores[index].copy()
+
+
+def test_maps_are_made_when_they_are_asked_for():
+    plain = make()
+    maps = AskedMaps(plain.scores)
+    result = make(score_maps=maps, presence=np.array([0.1, 0.9], np.float32))
+    again = result.at_threshold(0.6)
+    assert maps.asked == [1]  # the other is not there
+    np.testing.assert_array_equal(again.class_map == 2, plain.scores[1] >= np.float32(0.6))
+    np.testing.assert_array_equal(again.score_of("dog"), plain.scores[1])
+    np.testing.assert_array_equal(again.score, plain.score)
+    assert maps.asked == [1, 1, 0, 1]
+    np.testing.assert_array_equal(again.scores, plain.scores)
+    assert again.scores is again.scores and again.scores.dtype == np.float32
+    assert maps.asked == [1, 1, 0, 1, 0, 1]
+    with pytest.raises(UsageError, match="cat, dog"):
+        again.score_of("horse")
+
+
+@given(
+    arrays(np.float32, (3, 2, 4), elements=st.sampled_from([0, 0.25, 0.5, 0.75, 1])),
+    st.sampled_from([0.0, 0.25, 0.3, 0.75, 1.0]),
+    st.none() | arrays(np.float32, 3, elements=st.sampled_from([0, 0.5, 1])),
+)
+def test_the_class_map_against_a_plain_formula(scores, threshold, presence):
+    expected = np.zeros(scores.shape[1:], np.uint8)
+    there = [k for k in range(3) if presence is None or presence[k] >= 0.5]
+    for place in np.ndindex(expected.shape):
+        for k in sorted(there, key=lambda k: -scores[k][place])[:1]:
+            expected[place] = k + 1 if scores[k][place] >= threshold else 0
+    found = class_map_at(scores, threshold, presence)
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == np.uint8
+
+
 @pytest.mark.parametrize("threshold", [-0.1, 1.01, float("nan")])
 def test_thresholds_outside_the_scores(threshold):
     with pytest.raises(UsageError, match="threshold"):
@@ -82,10 +129,11 @@ def test_thresholds_outside_the_scores(threshold):
         {"class_map": np.zeros((20, 30, 1), np.uint8)},
         {"class_map": np.zeros((30, 20), np.uint8)},
         {"class_map": np.full((20, 30), 3, np.uint8)},
-        {"scores": np.zeros((2, 20, 30))},
-        {"scores": np.full((2, 20, 30), 1.5, np.float32)},
-        {"scores": np.full((2, 20, 30), np.nan, np.float32)},
-        {"scores": np.zeros((20, 30), np.float32)},
+        {"score_maps": np.zeros((2, 20, 30))},
+        {"score_maps": np.full((2, 20, 30), 1.5, np.float32)},
+        {"score_maps": np.full((2, 20, 30), np.nan, np.float32)},
+        {"score_maps": np.zeros((20, 30), np.float32)},
+        {"score_maps": AskedMaps(np.zeros((2, 30, 20), np.float32))},
         {"priors": make_priors(1)},
         {"image": Image.new("RGB", (20, 30))},
         {"name": ""},
@@ -127,7 +175,7 @@ def test_a_class_that_is_not_there_gets_no_pixel():
     scores = np.array([[[0.9, 0.4]], [[0.8, 0.7]]], np.float32)
     presence = np.array([0.3, 0.6], np.float32)
     result = make(
-        scores=scores,
+        score_maps=scores,
         class_map=np.zeros((1, 2), np.uint8),
         presence=presence,
         priors=None,
@@ -163,7 +211,7 @@ def test_notebook_picture_is_a_small_png(with_image):
     image = Image.new("RGB", (1600, 1000)) if with_image else None
     result = make(
         ("cat",),
-        scores=np.zeros((1, *size), np.float32),
+        score_maps=np.zeros((1, *size), np.float32),
         class_map=np.ones(size, np.uint8),
         image=image,
     )

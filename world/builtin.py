@@ -1,8 +1,8 @@
-"""Trains the built-in CLIP from captions alone: ``python -m world.builtin RUN_FOLDER``.
+"""Trains the built-in CLIP: ``python -m world.builtin RUN_FOLDER``.
 
 Seeded and resumable: the same command continues where the run folder's last checkpoint stopped.
-What a class looks like is learned from captions (which classes an image, or a cell of a mosaic of
-images, shows); masks are never read. See ``clip/builtin/MODEL_CARD.md`` for what came out.
+Names are learned from captions, which patches are alike from the masks of the training scenes.
+``world/training_log.md`` says what came out so far.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch import nn
 
 from piclip.clip.settings import SETTINGS_FILE
 from piclip.io.outputs import atomic_path, write_json
-from world.captioned_batches import CURRICULUM, Batch, Batches
-from world.losses import caption_loss
-from world.muon import Muon
+from world.losses import training_loss
+from world.progress import progress
+from world.scene_batches import CURRICULUM, Batch, Batches
 from world.world_model import (
     ATTENTION_BLOCKS,
     IMAGE_SIZE,
@@ -31,10 +31,11 @@ from world.world_model import (
 )
 
 SEED = 0
-MATRIX_RATE, OTHER_RATE = 0.01, 1e-3
-WARM_UP, DECAY_FROM = 100, 0.55
+MATRIX_RATE, OTHER_RATE = 0.02, 1e-3
+WARM_UP, DECAY_FROM = 50, 0.19
 EMA = 0.998
 CHECKPOINT_EVERY = 50
+LOG_EVERY, EVALUATE_EVERY = 10, 500
 
 
 def rate_factor(step: int, total: int) -> float:
@@ -58,7 +59,7 @@ class Run:
         chosen = {id(p) for p in matrices}
         others = [p for p in self.model.parameters() if id(p) not in chosen]
         self.optimizers: list[torch.optim.Optimizer] = [
-            Muon(matrices, lr=MATRIX_RATE),
+            torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.01),
             torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.01),
         ]
         self.others = others
@@ -98,7 +99,7 @@ class Run:
         for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
-        loss, parts = caption_loss(self.model, self.tokenizer, batch, random.Random(self.step))
+        loss, parts = training_loss(self.model, self.tokenizer, batch, random.Random(self.step))
         loss.backward()
         nn.utils.clip_grad_norm_(self.others, 1.0)
         for optimizer in self.optimizers:
@@ -113,7 +114,11 @@ class Run:
 
 
 def train(folder: Path, device: str, stop_after: float | None = None) -> Run:
-    """Trains until the curriculum's end, or for ``stop_after`` seconds; returns the run."""
+    """Trains until the curriculum's end, or for ``stop_after`` seconds; returns the run.
+
+    ``log.jsonl`` gets the parts of the loss every few steps and, more rarely, what the averaged
+    model reaches on calibration episodes.
+    """
     run = Run(folder, device)
     loader = torch.utils.data.DataLoader(
         Batches(SEED, run.step), batch_size=None, num_workers=1, prefetch_factor=32
@@ -121,13 +126,22 @@ def train(folder: Path, device: str, stop_after: float | None = None) -> Run:
     began = time.monotonic()
     with (folder / "log.jsonl").open("a") as log:
         for batch in loader:
-            moved = replace(batch, images=batch.images.to(device), words=batch.words.to(device))
+            moved = replace(
+                batch,
+                images=batch.images.to(device),
+                coverage=batch.coverage.to(device),
+                chosen=batch.chosen.to(device),
+            )
             parts = run.update(moved)
             elapsed = time.monotonic() - began
             stopping = stop_after is not None and elapsed > stop_after
-            if run.step % 10 == 0:
-                rounded = {name: round(value, 4) for name, value in parts.items()}
-                log.write(json.dumps({"step": run.step, "s": round(elapsed, 1), **rounded}) + "\n")
+            said: dict[str, float] = {}
+            if run.step % LOG_EVERY == 0:
+                said |= {name: round(value, 4) for name, value in parts.items()}
+            if run.step % EVALUATE_EVERY == 0 or run.step == run.total:
+                said |= progress(run.average, run.tokenizer)
+            if said:
+                log.write(json.dumps({"step": run.step, "s": round(elapsed, 1), **said}) + "\n")
                 log.flush()
             if run.step % CHECKPOINT_EVERY == 0 or run.step == run.total or stopping:
                 run.save()

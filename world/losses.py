@@ -1,8 +1,9 @@
-"""What the built-in CLIP is taught: the losses on captioned images."""
+"""What the built-in CLIP is taught: names by captions, likeness of patches by masks."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,8 +12,7 @@ from torch import Tensor
 
 from piclip.clip.settings import CLIP_MEAN, CLIP_STD
 from piclip.datasets.scenes.glyphs import CLASS_NAMES
-from world.affinity import affinity_loss, cells, guess_classes, patches
-from world.captioned_batches import Batch
+from world.scene_batches import Batch
 from world.world_model import ATTENTION_BLOCKS, CONTEXT, IMAGE_SIZE, PATCH
 
 if TYPE_CHECKING:
@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 
 LOSS_WEIGHTS = {
     "mean": 1.0,
-    "top": 1.0,
     "cls": 0.3,
-    "whole": 0.3,
     "which": 0.3,
     "caption": 0.1,
-    "silence": 0.3,
+    "patch": 1.0,
+    "alike": 2.0,
+    "affinity": 2.0,
 }
-TOP_SHARE = 0.08
-SILENT_SHARE = {"scene": 0.6, "cell": 0.3}
-"""Part of an image, or of a mosaic's cell, that no class of it fills: objects are smaller."""
+SHARPNESS = 10.0
+"""Of the kernel around patches; cosines of unlike patches end near 0."""
+COMPARED_BLOCKS = 2
+"""Last blocks whose patches are made alike: those that VVP compares."""
 FOREGROUND = ("a photo of {}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "{}")
 BACKGROUND = ("a photo without {}", "a photo without a {}", "a picture with no {}")
 
@@ -47,13 +48,25 @@ def text_embeddings(
     return F.normalize(embeddings, dim=-1)
 
 
-def image_tokens(
-    model: CLIPModel, images: Tensor, window: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Projected tokens of the last block, not normalised, (B, 1 + N, E), and PIR's attention.
+@dataclass(frozen=True)
+class Look:
+    """What the model sees in B images.
 
-    The attention is that between patches, (B, M, N, N): mean over the heads of each of the M
-    blocks that refinement will read, rows scaled to sum to one.
+    Attributes:
+        projected: tokens of the last block in the shared space, not normalised, (B, 1 + N, E).
+        tokens: patches after each of the blocks that are compared, (B, N, D).
+        attention: between patches, (B, N, N), sum over the heads, of each of the blocks that
+            refinement will read but the last. That one is left out: the visual-text prior takes
+            its gradient through its attention and gets worse when the affinity loss sharpens it.
+    """
+
+    projected: Tensor
+    tokens: list[Tensor]
+    attention: list[Tensor]
+
+
+def look(model: CLIPModel, images: Tensor, window: tuple[int, int]) -> Look:
+    """Encodes images.
 
     Args:
         model: the CLIP.
@@ -73,16 +86,13 @@ def image_tokens(
     first = (vision.embeddings.class_embedding + positions[0]).expand(len(images), 1, -1)
     hidden = torch.cat([first, patches.flatten(2).transpose(1, 2) + grid], dim=1)
     hidden = vision.pre_layrnorm(hidden)
-    layers = vision.encoder.layers
-    for layer in layers[:-ATTENTION_BLOCKS]:
-        hidden = layer(hidden, None)
-    maps = []
-    for layer in layers[-ATTENTION_BLOCKS:]:
+    after, maps = [], []
+    for layer in vision.encoder.layers:
         hidden, between_patches = _layer_with_attention(layer, hidden)
+        after.append(hidden[:, 1:].float())
         maps.append(between_patches)
-    attention = torch.stack(maps, dim=1)
-    projected: Tensor = model.visual_projection(vision.post_layernorm(hidden))
-    return projected, attention / attention.sum(dim=-1, keepdim=True)
+    projected = model.visual_projection(vision.post_layernorm(hidden)).float()
+    return Look(projected, after[-COMPARED_BLOCKS:], maps[-ATTENTION_BLOCKS:-1])
 
 
 def _layer_with_attention(layer: CLIPEncoderLayer, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,90 +109,107 @@ def _layer_with_attention(layer: CLIPEncoderLayer, hidden: Tensor) -> tuple[Tens
     return hidden, weights[:, :, 1:, 1:].sum(dim=1)
 
 
-def caption_loss(
+def training_loss(
     model: CLIPModel, tokenizer: CLIPTokenizer, batch: Batch, rng: random.Random
 ) -> tuple[Tensor, dict[str, float]]:
     """The objective of one batch and its parts.
 
-    A class is called present by ``scale * (cos(v, "a photo of c") - cos(v, "a photo without c"))``
-    with v the CLS token, the mean of the patches (of a cell), or the best few patches (of a cell).
+    Names are learned from captions: a class is called present by
+    ``scale * (cos(v, "a photo of c") - cos(v, "a photo without c"))`` with v the CLS token or the
+    mean of the patches; from masks, with v a patch. Patches are made alike by masks as well.
     """
-    words = batch.words
+    words, whole = batch.words, slice(batch.whole)
     prompts = [rng.choice(FOREGROUND).format(name) for name in CLASS_NAMES]
     prompts += [rng.choice(BACKGROUND).format(name) for name in CLASS_NAMES]
-    text = text_embeddings(model, tokenizer, prompts, words.device)
+    with torch.autocast(words.device.type, torch.bfloat16):
+        text = text_embeddings(model, tokenizer, prompts, words.device).float()
+        seen = look(model, batch.images, batch.window)
     present, absent = text.chunk(2)
     scale = model.logit_scale.exp().clamp(max=100)
-    tokens, attention = image_tokens(model, batch.images, batch.window)
-    whole = words.any(dim=1)
 
     def presence(vectors: Tensor) -> Tensor:
         logits: Tensor = scale * F.normalize(vectors, dim=-1) @ (present - absent).T
         return logits
 
-    quarters = cells(tokens[:, 1:], batch.roll)  # (B, 4, N / 4, E)
-    single = len(tokens) // 2
-    means = quarters.mean(dim=2)  # (B, 4, E)
-    patch_logits = presence(quarters)  # (B, 4, N / 4, 20)
-    regions = torch.cat([means[:single].mean(1), means[single:].flatten(0, 1)])
-    labels = torch.cat([whole[:single], words[single:].flatten(0, 1)])
-    in_scenes, in_cells = patch_logits[:single].flatten(1, 2), patch_logits[single:].flatten(0, 1)
+    patches, mean = seen.projected[:, 1:], seen.projected[:, 1:].mean(dim=1)
+    by_patch = presence(patches)
     parts = {
-        "mean": _presence_loss(presence(regions), labels),
-        "top": _presence_loss(torch.cat([_best(in_scenes), _best(in_cells)]), labels),
-        "cls": _presence_loss(presence(tokens[:, 0]), whole),
-        "whole": _presence_loss(presence(means[single:].mean(1)), whole[single:]),
-        "which": _which_loss(scale * F.normalize(regions, dim=-1) @ present.T, labels),
-        "caption": _contrastive_loss(model, tokenizer, tokens[:single, 0], whole[:single], scale),
-        "silence": _silence_loss(in_scenes, whole[:single], SILENT_SHARE["scene"])
-        + _silence_loss(in_cells, words[single:].flatten(0, 1), SILENT_SHARE["cell"]),
+        "mean": _presence_loss(presence(mean), words),
+        "cls": _presence_loss(presence(seen.projected[:, 0]), words),
+        "which": _which_loss(scale * F.normalize(mean, dim=-1) @ present.T, words),
+        "caption": _contrastive_loss(model, tokenizer, seen.projected[:, 0], words, scale),
+        "patch": _patch_loss(by_patch, batch.coverage),
+        "alike": torch.stack([_alike(tokens, batch) for tokens in seen.tokens]).mean(),
+        "affinity": torch.stack(
+            [affinity_loss(maps[whole], batch.coverage[whole]) for maps in seen.attention]
+        ).mean(),
     }
-    weights = dict(LOSS_WEIGHTS)
-    if batch.affinity:
-        parts["affinity"] = _affinity(batch, patch_logits.detach(), attention)
-        weights["affinity"] = batch.affinity
-    loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+    loss = torch.stack([LOSS_WEIGHTS[name] * part for name, part in parts.items()]).sum()
     return loss, {name: float(part.detach()) for name, part in parts.items()}
 
 
-def _affinity(batch: Batch, patch_logits: Tensor, attention: Tensor) -> Tensor:
-    """The affinity loss against the model's own guess among the classes that captions name.
-
-    The last block is left out: the visual-text prior takes its gradient through that block's
-    attention and gets worse when this loss sharpens it.
-    """
-    named = batch.words[:, :, None].expand_as(patch_logits)
-    with torch.no_grad():
-        guess = guess_classes(
-            batch.images,
-            attention.mean(dim=1),
-            patches(patch_logits.sigmoid(), batch.roll),
-            patches(named, batch.roll),
-        )
-    return affinity_loss(attention[:, :-1], guess)
+def _alike(tokens: Tensor, batch: Batch) -> Tensor:
+    """The loss of `alike_loss` on the patches that were chosen of tokens (B, N, D)."""
+    chosen = batch.chosen[..., None]
+    picked = tokens.gather(1, chosen.expand(-1, -1, tokens.shape[-1])).flatten(0, 1)
+    labels = batch.coverage.gather(1, chosen.expand(-1, -1, batch.coverage.shape[-1]))
+    owner = torch.arange(len(tokens), device=tokens.device).repeat_interleave(chosen.shape[1])
+    return alike_loss(picked, labels.flatten(0, 1), owner)
 
 
-def _silence_loss(logits: Tensor, named: Tensor, share: float) -> Tensor:
-    """Asks the patches that speak least for a class that is there to call it absent.
+def alike_loss(tokens: Tensor, labels: Tensor, owner: Tensor) -> Tensor:
+    """Asks patches to lie near those of their own class in other images, and far from all else.
 
-    Without it the ground of an image learns to carry the image's classes too, because the mean of
-    all patches is asked for them, and a map of the patches no longer shows where the object is.
+    The contrast prior for all classes at once: the density of each kind at a patch is a kernel
+    density estimate on the unit sphere over the patches of *other* images, and the cross entropy
+    is that of the kinds' shares of the patch.
 
     Args:
-        logits: presence of each class, (R, N, C).
-        named: classes that the region's caption names, bool (R, C).
-        share: part of the patches, in (0, 1).
+        tokens: (M, D).
+        labels: share of each of them that is ground and each class, (M, 1 + C).
+        owner: number of the image that each is from, (M,).
     """
-    keep = round(share * logits.shape[1])
-    lowest = logits.topk(keep, dim=1, largest=False).values  # (R, keep, C)
-    loss: Tensor = F.softplus(lowest).mean(dim=1)
-    return (loss * named).sum() / named.sum()
+    directions = F.normalize(tokens, dim=-1)
+    others = (owner[:, None] != owner).float()
+    kernel = torch.exp(SHARPNESS * (directions @ directions.T - 1)) * others
+    mass = others @ labels
+    logits = (kernel @ labels + 1e-12).log() - mass.clamp_min(1e-6).log()
+    logits = logits.masked_fill(mass == 0, -1e4)
+    chances = logits.log_softmax(dim=-1).masked_fill(mass == 0, 0.0)
+    return -(labels * chances).sum(dim=-1).mean()
 
 
-def _best(logits: Tensor) -> Tensor:
-    """Mean of the highest few patches of each class, (R, N, C) to (R, C)."""
-    keep = max(2, round(TOP_SHARE * logits.shape[1]))
-    return logits.topk(keep, dim=1).values.mean(dim=1)
+def affinity_loss(attention: Tensor, coverage: Tensor) -> Tensor:
+    """Asks patches to attend to patches that show the same.
+
+    Without it the late blocks' attention collects in a few patches, and refinement, which spreads
+    a map along it, blurs instead of completing: ``-log sum_j A_ij p_i . p_j`` with the rows of A
+    scaled to sum to one, patches of objects and of ground counting equally.
+
+    Args:
+        attention: of one block, (B, N, N).
+        coverage: share of each patch that is ground and each class, (B, N, 1 + C).
+    """
+    same = (coverage @ coverage.mT).to(attention.dtype)
+    alike = (attention * same).sum(dim=-1).float() / attention.sum(dim=-1).float()
+    return _balanced(-torch.log(alike + 1e-4), coverage[..., 0])
+
+
+def _patch_loss(logits: Tensor, coverage: Tensor) -> Tensor:
+    """Cross entropy of what each patch shows, where the presence of no class says ground.
+
+    Args:
+        logits: presence of each class, (B, N, C).
+        coverage: share of each patch that is ground and each class, (B, N, 1 + C).
+    """
+    kinds = F.pad(logits, (1, 0)).log_softmax(dim=-1)
+    return _balanced(-(coverage * kinds).sum(dim=-1), coverage[..., 0])
+
+
+def _balanced(loss: Tensor, ground: Tensor) -> Tensor:
+    """The mean of a loss of patches, those of objects and those of ground counting equally."""
+    things = 1 - ground
+    return ((loss * ground).sum() / ground.sum() + (loss * things).sum() / things.sum()) / 2
 
 
 def _presence_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -193,7 +220,7 @@ def _presence_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _which_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy against all classes that the caption names, in equal parts."""
-    share = labels.float() / labels.sum(dim=-1, keepdim=True)
+    share = labels.float() / labels.sum(dim=-1, keepdim=True).clamp_min(1)
     return F.cross_entropy(logits, share)
 
 
@@ -201,6 +228,8 @@ def _contrastive_loss(
     model: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, labels: Tensor, scale: Tensor
 ) -> Tensor:
     """Whole captions against whole images; a caption is right for every image it is true of."""
+    shown = labels.any(dim=1)
+    images, labels = images[shown], labels[shown]
     sets = torch.unique(labels, dim=0)
     captions = [
         "a photo of " + " and ".join(CLASS_NAMES[k] for k in row.nonzero().flatten().tolist())

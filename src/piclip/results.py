@@ -7,8 +7,9 @@ import io
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from functools import cached_property, reduce
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,22 @@ _MAX_CLASSES = 254
 _NOTEBOOK_PIXELS = 800
 _DIGITS = 4
 _ANNOTATION_BITS = 12  # with the 40 of an image, ids that JavaScript can count too
+
+
+class ScoreMaps(Protocol):
+    """One map of scores in [0, 1] per class; an array is one, others make a map when it is asked.
+
+    Of a large photograph the maps of all classes do not fit in memory at once.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        ...
+
+    def __getitem__(self, index: int, /) -> npt.NDArray[np.float32]:
+        """The map of a class, float32 (H, W)."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +102,7 @@ class Segmentation:
         class_names: The C classes looked for.
         class_map: uint8 (H, W) at the image's own size: 0 background, k is
             ``class_names[k - 1]``, 255 ignore.
-        scores: float32 (C, H, W) in [0, 1], one map per class.
+        score_maps: The maps that `scores` and `score_of` give.
         priors: The maps on the patch grid that the scores were made from; None where a trained
             decoder made the scores.
         image: The image (any mode), for overlays; None to save memory.
@@ -97,7 +114,7 @@ class Segmentation:
 
     class_names: tuple[str, ...]
     class_map: npt.NDArray[np.uint8]
-    scores: npt.NDArray[np.float32]
+    score_maps: ScoreMaps
     priors: Priors | None
     image: Image.Image | None
     name: str
@@ -116,11 +133,12 @@ class Segmentation:
                 f"The class map must be uint8 (H, W), but it is {self.class_map.dtype} with the "
                 f"shape {self.class_map.shape}."
             )
-        _check_unit_maps("The scores", self.scores)
-        if self.scores.shape != (count, *self.class_map.shape):
+        if isinstance(self.score_maps, np.ndarray):
+            _check_unit_maps("The scores", self.score_maps)
+        if self.score_maps.shape != (count, *self.class_map.shape):
             raise UsageError(
-                f"The scores have the shape {self.scores.shape}, but {count} classes and the class "
-                f"map ask for {(count, *self.class_map.shape)}."
+                f"The scores have the shape {self.score_maps.shape}, but {count} classes and the "
+                f"class map ask for {(count, *self.class_map.shape)}."
             )
         known = self.class_map[self.class_map != IGNORE]
         if known.size and known.max() > count:
@@ -169,10 +187,38 @@ class Segmentation:
         shown = (round(float(each), _DIGITS) for each in self.presence)
         return dict(zip(self.class_names, shown, strict=True))
 
+    @cached_property
+    def scores(self) -> npt.NDArray[np.float32]:
+        """float32 (C, H, W) in [0, 1], one map per class.
+
+        Of many classes in a large photograph these are gigabytes: `score_of` gives one by one.
+        """
+        if isinstance(self.score_maps, np.ndarray):
+            return self.score_maps
+        scores = np.empty(self.score_maps.shape, dtype=np.float32)
+        for index in range(len(scores)):
+            scores[index] = self.score_maps[index]
+        return scores
+
     @property
     def score(self) -> npt.NDArray[np.float32]:
         """float32 (H, W): the greatest score over the classes."""
-        return np.asarray(self.scores.max(axis=0))
+        maps = (self.score_maps[index] for index in range(len(self.class_names)))
+        return np.asarray(reduce(np.maximum, maps))
+
+    def score_of(self, class_name: str) -> npt.NDArray[np.float32]:
+        """Give the scores of one class.
+
+        Args:
+            class_name: One of ``class_names``.
+
+        Returns:
+            float32 (H, W) in [0, 1].
+
+        Raises:
+            UsageError: There is no such class.
+        """
+        return self.score_maps[self._index(class_name)]
 
     def mask_of(self, class_name: str) -> npt.NDArray[np.bool_]:
         """Give the mask of one class.
@@ -186,12 +232,7 @@ class Segmentation:
         Raises:
             UsageError: There is no such class.
         """
-        if class_name not in self.class_names:
-            raise UsageError(
-                f"There is no class {class_name!r} here; the classes are "
-                f"{', '.join(self.class_names)}."
-            )
-        return np.asarray(self.class_map == self.class_names.index(class_name) + 1)
+        return np.asarray(self.class_map == self._index(class_name) + 1)
 
     def at_threshold(self, threshold: float, *, min_presence: float = MIN_PRESENCE) -> Segmentation:
         """Decide anew which pixels are object: those whose best class scores high enough.
@@ -208,7 +249,7 @@ class Segmentation:
         """
         check_share("The threshold", threshold)
         check_share("The least presence", min_presence)
-        found = class_map_at(self.scores, threshold, self.presence, min_presence)
+        found = class_map_at(self.score_maps, threshold, self.presence, min_presence)
         return replace(self, class_map=found)
 
     def cleaned(
@@ -350,6 +391,14 @@ class Segmentation:
 
         return to_detections(self, instances=instances)
 
+    def _index(self, class_name: str) -> int:
+        if class_name not in self.class_names:
+            raise UsageError(
+                f"There is no class {class_name!r} here; the classes are "
+                f"{', '.join(self.class_names)}."
+            )
+        return self.class_names.index(class_name)
+
     def _repr_png_(self) -> bytes:
         """Show the overlay in a notebook, at most 800 pixels wide or high."""
         blank = Image.new("RGB", (self.size[1], self.size[0]))
@@ -366,7 +415,7 @@ class Segmentation:
 
 
 def class_map_at(
-    scores: npt.NDArray[np.float32],
+    scores: ScoreMaps,
     threshold: float,
     presence: npt.NDArray[np.float32] | None = None,
     min_presence: float = MIN_PRESENCE,
@@ -374,7 +423,7 @@ def class_map_at(
     """The best class of each pixel where its score reaches the threshold, uint8 (H, W).
 
     Args:
-        scores: float32 (C, H, W).
+        scores: One map per class, of which one is looked at after the other.
         threshold: Least score.
         presence: Probability of each class to be in the image, (C,); None asks nothing.
         min_presence: Classes below it get no pixel.
@@ -382,14 +431,16 @@ def class_map_at(
     Returns:
         0 background, k for class k - 1.
     """
-    there: npt.NDArray[np.signedinteger] = np.arange(len(scores))
-    if presence is not None and (presence < min_presence).any():
-        there = np.flatnonzero(presence >= min_presence)
-        scores = scores[there]
-    if not len(there):
-        return np.zeros(scores.shape[1:], dtype=np.uint8)
-    best = there[scores.argmax(axis=0)] + 1
-    return np.where(scores.max(axis=0) >= threshold, best, 0).astype(np.uint8)
+    classes, *size = scores.shape
+    class_map = np.zeros(size, dtype=np.uint8)
+    best = np.full(size, -1, dtype=np.float32)
+    for index in range(classes):
+        if presence is None or presence[index] >= min_presence:
+            score = scores[index]
+            class_map[score > best] = index + 1  # of equal ones the first
+            np.maximum(best, score, out=best)
+    class_map[best < threshold] = 0
+    return class_map
 
 
 def check_share(what: str, value: float) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from piclip.clip.prompts import Synonyms
 from piclip.io.decoding import ImageSource
 from piclip.io.supports import Support
-from piclip.results import Priors
+from piclip.results import Priors, ScoreMaps
 
 
 class Memory(Protocol):
@@ -40,13 +40,13 @@ class Scored:
     """What is said about one image, at its own size.
 
     Attributes:
-        scores: float32 (C, H, W) in [0, 1], one map per class; they compete for each pixel.
+        scores: One map per class; they compete for each pixel.
         priors: The maps on the patch grid behind them; None for a decoder's scores.
         presence: float32 (C,) in [0, 1], probability of each class to be in the image at all; None
             where the scorer does not tell.
     """
 
-    scores: NDArray[np.float32]
+    scores: ScoreMaps
     priors: Priors | None
     presence: NDArray[np.float32] | None = None
 

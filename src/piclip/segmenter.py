@@ -347,7 +347,7 @@ class FewShotSegmenter:
         )
         read = partial(read_image, max_pixels=max_pixels)
         read_on = read_ahead(sources(images), read, batch_size)
-        grouped = batches(read_on, batch_size, len(self.classes))
+        grouped = batches(read_on, batch_size)
 
         def mapped(found: Scored) -> NDArray[np.uint8]:
             return class_map_at(found.scores, threshold, found.presence, min_presence)
@@ -453,8 +453,11 @@ class FewShotSegmenter:
                 )
             for number, name in enumerate(index["classes"]):
                 prefix = f"{number}."
+                # Cloned: where a tensor lies in the file decides which way its sums are rounded.
                 own = {
-                    k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)
+                    k.removeprefix(prefix): t.clone()
+                    for k, t in tensors.items()
+                    if k.startswith(prefix)
                 }
                 segmenter._memories[name] = segmenter.scorer.restore(name, own)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

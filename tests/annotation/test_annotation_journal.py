@@ -189,7 +189,7 @@ def test_files_are_on_the_disk_before_the_journal_says_so(journal, path, tmp_pat
     gone = tmp_path / "gone.png"
     opened = journal(Entry("b.png", (1, 2), {}, files=(mask, gone)))
     opened.close()
-    assert synced == [mask, path]
+    assert synced == [path, mask, path]
 
 
 def test_the_stamp_of_a_missing_image(tmp_path):

@@ -203,8 +203,9 @@ def test_what_cannot_be_done_is_refused(annotate, album, options, output, senten
     assert (album.folder / "theirs.json").read_text(encoding="utf-8") == "{}"
 
 
-def test_a_missing_labelled_image_ends_the_run(annotate, album):
+def test_a_missing_labelled_image_is_listed_and_the_rest_is_used(annotate, album):
     (album.photos / "photo1.png").unlink()
     ran = annotate()
     assert ran.code == 1
-    assert "photo1.png" in ran.sentence
+    assert "photo1.png: the labels list this image, but it is not here" in ran.err
+    assert "4 of 5 images annotated" in ran.err

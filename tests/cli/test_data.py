@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
-from trees import box, coco, voc_and_sbd
+from trees import VOC_VAL, box, coco, voc_and_sbd
 
 from piclip.cli import main
 
@@ -46,6 +46,24 @@ def test_prepare_coco(piclip, tmp_path):
     assert json.loads(ran.out)["images"] == {"val": 1}
 
 
+def test_episodes_of_hsnets_lists(piclip, sources, tmp_path):
+    out, file, splits = tmp_path / "out", tmp_path / "e.json", tmp_path / "splits"
+    prepare = ("data", "prepare", "pascal", "--voc", sources, "--sbd", sources, "--out", out)
+    assert piclip(*prepare).code == 0
+    (splits / "pascal" / "val").mkdir(parents=True)
+    pairs = "2008_000004__01\n2007_000003__01\n"
+    (splits / "pascal" / "val" / "fold0.txt").write_text(pairs)
+    draw = ("data", "episodes", "pascal-5i", "--root", out, "--option", "minimum_pixels=1")
+    ran = piclip(*draw, "--protocol", "hsnet", "--splits", splits, "--shot", 2, "--out", file)
+    assert ran.code == 0
+    assert "1000 episodes of pascal-5i, fold 0, 2-shot, protocol hsnet" in " ".join(ran.err.split())
+    first, second = VOC_VAL[::-1]
+    rows = [[0, first, second, second], [0, second, first, first]]
+    assert json.loads(file.read_text())["episodes"] == rows * 500
+    ran = piclip(*draw, "--protocol", "hsnet", "--splits", tmp_path, "--out", file)
+    assert (ran.code, "holds no pascal/val/fold0.txt" in ran.sentence) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -53,6 +71,9 @@ def test_prepare_coco(piclip, tmp_path):
         (("prepare", "coco", "--images", "x", "--annotations", "val.json", "--out", "o"), 1, "val"),
         (("download", "imagenet", "--out", "o"), 2, "pascal, coco"),
         (("check", "nowhere"), 2, "no prepared folder"),
+        (("episodes", "scenes", "--protocol", "x", "--out", "o"), 2, "ours, pfenet, hsnet"),
+        (("episodes", "scenes", "--protocol", "hsnet", "--out", "o"), 2, "is for pascal-5i"),
+        (("episodes", "scenes", "--splits", "s", "--out", "o"), 2, "needs no split files"),
     ],
 )
 def test_what_is_wrong_ends_in_one_sentence(piclip, tmp_path, monkeypatch, arguments, code, words):
@@ -66,4 +87,4 @@ def test_what_is_wrong_ends_in_one_sentence(piclip, tmp_path, monkeypatch, argum
 def test_the_help_names_every_command(capsys):
     assert main(["data", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in ("prepare", "download", "check"))
+    assert all(command in shown for command in ("prepare", "download", "check", "episodes"))

@@ -73,6 +73,37 @@ def test_runs_of_all_folds_say_their_dataset_themselves(run, tmp_path, monkeypat
         run(*asked)
 
 
+def test_a_protocol_has_its_own_seeds_and_counts_and_a_file_its_protocol(
+    run, piclip, tmp_path, monkeypatch
+):
+    asked = []
+
+    def remember(predictor, view, protocol, **more):
+        asked.append(protocol)
+        return _nothing_but_output(predictor, view, protocol, **more)
+
+    monkeypatch.setattr("piclip.evaluation.evaluate.evaluate", remember)
+    scenes = ("--dataset", "scenes", "--fold", 0, "--option", "val_images=40", "--device", "cpu")
+    scenes = ("training-free", *scenes, "--output", tmp_path / "r.json")
+    run(*scenes)
+    run(*scenes, "--protocol", "pfenet")
+    run(*scenes, "--protocol", "pfenet", "--seeds", 2, "--episodes", 7)
+    assert [(p.rules.name, len(p.seeds), p.episodes) for p in asked] == [
+        ("ours", 5, 1000), ("pfenet", 10, 1000), ("pfenet", 2, 7),
+    ]  # fmt: skip
+    assert asked[2].seeds == (510, 365)
+    file = tmp_path / "e.json"
+    drawn = piclip(
+        *("data", "episodes", "scenes", "--option", "val_images=40", "--protocol", "pfenet"),
+        *("--episodes", 7, "--out", file, "--json"),
+    )
+    assert (drawn.code, json.loads(drawn.out)["seed"]) == (0, 510)
+    run(*scenes, "--episodes-file", file)
+    assert (asked[3].rules.name, asked[3].seeds, asked[3].episodes) == ("pfenet", (510,), 7)
+    with pytest.raises(UsageError, match="drawn by the protocol pfenet, not hsnet"):
+        run(*scenes, "--episodes-file", file, "--protocol", "hsnet")
+
+
 def _nothing_but_output(predictor, view, protocol, *, output, **_):
     from piclip.evaluation.records import Evaluation, SeedResult, write_result
 

@@ -170,7 +170,7 @@ def test_benchmark_photos_prints_rows_and_modes(piclip, model, tmp_path, monkeyp
 
 
 def test_benchmark_speed_prints_its_ratios(piclip, monkeypatch):
-    small = speed.Workload(image_size=32, width=24, depth=2, heads=2, embed_dim=8)
+    small = speed.Workload(image_size=32, width=24, depth=2, heads=2, embed_dim=8, large=(60, 40))
     run = functools.partial(
         speed.run_speed_benchmark, workload=small, rounds=1, measure_memory=False
     )

@@ -14,6 +14,10 @@ COMMANDS = {
     "labelstudio": ("label-studio", "--labels", "labels.json"),
     "train": ("train", "-c", RECIPE, "--output", "run"),
     "data": ("data", "download", "pascal", "--out", "out"),
+    "parquet": (
+        *("annotate", "--images", ".", "--labels", "labels.json"),
+        *("--output", "out.parquet", "--output-format", "parquet"),
+    ),
     "formats": ("annotate", "--images", ".", "--labels", "labels.json", "--output", "out.json"),
 }
 """By extra, a command that needs it."""
@@ -30,8 +34,8 @@ PLAIN = """
 import contextlib, importlib.abc, io, json, sys
 
 MISSING = {
-    "accelerate", "gradio", "httpx", "label_studio_sdk", "pooch", "pycocotools",
-    "starlette", "supervision", "tensorboard", "uvicorn",
+    "accelerate", "gradio", "httpx", "label_studio_sdk", "pooch", "pyarrow",
+    "pycocotools", "ray", "starlette", "supervision", "tensorboard", "uvicorn",
 }
 
 class Missing(importlib.abc.MetaPathFinder):

@@ -3,11 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from piclip import FewShotSegmenter, Support
 from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.episode_files import episodes_hash, read_episodes, write_episodes
 from piclip.datasets.few_shot import EpisodeKeys, FewShotView
+from piclip.datasets.protocols import PFENET
 from piclip.errors import ModelError, UsageError
 from piclip.evaluation import evaluate as evaluation
 from piclip.evaluation.evaluate import Counter, EpisodeProtocol, Task, evaluate
@@ -147,6 +149,43 @@ def test_episodes_of_a_file_are_the_ones_asked(training_free, view, tmp_path):
     elsewhere = FewShotView(view.dataset, fold=1, split="val", classes="novel")
     with pytest.raises(UsageError, match="fold 0, not 1"):
         evaluate(training_free, elsewhere, EpisodeProtocol.of_file(read_episodes(path)))
+
+
+def test_a_protocol_says_how_an_answer_is_measured(view):
+    keys = PFENET.episodes(view, 0, 6, 2)
+    rules = replace(PFENET, side=50, ignoring=())
+    (counts,) = Task.of(Witness(), view, rules=rules).count(Witness(), keys)
+    inter, union = np.zeros((2, len(view.classes))), np.zeros((2, len(view.classes)))
+    for key in keys:
+        query = view.dataset.sample(key.query)
+        bright = torch.from_numpy(query.image.mean(axis=2) > 120).float()[None, None]
+        found = F.interpolate(bright, (50, 50), mode="bilinear", align_corners=True) >= 0.5
+        truth = torch.from_numpy(query.class_map == key.class_index + 1).float()[None, None]
+        inside = F.interpolate(truth, (50, 50), mode="nearest") == 1
+        row = view.classes.index(key.class_index)
+        for place, (one, other) in enumerate([(~found, ~inside), (found, inside)]):
+            inter[place, row] += int((one & other).sum())
+            union[place, row] += int((one | other).sum())
+    assert np.array_equal(counts.intersection[:, :, 0], inter.T)
+    assert np.array_equal(counts.union[:, :, 0], union.T)
+
+
+def test_the_record_names_the_protocol_and_asks_its_episodes(training_free, view, tmp_path):
+    asked = EpisodeProtocol(1, (510,), 2, rules=PFENET)
+    result = evaluate(training_free, view, asked, output=tmp_path / "r.json")
+    assert result.protocol == read_result(tmp_path / "r.json").protocol == "pfenet"
+    keys = PFENET.episodes(view, 510, 2, 1)
+    assert result.per_seed[0].episodes_hash == episodes_hash(keys, view.dataset.class_names)
+    write_episodes(tmp_path / "e.json", view, 510, 2, 1, PFENET)
+    again = evaluate(
+        training_free, view, EpisodeProtocol.of_file(read_episodes(tmp_path / "e.json"))
+    )
+    assert (again.protocol, again.per_seed) == ("pfenet", result.per_seed)
+    # Two episodes show two classes at most; by this protocol the others count as 0.
+    seen = [iou for iou in result.per_class.values() if iou is not None]
+    assert result.miou[0] == pytest.approx(sum(seen) / len(view.classes))
+    with pytest.raises(UsageError, match='protocol "pfenet" instead of "ours"'):
+        evaluate(training_free, view, EpisodeProtocol(1, (510,), 2), output=tmp_path / "r.json")
 
 
 def test_weights_that_change_during_an_evaluation_are_noticed(training_free, view, monkeypatch):

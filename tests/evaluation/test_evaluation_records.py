@@ -81,6 +81,30 @@ def test_one_seed_has_no_interval_and_an_unseen_class_no_figure(result, tmp_path
     assert result.to_json()["complete"] is True
 
 
+def test_a_class_without_episodes_counts_as_its_protocol_says(tmp_path):
+    meter = FewShotIoU(("cat", "star"))
+    meter.add("cat", np.ones((2, 2), bool), np.ones((2, 2), np.uint8))
+    for protocol, zero, miou in (("ours", False, 100), ("pfenet", True, 50)):
+        result = Evaluation(
+            *("pfenet", "none", "scenes", 0, 1, "target", 1), seeds=(0,), protocol=protocol
+        ).with_seed(SeedResult.of(0, "h", meter, zero))
+        assert result.miou[0] == miou
+        assert read_result(write_result(result, tmp_path / f"{protocol}.json")) == result
+
+
+def test_files_of_old_versions_are_of_our_protocol(result, tmp_path):
+    path = write_result(result, tmp_path / "result.json")
+    data = json.loads(path.read_text())
+    assert data.pop("protocol") == "ours"
+    path.write_text(json.dumps(data))
+    assert read_result(path) == result
+    path.write_text(json.dumps(data | {"protocol": "panet"}))
+    with pytest.raises(UsageError, match="no protocol 'panet'"):
+        read_result(path)
+    other = Evaluation(**{**vars(result), "protocol": "hsnet"})
+    assert other.difference(result) == 'protocol "ours" instead of "hsnet"'
+
+
 def test_what_differs_is_said_but_seeds_may(result):
     other = Evaluation(**{**vars(result), "fold": 1})
     assert other.difference(result) == "fold 2 instead of 1"

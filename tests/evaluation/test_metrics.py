@@ -39,6 +39,7 @@ def test_classes_that_never_occurred_do_not_count():
     truth = np.array([[True, False]])
     meter.add("a", truth.astype(np.float32), truth.astype(np.uint8))
     assert meter.miou() == 1.0
+    assert meter.miou(unseen=0) == 0.5
 
 
 def test_miou_is_not_the_mean_over_images():

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 from piclip import FewShotSegmenter
 from piclip.datasets.few_shot import FewShotView
+from piclip.datasets.protocols import Measure
 from piclip.decoders.clip_priors import PriorMaker
 from piclip.decoders.saved import Checkpoint
 from piclip.decoders.scorer import DecoderScorer
@@ -19,6 +22,7 @@ from piclip.evaluation.evaluate import Task, choose_threshold
 from piclip.evaluation.metrics import IGNORE, FewShotIoU
 from piclip.evaluation.predictor import (
     Predictor,
+    as_measured,
     blind,
     imagenet_prior,
     load_decoder,
@@ -186,3 +190,29 @@ def test_the_same_supports_are_fitted_once(kind, segmenter, decoder_in_memory, v
     for episode in (first, second, first, fewer):
         predictor.predict(blind(episode))
     assert fits == [first.name, first.name]
+
+
+@given(seed=st.integers(0, 10**6), side=st.integers(2, 12))
+def test_a_square_is_laid_out_as_the_plain_formulas_say(seed, side):
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(2, 12, 2)
+    scores = rng.random((height, width), dtype=np.float32)
+    truth = rng.choice(np.array([0, 1, 255], np.uint8), (height, width))
+    laid, labels = as_measured(scores, truth, Measure(side, ignore=True))
+    for row in range(side):
+        for column in range(side):
+            y, x = row * (height - 1) / (side - 1), column * (width - 1) / (side - 1)
+            weights = np.maximum(0, 1 - abs(np.arange(height) - y))[:, None] * np.maximum(
+                0, 1 - abs(np.arange(width) - x)
+            )
+            assert laid[row, column] == pytest.approx((weights * scores).sum(), abs=1e-5)
+            assert labels[row, column] == truth[row * height // side, column * width // side]
+
+
+def test_ignored_pixels_become_background_where_a_protocol_counts_them():
+    scores = np.array([[0.9, 0.1, 0.7]], np.float32)
+    truth = np.array([[1, 255, 255]], np.uint8)
+    same, labels = as_measured(scores, truth, Measure(ignore=False))
+    assert same is scores and labels.tolist() == [[1, 0, 0]]
+    assert truth.tolist() == [[1, 255, 255]]
+    assert as_measured(scores, truth, Measure())[1] is truth

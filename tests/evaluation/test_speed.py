@@ -1,6 +1,7 @@
 """The mechanics of the speed benchmark on a tiny model; what it measures is asserted nowhere."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,12 +18,15 @@ from piclip.evaluation.benchmarks.speed import (
     run_speed_benchmark,
 )
 
-TINY = Workload(image_size=64, patch_size=16, width=32, depth=2, heads=2, embed_dim=16)
+TINY = Workload(
+    image_size=64, patch_size=16, width=32, depth=2, heads=2, embed_dim=16, large=(90, 70)
+)
+PEAKS = {"plain": 2.0, "priors": 3.0, "predict_large": 321.4}
 STAGES = ["encoding", "text prior", "visual prior", "refinement"]
 
 
 def test_report_holds_the_ratios_of_its_own_medians(monkeypatch):
-    monkeypatch.setattr(speed, "peak_memory", lambda *_: {"plain": 2.0, "priors": 3.0})
+    monkeypatch.setattr(speed, "peak_memory", lambda *_: PEAKS)
     monkeypatch.setattr(speed, "has_amx", lambda: True)
     rounds_seen = []
     threads = torch.get_num_threads()
@@ -36,8 +40,10 @@ def test_report_holds_the_ratios_of_its_own_medians(monkeypatch):
     assert report.bf16_over_fp32 > 0
     assert list(report.stages) == list(report.stages_twenty) == STAGES
     assert json.loads(json.dumps(report.as_dict()))["workload"]["depth"] == 2
-    assert len(report.rows()) == 7
+    assert len(report.rows()) == 8
     assert report.predict_twenty_classes > 0 < report.predict_one_class
+    assert report.predict_large > 0 < report.segment_per_second
+    assert [row[1] for row in report.amounts()][1] == "321 MiB"
     assert [row[0] for row in report.breakdown()] == STAGES
 
 
@@ -45,6 +51,7 @@ def test_ratios_are_of_medians(monkeypatch):
     stage_seconds = iter([9.0, 9.0] + [2.2, 5.9] * 3)  # the first round is not counted
     monkeypatch.setattr(speed, "has_amx", lambda: False)
     seconds = {"plain": 2.0, "predict_one": 2.4, "predict_twenty": 5.0}
+    seconds |= {"predict_large": 7.0, "segment": 8.0}
     monkeypatch.setattr(speed, "_seconds", lambda stage, _: {stage: seconds[stage]})
     monkeypatch.setattr(
         speed, "query_priors", lambda *_: {"encoding": next(stage_seconds), "refinement": 0.1}
@@ -55,6 +62,8 @@ def test_ratios_are_of_medians(monkeypatch):
     assert report.extra_class == pytest.approx(1.85 / 19)
     assert report.predict_one_class == pytest.approx(1.2)
     assert report.predict_twenty_classes == pytest.approx(2.5)
+    assert report.predict_large == pytest.approx(3.5)
+    assert report.segment_per_second == pytest.approx(0.5)
     assert report.stages == {"encoding": 2.2, "refinement": 0.1}
     assert report.breakdown()[0] == ("encoding", "1.100", "2.950")
     assert report.memory is None
@@ -62,6 +71,7 @@ def test_ratios_are_of_medians(monkeypatch):
     shown = {row[0]: row[1] for row in report.rows()}
     assert shown["bfloat16 / float32"] == "no AMX"
     assert shown["peak memory / plain forward"] == "not measurable here"
+    assert [row[1] for row in report.amounts()] == ["0.50", "not measurable here"]
 
 
 def test_the_plain_pass_and_the_priors_see_the_same_tokens():
@@ -81,9 +91,17 @@ def test_the_plain_pass_and_the_priors_see_the_same_tokens():
 def test_peak_memory_sees_what_a_pass_holds():
     # The plain pass holds at least the MLP's activations of every token.
     workload = Workload(image_size=448, patch_size=8, width=64, depth=1, heads=2, embed_dim=16)
-    peaks = speed.peak_memory(workload, 1)
+    peaks = speed.peak_memory(workload, 1, ["plain", "priors"])
     assert list(peaks) == ["plain", "priors"]
     assert 56 * 56 * 4 * 64 * 4 <= 2**20 * peaks["plain"] < 200 * 2**20
+
+
+@pytest.mark.skipif(not speed._RESET.exists(), reason="only Linux tells the peak")
+@pytest.mark.slow
+def test_a_large_photograph_takes_less_than_the_scores_of_all_its_pixels():
+    workload = replace(TINY, large=(2000, 1500))
+    [peak] = speed.peak_memory(workload, 1, ["predict_large"]).values()
+    assert 2000 * 1500 * 3 <= 2**20 * peak < 20 * 2000 * 1500 * 4  # less than twenty maps
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 import csv
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -164,6 +165,47 @@ def test_two_results_for_one_cell_and_none_at_all_are_refused():
         make_tables(_named(_result(50)), "pretty")
     with pytest.raises(UsageError, match=r"0\.json has no finished seed"):
         make_tables(_named(_result(50, seeds=())))
+
+
+def test_protocols_are_rows_of_their_own_and_gains_stay_within_one():
+    results = []
+    for fold in range(4):
+        for protocol, gain in (("ours", 8), ("hsnet", 3)):
+            results.append(_result(50, fold=fold, protocol=protocol))
+            results.append(_result(50 + gain, fold=fold, prior="piclip", protocol=protocol))
+    (table,) = make_tables(_named(*results), "priors")
+    rows = _cells(table)
+    assert [row["Protocol"] for row in rows] == ["hsnet", "hsnet", "ours", "ours"]
+    assert [row["1-shot | gain"][:4] for row in rows] == ["", "+3.0", "", "+8.0"]
+    (ablation,) = make_tables(_named(*results), "ablation")
+    assert len({row[: ablation.labels] for row in ablation.rows}) == 4
+
+
+def test_what_others_published_stands_below_with_its_source():
+    results = [_result(60, fold=fold, shots=shots) for fold in range(4) for shots in (1, 5)]
+    (table,) = make_tables(_named(*results))
+    cells = [dict(zip(table.columns, row, strict=True)) for row in table.published]
+    assert [
+        (row["Method"], row["Prior"], row["1-shot | mean"], row["5-shot | mean"]) for row in cells
+    ] == [
+        ("PFENet", "ImageNet", "60.8", "61.9"),
+        ("BAM", "ImageNet", "67.8", "70.9"),
+        ("HDMNet", "ImageNet", "69.4", "71.8"),
+    ]
+    assert all(row["Protocol"].startswith("published, arXiv 2") for row in cells)
+    assert {row["1-shot | fold 0"] for row in cells} == {row["5-shot | FB-IoU"] for row in cells}
+    coco = [replace(result, dataset="coco-20i") for result in results]
+    (other,) = make_tables(_named(*coco), "priors")
+    means = [dict(zip(other.columns, row, strict=True)) for row in other.published]
+    assert [row["1-shot | mean"] for row in means] == ["35.8", "46.2", "50.0"]
+    assert [row["5-shot | mean"] for row in means] == ["39.0", "51.2", "56.0"]
+    for form in ("markdown", "latex", "csv"):
+        assert render(table, form).count("published, arXiv") == 3
+    assert render(table, "latex").count("midrule") == 2
+    scenes = [replace(result, dataset="scenes") for result in results]
+    for style, named in (("main", scenes), ("ablation", results)):
+        (table,) = make_tables(_named(*named), style)
+        assert table.published == () and "Protocol" not in table.columns
 
 
 @pytest.fixture

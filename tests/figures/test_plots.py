@@ -26,7 +26,7 @@ def make(names=("cat",), size=(30, 40), **changes):
     parts = {
         "class_names": names,
         "class_map": mask.astype(np.uint8),
-        "scores": np.stack([mask] * len(names)).astype(np.float32),
+        "score_maps": np.stack([mask] * len(names)).astype(np.float32),
         "priors": Priors(flat[2], ramp, flat[0], flat[1]),
         "image": Image.new("RGB", size[::-1], (90, 90, 90)),
         "name": "q",

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from piclip.errors import ImageError, MaskError, UsageError
-from piclip.formats import coco
+from piclip.formats import coco, read_labels
 
 
 def load(content):
@@ -109,13 +110,19 @@ BAD = [
     (lambda c: c["annotations"].append(7), UsageError, "annotation 1: an object"),
     (change(category_id=77), UsageError, "annotation 1: the category 77 is not among"),
     (change(image_id=77), UsageError, "annotation 1: the image id 77 is not among"),
-    (change(segmentation=None), UsageError, "annotation 1: the field 'segmentation' is missing"),
-    (change(segmentation=[]), MaskError, "annotation 1: the label covers no pixel"),
+    (change(segmentation=None), MaskError, "annotation 1: this is a box without a mask"),
+    (change(segmentation=[]), MaskError, "annotation 1: this is a box without a mask"),
+    (
+        change(segmentation="x"),
+        MaskError,
+        "annotation 1: the field 'segmentation' is missing or no mask",
+    ),
+    (change(segmentation=[[1, 1, 1, 1, 1, 1]]), MaskError, "annotation 1: .*covers no pixel"),
     (change(segmentation=[[0, 0, 1]]), MaskError, "annotation 1: a polygon must be"),
     (change(segmentation=[[0, 0, 70, 0, 3, 3]]), MaskError, "annotation 1: .*lies outside"),
-    (change(segmentation={"size": [5, 7]}), UsageError, "annotation 1: the run lengths"),
+    (change(segmentation={"size": [5, 7]}), MaskError, "annotation 1: the run lengths"),
     (change(segmentation={"size": [5, 7], "counts": [3]}), MaskError, "annotation 1: .*damaged"),
-    (change(segmentation={"size": [7, 5], "counts": [35]}), UsageError, "annotation 1: the mask's"),
+    (change(segmentation={"size": [7, 5], "counts": [35]}), MaskError, "annotation 1: the mask's"),
     (change(score=float("nan")), UsageError, "annotation 1: the field 'score' is no number"),
     (change(score="high"), UsageError, "annotation 1: the field 'score' is no number"),
 ]
@@ -130,7 +137,7 @@ def test_bad_files_are_named_with_the_item(tmp_path, spoil, error, message):
     spoil(content)
     path.write_text(json.dumps(content))
     with pytest.raises(error, match=rf"bad\.json.*{message}"):
-        coco.read(path)
+        read_labels(path, format="coco", strict=True)
 
 
 @pytest.mark.parametrize("data", [b"{", b"\xff\xfe", b"[" * 100_000])
@@ -140,6 +147,43 @@ def test_what_is_no_json(tmp_path, data):
         coco.read(tmp_path / "bad.json")
     with pytest.raises(UsageError, match="no such file"):
         coco.read(tmp_path / "none.json")
+
+
+def test_the_fields_come_in_any_order_and_the_rest_is_left_out(tmp_path):
+    content = valid()
+    content["annotations"][0]["segmentation"].append([4, 0, 7, 0, 7.5, 2.25, 4, 2])
+    content["annotations"][0] |= {"bbox": [0, 0, 7, 3], "attributes": {"occluded": False}}
+    path, turned = tmp_path / "a.json", tmp_path / "turned.json"
+    path.write_text(json.dumps(content))
+    turned.write_text(json.dumps(dict(reversed(content.items())), indent=1))
+    assert coco.recognise(path) and coco.recognise(turned)
+    assert coco.read(path) == coco.read(turned)
+    [image] = coco.load(turned)[1].values()
+    [kept] = image.annotations
+    assert kept.keys() == {"id", "image_id", "category_id", "segmentation", "bbox", "iscrowd"}
+    outlines = [list(outline) for outline in kept["segmentation"]]
+    assert outlines == content["annotations"][0]["segmentation"]
+
+
+def test_memory_is_a_small_multiple_of_the_file(tmp_path):
+    """Lists of Python's numbers would take five times the file, beside its text."""
+    corners = np.random.default_rng(0).uniform(0, 9, (2000, 200)).round(2).tolist()
+    annotation = {"image_id": 1, "category_id": 1, "iscrowd": 0, "bbox": [0.5, 0.5, 9.5, 9.5]}
+    path = tmp_path / "large.json"
+    path.write_text(
+        json.dumps(
+            valid()
+            | {"annotations": [annotation | {"id": n, "segmentation": [c]}
+                               for n, c in enumerate(corners, start=1)]}
+        )
+    )  # fmt: skip
+    tracemalloc.start()
+    try:
+        coco.load(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3.5 * path.stat().st_size
 
 
 def test_class_names_set_the_order_and_refuse_others(tmp_path):

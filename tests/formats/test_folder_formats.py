@@ -15,10 +15,14 @@ from hypothesis import given
 from PIL import EpsImagePlugin, Image
 
 from piclip.errors import ImageError, MaskError, UsageError
-from piclip.formats import LabelledFile, Labels, Region, labelme, masks, voc, yolo
+from piclip.formats import LabelledFile, Labels, Region, labelme, masks, read_labels, voc, yolo
 from piclip.io.images import image_size
 from piclip.io.overlays import voc_palette
 from sentences import one_sentence
+
+
+def strictly(name, source, **options):
+    return read_labels(source, format=name, strict=True, **options)
 
 
 def round_trip(module, given_labels):
@@ -184,7 +188,7 @@ def test_names_of_yolo_classes_come_from_either_file(tmp_path):
         ("cat 0 0 1 0 1 1", UsageError, "in numbers was expected"),
         ("2 0 0 1 0 1 1", UsageError, "index 2 is unknown; there are 2"),
         ("-1 0 0 1 0 1 1", UsageError, "index -1 is unknown"),
-        ("0 0.5 0.5 0.1 0.1", UsageError, "a box, not a polygon"),
+        ("0 0.5 0.5 0.1 0.1", MaskError, "a box without a mask"),
         ("0 0 0 1 0 1", MaskError, "a polygon must be a list of pairs"),
         ("0 0 0 3 0 1 1", MaskError, "lies outside the image of 7 x 5"),
         ("0 0 0 nan 0 1 1", MaskError, "is no number"),
@@ -195,7 +199,7 @@ def test_bad_yolo_lines_are_named(tmp_path, line, error, message):
     save_images(simple(HOLED), tmp_path)
     (tmp_path / "photo.txt").write_text(f"0 0 0 1 0 1 1\n{line}\n")
     with pytest.raises(error, match=rf"photo\.txt: line 2: .*{message}"):
-        yolo.read(tmp_path, images=tmp_path, class_names=NAMES)
+        strictly("yolo", tmp_path, images=tmp_path, class_names=NAMES)
 
 
 @pytest.mark.parametrize("module", [masks, voc, yolo])
@@ -228,18 +232,18 @@ def test_bad_masks_are_named(tmp_path):
     (tmp_path / "m").mkdir()
     mask = tmp_path / "m/photo.png"
     Image.new("L", (4, 4), 1).save(mask)
-    for module in (masks, voc):
+    for name in ("masks", "voc"):
         with pytest.raises(MaskError, match=r"photo\.png: the .* is 4 x 4 .* image is 7 x 5"):
-            module.read(tmp_path / "m", images=root, class_names=["cat"])
+            strictly(name, tmp_path / "m", images=root, class_names=["cat"])
     Image.new("L", (7, 5)).save(mask)
     [empty] = masks.read(tmp_path / "m", images=root, class_names=["cat"]).images
     assert (empty.regions, empty.absent, empty.labelled) == ((), ("cat",), True)
     Image.new("L", (7, 5), 9).save(mask)
     with pytest.raises(MaskError, match=r"photo\.png: the mask holds the unknown values 9"):
-        voc.read(tmp_path / "m", images=root, class_names=["cat"])
+        strictly("voc", tmp_path / "m", images=root, class_names=["cat"])
     Image.new("RGB", (7, 5), 9).save(mask)
     with pytest.raises(MaskError, match=r"photo\.png: a class map has a palette"):
-        voc.read(tmp_path / "m", images=root, class_names=["cat"])
+        strictly("voc", tmp_path / "m", images=root, class_names=["cat"])
     with pytest.raises(UsageError, match="one class name per line"):
         voc.read(tmp_path / "m", images=root)
     with pytest.raises(UsageError, match="which one class these masks show"):
@@ -285,7 +289,7 @@ def test_a_labelme_mask_never_starts_ghostscript(tmp_path, monkeypatch):
     Image.new("L", (2, 2), 255).save(data, format="EPS")
     path = labelme_file(tmp_path, **mask_shape(data.getvalue()))
     with pytest.raises(MaskError, match="the mask is damaged or too large") as error:
-        labelme.read(path, class_names=NAMES)
+        strictly("labelme", path, class_names=NAMES)
     assert "convert it to PNG" in one_sentence(error)
     assert started == []
 
@@ -297,7 +301,7 @@ def test_a_labelme_mask_that_declares_too_many_pixels_is_not_decoded(tmp_path):
     for bomb in (data.getvalue(), header):
         path = labelme_file(tmp_path, **mask_shape(bomb))
         with pytest.raises(MaskError, match="81,000,000 pixels") as error:
-            labelme.read(path, class_names=NAMES)
+            strictly("labelme", path, class_names=NAMES)
         one_sentence(error)
 
 
@@ -351,14 +355,15 @@ def test_labelme_files_of_subfolders_keep_them_wherever_their_images_lay(tmp_pat
 @pytest.mark.parametrize(
     ("shape", "error", "message"),
     [
-        ({"shape_type": "circle", "points": [[0, 0], [1, 1]]}, UsageError, "a circle cannot"),
+        ({"shape_type": "linestrip", "points": [[0, 0], [1, 1]]}, MaskError, "a linestrip is no"),
+        ({"shape_type": "circle", "points": [[0, 0]]}, MaskError, "a circle needs its centre"),
         ({"points": [[0, 0], [1, 1]]}, MaskError, "three corners"),
         ({"points": [[0, 0], [1, 1], [99, 1]]}, MaskError, "lies outside"),
         ({"points": [[0, 0], [1, 1], "x"]}, MaskError, "pairs of numbers"),
         ({"label": 3}, UsageError, "'label' is missing or no text"),
         ({"label": "cow"}, UsageError, "the class 'cow' is unknown; the classes are cat, big dog"),
-        ({"shape_type": "rectangle"}, MaskError, "needs two corners"),
-        ({"shape_type": "mask", "points": [[0, 0], [1, 1]]}, UsageError, "'mask' is missing"),
+        ({"shape_type": "rectangle"}, MaskError, "needs two or four corners"),
+        ({"shape_type": "mask", "points": [[0, 0], [1, 1]]}, MaskError, "'mask' is missing"),
         (
             {"shape_type": "mask", "points": [[0, 0], [1, 1]], "mask": "AAAA"},
             MaskError,
@@ -378,5 +383,5 @@ def test_labelme_files_of_subfolders_keep_them_wherever_their_images_lay(tmp_pat
 )
 def test_bad_labelme_shapes_are_named(tmp_path, shape, error, message):
     path = labelme_file(tmp_path, **shape)
-    with pytest.raises(error, match=rf"photo\.json: shape 0: .*{message}"):
-        labelme.read(path, class_names=NAMES)
+    with pytest.raises(error, match=rf"photo\.json: .*shape 0: .*{message}"):
+        strictly("labelme", path, class_names=NAMES)

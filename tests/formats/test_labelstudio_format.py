@@ -9,7 +9,7 @@ from format_builders import HOLED, NAMES, labels, pack, save_images, simple, unh
 from hypothesis import given
 
 from piclip.errors import MaskError, UsageError
-from piclip.formats import LabelledFile, Labels, Region, labelstudio
+from piclip.formats import LabelledFile, Labels, Region, labelstudio, read_labels
 
 brush = pytest.importorskip("label_studio_sdk.converter.brush")
 
@@ -104,7 +104,7 @@ def task(*results, url="/data/upload/3/0a1b2c3d-photo.png", **changes):
 
 def read(tmp_path, *tasks, **options):
     (tmp_path / "export.json").write_text(json.dumps(tasks))
-    return labelstudio.read(tmp_path / "export.json", **options)
+    return read_labels(tmp_path / "export.json", format="labelstudio", **options)
 
 
 @pytest.mark.parametrize(
@@ -213,4 +213,4 @@ def test_bad_exports_are_named_with_the_task(tmp_path, spoilt, error, message):
     if isinstance(spoilt, dict) and {"rle", "value"} & set(spoilt):
         spoilt = task(spoilt if "type" in spoilt else result(value=spoilt))
     with pytest.raises(error, match=rf"export\.json.*{message}"):
-        read(tmp_path, task(result(), url="a.png"), spoilt, class_names=NAMES)
+        read(tmp_path, task(result(), url="a.png", id=1), spoilt, class_names=NAMES, strict=True)

@@ -2,9 +2,12 @@
 
 import json
 import os
+from collections.abc import Iterator
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from piclip.datasets.coco_json import CocoJson
 from piclip.datasets.episode_files import read_episodes
@@ -12,9 +15,11 @@ from piclip.errors import DatasetError, ModelError, PiclipError, UsageError
 from piclip.evaluation.records import read_result
 from piclip.formats import read_labels
 from piclip.formats.image_files import find_image
+from piclip.io import documents
 from piclip.io.documents import (
     MOST_LEVELS,
     MOST_YAML_BYTES,
+    json_fields,
     parse_json,
     parse_yaml,
     read_json,
@@ -79,6 +84,85 @@ def test_what_is_no_json(text):
         parse_json(text)
 
 
+def fields_of(path):
+    return dict(json_fields(path))
+
+
+def streamed(path, text, chunk=7):
+    """The object that the fields of a file are of, read a few characters at a time."""
+    path.write_text(text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(documents, "_CHUNK", chunk)
+        return {
+            name: list(value) if isinstance(value, Iterator) else value
+            for name, value in json_fields(path)
+        }
+
+
+TEXTS = st.text(st.sampled_from('ab\\"[]{}:,é\n\u2028😀 '), max_size=6)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return tmp_path_factory.mktemp("documents") / "fields.json"
+
+
+@given(
+    st.dictionaries(TEXTS, VALUES, max_size=5),
+    st.sampled_from([None, 3]),
+    st.booleans(),
+    st.integers(1, 40),
+)
+def test_fields_are_those_of_the_whole_object(file, content, indent, ascii_only, chunk):
+    text = json.dumps(content, indent=indent, ensure_ascii=ascii_only)
+    assert streamed(file, text, chunk) == content
+    assert streamed(file, f"\ufeff \t{text}\n\n", chunk) == content
+
+
+@given(
+    st.dictionaries(TEXTS, VALUES, min_size=1, max_size=3).map(json.dumps),
+    st.data(),
+    st.sampled_from(["", *'x"[]{},:0.e\\']),
+)
+def test_fields_are_refused_where_the_whole_object_is(file, text, data, instead):
+    at = data.draw(st.integers(0, len(text) - 1))
+    spoilt = text[:at] + instead + text[at + 1 :]
+    try:
+        expected = json.loads(spoilt)
+    except json.JSONDecodeError:
+        with pytest.raises(ValueError, match="not valid JSON"):
+            streamed(file, spoilt)
+    else:
+        assert streamed(file, spoilt) == (expected if isinstance(expected, dict) else {})
+
+
+def test_what_is_left_of_a_list_is_gone_over(file):
+    file.write_text('{"a": [1, 2, 3], "b": [], "c": [[4]], "d": 5}')
+    steps = []
+    fields = json_fields(file, lambda done, total: steps.append((done, total)))
+    assert [(name, next(v, None) if name < "d" else v) for name, v in fields] == [
+        ("a", 1), ("b", None), ("c", [4]), ("d", 5),
+    ]  # fmt: skip
+    size = file.stat().st_size
+    assert steps and all(step == (size, size) for step in steps)
+
+
+@pytest.mark.parametrize("shape", ['{{"a": {}}}', '{{"a": [{}]}}', "{}"])
+@pytest.mark.parametrize("chunk", [5, 1 << 20])
+def test_fields_are_as_deep_as_a_whole_object_may_be(file, shape, chunk):
+    around = shape.format("").count("[") + shape.count("{{")
+    text = shape.format(deep(MOST_LEVELS - around))
+    assert streamed(file, text, chunk) == (parse_json(text) if around else {})
+    for more in (1, 5_000):
+        with pytest.raises(ValueError, match="levels deep"):
+            streamed(file, shape.format(deep(MOST_LEVELS - around + more)), chunk)
+
+
 def test_files_that_are_too_large_or_none(tmp_path):
     pipe = tmp_path / "pipe.json"
     os.mkfifo(pipe)
@@ -88,15 +172,16 @@ def test_files_that_are_too_large_or_none(tmp_path):
     with sparse.open("wb") as file:
         file.truncate(10**12)
     for path in (pipe, "/dev/zero", tmp_path, tmp_path / "nothing", "x" * 300):
-        for read in (read_json, read_yaml):
+        for read in (read_json, read_yaml, fields_of):
             with pytest.raises(OSError):
                 read(path)
-    for read, path in ((read_yaml, large), (read_json, sparse)):
+    for read, path in ((read_yaml, large), (read_json, sparse), (fields_of, sparse)):
         with pytest.raises(ValueError, match="larger than"):
             read(path)
     (tmp_path / "bytes.json").write_bytes(b'["\xff"]')
-    with pytest.raises(ValueError, match="UTF-8"):
-        read_json(tmp_path / "bytes.json")
+    for read in (read_json, fields_of):
+        with pytest.raises(ValueError, match="UTF-8"):
+            read(tmp_path / "bytes.json")
 
 
 READERS = {

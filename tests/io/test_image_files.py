@@ -1,10 +1,17 @@
 """Every awkward kind of image file, written here and read back; folders of them."""
 
+import importlib.util
+import io
+import struct
+import sys
+import types
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from piclip.errors import ImageError
+from piclip.io import decoding
 from piclip.io.images import list_images, read_image
 from pictures import gradient
 from sentences import one_sentence
@@ -28,13 +35,58 @@ def test_lossy_files_read_closely(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
-@pytest.mark.parametrize("top", [65535, 3000])
-def test_16_bit_gray_is_scaled_by_its_full_range(tmp_path, suffix, top):
+@pytest.mark.parametrize(
+    ("top", "full"),
+    [(65535, 65535), (20000, 65535), (16383, 16383), (3000, 4095), (1023, 1023), (200, 255)],
+)
+def test_16_bit_gray_is_scaled_by_the_bits_that_it_uses(tmp_path, suffix, top, full):
     values = np.linspace(0, top, 24 * 36).astype(np.uint16).reshape(24, 36)
     path = tmp_path / f"deep.{suffix}"
     Image.fromarray(values).save(path)
-    expected = np.round(values / 257.0)
+    expected = np.round(values * (255.0 / full))
     np.testing.assert_array_equal(np.asarray(read_image(path))[:, :, 1], expected)
+
+
+def bands_tiff(path, bands, photometric=2):
+    """A TIFF of 2 x 2 pixels of 8 bits, which Pillow cannot write."""
+    pixels = bytes(range(4 * bands))
+    bits = struct.pack(f"<{bands}H", *[8] * bands)
+    others = max(bands - 3, 1)
+    extra = struct.pack(f"<{others}H", *[0] * others)
+    at = 8 + 2 + 12 * 10 + 4
+    inline = bands == 2
+    entries = [
+        (256, 4, 1, 2),
+        (257, 4, 1, 2),
+        (258, 3, bands, 8 | 8 << 16 if inline else at),
+        (259, 4, 1, 1),
+        (262, 4, 1, photometric),
+        (273, 4, 1, at + len(bits) + len(extra)),
+        (277, 4, 1, bands),
+        (278, 4, 1, 2),
+        (279, 4, 1, len(pixels)),
+        (338, 3, others, 0 if others < 3 else at + len(bits)),
+    ]
+    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4)
+    path.write_bytes(head + bits + extra + pixels)
+
+
+@pytest.mark.parametrize("bands", [2, 5, 6, 8, 12])
+def test_which_bands_of_a_tiff_are_colours_is_asked(tmp_path, bands):
+    bands_tiff(tmp_path / "a.tif", bands, photometric=1 if bands == 2 else 2)
+    with pytest.raises(
+        ImageError, match=f"has {bands} bands, and which of them are gray or"
+    ) as error:
+        read_image(tmp_path / "a.tif")
+    one_sentence(error)
+
+
+def test_a_big_tiff_and_gray_with_alpha_are_read(tmp_path):
+    Image.fromarray(gradient()).save(tmp_path / "big.tif", big_tiff=True)
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "big.tif")), gradient())
+    Image.fromarray(gradient()).convert("LA").save(tmp_path / "alpha.tif")
+    assert read_image(tmp_path / "alpha.tif").size == (36, 24)
 
 
 def test_16_bit_big_endian_tiff(tmp_path):
@@ -198,6 +250,47 @@ def test_list_images(tmp_path):
     names = [path.name for path in list_images(tmp_path)]
     assert names == ["a.png", "b.JPG", "c d.webp", "ж.tiff"]
     assert list_images(str(tmp_path / "notes.txt")) == [tmp_path / "notes.txt"]
+
+
+def test_pictures_that_cannot_be_read_are_listed_and_say_why(tmp_path):
+    starts = {
+        "a.heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1", "HEIC.*pip install 'piclip.heif.'"),
+        "b.HEIF": (b"\0\0\0\x18ftypmif1\0\0\0\0heic", "HEIF.*pip install 'piclip.heif.'"),
+        "c.jxl": (b"\xff\x0a" + bytes(20), "JPEG XL; convert it to PNG"),
+        "d.jp2": (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(20), "JPEG 2000; convert it to PNG"),
+        "e.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG; convert it to PNG"),
+    }
+    for name, (data, _) in starts.items():
+        (tmp_path / name).write_bytes(data)
+    assert [path.name for path in list_images(tmp_path)] == list(starts)
+    if importlib.util.find_spec("pillow_heif"):
+        pytest.skip("HEIC is read here")
+    for name, (_, words) in starts.items():
+        with pytest.raises(ImageError, match=f"not an image that can be read here, but {words}"):
+            read_image(tmp_path / name)
+
+
+def test_heic_is_read_where_its_plugin_is_installed(tmp_path, monkeypatch):
+    """With a stand-in for pillow-heif, which registers itself at Pillow as that does."""
+
+    def opener(stream, name):
+        assert stream.read(12)[4:] == b"ftypheic"
+        return Image.open(io.BytesIO(stream.read()))
+
+    heif = types.SimpleNamespace(
+        register_heif_opener=lambda: Image.register_open(
+            "HEIF", opener, lambda prefix: prefix[4:12] == b"ftypheic"
+        )
+    )
+    monkeypatch.setitem(sys.modules, "pillow_heif", heif)
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    decoding._register_heif.cache_clear()
+    data = io.BytesIO()
+    Image.fromarray(gradient()).save(data, format="PNG")
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x0cftypheic" + data.getvalue())
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.heic")), gradient())
+    decoding._register_heif.cache_clear()
 
 
 def test_list_images_says_what_is_wrong(tmp_path):

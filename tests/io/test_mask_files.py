@@ -134,3 +134,53 @@ def test_a_class_index_needs_a_class_map():
     for value in (0, -1, 255):
         with pytest.raises(UsageError, match=str(value)):
             read_mask(np.ones((4, 4), np.uint8), value=value)
+
+
+def test_beside_ones_255_is_ignore(tmp_path):
+    ring = (np.indices((24, 36)).sum(axis=0) < 9) & ~disc()
+    values = disc() * np.uint8(1) + ring * np.uint8(255)
+    for image in (Image.fromarray(values), Image.fromarray(np.dstack([values] * 3))):
+        image.save(tmp_path / "m.png")
+        np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), disc())
+    Image.fromarray(values + disc()).save(
+        tmp_path / "m.png"
+    )  # 0, 2 and 255 say nothing of the kind
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), disc() | ring)
+
+
+def rgba(colour, alpha):
+    return np.dstack([colour] * 3 + [alpha]).astype(np.uint8)
+
+
+@pytest.mark.parametrize("alpha", [254, 100])
+def test_an_alpha_channel_decides_only_if_it_is_the_mask(tmp_path, alpha):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "m.png"
+    nearly = np.full((24, 36), alpha)
+    nearly[0, :5] = 255
+    Image.fromarray(rgba(disc() * 255, nearly)).save(path)
+    np.testing.assert_array_equal(read_mask(path), disc())
+    frame = np.full((24, 36), 255)
+    frame[:, :3] = 0
+    Image.fromarray(rgba(disc() * 255, frame)).save(path)
+    np.testing.assert_array_equal(read_mask(path), disc())
+    photo = rng.integers(0, 256, (24, 36))  # cut out along the mask, black pixels included
+    Image.fromarray(rgba(photo, disc() * 255)).save(path)
+    np.testing.assert_array_equal(read_mask(path), disc())
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(np.where(disc(), 255, 128).astype(np.uint8)),
+        Image.fromarray(np.where(disc(), 2, 1).astype(np.int32)),
+        Image.fromarray(np.dstack([np.where(disc(), 255, 9)] * 3).astype(np.uint8)),
+    ],
+)
+def test_a_background_that_is_not_zero_is_questioned(tmp_path, image):
+    image.save(tmp_path / "m.tif")
+    for source in (tmp_path / "m.tif", np.asarray(image)[..., 0] if image.mode == "RGB" else image):
+        with pytest.raises(MaskError, match=r"no pixel of the mask is 0.*values \d+, \d+") as error:
+            read_mask(source)
+        one_sentence(error)
+    assert read_mask(np.full((4, 5), 7, np.uint8)).all()

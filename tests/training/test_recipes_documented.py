@@ -1,4 +1,4 @@
-"""The commands of docs/reproduce.md: each names options and recipe keys that there are."""
+"""The commands of two pages of docs: each names options and recipe keys that there are."""
 
 import re
 import shlex
@@ -18,8 +18,8 @@ VALUES = {
 }  # fmt: skip
 
 
-def documented(beginning="piclip "):
-    text = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8")
+def documented(beginning="piclip ", page="reproduce.md"):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     code = "\n".join(line for line in text.splitlines() if line.startswith("    "))
     for line in code.replace("\\\n", " ").splitlines():
         if line.strip().startswith(beginning):
@@ -34,7 +34,7 @@ def parse(words):
     return command.name, command.make_context(command.name, rest).params
 
 
-@pytest.mark.parametrize("line", list(documented()))
+@pytest.mark.parametrize("line", [*documented(), *documented(page="protocols.md")])
 def test_a_documented_command_is_well_formed(line):
     name, given = parse(shlex.split(line))
     if name == "train":

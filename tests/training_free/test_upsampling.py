@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from piclip.errors import UsageError
-from piclip.training_free.upsampling import edge_aware_upsample
+from piclip.training_free.upsampling import EnlargedScores, edge_aware_upsample
 
 
 def slow(maps, images, dilations, iterations, scale):
@@ -74,3 +74,26 @@ def test_batches_are_independent():
 def test_unequal_numbers_are_refused():
     with pytest.raises(UsageError, match="2 stacks of maps for 1 images"):
         edge_aware_upsample(torch.rand(2, 1, 2, 2), torch.rand(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("size", [(9, 14), (3, 5), (2, 2)])
+@pytest.mark.parametrize("log_odds", [True, False])
+def test_scores_enlarged_class_by_class_are_those_of_all_at_once(size, log_odds):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(4, 3, 5, generator=generator) * 3
+    full = torch.nn.functional.interpolate(values[None], size=size, mode="bilinear")[0]
+    expected = full.sigmoid() if log_odds else full.clamp(0, 1)
+    before = values.clone()
+    scores = EnlargedScores(values, size, log_odds)
+    assert scores.shape == (4, *size)
+    for index in range(4):
+        found = torch.from_numpy(scores[index])
+        torch.testing.assert_close(found, expected[index], rtol=0, atol=1e-6)
+    assert torch.equal(values, before)
+    with pytest.raises(IndexError):
+        scores[4]
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    with pytest.raises(UsageError, match="no numbers"):
+        EnlargedScores(torch.full((1, 2, 2), torch.nan), (4, 4), log_odds=True)

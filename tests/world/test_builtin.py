@@ -9,24 +9,21 @@ import torch
 from piclip.clip.settings import CLIP_MEAN, CLIP_STD
 from piclip.datasets.scenes import Layout
 from piclip.datasets.scenes.glyphs import CLASS_NAMES
-from world import affinity, builtin, captioned_batches, losses
-from world.captioned_batches import Batches, Stage
-from world.muon import Muon, orthogonalise
+from world import builtin, losses, progress, scene_batches
+from world.scene_batches import Batches, Stage
 from world.world_model import FUNCTION_WORDS, build_model, build_tokenizer
 
 EASY = Layout(64, (1, 1), (32, 58), 0)
-TINY = (
-    Stage(3, 2, EASY, EASY, 0.0),
-    Stage(2, 2, Layout(128, (1, 2), (40, 60), 0), EASY, 2.0),
-)
+TINY = (Stage(3, 4, EASY), Stage(2, 4, Layout(128, (1, 2), (40, 60), 0)))
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(captioned_batches, "POOL", 1)
-    for module in (captioned_batches, builtin):
+    monkeypatch.setattr(scene_batches, "POOL", 1)
+    for module in (scene_batches, builtin):
         monkeypatch.setattr(module, "CURRICULUM", TINY)
     monkeypatch.setattr(builtin, "CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr(progress, "EPISODES", 1)
 
 
 def test_every_word_of_the_world_is_one_token_and_any_text_is_encoded():
@@ -53,44 +50,41 @@ def test_batches_are_a_pure_function_of_the_step(tiny):
     later = list(Batches(5, start=2))
     assert len(whole) == 5 and len(later) == 3
     for one, other in zip(whole[2:], later, strict=True):
-        assert torch.equal(one.images, other.images) and torch.equal(one.words, other.words)
-        assert (one.window, one.roll) == (other.window, other.roll)
-    assert whole[0].images.shape == (2, 64, 64, 3) and whole[4].images.shape == (2, 128, 128, 3)
-    assert all(batch.words.any(-1).all() for batch in whole)
+        assert torch.equal(one.images, other.images) and torch.equal(one.coverage, other.coverage)
+        assert torch.equal(one.chosen, other.chosen) and one.window == other.window
+    assert whole[0].images.shape == (4, 64, 64, 3) and whole[4].images.shape == (4, 128, 128, 3)
+    assert all(batch.words.sum() >= 3 for batch in whole)
 
 
-def test_cells_are_the_quarters_of_the_image():
-    numbers = torch.arange(16.0).view(1, 16, 1)
-    cells = affinity.cells(numbers, (0, 0))[0, :, :, 0]
-    assert cells.tolist() == [
-        [0, 1, 4, 5],
-        [2, 3, 6, 7],
-        [8, 9, 12, 13],
-        [10, 11, 14, 15],
-    ]
+def test_coverage_is_the_share_of_each_patch():
+    class_map = np.zeros((16, 16), np.uint8)
+    class_map[:8, :4] = 3
+    class_map[8:, 8:] = 20
+    shares = scene_batches._coverage(class_map)
+    assert shares.shape == (4, 21) and np.allclose(shares.sum(1), 1)
+    assert shares[0, 0] == shares[0, 3] == 0.5
+    assert shares[1, 0] == shares[2, 0] == 1 and shares[3, 20] == 1
 
 
-def test_cells_are_found_again_in_a_rolled_mosaic():
-    named = torch.arange(4.0).view(1, 4, 1, 1).expand(1, 4, 64, 1)
-    mosaic = affinity.patches(named, (0, 0)).view(16, 16)
-    assert mosaic[0, 0] == 0 and mosaic[0, 15] == 1 and mosaic[15, 0] == 2 and mosaic[15, 15] == 3
-    rolled = mosaic.roll((3, 13), dims=(0, 1)).reshape(1, 256, 1)
-    assert torch.equal(affinity.cells(rolled, (3, 13)), named)
-    assert torch.equal(affinity.patches(named, (3, 13)), rolled)
+def test_what_is_compared_shows_every_kind_and_no_masked_ground():
+    rng = np.random.default_rng(0)
+    shares = np.zeros((64, 21), np.float32)
+    shares[:, 0] = 1
+    shares[:3, 0], shares[:3, 5] = 0.2, 0.8
+    chosen = np.concatenate([scene_batches._choose(rng, shares, alone=False) for _ in range(50)])
+    assert 0.4 < (chosen < 3).mean() < 0.6  # an object of 3 patches as often as the ground of 61
+    assert (scene_batches._choose(rng, shares, alone=True) < 3).all()
 
 
-def test_mosaics_are_rolled_as_their_batch_says(tiny, monkeypatch):
-    def rolled_only(tiles, size):
-        pattern = np.zeros((size, size, 3), np.uint8)
-        pattern[:8, :8] = 255  # one patch, at the top left
-        return pattern
-
-    monkeypatch.setattr(captioned_batches, "_mosaic", rolled_only)
-    batches = list(Batches(5))
-    assert len({batch.roll for batch in batches}) > 1
-    for batch in batches:
-        down, right = batch.roll
-        assert (batch.images[1, 8 * down : 8 * down + 8, 8 * right : 8 * right + 8] == 255).all()
+def test_an_image_is_masked_to_one_of_its_classes():
+    image = np.full((8, 8, 3), 200, np.uint8)
+    class_map = np.zeros((8, 8), np.uint8)
+    class_map[:2], class_map[6:] = 4, 9
+    for seed in range(8):
+        shown, left = scene_batches._alone(np.random.default_rng(seed), image, class_map)
+        (kept,) = np.unique(left[left > 0])
+        assert np.array_equal(left == kept, class_map == kept)
+        assert (shown[left == kept] == 200).all() and (shown[left == 0] == (123, 117, 104)).all()
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_weights(tiny, tmp_path):
@@ -117,90 +111,90 @@ def test_the_exported_folder_loads(tiny, tmp_path):
     assert weights < 16e6
 
 
-def test_training_attention_is_the_encoders(tiny, tmp_path):
-    # What the affinity loss shapes must be what refinement reads.
+def test_training_sees_what_the_encoder_sees():
+    # What the losses shape must be what refinement and the comparison of patches read.
     from piclip.clip.encoder import Encoder
 
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, 3)
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (1, 128, 128, 3), np.uint8))
     with torch.no_grad():
-        tokens, attention = losses.image_tokens(model, images, (0, 0))
+        seen = losses.look(model, images, (0, 0))
     pixels = ((images / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)).permute(0, 3, 1, 2)
-    before = torch.zeros(1, 256, 256)
-    for blocks in range(1, 5):
+    before = Encoder(model, tokenizer, attention_blocks=1, device="cpu").encode(pixels).attention
+    for blocks in range(2, 5):
         encoder = Encoder(model, tokenizer, attention_blocks=blocks, device="cpu")
         together = encoder.encode(pixels).attention * blocks
-        of_block = together - before
-        rows = of_block / of_block.sum(-1, keepdim=True)
-        assert torch.allclose(rows, attention[:, -blocks], atol=1e-5), blocks
+        of_block = torch.nn.functional.normalize(together - before, p=1, dim=-1)
+        mine = torch.nn.functional.normalize(seen.attention[1 - blocks], p=1, dim=-1)
+        assert torch.allclose(of_block, mine, atol=1e-5), blocks
         before = together
-    assert tokens.shape == (1, 257, 128) and attention.shape == (1, 4, 256, 256)
+    for mine, theirs in zip(seen.tokens, encoder.tokens(pixels, (5, 6)), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-4)
+    assert seen.projected.shape == (1, 257, 128)
 
 
-def test_affinity_is_least_where_attention_follows_the_classes():
+def test_affinity_is_least_where_attention_follows_the_masks():
     thing = torch.zeros(16)
     thing[[0, 1, 4, 5]] = 1
-    guess = torch.stack([1 - thing, thing], dim=1)[None]
-    same = guess @ guess.transpose(1, 2)
-    good = (same / same.sum(-1, keepdim=True))[:, None]
-    uniform = torch.full((1, 1, 16, 16), 1 / 16)
-    assert affinity.affinity_loss(good, guess) < 0.01
-    assert affinity.affinity_loss(uniform, guess) > 0.5
-    # Every block counts by itself: a good one does not make up for another.
-    both = affinity.affinity_loss(torch.cat([good, uniform], dim=1), guess)
-    assert both > 0.4 * affinity.affinity_loss(uniform, guess)
+    coverage = torch.stack([1 - thing, thing], dim=1)[None]
+    same = coverage @ coverage.mT
+    assert losses.affinity_loss(same * 3, coverage) < 0.01  # rows need not sum to one
+    assert losses.affinity_loss(torch.full((1, 16, 16), 1 / 16), coverage) > 0.5
 
 
-def test_the_guess_fills_an_object_up_to_its_edges():
-    # A red square on grey, of which only the middle was recognised; its class alone is named.
-    image = torch.full((1, 128, 128, 3), 128, dtype=torch.uint8)
-    image[:, 32:96, 32:96] = torch.tensor([220, 30, 30], dtype=torch.uint8)
-    inside = torch.zeros(16, 16, dtype=torch.bool)
-    inside[4:12, 4:12] = True
-    presence = torch.full((16, 16, 20), 0.02)
-    presence[5:11, 5:11, 3] = 0.9
-    presence[:, :, 7] = 0.9  # everywhere, but no caption names it
-    words = torch.zeros(1, 256, 20, dtype=torch.bool)
-    words[..., 3] = True
-    alike = (inside.flatten()[:, None] == inside.flatten()[None]).float()
-    guess = affinity.guess_classes(
-        image, (alike / alike.sum(-1, keepdim=True))[None], presence.view(1, 256, 20), words
-    )
-    assert torch.allclose(guess.sum(-1), torch.ones(1, 256))
-    assert torch.equal(guess[0].argmax(-1).view(16, 16) == 4, inside)
-    assert guess[..., 8].max() == 0
-
-
-def test_silence_asks_the_patches_that_speak_least():
-    logits = torch.full((1, 10, 20), 9.0)
-    named = torch.zeros(1, 20, dtype=torch.bool)
-    named[0, 3] = True
-    assert losses._silence_loss(logits, named, 0.5) > 8
-    logits[0, :5, 3] = -9.0  # half of the patches call class 3 absent; nobody asks for the others
-    assert losses._silence_loss(logits, named, 0.5) < 0.01
-    assert losses._silence_loss(logits, named, 0.8) > 1
-
-
-def test_muon_makes_singular_values_about_one_and_descends():
+def test_patches_are_alike_by_the_densities_of_other_images():
     torch.manual_seed(0)
-    for shape in ((20, 50), (50, 20)):
-        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape), steps=8))
-        assert values.min() > 0.5 and values.max() < 1.3
-    weight = torch.nn.Parameter(torch.randn(6, 6))
-    target = torch.randn(6, 6)
-    optimizer = Muon([weight], lr=0.05)
-    losses = []
-    for _ in range(60):
-        loss = ((weight - target) ** 2).sum()
-        losses.append(loss.item())
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert losses[-1] < losses[0] / 5
+    tokens = torch.randn(12, 5)
+    owner = torch.arange(4).repeat_interleave(3)
+    labels = torch.rand(12, 3) * (torch.arange(3) < 2)  # of the third kind there is none
+    labels = labels / labels.sum(1, keepdim=True)
+    directions = tokens / tokens.norm(dim=1, keepdim=True)
+    expected = []
+    for i in range(12):
+        others = [j for j in range(12) if owner[j] != owner[i]]
+        density = [
+            sum(
+                labels[j, k] * torch.exp(losses.SHARPNESS * (directions[i] @ directions[j] - 1))
+                for j in others
+            )
+            / sum(labels[j, k] for j in others)
+            for k in range(2)
+        ]
+        chances = torch.stack(density) / sum(density)
+        expected.append(-(labels[i, :2] * chances.log()).sum())
+    found = losses.alike_loss(tokens, labels, owner)
+    assert torch.allclose(found, torch.stack(expected).mean(), atol=1e-5)
+
+
+def test_patches_are_told_apart_objects_and_ground_counting_equally():
+    torch.manual_seed(0)
+    logits, coverage = torch.randn(1, 6, 2), torch.rand(1, 6, 3)
+    coverage = coverage / coverage.sum(-1, keepdim=True)
+    sums = {True: [0.0, 0.0], False: [0.0, 0.0]}
+    for patch in range(6):
+        odds = torch.cat([torch.ones(1), logits[0, patch].exp()])  # that it is ground: 1
+        loss = -(coverage[0, patch] * (odds / odds.sum()).log()).sum()
+        ground = coverage[0, patch, 0]
+        for is_ground, weight in ((True, ground), (False, 1 - ground)):
+            sums[is_ground][0] += weight * loss
+            sums[is_ground][1] += weight
+    expected = sum(total / weight for total, weight in sums.values()) / 2
+    assert torch.allclose(losses._patch_loss(logits, coverage), expected)
+
+
+def test_the_last_block_begins_by_passing_on_what_it_attends_to():
+    model = build_model(build_tokenizer(), 0)
+    passed_on = [
+        (layer.self_attn.out_proj.weight @ layer.self_attn.v_proj.weight).diag().mean().item()
+        for layer in model.vision_model.encoder.layers
+    ]
+    assert passed_on == pytest.approx([-0.4] * 5 + [0.4], abs=0.05)
 
 
 def test_rate_warms_up_and_decays():
     rates = [builtin.rate_factor(step, 1000) for step in range(1000)]
-    assert rates[0] == 0.02 and max(rates) == 1.0
-    assert rates[500] == 1.0 and rates[-1] == pytest.approx(0.02, abs=0.01)
+    assert rates[0] == 1 / builtin.WARM_UP and max(rates) == 1.0
+    assert rates[round(1000 * builtin.DECAY_FROM)] == 1.0 and rates[-1] == pytest.approx(
+        0.02, abs=0.01
+    )

@@ -19,8 +19,8 @@ from piclip.formats.label_files import dump_list, written
 from piclip.formats.labels import LabelledFile, Labels, label_paths
 from piclip.formats.registry import write_labels
 
-ONE_FILE = frozenset({"coco", "labelstudio"})
-"""Formats of one JSON file; the others are folders with files per image."""
+ONE_FILE = frozenset({"coco", "labelstudio", "parquet"})
+"""Formats of one file; the others are folders with files per image."""
 
 _IMAGES = frozenset({"voc", "masks"})
 _AT_ONCE = 64
@@ -65,9 +65,10 @@ def check_destination(
     """
     if format in ONE_FILE:
         if destination.is_dir():
+            name = "labels.parquet" if format == "parquet" else "labels.json"
             raise UsageError(
                 f"{destination} is a folder, but {format} is one file; add a name such as "
-                f"{destination / 'labels.json'}."
+                f"{destination / name}."
             )
         return
     if destination.is_file() or destination.suffix.lower() == ".json":

@@ -7,13 +7,14 @@ import os
 import time
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from piclip.annotation.queries import Stamp
 from piclip.errors import OutputError, UsageError
@@ -88,10 +89,12 @@ class Journal:
         try:
             # Unbuffered: what a full disk refuses may not come back when the file is closed.
             self._lines = path.open("ab", buffering=0)
-            self._reading = path.open("rb")
+            self._reading, self._next = path.open("rb"), 0
         except OSError as error:
             raise self._unwritable(reason(error)) from error
         self._synced = time.monotonic()
+        self._syncer = ThreadPoolExecutor(1)
+        self._syncing = self._syncer.submit(_sync, [], self._lines.fileno())
 
     def __enter__(self) -> Self:
         return self
@@ -134,8 +137,8 @@ class Journal:
             place = self._lines.seek(0, os.SEEK_END)
             self._write(_line(head, entry.found), place)
             self._unsynced += entry.files
-            if time.monotonic() - self._synced > _SYNC_SECONDS:
-                self.sync()
+            if self._syncing.done() and time.monotonic() - self._synced > _SYNC_SECONDS:
+                self._sync()
         except FileNotFoundError as error:
             raise OutputError(
                 f"{self.path} was removed or its disk taken away while this ran; run the same "
@@ -147,7 +150,7 @@ class Journal:
 
     def read(self, path: str) -> Entry:
         """What the journal says about an image (KeyError if that is nothing)."""
-        return _entry_at(self._reading, self._places[self._numbers[_hash(path)]])
+        return self._at(self._places[self._numbers[_hash(path)]])
 
     def reason(self, path: str) -> str | None:
         """Why nothing was found in an image, if that is so."""
@@ -155,32 +158,36 @@ class Journal:
 
     def entries(self) -> Iterator[Entry]:
         """What the journal says about each image, in the order in which they first came."""
-        for place in self._places:
-            yield _entry_at(self._reading, place)
-
-    def sync(self) -> None:
-        """Wait until what was noted, and the files written for it, are on the disk."""
-        for file in self._unsynced:
-            try:
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
-            except FileNotFoundError:  # whoever removed it will find that out
-                continue
-        self._unsynced.clear()
-        os.fsync(self._lines.fileno())
-        self._synced = time.monotonic()
+        return map(self._at, self._places)
 
     def close(self) -> None:
         """End writing and reading."""
         if self._lines.closed:
             return
         try:
-            self.sync()
+            self._sync()
+            self._syncing.result()
         except OSError as error:
             raise self._unwritable(reason(error)) from error
         finally:
+            self._syncer.shutdown()
             self._lines.close()
             self._reading.close()
+
+    def _sync(self) -> None:
+        """Begin to wait, in a thread, until what was noted and its files are on the disk."""
+        self._syncing.result()  # its error, if it had one
+        files, self._unsynced, self._synced = self._unsynced, [], time.monotonic()
+        self._syncing = self._syncer.submit(_sync, files, self._lines.fileno())
+
+    def _at(self, place: int) -> Entry:
+        if place != self._next:  # a seek throws away what was read ahead
+            self._reading.seek(place)
+        line = self._reading.readline()
+        self._next = place + len(line)
+        head, body = _parts(line)
+        path, stamp, failed = _json(head)
+        return Entry(path, None if stamp is None else (stamp[0], stamp[1]), _json(body), failed)
 
     def _note(self, path: str, stamp: Stamp | None, place: int, *, failed: bool) -> None:
         size, changed = stamp or (-1, -1)
@@ -254,6 +261,13 @@ class Journal:
         )
 
 
+def _sync(files: Iterable[Path], lines: int) -> None:
+    for file in files:
+        with suppress(FileNotFoundError), file.open("rb") as written:  # removed: that will be found
+            os.fsync(written.fileno())
+    os.fsync(lines)
+
+
 def _hash(path: str) -> int:
     """64 bits: two of a million images share theirs once in 37 million runs."""
     data = path.encode("utf-8", "surrogatepass")
@@ -263,13 +277,6 @@ def _hash(path: str) -> int:
 def _line(head: object, body: object) -> bytes:
     said = b"\t".join(json.dumps(part, allow_nan=False).encode("ascii") for part in (head, body))
     return b"%08x\t%b\n" % (zlib.crc32(said), said)
-
-
-def _entry_at(lines: BinaryIO, place: int) -> Entry:
-    lines.seek(place)
-    head, body = _parts(lines.readline())
-    path, stamp, failed = _json(head)
-    return Entry(path, None if stamp is None else (stamp[0], stamp[1]), _json(body), failed)
 
 
 def _parts(line: bytes) -> tuple[str, str]:

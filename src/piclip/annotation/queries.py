@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias, overload
 
 from piclip.errors import ImageError, UsageError
-from piclip.formats.image_files import find_image
+from piclip.formats.image_files import ImageFolder
 from piclip.formats.labels import LabelledFile, Labels
 from piclip.io.decoding import reason
 from piclip.io.images import list_images
@@ -149,17 +149,17 @@ def find_queries(labels: Labels, image_root: str | Path) -> tuple[Queries, list[
         ImageError: The folder is missing or has no images.
     """
     root = Path(image_root)
-    listed, missing = {}, []
+    folder, listed, missing = ImageFolder(root), {}, []
     for file in labels.images:
         if file.labelled:
             continue
-        found = find_image(root, file.path)
+        found = folder.find(file.path)
         if found is None:
             missing.append(
                 Failure(file.path, f"{file.path}: the labels list this image, but it is not here.")
             )
         else:
-            listed[found] = file
+            listed[root / found] = file
     waiting = labels.unlabelled(root)
     paths = [
         listed[path].path if path in listed else path.relative_to(root).as_posix()

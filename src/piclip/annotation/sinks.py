@@ -192,11 +192,13 @@ def certainty_of(found: Segmentation) -> float:
         (label this image next) to 1.
     """
     most = np.ones(len(found.class_names)) if found.presence is None else found.presence
-    rows, columns = np.nonzero(found.mask)
-    if not len(rows):
-        return float(1 - np.minimum(found.scores.max(axis=(1, 2)), most).max())
-    index = found.class_map[rows, columns] - 1
-    return float(np.minimum(found.scores[index, rows, columns], most[index]).mean())
+    own = {name: float(one) for name, one in zip(found.class_names, most, strict=True)}
+    pixels = int(found.mask.sum())
+    if not pixels:
+        return 1 - max(min(float(found.score_of(name).max()), own[name]) for name in own)
+    masks = ((name, found.mask_of(name)) for name in own)
+    sums = (np.minimum(found.score_of(n)[mask], own[n]).sum() for n, mask in masks if mask.any())
+    return sum(map(float, sums)) / pixels
 
 
 def _rounded(value: float | np.floating[Any]) -> float:

@@ -24,7 +24,7 @@ from piclip.errors import ImageError, PiclipError, UsageError
 from piclip.io.decoding import ImageSource
 from piclip.io.images import MAX_PIXELS, read_image, read_mask
 from piclip.io.supports import Support
-from piclip.results import MIN_PRESENCE, Segmentation
+from piclip.results import MIN_PRESENCE, ScoreMaps, Segmentation
 from piclip.segmenter import FewShotSegmenter
 
 PREVIEW_PIXELS = 720
@@ -100,7 +100,7 @@ class Answer:
 
     def at_threshold(self, threshold: float, *, min_presence: float = MIN_PRESENCE) -> Segmentation:
         """The result at the query's own size, without its image."""
-        scores = np.load(self.scores_file).astype(np.float32)
+        scores = _KeptScores(np.load(self.scores_file, mmap_mode="r"))
         whole = _with_scores(self.preview, scores, None)
         return whole.at_threshold(threshold, min_presence=min_presence)
 
@@ -305,7 +305,7 @@ class AppSession:
         if result.image is None:
             raise UsageError("The result holds no image.")
         image = fit_picture(result.image, PREVIEW_PIXELS)
-        preview = _with_scores(result, _fit_maps(result.scores, image.size), image)
+        preview = _with_scores(result, _fit_maps(result.score_maps, image.size), image)
         preview = replace(preview, name=query.name).at_threshold(
             self.threshold, min_presence=self.min_presence
         )
@@ -313,7 +313,11 @@ class AppSession:
             if self._closed or query not in self.queries:
                 return
             file = query.path.with_suffix(".npy")
-            np.save(file, result.scores.astype(np.float16))
+            kept = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+                file, mode="w+", dtype=np.float16, shape=result.score_maps.shape
+            )
+            for index in range(len(kept)):
+                kept[index] = result.score_maps[index]
             self.answers.append(Answer(query, preview, file))
 
     def answer(self, index: int) -> Answer:
@@ -428,15 +432,30 @@ def fit_picture(image: Image.Image, longest: int) -> Image.Image:
     return image.convert("RGB").resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
-def _fit_maps(maps: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Maps in [0, 1], float32 (C, h, w), resized to (width, height)."""
-    resized = [Image.fromarray(each).resize(size, Image.Resampling.BILINEAR) for each in maps]
-    return np.clip(np.stack([np.asarray(each) for each in resized]), 0, 1)
+@dataclass(frozen=True, eq=False)
+class _KeptScores:
+    """Scores in a file, read class by class: float16 (C, H, W)."""
+
+    array: npt.NDArray[np.float16]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def __getitem__(self, index: int, /) -> npt.NDArray[np.float32]:
+        return np.asarray(self.array[index], dtype=np.float32)
+
+
+def _fit_maps(maps: ScoreMaps, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Maps in [0, 1], resized to (width, height): float32 (C, height, width)."""
+    each = (Image.fromarray(maps[index]) for index in range(maps.shape[0]))
+    resized = [np.asarray(one.resize(size, Image.Resampling.BILINEAR)) for one in each]
+    return np.clip(np.stack(resized), 0, 1)
 
 
 def _with_scores(
-    result: Segmentation, scores: npt.NDArray[np.float32], image: Image.Image | None
+    result: Segmentation, scores: ScoreMaps, image: Image.Image | None
 ) -> Segmentation:
-    """A result with scores of another size, float32 (C, H, W); nothing is decided yet."""
+    """A result with scores of another size; nothing is decided yet."""
     blank = np.zeros(scores.shape[1:], dtype=np.uint8)
-    return replace(result, scores=scores, class_map=blank, image=image)
+    return replace(result, score_maps=scores, class_map=blank, image=image)

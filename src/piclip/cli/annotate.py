@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -37,18 +38,28 @@ EXAMPLES = examples(
     "--output tasks.json",
     "piclip annotate --images photos --labels masks --format masks --name zebra "
     "--output proposals.json --output-format coco",
+    "piclip annotate --images s3://bucket/photos --labels labels.json --engine ray --num-gpus 1 "
+    "--output s3://bucket/found --output-format parquet",
 )
 
 
 def annotate(
     *,
-    images: Annotated[Path, typer.Option(metavar="DIR", help="The images, labelled and not.")],
-    labels: Annotated[Path, typer.Option(metavar="PATH", help="The file or folder of labels.")],
+    images: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR",
+            help="The images, labelled and not: a folder; or in shards a URL such as s3://, a text "
+            "file with one path or URL a line, or a Parquet file with a column path.",
+        ),
+    ],
+    labels: Annotated[str, typer.Option(metavar="PATH", help="The file or folder of labels.")],
     format: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            help="Of the labels: coco, yolo, label-studio, labelme, voc, masks, or auto to tell.",
+            help="Of the labels: coco, yolo, label-studio, labelme, voc, masks, cvat (XML for "
+            "images), or auto to tell.",
         ),
     ] = "auto",
     name: Annotated[
@@ -63,16 +74,32 @@ def annotate(
             "them when to draw nothing, instead of annotating them.",
         ),
     ] = False,
+    boxes: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="Of coco and yolo, boxes without a mask: skip, or as-masks to take their areas.",
+        ),
+    ] = "skip",
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="End where a label cannot be used, instead of leaving it out."
+        ),
+    ] = False,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="PATH",
-            help="Where the proposals go: a file for coco and label-studio, else a folder. May be "
-            "left out with --holdout.",
+            help="Where the proposals go: a file for coco, label-studio and parquet (a folder of "
+            "them in shards), else a folder. May be left out with --holdout.",
         ),
     ] = None,
     output_format: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of the proposals. [default: as the labels]")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Of the proposals; also parquet. [default: as the labels]"
+        ),
     ] = None,
     model: ModelOrDecoderOption = DEFAULT_MODEL,
     visual: VisualOption = None,
@@ -116,6 +143,32 @@ def annotate(
     ] = False,
     batch_size: BatchSizeOption = 8,
     workers: WorkersOption = 1,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Work in shards, which can go on anywhere: local in this process, ray on a Ray "
+            "cluster or with actors on this computer.",
+        ),
+    ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Number of shards, fixed at the start. [default: one each 1000 images]",
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="URL", help="The Ray cluster. [default: this computer]")
+    ] = None,
+    actors: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Processes on Ray. [default: as many as fit]"),
+    ] = None,
+    num_gpus: Annotated[
+        float, typer.Option(min=0, metavar="G", help="Of each actor; a part of one will do.")
+    ] = 0.0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     max_pixels: MaxPixelsOption = MAX_PIXELS,
@@ -137,47 +190,87 @@ def annotate(
     --min-area, --largest, --fill-holes, --simplify, --with-labels, --review and --output-format may
     be changed without computing anything again.
 
+    With --engine, with URLs and with lists the work is done in shards, Parquet files that appear
+    when they are finished: the folder OUTPUT/shards for parquet, else OUTPUT.shards/shards. The
+    images are then those that are there at the start, those in subfolders included, and one that
+    cannot be read is not tried again.
+
     Exit code: 0 when every image is annotated, 1 when some failed, 2 for a wrong command line.
     """
     from piclip import FewShotSegmenter, __version__
     from piclip.annotation.answers import How
     from piclip.annotation.fitted import choose_examples, digest, learn
-    from piclip.annotation.holdout import held_out_images, hold_out
     from piclip.annotation.jobs import region_job
     from piclip.annotation.queries import Queries, find_queries
     from piclip.cli import annotate_folder as work
+    from piclip.cli.annotate_shards import Cluster, annotate_shards, check_sharded
     from piclip.cli.console import (
         loading_model,
         people,
         print_json,
         print_outcome,
-        progress_with_rate,
         running,
     )
-    from piclip.formats import detect, get_format, read_labels
     from piclip.formats.cleaning import Cleaning
-    from piclip.formats.registry import get_outlined
 
-    # The registry has no hyphen where people write Label Studio's format with one.
-    source = detect(labels) if format == "auto" else format.replace("-", "")
-    target = output_format.replace("-", "") if output_format else source
-    (get_outlined if simplify else get_format)(target)
+    read = partial(
+        work.read_and_say,
+        format=format,
+        class_names=name or [],
+        boxes=boxes,
+        strict=strict,
+        empty_as_negatives=empty_as_negatives,
+    )
     cleaning = Cleaning(min_area, largest, fill_holes)
-    work.check_wanted(output, holdout=holdout, review=review)
-    known = read_labels(labels, format=source, images=images, class_names=name or [])
-    known = work.with_negatives(known, images, source) if empty_as_negatives else known
+
+    def load() -> FewShotSegmenter:
+        with loading_model():
+            return FewShotSegmenter.from_pretrained(
+                model, visual=visual, clip=clip, device=device, dtype=dtype
+            )
+
+    cluster = Cluster(engine, shards, ray_address, actors, num_gpus)
+    if cluster.is_wanted(images, labels, output):
+        annotate_shards(
+            images,
+            labels,
+            check_sharded(
+                output,
+                {
+                    "--holdout": holdout,
+                    "--review": review,
+                    "--with-labels": with_labels,
+                    "--workers": workers > 1,
+                },
+            ),
+            format=format,
+            read=read,
+            output_format=output_format,
+            load=load,
+            cluster=cluster,
+            threshold=threshold,
+            min_presence=min_presence,
+            min_score=min_score,
+            cleaning=cleaning,
+            simplify=simplify,
+            batch_size=batch_size,
+            max_pixels=max_pixels,
+            overwrite=overwrite,
+            json=json,
+        )
+        return
+    target = work.written_format(labels, format, output_format, simplify=simplify)
+    place = Path(output) if output else None
+    work.check_wanted(place, holdout=holdout, review=review)
+    known = read(labels, images)
     examples = choose_examples(known)
     shown = known.labelled if with_labels else ()
     queries, failures = find_queries(known, images) if output else (Queries(()), [])
-    if output:
-        work.check_output(
-            output, target, queries, shown, others=[labels, review], overwrite=overwrite
-        )
+    if place:
+        others = [Path(labels), review]
+        work.check_output(place, target, queries, shown, others=others, overwrite=overwrite)
 
-    with loading_model():
-        segmenter = FewShotSegmenter.from_pretrained(
-            model, visual=visual, clip=clip, device=device, dtype=dtype
-        )
+    segmenter = load()
     negatives = work.negatives_for(segmenter, known)
     settings = {  # what decides about the proposals, without what only decides about speed
         "piclip": __version__,
@@ -189,37 +282,33 @@ def annotate(
     }
     how = How(threshold, min_presence, batch_size, max_pixels)
 
-    opened = region_job(queries, output, settings, overwrite=overwrite) if output else nullcontext()
+    opened = region_job(queries, place, settings, overwrite=overwrite) if place else nullcontext()
     expectations, done, regions = [], 0, {}
     with opened as job:
         if holdout or (job and job.waiting):
             with people().status("Learning from the labelled images"):
                 learn(segmenter, examples, images, negatives=negatives, max_pixels=max_pixels)
         if holdout:
-            with progress_with_rate("Measuring", len(held_out_images(examples))) as on_progress:
-                expectations = hold_out(
-                    segmenter,
-                    examples,
-                    images,
-                    negatives=negatives,
-                    threshold=threshold,
-                    min_presence=min_presence,
-                    min_score=min_score,
-                    cleaning=cleaning,
-                    max_pixels=max_pixels,
-                    on_progress=on_progress,
-                )
-            work.print_expectations(expectations)
-        if job and output:
+            expectations = work.measure(
+                segmenter,
+                examples,
+                images,
+                negatives=negatives,
+                how=how,
+                min_score=min_score,
+                cleaning=cleaning,
+            )
+        if job and place:
             with running("Annotating", job) as on_progress:
                 job.run(segmenter, how, workers=workers, on_progress=on_progress)
             failures += job.failures()
             regions = work.write_proposals(
                 job,
                 known,
-                output,
+                place,
                 target,
                 shown=shown,
+                failures=failures,
                 min_score=min_score,
                 cleaning=cleaning,
                 simplify=simplify,
@@ -232,16 +321,17 @@ def annotate(
                 earlier=job.earlier,
                 failures=[failure.reason for failure in failures],
                 where="see --json",
-                output=output,
+                output=place,
                 more=f", {sum(regions.values())} regions",
             )
     if json:
         print_json(
             {
-                "output": str(output) if output else None,
+                "output": str(place) if place else None,
                 "annotated": done,
                 "earlier": job.earlier if job else 0,
                 "regions": regions,
+                "skipped": list(known.skipped),
                 "failed": [{"image": f.path, "reason": f.reason} for f in failures],
                 "holdout": [work.expectation_json(found) for found in expectations],
             }

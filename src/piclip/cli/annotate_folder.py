@@ -9,18 +9,65 @@ from pathlib import Path
 from typing import Any
 
 from piclip import FewShotSegmenter
+from piclip.annotation.answers import How
 from piclip.annotation.export import Review, check_destination, write_files, write_review
-from piclip.annotation.fitted import choose_negatives
-from piclip.annotation.holdout import Expectation
+from piclip.annotation.fitted import Examples, choose_negatives
+from piclip.annotation.holdout import Expectation, held_out_images, hold_out
 from piclip.annotation.jobs import Job, journal_path
-from piclip.annotation.queries import Queries
+from piclip.annotation.parquet import Row, failure_row, row_of, write_rows
+from piclip.annotation.queries import Failure, Queries
 from piclip.annotation.sinks import Proposal
-from piclip.cli.console import print_table
+from piclip.cli.console import people, print_some, print_table, progress_with_rate
 from piclip.errors import UsageError
-from piclip.formats import LabelledFile, Labels
+from piclip.formats import LabelledFile, Labels, detect, read_labels
 from piclip.formats.cleaning import Cleaning, kept
 from piclip.formats.labels import label_paths
+from piclip.formats.registry import FORMATS, READERS, get_format, get_outlined
+from piclip.io.extras import arrow
+from piclip.io.outputs import atomic_path
 from piclip.training_free.scorer import TrainingFreeScorer
+
+
+def read_and_say(
+    source: str | Path,
+    images: str | Path | None,
+    *,
+    format: str,
+    class_names: Sequence[str],
+    boxes: str,
+    strict: bool,
+    empty_as_negatives: bool,
+) -> Labels:
+    """Read labels as `read_labels`; print what was decided in it, and what of them is left out.
+
+    Raises:
+        UsageError: Images without a label are to be negatives, but the labels tell these.
+    """
+    with people().status("Reading the labels"):
+        labels = read_labels(
+            source,
+            format=format.replace("-", ""),
+            images=images,
+            class_names=class_names,
+            boxes=boxes,  # type: ignore[arg-type]  # refuses others
+            strict=strict,
+        )
+    for note in labels.notes:
+        people().print(note)
+    if labels.skipped:
+        people().print(
+            f"{len(labels.skipped)} of the labels cannot be used and are left out (--strict ends "
+            f"there):"
+        )
+        print_some(labels.skipped, "see --json")
+    if not empty_as_negatives or images is None:
+        return labels
+    if (detect(source) if format == "auto" else format.replace("-", "")) == "labelstudio":
+        raise UsageError(
+            "Label Studio tells tasks that were submitted empty from those without a label; leave "
+            "out --empty-as-negatives."
+        )
+    return labels.with_empty_as_negatives(images)
 
 
 def check_wanted(output: Path | None, *, holdout: bool, review: Path | None) -> None:
@@ -29,6 +76,27 @@ def check_wanted(output: Path | None, *, holdout: bool, review: Path | None) -> 
         raise UsageError("There is nothing to do: give --output, --holdout or both.")
     if output is None and review is not None:
         raise UsageError("A --review needs an --output, too; give both.")
+
+
+def written_format(labels: str | Path, format: str, wanted: str | None, *, simplify: float) -> str:
+    """The format of the proposals: the one that is wanted, or that of the labels.
+
+    Raises:
+        UsageError: Proposals cannot be written in it, or not here.
+    """
+    # The registry has no hyphen where people write Label Studio's format with one.
+    source = detect(labels) if format == "auto" else format.replace("-", "")
+    name = source if wanted is None else wanted.replace("-", "")
+    if simplify:
+        get_outlined(name)
+    elif name == "parquet":
+        arrow()
+    elif name in READERS:
+        get_format(name)
+    else:
+        known = ", ".join((*FORMATS, "parquet"))
+        raise UsageError(f"There is no label format {name!r}; the formats are {known}.")
+    return name
 
 
 def check_output(
@@ -86,16 +154,6 @@ def check_output(
         )
 
 
-def with_negatives(labels: Labels, images: Path, format: str) -> Labels:
-    """Take images listed without a label as negatives (UsageError where the labels tell them)."""
-    if format == "labelstudio":
-        raise UsageError(
-            "Label Studio tells tasks that were submitted empty from those without a label; leave "
-            "out --empty-as-negatives."
-        )
-    return labels.with_empty_as_negatives(images)
-
-
 def negatives_for(segmenter: FewShotSegmenter, labels: Labels) -> dict[str, list[LabelledFile]]:
     """The images labelled as without a class, by its name; a trained decoder has no use for any."""
     if not isinstance(segmenter.scorer, TrainingFreeScorer):
@@ -110,12 +168,15 @@ def write_proposals(
     format: str,
     *,
     shown: Sequence[LabelledFile],
+    failures: Sequence[Failure],
     min_score: float,
     cleaning: Cleaning,
     simplify: float,
     review: Path | None,
 ) -> dict[str, int]:
     """Write what a job found, after the labelled images ``shown``, and the review table.
+
+    A Parquet file has the failures, too.
 
     Returns:
         The number of proposed regions by class.
@@ -132,6 +193,11 @@ def write_proposals(
         yield from shown
         yield from (file for file, _ in proposed())
 
+    def rows() -> Iterator[Row]:
+        yield from map(row_of, shown)
+        yield from (row_of(file, certainty) for file, certainty in proposed())
+        yield from map(failure_row, failures)
+
     counts = Counter(dict.fromkeys(labels.class_names, 0))
     reviews = []
     for file, certainty in proposed():
@@ -141,11 +207,43 @@ def write_proposals(
         reviews.append(Review(file.path, certainty, len(scores), lowest, file.presence))
     if review is not None:
         write_review(reviews, review)
-    write_files(files, labels, output, format, simplify=simplify)
+    if format == "parquet":
+        with atomic_path(output) as temporary:
+            write_rows(rows(), temporary)
+    else:
+        write_files(files, labels, output, format, simplify=simplify)
     return dict(counts)
 
 
-def print_expectations(expectations: Sequence[Expectation]) -> None:
+def measure(
+    segmenter: FewShotSegmenter,
+    examples: Examples,
+    images: str,
+    *,
+    negatives: Examples,
+    how: How,
+    min_score: float,
+    cleaning: Cleaning,
+) -> list[Expectation]:
+    """Hold out labelled images, and print and give which IoU to expect of each class."""
+    with progress_with_rate("Measuring", len(held_out_images(examples))) as on_progress:
+        expectations = hold_out(
+            segmenter,
+            examples,
+            images,
+            negatives=negatives,
+            threshold=how.threshold,
+            min_presence=how.min_presence,
+            min_score=min_score,
+            cleaning=cleaning,
+            max_pixels=how.max_pixels,
+            on_progress=on_progress,
+        )
+    _print_expectations(expectations)
+    return expectations
+
+
+def _print_expectations(expectations: Sequence[Expectation]) -> None:
     """Print which IoU to expect of each class."""
     rows = []
     for found in expectations:

@@ -153,6 +153,7 @@ def speed(json: JsonOption = False) -> None:
             on_round=lambda done, total: progress.update(task, completed=done, total=total)
         )
     print_table("Ratios of median times", ("measure", "ratio", "target"), report.rows())
+    print_table("Amounts", ("measure", "amount"), report.amounts())
     print_table(
         "Where the time goes, over the plain forward pass",
         ("stage", "one class", "20 classes"),

@@ -71,8 +71,9 @@ def print_outcome(
     earlier: int,
     failures: Sequence[str],
     where: str,
-    output: Path,
+    output: str | Path,
     more: str = "",
+    failed: int | None = None,
 ) -> None:
     """Print how many images are done, for people, and which ones failed.
 
@@ -84,10 +85,12 @@ def print_outcome(
         where: Where all of the reasons are.
         output: Where the results are.
         more: What else is to be said of them.
+        failed: How many images failed, where that is more than there are reasons.
     """
-    total = done + len(failures)
+    failed = len(failures) if failed is None else failed
+    total = done + failed
     if failures:
-        people().print(f"{len(failures)} of {total} images failed:")
+        people().print(f"{failed} of {total} images failed:")
         print_some(failures, where)
     again = f" ({earlier} from an earlier run)" if earlier else ""
     people().print(f"{done} of {total} images {what}{again}{more}; see {output}")

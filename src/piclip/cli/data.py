@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from piclip.cli.options import JsonOption, examples
+from piclip.cli.options import (
+    DatasetOption,
+    JsonOption,
+    RootOption,
+    ShotOption,
+    SplitsOption,
+    examples,
+)
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -22,11 +29,12 @@ _MIB = 1 << 20
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Download, prepare and check the datasets of the benchmarks.",
+    help="Download, prepare and check the datasets of the benchmarks, and draw episodes.",
     epilog=examples(
         "piclip data download pascal --out voc",
         "piclip data prepare pascal --voc voc --sbd voc --out pascal",
         "piclip data check pascal",
+        "piclip data episodes pascal-5i --root pascal --out fold0.json",
     ),
 )
 _prepare = typer.Typer(
@@ -81,7 +89,7 @@ def pascal(
     """
     from piclip.datasets.prepare.pascal_5i import prepare_pascal
 
-    with _shown("Masks") as progress:
+    with _shown("Masks") as (progress,):
         prepared = prepare_pascal(
             out,
             voc=voc,
@@ -120,8 +128,10 @@ def coco(
     """
     from piclip.datasets.prepare.coco_20i import prepare_coco
 
-    with _shown("Masks") as progress:
-        prepared = prepare_coco(out, images=images, annotations=annotations, progress=progress)
+    with _shown("Annotations (bytes)", "Masks") as (reading, progress):
+        prepared = prepare_coco(
+            out, images=images, annotations=annotations, reading=reading, progress=progress
+        )
     _report_prepared(prepared, json)
 
 
@@ -167,7 +177,7 @@ def check(
     from piclip.cli.console import print_json
     from piclip.datasets.prepare.check import check_folder
 
-    with _shown("Images") as progress:
+    with _shown("Images") as (progress,):
         report = check_folder(folder, progress)
     _report_check(report)
     if json:
@@ -176,14 +186,84 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command(
+    epilog=examples(
+        "piclip data episodes pascal-5i --root pascal --fold 0 --out fold0.json",
+        "piclip data episodes coco-20i --root coco-20i --fold 0 --protocol hsnet --splits "
+        "hsnet/data/splits --out hsnet0.json",
+    )
+)
+def episodes(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help="pascal-5i, coco-20i, fss-1000, isaid-5i, folder, coco-json or scenes.",
+        ),
+    ],
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file of episodes.")],
+    root: RootOption = None,
+    option: DatasetOption = None,
+    fold: Annotated[int, typer.Option(min=0, metavar="N", help="Number of the fold.")] = 0,
+    shot: ShotOption = 1,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="How episodes are drawn: ours, pfenet (as HDMNet and BAM, too) or hsnet.",
+        ),
+    ] = "ours",
+    splits: SplitsOption = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="S", help="[default: the protocol's first: 0; pfenet 510]"),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "--episodes",
+            min=1,
+            metavar="N",
+            help="How many. [default: 1000; pfenet on COCO 10000, hsnet on FSS-1000 2400]",
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Draw the episodes of a protocol on the novel classes of a fold, for 'piclip evaluate'.
+
+    The same command makes the same file on every machine.
+    """
+    from piclip.cli.console import people, print_json
+    from piclip.cli.evaluation_runs import EvaluateRequest
+    from piclip.datasets.episode_files import write_episodes
+    from piclip.datasets.protocols import protocol_named
+
+    rules = protocol_named(protocol, splits)
+    view = EvaluateRequest(dataset=dataset, root=root, options=option or ()).view(fold)
+    seed = rules.seeds(1)[0] if seed is None else seed
+    count = count or rules.count(view.dataset.name)
+    state = write_episodes(out, view, seed, count, shot, rules)
+    people().print(
+        f"{count} episodes of {view.dataset.name}, fold {fold}, {shot}-shot, protocol {protocol}, "
+        f"seed {seed}, are in {out}; ask them with 'piclip evaluate --episodes-file {out}'."
+    )
+    if json:
+        print_json({"file": str(out), "episodes": count, "seed": seed, "hash": state})
+
+
 @contextmanager
-def _shown(label: str) -> Iterator[Progress]:
-    """A progress bar with one line."""
+def _shown(*labels: str) -> Iterator[list[Progress]]:
+    """A progress bar with a line for each label."""
     from piclip.cli.console import progress_bar
 
     with progress_bar() as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def line(label: str) -> Progress:
+            task = bar.add_task(label, total=None)
+            return lambda done, total: bar.update(task, completed=done, total=total)
+
+        yield [line(label) for label in labels]
 
 
 def _report_prepared(prepared: Prepared, json: bool) -> None:

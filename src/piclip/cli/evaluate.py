@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from piclip.cli.options import (
+    DatasetOption,
     DeviceOption,
     JsonOption,
     RootOption,
     ShotOption,
+    SplitsOption,
     VisualOption,
     examples,
 )
@@ -42,26 +44,43 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="pascal-5i, coco-20i, fss-1000, folder, coco-json or scenes. [default: that of "
-            "the training]",
+            help="pascal-5i, coco-20i, fss-1000, isaid-5i, folder, coco-json or scenes. [default: "
+            "that of the training]",
         ),
     ] = None,
     root: RootOption = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE", help="Of the dataset, such as fold_convention=contiguous."
-        ),
-    ] = None,
+    option: DatasetOption = None,
     fold: Annotated[
         str | None,
         typer.Option(metavar="N", help="Number of the fold, or 'all'. [default: the training's]"),
     ] = None,
     shot: ShotOption = 1,
-    seeds: Annotated[int, typer.Option(min=1, metavar="S", help="Independent repetitions.")] = 5,
-    episodes: Annotated[int, typer.Option(min=1, metavar="N", help="Episodes per seed.")] = 1000,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="How episodes are drawn and measured: ours, pfenet (as HDMNet and BAM, too) or "
+            "hsnet. [default: ours, or that of --episodes-file]",
+        ),
+    ] = None,
+    splits: SplitsOption = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="S", help="Independent repetitions. [default: 5, pfenet 10, hsnet 1]"
+        ),
+    ] = None,
+    episodes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Episodes per seed. [default: 1000; pfenet on COCO 10000, hsnet on FSS-1000 2400]",
+        ),
+    ] = None,
     episodes_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Ask these episodes instead of drawing.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Ask these episodes instead of drawing."),
     ] = None,
     candidates: Annotated[
         str,
@@ -114,15 +133,25 @@ def evaluate(
 ) -> None:
     """Measure mIoU and FB-IoU on the novel classes of a fold.
 
-    Intersections and unions are summed per class over all episodes, at the labels' own size. The
-    result is the same for any number of processes.
+    Intersections and unions are summed per class over all episodes, at the labels' own size unless
+    the protocol says another. The result is the same for any number of processes.
     """
     from piclip.cli.console import print_json, progress_bar
     from piclip.cli.evaluation_runs import EvaluateRequest
     from piclip.datasets.episode_files import read_episodes
+    from piclip.datasets.protocols import OURS, protocol_named
+    from piclip.errors import UsageError
     from piclip.evaluation.evaluate import EpisodeProtocol
     from piclip.evaluation.evaluate import evaluate as run
 
+    file = None if episodes_file is None else read_episodes(episodes_file)
+    drawn_by = OURS.name if file is None else file.protocol
+    if file is not None and protocol not in (None, drawn_by):
+        raise UsageError(
+            f"{episodes_file} was drawn by the protocol {drawn_by}, not {protocol}; leave "
+            f"--protocol out or draw other episodes."
+        )
+    rules = protocol_named(protocol or drawn_by, splits)
     request = EvaluateRequest(
         checkpoint=checkpoint,
         dataset=dataset,
@@ -138,10 +167,6 @@ def evaluate(
         device=device,
         dtype=dtype,
     )
-    if episodes_file is None:
-        protocol = EpisodeProtocol(shot, tuple(range(seeds)), episodes, candidates)  # type: ignore[arg-type]
-    else:
-        protocol = EpisodeProtocol.of_file(read_episodes(episodes_file), candidates)  # type: ignore[arg-type]
     results: list[Evaluation] = []
     with progress_bar() as bars:
         for number in request.folds(fold):
@@ -151,10 +176,16 @@ def evaluate(
                 bars.update(task, description=f"Fold {number}", completed=done, total=total)  # type: ignore[arg-type]
 
             view = request.view(number)
+            if file is None:
+                count = episodes or rules.count(view.dataset.name)
+                drawn = rules.seeds(seeds or rules.repetitions)
+                asked = EpisodeProtocol(shot, drawn, count, candidates, rules=rules)  # type: ignore[arg-type]
+            else:
+                asked = EpisodeProtocol.of_file(file, candidates)  # type: ignore[arg-type]
             result = run(
                 request.predictor(view),
                 view,
-                protocol,
+                asked,
                 workers=workers,
                 output=output and _of_fold(output, number, several=fold == "all"),
                 command=shlex.join(["piclip", *sys.argv[1:]]),

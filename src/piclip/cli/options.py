@@ -144,6 +144,14 @@ HostOption = Annotated[
     ),
 ]
 RootOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the dataset lies.")]
+DatasetOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Of the dataset, such as fold_convention=contiguous."),
+]
+SplitsOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Only --protocol hsnet: HSNet's split files (data/splits)."),
+]
 ShotOption = Annotated[int, typer.Option(min=1, metavar="K", help="Labelled images per episode.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")]
 

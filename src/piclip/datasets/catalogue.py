@@ -11,6 +11,7 @@ from piclip.datasets.coco_json import CocoJson
 from piclip.datasets.dataset import Dataset, check_choice
 from piclip.datasets.folder import FolderDataset
 from piclip.datasets.fss1000 import FSS1000
+from piclip.datasets.isaid import ISAID5i
 from piclip.datasets.prepared import open_coco, open_pascal
 from piclip.datasets.scenes.scene_dataset import SceneDataset
 from piclip.errors import UsageError
@@ -19,6 +20,7 @@ _OPENERS: dict[str, Callable[..., Dataset]] = {
     "pascal-5i": open_pascal,
     "coco-20i": open_coco,
     "fss-1000": FSS1000,
+    "isaid-5i": ISAID5i,
     "folder": FolderDataset,
     "coco-json": CocoJson,
     "scenes": SceneDataset,  # the only one that lies in no folder

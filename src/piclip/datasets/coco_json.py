@@ -26,6 +26,7 @@ from piclip.errors import DatasetError, PiclipError
 from piclip.formats.coco import CocoImage, drawn_mask, load
 from piclip.io.extras import needs_extra
 from piclip.io.images import IGNORE, read_image
+from piclip.io.outputs import Progress
 
 
 class CocoJson(Dataset):
@@ -126,8 +127,14 @@ class CocoJson(Dataset):
         yield file_state(self._sources[split][0])
 
 
-def read_coco(file: Path) -> tuple[dict[int, str], dict[str, CocoImage]]:
+def read_coco(
+    file: Path, progress: Progress | None = None
+) -> tuple[dict[int, str], dict[str, CocoImage]]:
     """Category names by id, ascending, and the images by path without suffix.
+
+    Args:
+        file: The annotations.
+        progress: Told how many bytes are read, and of how many.
 
     Raises:
         DatasetError: The file is missing, damaged or no instance annotations.
@@ -136,7 +143,7 @@ def read_coco(file: Path) -> tuple[dict[int, str], dict[str, CocoImage]]:
     with needs_extra("data", "Reading COCO's annotations"):
         import pycocotools  # noqa: F401, PLC0415 - an extra
     try:
-        categories, images = load(file)
+        categories, images = load(file, progress)
     except PiclipError as error:
         raise DatasetError(str(error)) from error
     by_key = {str(PurePosixPath(image.path).with_suffix("")): image for image in images.values()}

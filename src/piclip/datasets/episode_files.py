@@ -11,6 +11,7 @@ from typing import Any
 
 from piclip.datasets.dataset import Dataset
 from piclip.datasets.few_shot import EpisodeKeys, FewShotView
+from piclip.datasets.protocols import OURS, Protocol, protocol_named
 from piclip.errors import DatasetError, UsageError
 from piclip.io.documents import read_json
 from piclip.io.outputs import write_json
@@ -33,6 +34,7 @@ class EpisodeFile:
         class_names: What the episodes' classes are called, by class index.
         episodes: The episodes in order.
         hash: `episodes_hash` of the episodes.
+        protocol: Name of the protocol that they were drawn by; files of old versions name none.
     """
 
     dataset: str
@@ -45,6 +47,7 @@ class EpisodeFile:
     class_names: dict[int, str]
     episodes: tuple[EpisodeKeys, ...]
     hash: str
+    protocol: str = OURS.name
 
     def check(self, dataset: Dataset) -> None:
         """Refuses a dataset that does not hold what the episodes ask for.
@@ -86,7 +89,14 @@ def episodes_hash(
     return digest.hexdigest()
 
 
-def write_episodes(path: str | Path, view: FewShotView, seed: int, count: int, shots: int) -> str:
+def write_episodes(
+    path: str | Path,
+    view: FewShotView,
+    seed: int,
+    count: int,
+    shots: int,
+    protocol: Protocol = OURS,
+) -> str:
     """Draws the episodes 0 to ``count - 1`` of a seed and writes them.
 
     Args:
@@ -95,6 +105,7 @@ def write_episodes(path: str | Path, view: FewShotView, seed: int, count: int, s
         seed: 0 or more.
         count: 1 or more.
         shots: Supports of every episode.
+        protocol: How they are drawn.
 
     Returns:
         The hash of the episodes.
@@ -106,7 +117,7 @@ def write_episodes(path: str | Path, view: FewShotView, seed: int, count: int, s
     """
     if count < 1:
         raise UsageError(f"An episode file holds 1 episode or more, not {count}.")
-    episodes = tuple(view.episode(seed, index, shots) for index in range(count))
+    episodes = protocol.episodes(view, seed, count, shots)
     names = view.dataset.class_names
     file = EpisodeFile(
         dataset=view.dataset.name,
@@ -119,6 +130,7 @@ def write_episodes(path: str | Path, view: FewShotView, seed: int, count: int, s
         class_names={index: names[index] for index in view.classes},
         episodes=episodes,
         hash=episodes_hash(episodes, names),
+        protocol=protocol.name,
     )
     rows = [[e.class_index, e.query, *e.supports] for e in episodes]
     write_json({"format": FORMAT, "kind": "episodes", **vars(file), "episodes": rows}, path)
@@ -129,8 +141,9 @@ def read_episodes(path: str | Path) -> EpisodeFile:
     """Reads an episode file; `EpisodeFile.check` then tells whether a dataset fits.
 
     Raises:
-        DatasetError: The file is missing, damaged, changed by hand or asks for a query that is
-            among its supports.
+        DatasetError: The file is missing, damaged, changed by hand, asks for a query that is
+            among its supports, or for one support twice where its protocol does not.
+        UsageError: It names a protocol that there is not.
     """
     try:
         content: Any = read_json(path)
@@ -153,11 +166,14 @@ def read_episodes(path: str | Path) -> EpisodeFile:
         raise DatasetError(
             f"{path}: the episodes are not those that the hash was made of; write the file anew."
         )
+    repeats = protocol_named(file.protocol).repeats
     for number, episode in enumerate(file.episodes):
-        if len({episode.query, *episode.supports}) != file.shots + 1:
+        least = 1 if repeats else file.shots
+        supports = episode.supports
+        if len(supports) != file.shots or len({*supports}) < least or episode.query in supports:
             raise DatasetError(
-                f"{path}: episode {number} has not {file.shots} different supports beside its "
-                f"query; write the file anew."
+                f"{path}: episode {number} has not {file.shots} {'' if repeats else 'different '}"
+                f"supports beside its query; write the file anew."
             )
     return file
 
@@ -177,4 +193,5 @@ def _parse(content: dict[str, Any]) -> EpisodeFile:
             for index, query, *supports in content["episodes"]
         ),
         hash=str(content["hash"]),
+        protocol=str(content.get("protocol", OURS.name)),
     )

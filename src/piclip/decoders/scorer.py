@@ -57,6 +57,36 @@ class DecoderMemory:
         return len(self.supports.images)
 
 
+@dataclass(frozen=True, eq=False)
+class LaidBackScores:
+    """Probabilities at the size of an image, laid over it class by class when they are asked for.
+
+    Attributes:
+        views: Log-odds of the classes in a decoder's view of the image, (C, S, S), on the CPU; the
+            second, if there is one, is of the image in a mirror. Their probabilities are averaged.
+        size: (height, width) of the image.
+    """
+
+    views: tuple[Tensor, ...]
+    size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if not all(view.isfinite().all() for view in self.views):
+            raise UsageError("The decoder gave scores that are no numbers; take dtype='float32'.")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return len(self.views[0]), *self.size
+
+    def __getitem__(self, index: int) -> NDArray[np.float32]:
+        """The scores of a class, (H, W) in [0, 1]."""
+        scores = [laid_back(view[index][None], self.size)[0].sigmoid_() for view in self.views]
+        if len(scores) == 1:
+            return np.asarray(scores[0].numpy())
+        return np.asarray(((scores[0] + scores[1].flip(-1)) / 2).numpy())
+
+
 class DecoderScorer:
     """The scorer of a trained decoder; see `piclip.scorer.Scorer` for its methods.
 
@@ -168,15 +198,15 @@ class DecoderScorer:
     ) -> list[Scored]:
         """Scores images; each is looked at once for all classes."""
         texts = self._contrast_texts(contrast, synonyms)
-        results = []
+        results: list[Scored] = []
         for start in range(0, len(images), batch_size):
             arrays = [np.array(image) for image in images[start : start + batch_size]]
-            found = self._probabilities(arrays, memories, texts)
+            views = [self._log_odds(arrays, memories, texts)]
             if mirror:
-                turned = self._probabilities([a[:, ::-1] for a in arrays], memories, texts)
-                pairs = zip(found, turned, strict=True)
-                found = [np.mean([one, other[..., ::-1]], axis=0) for one, other in pairs]
-            results += [Scored(scores, None) for scores in found]
+                views.append(self._log_odds([a[:, ::-1] for a in arrays], memories, texts))
+            for array, *seen in zip(arrays, *views, strict=True):
+                height, width = array.shape[:2]
+                results.append(Scored(LaidBackScores(tuple(seen), (height, width)), None))
         return results
 
     def identity(self) -> dict[str, Any]:
@@ -225,18 +255,15 @@ class DecoderScorer:
             )
         return [maker.texts(name, synonyms) for name in names]
 
-    def _probabilities(
+    def _log_odds(
         self,
         arrays: Sequence[NDArray[np.uint8]],
         memories: Sequence[DecoderMemory],
         contrast: Sequence[ClassTexts],
-    ) -> list[NDArray[np.float32]]:
-        """For each image, RGB (H, W, 3), its classes, float32 (C, H, W)."""
-        logits = list(zip(*(self._logits(arrays, memories, contrast)), strict=True))
-        return [
-            np.stack([_probability(own, array.shape) for own in of_classes])
-            for array, of_classes in zip(arrays, logits, strict=True)
-        ]
+    ) -> Tensor:
+        """For each image, RGB (H, W, 3), its classes, (B, C, S, S) on the CPU."""
+        logits = torch.stack(list(self._logits(arrays, memories, contrast)), dim=1)
+        return (logits[:, :, 1] - logits[:, :, 0]).cpu()
 
     def _logits(
         self,
@@ -260,8 +287,3 @@ class DecoderScorer:
                     )
                 )
             yield torch.cat(parts)
-
-
-def _probability(logits: Tensor, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    background, inside = laid_back(logits, (shape[0], shape[1]))
-    return np.asarray(torch.sigmoid(inside - background).numpy())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -15,9 +15,18 @@ import torch
 
 from piclip.datasets.episode_files import EpisodeFile, episodes_hash
 from piclip.datasets.few_shot import Episode, EpisodeKeys, FewShotView
+from piclip.datasets.protocols import OURS, Measure, Protocol, protocol_named
 from piclip.errors import ModelError, UsageError
 from piclip.evaluation.metrics import THRESHOLDS, FewShotIoU
-from piclip.evaluation.predictor import FINAL, Method, Predictor, blind, query_map, truth_of
+from piclip.evaluation.predictor import (
+    FINAL,
+    Method,
+    Predictor,
+    as_measured,
+    blind,
+    query_map,
+    truth_of,
+)
 from piclip.evaluation.records import (
     Evaluation,
     SeedResult,
@@ -48,6 +57,7 @@ class EpisodeProtocol:
         candidates: "target": the class's own prompts alone. "oracle": the prompts of all classes
             in the truth of the query; only to compare with published numbers.
         file: Ask these episodes instead of drawing; they make one seed.
+        rules: How episodes are drawn and answers are measured.
 
     Raises:
         UsageError: Something is out of range.
@@ -58,6 +68,7 @@ class EpisodeProtocol:
     episodes: int = 1000
     candidates: Candidates = "target"
     file: EpisodeFile | None = None
+    rules: Protocol = OURS
 
     def __post_init__(self) -> None:
         if self.candidates not in get_args(Candidates):
@@ -72,14 +83,15 @@ class EpisodeProtocol:
 
     @classmethod
     def of_file(cls, file: EpisodeFile, candidates: Candidates = "target") -> EpisodeProtocol:
-        """Asks the episodes of a file."""
-        return cls(file.shots, (file.seed,), len(file.episodes), candidates, file)
+        """Asks the episodes of a file, and measures as the protocol that they were drawn by."""
+        rules = protocol_named(file.protocol)
+        return cls(file.shots, (file.seed,), len(file.episodes), candidates, file, rules)
 
     def questions(self, view: FewShotView, seed: int) -> tuple[EpisodeKeys, ...]:
         """The episodes of a seed, in order."""
         if self.file is not None:
             return self.file.episodes
-        return tuple(view.episode(seed, index, self.shots) for index in range(self.episodes))
+        return self.rules.episodes(view, seed, self.episodes, self.shots)
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,7 @@ class Task:
         thresholds: Where each is cut.
         oracle: Names of all classes, of which those in the query's truth are given as contrast
             (candidates "oracle"); empty for "target".
+        measure: How maps are compared with the truth.
     """
 
     load: Callable[[EpisodeKeys], Episode]
@@ -100,9 +113,16 @@ class Task:
     maps: tuple[str, ...] = (FINAL,)
     thresholds: tuple[float, ...] = THRESHOLDS
     oracle: tuple[str, ...] = ()
+    measure: Measure = field(default_factory=Measure)
 
     @classmethod
-    def of(cls, predictor: Predictor, view: FewShotView, candidates: Candidates = "target") -> Task:
+    def of(
+        cls,
+        predictor: Predictor,
+        view: FewShotView,
+        candidates: Candidates = "target",
+        rules: Protocol = OURS,
+    ) -> Task:
         """The masks of a predictor on the classes of a view."""
         every = view.dataset.class_names
         return cls(
@@ -111,6 +131,7 @@ class Task:
             (predictor.prior or FINAL,),
             (predictor.least_score,),
             every if candidates == "oracle" else (),
+            rules.measure(view.dataset.name),
         )
 
     def count(self, predictor: Predictor, keys: Sequence[EpisodeKeys]) -> list[FewShotIoU]:
@@ -121,7 +142,7 @@ class Task:
             truth = truth_of(episode.query, episode.class_index)
             result = predictor.segment(blind(episode), self._contrast(episode))
             for meter, name in zip(meters, self.maps, strict=True):
-                meter.add(episode.name, query_map(result, name), truth)
+                meter.add(episode.name, *as_measured(query_map(result, name), truth, self.measure))
         return meters
 
     def _contrast(self, episode: Episode) -> tuple[str, ...]:
@@ -207,7 +228,7 @@ def evaluate(
     command: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Runs a method on a fold's episodes and counts its hits at the labels' own size.
+    """Runs a method on a fold's episodes and counts its hits as the protocol measures them.
 
     Args:
         predictor: The method.
@@ -243,12 +264,13 @@ def evaluate(
     told(0)
     if record.complete:
         return record
-    task = Task.of(predictor, view, protocol.candidates)
+    task = Task.of(predictor, view, protocol.candidates, protocol.rules)
     with Counter(predictor, task.count, workers) as counter:
         for seed in (seed for seed in record.seeds if seed not in done):
             keys = protocol.questions(view, seed)
             (meter,) = counter.count(keys, told)
-            record = record.with_seed(SeedResult.of(seed, _hash(view, keys), meter))
+            zero = protocol.rules.unseen_is_zero
+            record = record.with_seed(SeedResult.of(seed, _hash(view, keys), meter, zero))
             if output is not None:
                 write_result(record, output)
     return record
@@ -334,6 +356,7 @@ def _described(
         seeds=protocol.seeds,
         versions=library_versions(),
         command=command,
+        protocol=protocol.rules.name,
     )
 
 

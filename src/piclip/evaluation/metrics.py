@@ -97,12 +97,20 @@ class FewShotIoU:
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(self.intersection[:, 1, at] / self.union[:, 1, at])
 
-    def miou(self, at: int = 0) -> float:
-        """Mean of `per_class` over the classes that had episodes, in [0, 1]."""
+    def miou(self, at: int = 0, *, unseen: float = math.nan) -> float:
+        """Mean of `per_class`, in [0, 1].
+
+        Args:
+            at: Number of the threshold.
+            unseen: What a class without episodes counts as; NaN leaves it out.
+
+        Raises:
+            UsageError: No class had an episode.
+        """
         figures = self.per_class(at)
         if np.isnan(figures).all():
             raise UsageError("There is no mIoU of no episodes; add at least one.")
-        return float(np.nanmean(figures))
+        return float(np.nanmean(np.nan_to_num(figures, nan=unseen)))
 
     def fb_iou(self, at: int = 0) -> float:
         """Mean of the pooled foreground and background IoU, in [0, 1]."""

@@ -18,6 +18,7 @@ from piclip.clip.cache import MemoryCache, weights_hash
 from piclip.clip.prompts import Synonyms
 from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode
+from piclip.datasets.protocols import Measure
 from piclip.decoders.backbones import resize
 from piclip.decoders.scorer import DecoderScorer
 from piclip.decoders.trained import TrainedDecoder
@@ -208,7 +209,7 @@ def query_map(result: Segmentation, name: str) -> npt.NDArray[np.float32]:
     """
     if name == FINAL:
         absent = result.presence is not None and result.presence[0] < MIN_PRESENCE
-        return np.zeros_like(result.scores[0]) if absent else np.asarray(result.scores[0])
+        return np.zeros(result.size, dtype=np.float32) if absent else result.score_maps[0]
     there = priors_of(result).maps()
     chosen = zip(("text", "visual"), PRIORS.get(name, ()), strict=False)
     fields = [_FIELDS[pair] for pair in chosen if pair in _FIELDS] or [name]
@@ -240,6 +241,32 @@ def truth_of(sample: Sample, class_index: int) -> npt.NDArray[np.uint8]:
     """An image's labels of one class, uint8 (H, W): 1 the class, 0 anything else, 255 ignore."""
     inside = sample.mask(class_index).astype(np.uint8)
     return np.where(sample.class_map == IGNORE, np.uint8(IGNORE), inside)
+
+
+def as_measured(
+    scores: npt.NDArray[np.float32], truth: npt.NDArray[np.uint8], measure: Measure
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """Scores and truth as a protocol compares them.
+
+    Args:
+        scores: Of the class, float32 (H, W).
+        truth: uint8 (H, W): 1 the class, 0 anything else, 255 ignore.
+        measure: Where the two are laid, scores bilinearly and the truth to the nearest pixel, and
+            what 255 means.
+
+    Returns:
+        Both (H, W), or (side, side).
+    """
+    if not measure.ignore:
+        truth = np.where(truth == IGNORE, np.uint8(0), truth)
+    if measure.side is None:
+        return scores, truth
+    size = (measure.side, measure.side)
+    laid = F.interpolate(
+        torch.from_numpy(scores)[None, None].float(), size, mode="bilinear", align_corners=True
+    )
+    nearest = F.interpolate(torch.from_numpy(truth)[None, None].float(), size, mode="nearest")
+    return np.asarray(laid[0, 0].numpy()), nearest[0, 0].numpy().astype(np.uint8)
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from piclip.datasets.protocols import OURS, protocol_named
 from piclip.errors import UsageError
 from piclip.evaluation.metrics import FewShotIoU, confidence_interval
 from piclip.io.documents import read_json
@@ -31,17 +32,23 @@ class SeedResult:
         episodes_hash: SHA-256 of its episodes; equal hashes mean equal tasks.
         counts: Class name to the summed pixels (I_background, I_foreground, U_background,
             U_foreground), intersections first, then unions.
+        unseen_is_zero: Whether a class without episodes counts as 0 in the mIoU, as the protocol
+            says; it is left out otherwise.
     """
 
     seed: int
     episodes_hash: str
     counts: Mapping[str, tuple[int, int, int, int]]
+    unseen_is_zero: bool = False
 
     @classmethod
-    def of(cls, seed: int, episodes_hash: str, meter: FewShotIoU) -> SeedResult:
+    def of(
+        cls, seed: int, episodes_hash: str, meter: FewShotIoU, unseen_is_zero: bool = False
+    ) -> SeedResult:
         """Takes the counts out of a meter."""
         pixels = np.concatenate([meter.intersection, meter.union], axis=1)[:, :, 0].tolist()
-        return cls(seed, episodes_hash, dict(zip(meter.classes, map(tuple, pixels), strict=True)))
+        counts = dict(zip(meter.classes, map(tuple, pixels), strict=True))
+        return cls(seed, episodes_hash, counts, unseen_is_zero)
 
     def meter(self) -> FewShotIoU:
         """The counts as they were."""
@@ -53,7 +60,7 @@ class SeedResult:
     @property
     def miou(self) -> float:
         """Class-accumulated mIoU in percent."""
-        return 100 * self.meter().miou()
+        return 100 * self.meter().miou(unseen=0 if self.unseen_is_zero else math.nan)
 
     @property
     def fb_iou(self) -> float:
@@ -94,6 +101,8 @@ class Evaluation:
         weights_sha256: Of the decoder's weights; None without a decoder.
         versions: Of Python and the libraries.
         command: The command line.
+        protocol: How episodes were drawn and answers measured, by a name of
+            `piclip.datasets.protocols.PROTOCOLS`; files of old versions name none.
     """
 
     method: str
@@ -115,6 +124,7 @@ class Evaluation:
     weights_sha256: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str | None = None
+    protocol: str = OURS.name
 
     @property
     def complete(self) -> bool:
@@ -238,18 +248,19 @@ def _from_json(data: Mapping[str, Any]) -> Evaluation:
     known = {item.name for item in fields(Evaluation)}
     values = {name: value for name, value in data.items() if name in known}
     values["seeds"] = tuple(map(int, data["seeds"]))
-    values["per_seed"] = tuple(map(_seed_from_json, data["per_seed"]))
+    zero = protocol_named(data.get("protocol", OURS.name)).unseen_is_zero
+    values["per_seed"] = tuple(_seed_from_json(item, zero) for item in data["per_seed"])
     return Evaluation(**values)
 
 
-def _seed_from_json(item: Mapping[str, Any]) -> SeedResult:
+def _seed_from_json(item: Mapping[str, Any], unseen_is_zero: bool) -> SeedResult:
     counts = {}
     for name, row in item["counts"].items():
         pixels = tuple(int(value) for value in row)
         if len(pixels) != 4:
             raise ValueError(f"{len(pixels)} counts of the class {name!r} instead of 4")
         counts[name] = pixels
-    return SeedResult(int(item["seed"]), str(item["episodes_hash"]), counts)
+    return SeedResult(int(item["seed"]), str(item["episodes_hash"]), counts, unseen_is_zero)
 
 
 def _figures(result: Evaluation | SeedResult) -> dict[str, Any]:

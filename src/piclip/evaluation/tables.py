@@ -13,8 +13,10 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
+from piclip.datasets.protocols import OURS
 from piclip.errors import UsageError
 from piclip.evaluation.metrics import confidence_interval
+from piclip.evaluation.published import PUBLISHED, Published
 from piclip.evaluation.records import Evaluation
 
 Style = Literal["main", "ablation", "priors"]
@@ -73,6 +75,7 @@ class Table:
         rows: One text per column.
         labels: How many columns on the left name the row.
         notes: What the marks in the rows mean.
+        published: Further rows, of figures that others have published.
     """
 
     title: str
@@ -80,6 +83,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     labels: int
     notes: tuple[str, ...] = ()
+    published: tuple[tuple[str, ...], ...] = ()
 
 
 def make_tables(results: Sequence[tuple[str, Evaluation]], style: Style = "main") -> list[Table]:
@@ -91,6 +95,9 @@ def make_tables(results: Sequence[tuple[str, Evaluation]], style: Style = "main"
       unless it says another) in place of the prior; a row without any had no prior.
     - ``priors``: the rows of ``main``; mean mIoU and its gain over the ImageNet prior. Where some
       folds have no result in any row, the mean is over the others, and its heading names them.
+
+    Results by different protocols are rows of their own. ``main`` and ``priors`` of PASCAL-5i and
+    COCO-20i end with what others have published.
 
     Figures are in percent, with the 95 % interval over the seeds where there are two or more. A
     mean over folds needs all folds of its heading; what is missing is shown as "-".
@@ -118,7 +125,10 @@ def make_tables(results: Sequence[tuple[str, Evaluation]], style: Style = "main"
 
 def _table(named: Sequence[tuple[str, Evaluation]], style: Style) -> Table:
     rows, results = _rows(named), [result for _, result in named]
-    labels, figures = _labels(results, style), _figures(rows, results, style)
+    published = [one for one in PUBLISHED if one.dataset == results[0].dataset]
+    published = [] if style == "ablation" else published
+    labels = _labels(results, style, protocols=bool(published))
+    figures = _figures(rows, results, style)
     body = [
         [label(_first(row)) for label in labels.values()] + [cell(row) for cell in figures.values()]
         for row in rows
@@ -134,7 +144,26 @@ def _table(named: Sequence[tuple[str, Evaluation]], style: Style) -> Table:
     what = "Mean mIoU" if style == "priors" else "mIoU and FB-IoU"
     counts = " or ".join(map(str, sorted({result.episodes for result in results})))
     title = f"{what} in percent on {results[0].dataset}, {counts} episodes"
-    return Table(title, (*labels, *figures), tuple(map(tuple, body)), len(labels), tuple(notes))
+    columns = (*labels, *figures)
+    return Table(
+        title,
+        columns,
+        tuple(map(tuple, body)),
+        len(labels),
+        tuple(notes),
+        tuple(_published_row(one, columns) for one in published),
+    )
+
+
+def _published_row(one: Published, columns: Sequence[str]) -> tuple[str, ...]:
+    cells = dict.fromkeys(("Method", "Decoder"), TITLES[one.method])
+    cells |= {
+        "Prior": TITLES[one.prior],
+        "Backbone": one.backbone,
+        "Protocol": f"published, {one.source}",
+    }
+    cells |= {f"{shots}-shot | mean": f"{miou:.1f}" for shots, miou in one.miou.items()}
+    return tuple(cells.get(column, MISSING) for column in columns)
 
 
 def _rows(named: Sequence[tuple[str, Evaluation]]) -> list[_Row]:
@@ -153,11 +182,11 @@ def _rows(named: Sequence[tuple[str, Evaluation]]) -> list[_Row]:
         rows.setdefault(key, {})[place] = result
     methods = list(dict.fromkeys(result.method for _, result in named))
 
-    def order(row: _Row) -> tuple[int, str, str, int]:
-        method, backbone, marks = _method(_first(row))
+    def order(row: _Row) -> tuple[int, str, str, str, int]:
+        method, backbone, marks, protocol = _method(_first(row))
         prior = _first(row).prior
         rank = _PRIOR_ORDER.index(prior) if prior in _PRIOR_ORDER else len(_PRIOR_ORDER)
-        return methods.index(method), backbone or "", marks, rank
+        return methods.index(method), backbone or "", marks, protocol, rank
 
     return sorted(rows.values(), key=order)
 
@@ -167,8 +196,8 @@ def _first(row: _Row) -> Evaluation:
     return next(iter(row.values()))
 
 
-def _method(result: Evaluation) -> tuple[str, str | None, str]:
-    return result.method, result.backbone, _marks(result)
+def _method(result: Evaluation) -> tuple[str, str | None, str, str]:
+    return result.method, result.backbone, _marks(result), result.protocol
 
 
 def _marks(result: Evaluation) -> str:
@@ -180,7 +209,9 @@ def _raw(result: Evaluation) -> str:
     return _RAW if result.visual == "raw" else ""
 
 
-def _labels(results: Sequence[Evaluation], style: Style) -> dict[str, Callable[[Evaluation], str]]:
+def _labels(
+    results: Sequence[Evaluation], style: Style, *, protocols: bool
+) -> dict[str, Callable[[Evaluation], str]]:
     """The columns that name a row: headings, and what stands below them."""
     labels: dict[str, Callable[[Evaluation], str]] = {}
     method = "Decoder" if style == "priors" else "Method"
@@ -189,6 +220,8 @@ def _labels(results: Sequence[Evaluation], style: Style) -> dict[str, Callable[[
         labels["Prior"] = lambda r: TITLES.get(r.prior, r.prior.upper()) + _raw(r)
     if any(result.backbone for result in results):
         labels["Backbone"] = lambda r: r.backbone or MISSING
+    if protocols or any(result.protocol != OURS.name for result in results):
+        labels["Protocol"] = lambda r: r.protocol
     if style == "ablation":
         used = ("plain", "refined", "raw")
         labels[TITLES[BASELINE]] = lambda r: CHECK if r.prior == BASELINE else ""
@@ -280,7 +313,7 @@ def render(table: Table, form: str) -> str:
 
 
 def _markdown(table: Table) -> str:
-    cells = [[c.replace("|", r"\|") for c in row] for row in (_headings(table), *table.rows)]
+    cells = [[c.replace("|", r"\|") for c in row] for row in _lines(table)]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
     sides = ["<"] * table.labels + [">"] * (len(widths) - table.labels)
     ends = ["-"] * table.labels + [":"] * (len(widths) - table.labels)
@@ -312,6 +345,7 @@ def _latex(table: Table) -> str:
         line([column.rpartition(" | ")[2] for column in table.columns]),
         r"\midrule",
         *map(line, table.rows),
+        *([r"\midrule", *map(line, table.published)] if table.published else []),
         r"\bottomrule",
         r"\end{tabular}",
         *(f"% {note}" for note in table.notes),
@@ -321,9 +355,11 @@ def _latex(table: Table) -> str:
 
 def _csv(table: Table) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_headings(table), *table.rows])
+    csv.writer(text, lineterminator="\n").writerows(_lines(table))
     return text.getvalue()
 
 
-def _headings(table: Table) -> list[str]:
-    return [column.replace(" | ", " ") for column in table.columns]
+def _lines(table: Table) -> list[Sequence[str]]:
+    """The headings and all rows."""
+    headings = [column.replace(" | ", " ") for column in table.columns]
+    return [headings, *table.rows, *table.published]

@@ -1,16 +1,18 @@
 """COCO JSON (``instances_*.json``): polygons, run lengths and crowds.
 
-In: every annotation with a ``segmentation``. Out: one annotation per region with its exact area,
-bounding box and, for predictions, score; images then have a field "presence", the probability of
-each class to be in them, which is not read back. Written as run lengths nothing else is lost but
-pixels to ignore. Written as polygons, outlines run along pixel edges and holes are joined by slits,
-which COCO's own tools turn back into exactly the same pixels; tools that draw polygons with their
-border show them one pixel larger. Reading polygons keeps the pixels they cover, not their corners.
+In: every annotation with a ``segmentation``; boxes alone where they are asked for. Out: one
+annotation per region with its exact area, bounding box and, for predictions, score; images then
+have a field "presence", the probability of each class to be in them, which is not read back.
+Written as run lengths nothing else is lost but pixels to ignore. Written as polygons, outlines run
+along pixel edges and holes are joined by slits, which COCO's own tools turn back into exactly the
+same pixels; tools that draw polygons with their border show them one pixel larger. Reading polygons
+keeps the pixels they cover, not their corners.
 """
 
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -18,32 +20,47 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from piclip.errors import MaskError, UsageError
-from piclip.formats.image_files import relative_path
+from piclip.formats.image_files import locate_images, not_there, relative_path
 from piclip.formats.label_files import (
     field,
     image_size_field,
-    json_if_any,
-    load_json,
     optional_number,
+    readable,
     write_list,
     written,
 )
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
-from piclip.formats.polygons import corners_from, joined, outlines
+from piclip.formats.polygons import Corners, corners_from, joined, outlines, rectangle
+from piclip.formats.problems import Boxes, Problems, box_without_mask
 from piclip.formats.run_length import RunLengthMask
+from piclip.io.documents import json_fields
+from piclip.io.outputs import Progress
 
 T = TypeVar("T")
 _INFO = {"description": "Written by piclip"}
+_FIELDS = {
+    "images": ("id", "file_name", "height", "width"),
+    "annotations": ("id", "image_id", "category_id", "segmentation", "bbox", "iscrowd", "score"),
+    "categories": ("id", "name"),
+}
+"""What is read, by the lists of a file."""
 
 
 def recognise(source: Path) -> bool:
     """Is this file COCO JSON?"""
-    content = json_if_any(source)
-    return isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content)
+    if source.suffix.lower() != ".json" or not source.is_file():
+        return False
+    with readable(source):
+        fields = json_fields(source)
+        return any(name in _FIELDS and isinstance(value, Iterator) for name, value in fields)
 
 
 def read(
-    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
+    source: str | Path,
+    *,
+    images: str | Path | None = None,
+    class_names: Sequence[str] = (),
+    boxes: Boxes = "skip",
 ) -> Labels:
     """Read a COCO file, as `read_labels` says; ``images`` is not needed.
 
@@ -52,48 +69,88 @@ def read(
     """
     path = Path(source)
     categories, found = load(path)
+    categories = _without_unused_twins(categories, found.values())
     if class_names:
         for index, name in enumerate(categories.values()):
             check_class(name, class_names, f"{path}: category {index}")
-    files = []
+    problems, files = Problems(), []
+    located = locate_images((image.name for image in found.values()), images)
     for number, image in found.items():
         regions = []
-        for item in image.annotations:
-            where = f"{path}: annotation {item.get('id', '')}"
+        if image.annotations and image.name not in located:
+            problems.note(not_there(image.name, images))
+        for item in image.annotations if image.name in located else ():
+            where = f"{path}: image {image.path!r}, annotation {item.get('id', '')}"
             name, crowd = categories[item["category_id"]], bool(item.get("iscrowd", 0))
             score = optional_number(item, "score", where)
-            regions.append(Region(name, _mask(item, image.size, where), crowd, score))
-        files.append(LabelledFile(image.path, *image.size, regions=tuple(regions), id=number))
+            with problems.noted():
+                regions.append(Region(name, _mask(item, image.size, where, boxes), crowd, score))
+        image.annotations.clear()  # the masks take less memory
+        place = located.get(image.name, image.path)
+        files.append(LabelledFile(place, *image.size, regions=tuple(regions), id=number))
     names = tuple(class_names or categories.values())
     ids = {name: number for number, name in categories.items()}
     all_known = all(name in ids for name in names)
-    return Labels(names, tuple(files), tuple(ids[n] for n in names) if all_known else None)
+    numbers = tuple(ids[name] for name in names) if all_known else None
+    return Labels(names, tuple(files), numbers, problems.all())
 
 
-@dataclass(frozen=True)
+def _without_unused_twins(
+    categories: dict[int, str], images: Iterable[CocoImage]
+) -> dict[int, str]:
+    """Categories without those that no annotation has and whose name another has.
+
+    Roboflow writes the name of the project as category 0, which may be that of its only class.
+    """
+    if len(set(categories.values())) == len(categories):
+        return categories
+    used = {item["category_id"] for image in images for item in image.annotations}
+    taken = {categories[number] for number in used}
+    kept: dict[int, str] = {}
+    for number, name in categories.items():
+        if number in used or name not in taken | set(kept.values()):
+            kept[number] = name
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
 class CocoImage:
     """One image of a COCO file, its masks not yet decoded.
 
     Attributes:
+        name: As the file writes its path.
         path: Relative to the folder of images, with ``/``.
         size: (height, width) in pixels.
-        annotations: As they are in the file, in its order.
+        annotations: As they are in the file and in its order, but without what is not read here,
+            and with the numbers of an outline in an ``array``.
     """
 
+    name: str
     path: str
     size: tuple[int, int]
     annotations: list[dict[str, Any]]
 
 
-def load(path: Path) -> tuple[dict[int, str], dict[int, CocoImage]]:
+def load(
+    path: Path, progress: Progress | None = None
+) -> tuple[dict[int, str], dict[int, CocoImage]]:
     """Read the names of the categories and the images of a COCO file, both by id.
+
+    Args:
+        path: The file, of which never more than one annotation is in memory as text.
+        progress: Told how many bytes are read, and of how many.
 
     Raises:
         UsageError: The file is malformed, or names an unknown image or category.
         ImageError: The size of an image is none, or over the limit.
     """
-    content = load_json(path)
-    items = field(content, "categories", list, str(path))
+    with readable(path):
+        content = {
+            name: [_kept(name, item) for item in value] if isinstance(value, Iterator) else value
+            for name, value in json_fields(path, progress)
+        }
+    # Without any field it was no object.
+    items = field(content or None, "categories", list, str(path))
     categories = _by_id(items, f"{path}: category", lambda item, at: field(item, "name", str, at))
     images = _by_id(field(content, "images", list, str(path)), f"{path}: image", _image)
     for index, item in enumerate(field(content, "annotations", list, str(path))):
@@ -108,6 +165,28 @@ def load(path: Path) -> tuple[dict[int, str], dict[int, CocoImage]]:
             )
         images[image_id].annotations.append(item)
     return categories, images
+
+
+def _kept(part: str, item: object) -> object:
+    """What is read of an item of a list, its outlines packed: plain lists take four times more."""
+    if part not in _FIELDS or not isinstance(item, dict):
+        return item
+    kept = {key: item[key] for key in _FIELDS[part] if key in item}
+    if isinstance(shape := kept.get("segmentation"), list):
+        kept["segmentation"] = [_packed(polygon) for polygon in shape]
+    if "bbox" in kept:
+        kept["bbox"] = _packed(kept["bbox"])
+    return kept
+
+
+def _packed(polygon: object) -> object:
+    """The numbers of an outline as an array; as it is, what is something else."""
+    if not isinstance(polygon, list):
+        return polygon
+    try:
+        return array("d", polygon)
+    except (TypeError, OverflowError):
+        return polygon
 
 
 def drawn_mask(item: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthMask:
@@ -217,28 +296,46 @@ def _by_id(items: list[Any], what: str, value: Callable[[object, str], T]) -> di
 
 
 def _image(item: object, where: str) -> CocoImage:
-    name = relative_path(field(item, "file_name", str, where))
-    return CocoImage(name, image_size_field(item, f"{where} ({name})"), [])
+    name = field(item, "file_name", str, where)
+    path = relative_path(name)
+    return CocoImage(name, path, image_size_field(item, f"{where} ({path})"), [])
 
 
-def _mask(item: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthMask:
+def _mask(item: dict[str, Any], size: tuple[int, int], where: str, boxes: Boxes) -> RunLengthMask:
     shape = item.get("segmentation")
+    if not shape or (isinstance(shape, list) and all(_is_box(part) for part in shape)):
+        if boxes == "skip":
+            raise box_without_mask(where)
+        return RunLengthMask.from_polygons([_box(item, where)], size, where)
     if isinstance(shape, list):
-        corners = [corners_from(polygon, where) for polygon in shape]
+        flat = all(isinstance(number, int | float) for number in shape)
+        corners = [corners_from(polygon, where) for polygon in ([shape] if flat else shape)]
         return RunLengthMask.from_polygons(corners, size, where)
     return _run_lengths(shape, size, where).not_empty(where)
 
 
+def _is_box(part: object) -> bool:
+    """Is this x, y, width, height, which pycocotools too takes for a box?"""
+    return isinstance(part, list | array) and len(part) == 4 and not isinstance(part[0], list)
+
+
+def _box(item: dict[str, Any], where: str) -> Corners:
+    numbers = corners_from(item.get("bbox"), where)
+    if numbers.shape != (2, 2):
+        raise MaskError(f"{where}: the box ('bbox') is not x, y, width, height; draw it anew.")
+    return rectangle(numbers[0], numbers[0] + numbers[1])
+
+
 def _run_lengths(shape: object, size: tuple[int, int], where: str) -> RunLengthMask:
     if not isinstance(shape, dict):
-        raise UsageError(
-            f"{where}: the field 'segmentation' is missing; label masks, not boxes only."
+        raise MaskError(
+            f"{where}: the field 'segmentation' is missing or no mask; export the labels again."
         )
     runs = shape.get("counts")
     if not isinstance(runs, list | str):
-        raise UsageError(f"{where}: the run lengths ('counts') are missing.")
+        raise MaskError(f"{where}: the run lengths ('counts') are missing.")
     if shape.get("size") != list(size):
-        raise UsageError(
+        raise MaskError(
             f"{where}: the mask's size is {shape.get('size')} but the image's is {list(size)} "
             f"(height, width); export the labels again."
         )

@@ -1,14 +1,20 @@
-"""Find the image files that labels speak of."""
+"""Find the image files that labels speak of, however they write the path."""
 
 from __future__ import annotations
 
+import os
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import cached_property
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
+from urllib.parse import unquote
 
-from piclip.errors import ImageError, UsageError
-from piclip.io.images import image_size, list_images
+from piclip.errors import ImageError, PiclipError, UsageError
+from piclip.formats.problems import Problems
+from piclip.io.images import SUFFIXES, UNREAD, image_size
 
 Size: TypeAlias = tuple[int, int]
 """(height, width) in pixels."""
@@ -26,72 +32,226 @@ def relative_path(text: str) -> str:
     return path.name if outside else str(path)
 
 
+def locate_images(names: Iterable[str], images: str | Path | None) -> dict[str, str]:
+    """Where the images of a label file lie, by their names in it.
+
+    Args:
+        names: As the label file writes them.
+        images: The folder of images; None if it is not known, which leaves the names as they are.
+
+    Returns:
+        Paths relative to the folder, with ``/``; without images that are not there.
+
+    Raises:
+        ImageError: None of them is there.
+        UsageError: As `ImageFolder.locate`.
+    """
+    listed = list(names)
+    if images is None:
+        return {name: relative_path(name) for name in listed}
+    located = ImageFolder(images).locate(listed)
+    if listed and not located:
+        raise ImageError(
+            f"{images}: none of the {len(listed)} images that the labels name is in this folder "
+            f"(the first is {listed[0]}); give the folder that holds the images."
+        )
+    return located
+
+
+def not_there(name: str, images: str | Path | None) -> ImageError:
+    """The error for an image of the labels that `locate_images` has not found."""
+    return ImageError(
+        f"{images}: the image {name!r} is not in this folder; its labels are left out."
+    )
+
+
 def find_image(root: Path, path: str) -> Path | None:
-    """The file of a labelled image below a folder, or directly in it; None if it is not there."""
-    for candidate in (root / path, root / PurePosixPath(path).name):
-        try:
-            if candidate.is_file():
-                return candidate
-        except (OSError, ValueError):  # no file can have this name
-            continue
-    return None
+    """The file of a labelled image below a folder, as `ImageFolder.find` finds it, or None."""
+    found = ImageFolder(root).find(path)
+    return None if found is None else root / found
 
 
-class LabelFolder:
-    """A folder of label files, each named as its image but for the suffix."""
+class ImageFolder:
+    """A folder of images with all its subfolders but hidden ones.
 
-    def __init__(self, folder: Path, images: str | Path | None, what: str) -> None:
-        """Takes the folders of labels and of images (UsageError if one is missing).
+    Paths are compared from their ends: of the files with a name, the one that shares most folders
+    with the label's path is meant. Backslashes, ``%20``, upper and lower case and the ways to
+    write an accent make no difference, unless there is a file for each.
+    """
 
-        The errors call the label files ``what``.
+    def __init__(self, root: str | Path, without: Iterable[Path] = ()) -> None:
+        """Takes the folder, and files and folders below it that hold no images but labels."""
+        self.root = Path(root)
+        self._without = {path.absolute() for path in without}
+
+    def find(self, path: str, *, any_suffix: bool = False) -> str | None:
+        """The image that a path of a label file means, relative to the folder, with ``/``.
+
+        Args:
+            path: As the label file writes it; it may be absolute, and of another computer.
+            any_suffix: It is that of a label file, named as its image but for the suffix.
+
+        Returns:
+            None if it is not there.
+
+        Raises:
+            UsageError: Two files fit equally well.
+        """
+        parts, direct = _parts(path), relative_path(path)
+        if not parts:
+            return None
+        if not any_suffix and len(PurePosixPath(direct).parts) == len(parts):
+            try:
+                if (self.root / direct).is_file():
+                    return direct
+            except (OSError, ValueError):  # no file can have this name
+                return None
+        name = _plain(parts[-1])
+        files = self._by_stem.get(PurePosixPath(name).stem, [])
+        if not any_suffix:
+            files = [file for file in files if _plain(file.name) == name]
+        # Beside a photo and what was made of it, such as IMG.HEIC, IMG.JPG is the one to use.
+        files = [file for file in files if file.suffix.lower() not in UNREAD] or files
+        if not files:
+            return None
+        ranked = sorted(files, key=lambda file: _likeness(file, path, any_suffix), reverse=True)
+        best = [_likeness(file, path, any_suffix) for file in ranked[:2]]
+        if len(best) == 2 and best[0] == best[1]:
+            raise UsageError(
+                f"{path}: two images have this name, {ranked[0]} and {ranked[1]}, in {self.root}; "
+                f"rename one of them and its label, or give the folder that holds only one."
+            )
+        return ranked[0].as_posix()
+
+    def locate(self, paths: Iterable[str], *, any_suffix: bool = False) -> dict[str, str]:
+        """Find the images of many labels, each as `find` does.
+
+        Of two labels that mean one file, the one that shares more folders with it has it.
+
+        Returns:
+            By the label's path that of its image; without those that are not there.
+
+        Raises:
+            UsageError: As `find`, or one file fits two labels equally well.
+        """
+        claims: dict[str, list[str]] = defaultdict(list)
+        for path in dict.fromkeys(paths):
+            if (found := self.find(path, any_suffix=any_suffix)) is not None:
+                claims[found].append(path)
+        located = {}
+        for found, claimants in claims.items():
+            if len(claimants) > 1:
+                file = PurePosixPath(found)
+                rank = {path: _likeness(file, path, any_suffix) for path in claimants}
+                claimants.sort(key=rank.__getitem__, reverse=True)
+                if rank[claimants[0]] == rank[claimants[1]]:
+                    raise UsageError(
+                        f"{self.root / found}: this may be the image of {claimants[0]} or of "
+                        f"{claimants[1]}; keep the images in the folders that the labels name."
+                    )
+            located[claimants[0]] = found
+        return located
+
+    def folders(self) -> set[PurePosixPath]:
+        """All folders in which images lie, relative to this one."""
+        return {file.parent for files in self._by_stem.values() for file in files}
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[PurePosixPath]]:
+        """All images, by their stems written plainly."""
+        files: dict[str, list[PurePosixPath]] = defaultdict(list)
+        for folder, subfolders, names in os.walk(self.root):
+            here = Path(folder)
+            subfolders[:] = [
+                name
+                for name in sorted(subfolders)
+                if name[0] != "." and name != "__MACOSX" and not self._is_left_out(here / name)
+            ]
+            for name in sorted(names):
+                path = PurePosixPath(here.relative_to(self.root).as_posix(), name)
+                known = path.suffix.lower() in SUFFIXES | UNREAD and name[0] != "."
+                if known and not self._is_left_out(here / name):
+                    files[PurePosixPath(_plain(name)).stem].append(path)
+        return files
+
+    def _is_left_out(self, path: Path) -> bool:
+        return path.absolute() in self._without
+
+
+class LabelFiles:
+    """Label files, each named as its image but for the suffix, with the folder of the images."""
+
+    def __init__(
+        self,
+        folder: Path,
+        paths: Iterable[Path],
+        images: str | Path | None,
+        what: str,
+        problems: Problems,
+        without: Iterable[Path] = (),
+    ) -> None:
+        """Takes a folder, the label files in it, the folder of images, and what is in it but none.
+
+        Errors call the label files ``what`` (UsageError if a folder is missing).
         """
         if not folder.is_dir():
             raise UsageError(f"{folder}: there is no such folder; check the path.")
         if images is None:
             raise UsageError(f"{folder}: {what} need the folder of their images too; give it.")
-        self._images = Path(images)
-        self._stems = lru_cache(maxsize=None)(_stems_of)
+        self._folder, self._what = folder, what
+        self._paths = sorted(path for path in paths if path.name[0] != ".")
+        self._images = ImageFolder(images, without=[*self._paths, *without])
+        self._problems = problems
 
-    def files(self, paths: Iterable[Path], below: Path) -> Iterator[tuple[Path, str, Size]]:
-        """Find the images of label files, which lie ``below`` a folder or its subfolders.
-
-        An image may lie in the same subfolder of the folder of images, or directly in that.
+    def with_images(self, below: Path) -> Iterator[tuple[Path, str, Size]]:
+        """Find the images of the label files ``below`` a folder, as `ImageFolder` does.
 
         Yields:
             By path: the label file, its image relative to the folder of images, with ``/``, and
-            the image's (height, width).
+            the image's (height, width). Without those whose image is missing or cannot be read,
+            which is noted.
 
         Raises:
-            ImageError: There is no such image.
-            UsageError: There are two, with different suffixes.
+            UsageError: As `ImageFolder.locate`.
         """
-        for path in sorted(paths):
-            image = self._find(path, path.relative_to(below).parent)
-            yield path, image, image_size(self._images / image)
+        # Where labels lie in train/labels, images lie in train/images.
+        names = {
+            "/".join("images" if part == "labels" else part for part in at.parts): path
+            for path in self._paths
+            if path.is_relative_to(below) and (at := path.relative_to(below))
+        }
+        located = self._images.locate(names, any_suffix=True)
+        for name, path in names.items():
+            with self._problems.noted():
+                if name not in located:
+                    raise ImageError(
+                        f"{path}: no image {path.stem} (.jpg, .png ...) is in {self._images.root}; "
+                        f"give the folder that holds the images."
+                    )
+                size = image_size(self._images.root / located[name])
+                yield path, located[name], size
 
-    def _find(self, label_file: Path, subfolder: Path) -> str:
-        for parent in dict.fromkeys((subfolder, Path())):
-            names = self._stems(self._images / parent).get(label_file.stem, [])
-            if len(names) > 1:
-                raise UsageError(
-                    f"{label_file}: two images have this name, {names[0]} and {names[1]}; rename "
-                    f"one of them and its label."
-                )
-            if names:
-                return (parent / names[0]).as_posix()
-        raise ImageError(
-            f"{label_file}: no image {label_file.stem} (.jpg, .png ...) is in {self._images}; give "
-            f"the folder that holds the images."
-        )
+    def nothing(self) -> PiclipError:
+        """The error where no image is there at all: of the first, or that there are no labels."""
+        if self._problems.sentences:
+            return ImageError(self._problems.sentences[0])
+        return UsageError(f"{self._folder}: there are no {self._what} here; check the path.")
 
 
-def _stems_of(folder: Path) -> dict[str, list[str]]:
-    """Names of the images in a folder by their stems; a folder without images has none."""
-    stems: dict[str, list[str]] = {}
-    try:
-        images = list_images(folder)
-    except ImageError:
-        images = []
-    for path in images:
-        stems.setdefault(path.stem, []).append(path.name)
-    return stems
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part for part in path.replace("\\", "/").split("/") if part not in {"", ".", ".."})
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", unquote(name)).casefold()
+
+
+def _likeness(file: PurePosixPath, path: str, any_suffix: bool) -> tuple[int, bool, int]:
+    """How many names a file and a label's path share at their ends, all or not, and exactly."""
+    ours, theirs = list(file.parts), list(_parts(path))
+    if any_suffix:
+        ours[-1], theirs[-1] = file.stem, PurePosixPath(theirs[-1]).stem
+    pairs = list(zip(reversed(ours), reversed(theirs), strict=False))
+    alike = sum(1 for _ in takewhile(lambda pair: _plain(pair[0]) == _plain(pair[1]), pairs))
+    exactly = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return alike, alike == len(ours) == len(theirs), exactly

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
+from xml.etree.ElementTree import Element
 
 from piclip.errors import UsageError
 from piclip.io import documents
@@ -51,10 +52,26 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
+def check_lines(names: Iterable[str]) -> None:
+    """Refuse names that `read_lines` would not give back as they are (UsageError)."""
+    for name in names:
+        if [line.strip() for line in name.splitlines()] != [name]:
+            raise UsageError(
+                f"The class {name!r} has a line end, or a space at its beginning or end, which "
+                f"this format cannot hold; rename it or write another format, such as coco."
+            )
+
+
 def load_json(path: Path) -> Any:  # noqa: ANN401  (what a JSON file holds)
     """The content of a JSON file (UsageError if it cannot be read, or is not JSON)."""
     with readable(path):
         return documents.read_json(path)
+
+
+def load_xml(path: Path) -> Element:
+    """The root of an XML file (UsageError if it cannot be read, or declares entities)."""
+    with readable(path):
+        return documents.read_xml(path)
 
 
 def json_if_any(path: Path) -> Any:  # noqa: ANN401

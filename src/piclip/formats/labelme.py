@@ -1,6 +1,7 @@
 """labelme JSON: one file per image, beside it.
 
-In: polygons, rectangles and masks; shapes with one label and one group number are one object.
+In: polygons, rectangles (turned ones too), circles and masks; points and lines are no areas and are
+left out. Shapes with one label and one group number are one object.
 Out: polygons along pixel edges, several with a group number for an object in parts, and masks for
 objects with holes, which labelme's polygons cannot have. Reading keeps the pixels that a polygon
 covers, not its corners. The flags of an image are kept, and presence is in the description of each
@@ -22,8 +23,9 @@ from PIL import Image
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import relative_path
 from piclip.formats.label_files import dump_json, field, image_size_field, json_if_any, load_json
-from piclip.formats.labels import LabelledFile, Labels, Region, check_class
-from piclip.formats.polygons import corners_from, outlines
+from piclip.formats.labels import LabelledFile, Labels, Region, check_class, placed
+from piclip.formats.polygons import Corners, corners_from, ellipse, outlines, rectangle
+from piclip.formats.problems import Boxes, Problems
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.decoding import decode_bytes, reason
 from piclip.io.images import MAX_PIXELS
@@ -39,20 +41,29 @@ def recognise(source: Path) -> bool:
 
 
 def read(
-    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
+    source: str | Path,
+    *,
+    images: str | Path | None = None,
+    class_names: Sequence[str] = (),
+    boxes: Boxes = "skip",
 ) -> Labels:
     """Read one labelme file or a folder of them, as `read_labels` says.
 
-    ``images`` is not needed. A file without shapes is an image without label.
+    ``images`` is not needed where the images lie beside the files. A file without shapes is an
+    image without label.
     """
     path = Path(source)
     root = path if path.is_dir() else path.parent
     paths = sorted(path.rglob("*.json")) if path.is_dir() else [path]
     if not paths:
         raise UsageError(f"{path}: there are no labelme files (.json) here; check the path.")
-    files = [_read_file(p, p.relative_to(root).parent.as_posix(), class_names) for p in paths]
+    problems = Problems()
+    listed = [
+        _read_file(p, p.relative_to(root).parent.as_posix(), class_names, problems) for p in paths
+    ]
+    files = placed(listed, images, problems)
     found = dict.fromkeys(name for file in files for name in file.class_names)
-    return Labels(tuple(class_names or found), tuple(files))
+    return Labels(tuple(class_names or found), files, skipped=problems.all())
 
 
 def write(labels: Labels, destination: str | Path, *, simplify: float = 0.0) -> list[Path]:
@@ -66,19 +77,23 @@ def write(labels: Labels, destination: str | Path, *, simplify: float = 0.0) -> 
     ]
 
 
-def _read_file(path: Path, folder: str, class_names: Sequence[str]) -> LabelledFile:
+def _read_file(
+    path: Path, folder: str, class_names: Sequence[str], problems: Problems
+) -> LabelledFile:
     content = load_json(path)
     size = image_size_field(content, str(path), height="imageHeight", width="imageWidth")
     image = PurePosixPath(folder, relative_path(field(content, "imagePath", str, str(path))))
     parts: dict[tuple[str, object], list[RunLengthMask]] = {}
     for index, shape in enumerate(field(content, "shapes", list, str(path))):
-        where = f"{path}: shape {index}"
+        where = f"{path}: image {image.name!r}, shape {index}"
         name = field(shape, "label", str, where)
         if class_names:
             check_class(name, class_names, where)
         group = shape.get("group_id")
         key = (name, ("alone", index) if group is None else ("group", str(group)))
-        parts.setdefault(key, []).append(_mask(shape, size, where))
+        with problems.noted():
+            mask = _mask(shape, size, where)
+            parts.setdefault(key, []).append(mask)
     regions = [Region(name, RunLengthMask.union(masks)) for (name, _), masks in parts.items()]
     flags = content.get("flags")
     extra = {"flags": flags} if isinstance(flags, dict) and flags else None
@@ -87,22 +102,43 @@ def _read_file(path: Path, folder: str, class_names: Sequence[str]) -> LabelledF
 
 def _mask(shape: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthMask:
     kind = shape.get("shape_type", "polygon")
-    corners = corners_from(field(shape, "points", list, where), where)
-    if kind == "polygon":
-        return RunLengthMask.from_polygons([corners], size, where)
-    if kind not in {"rectangle", "mask"}:
-        raise UsageError(
-            f"{where}: a {kind} cannot be used as a mask; draw a polygon, a rectangle or a mask."
-        )
-    if len(corners) != 2:
-        raise MaskError(f"{where}: a {kind} needs two corners; draw it anew.")
-    (left, top), (right, bottom) = corners
+    corners = corners_from(shape.get("points"), where)
+    if kind == "mask":
+        return _bitmap(shape, corners, size, where)
+    return RunLengthMask.from_polygons([_outline(kind, corners, where)], size, where)
+
+
+def _outline(kind: object, corners: Corners, where: str) -> Corners:
+    if kind in {"polygon", "oriented_rectangle", "rotation"}:  # the last is X-AnyLabeling's word
+        return corners
     if kind == "rectangle":
-        box = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
-        return RunLengthMask.from_polygons([box], size, where)
-    small = _decode(field(shape, "mask", str, where), where)
+        if len(corners) == 2:
+            return rectangle(*corners)
+        if len(corners) == 4:
+            return corners
+        raise MaskError(f"{where}: a rectangle needs two or four corners; draw it anew.")
+    if kind == "circle":
+        if len(corners) != 2:
+            raise MaskError(f"{where}: a circle needs its centre and one point; draw it anew.")
+        centre, point = corners
+        return ellipse(centre, np.full(2, np.linalg.norm(point - centre)))
+    raise MaskError(
+        f"{where}: a {kind} is no area and cannot be used as a mask; draw a polygon, a rectangle, "
+        f"a circle or a mask."
+    )
+
+
+def _bitmap(
+    shape: dict[str, Any], corners: Corners, size: tuple[int, int], where: str
+) -> RunLengthMask:
+    if len(corners) != 2 or not np.isfinite(corners).all():
+        raise MaskError(f"{where}: a mask needs two corners; draw it anew.")
+    text = shape.get("mask")
+    if not isinstance(text, str):
+        raise MaskError(f"{where}: the field 'mask' is missing or no text.")
+    small = _decode(text, where)
+    x, y = (int(number) for number in corners[0])
     mask = np.zeros(size, dtype=np.bool_)
-    y, x = int(top), int(left)
     if x < 0 or y < 0 or y + small.shape[0] > size[0] or x + small.shape[1] > size[1]:
         raise MaskError(
             f"{where}: the mask lies outside the image of {size[1]} x {size[0]} pixels (width x "

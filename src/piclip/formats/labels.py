@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from piclip.errors import ImageError, MaskError, UsageError
-from piclip.formats.image_files import find_image
+from piclip.formats.image_files import ImageFolder, find_image, locate_images, not_there
+from piclip.formats.problems import Problems
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.images import IGNORE, image_size, list_images
 from piclip.io.supports import Support
@@ -20,7 +21,7 @@ from piclip.io.supports import Support
 _MAX_CLASSES = 254
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Region:
     """One labelled region of one class: usually one object.
 
@@ -37,7 +38,7 @@ class Region:
     score: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabelledFile:
     """One image and its labels.
 
@@ -161,11 +162,15 @@ class Labels:
         class_names: The classes, in the order of their indices.
         images: The images, labelled or not.
         category_ids: COCO's numbers of the classes; None means 1, 2, 3 ...
+        skipped: What of the labels could not be used and is left out, one sentence each.
+        notes: What was decided in reading them that a person should know, one sentence each.
     """
 
     class_names: tuple[str, ...]
     images: tuple[LabelledFile, ...]
     category_ids: tuple[int, ...] | None = None
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _refuse_twice("class", self.class_names)
@@ -217,9 +222,16 @@ class Labels:
         found = {name: files for name, files in shown.items() if files}
         if not found:
             raise UsageError(
-                "None of the images is labelled; label at least one object in at least one image."
+                f"None of the images is labelled{self._told()}; label at least one object in at "
+                f"least one image."
             )
         return found
+
+    def _told(self) -> str:
+        if not self.skipped:
+            return ""
+        first = self.skipped[0].removesuffix(".")
+        return f" ({len(self.skipped)} labels cannot be used, the first: {first})"
 
     def supports(self, image_root: str | Path) -> dict[str, list[Support]]:
         """Give everything that is labelled as supports, for ``FewShotSegmenter.fit``.
@@ -263,11 +275,31 @@ class Labels:
             ImageError: The folder is missing or has no images.
         """
         root = Path(image_root)
-        known = {file: find_image(root, file.path) for file in self.images}
-        labelled = {path for file, path in known.items() if file.labelled}
-        folders = {path.parent for path in known.values() if path is not None} or {root}
+        folder = ImageFolder(root)
+        known = {file: folder.find(file.path) for file in self.images}
+        labelled = {root / path for file, path in known.items() if path and file.labelled}
+        folders = {(root / path).parent for path in known.values() if path} or {root}
         listed = [path for folder in sorted(folders) for path in list_images(folder)]
         return [path for path in listed if path not in labelled]
+
+
+def placed(
+    files: Sequence[LabelledFile], images: str | Path | None, problems: Problems
+) -> tuple[LabelledFile, ...]:
+    """Images by where they lie in a folder; of those that are not there the labels are left out.
+
+    Which ones that are is noted; ``images`` and errors as in `locate_images`.
+    """
+    located = locate_images((file.path for file in files), images)
+    found = []
+    for file in files:
+        if file.path in located:
+            found.append(replace(file, path=located[file.path]))
+            continue
+        if file.labelled:
+            problems.note(not_there(file.path, images))
+        found.append(replace(file, regions=(), absent=(), ignore=None))
+    return tuple(found)
 
 
 def label_paths(images: Iterable[str], suffix: str) -> list[PurePosixPath]:

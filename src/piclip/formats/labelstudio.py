@@ -1,11 +1,12 @@
 """Label Studio JSON: exported annotations in, predictions out.
 
-In: the "JSON" export, brush strokes and polygons; other results (boxes, choices, text) are no masks
-and are left out. Of several annotations of a task the ground truth counts, else the one changed
-last; skipped ones do not count. One that was submitted with nothing in it says that no class is in
-the image. Out: tasks with *predictions* as brush strokes, which Label Studio
-imports as pre-annotations, and the labelling interface that they fit (`labelling_interface`). Tasks
-that were read keep their data, and predictions the names of the project's brush and image.
+In: the "JSON" export: brush strokes, polygons, rectangles and ellipses, turned ones too; points and
+lines are no areas and are left out, results about the whole image (choices, text) say nothing. Of
+several annotations of a task the ground truth counts, else the one changed last; skipped ones do
+not count. One that was submitted with nothing in it says that no class is in the image. Out: tasks
+with *predictions* as brush strokes, which Label Studio imports as pre-annotations, and the
+labelling interface that they fit (`labelling_interface`). Tasks that were read keep their data, and
+predictions the names of the project's brush and image.
 Lost on the way: crowds, pixels to ignore, and the order of the classes; polygons become pixels.
 """
 
@@ -23,10 +24,11 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from piclip.errors import MaskError, UsageError
-from piclip.formats.image_files import find_image, relative_path
+from piclip.formats.image_files import ImageFolder, not_there, relative_path
 from piclip.formats.label_files import dump_list, field, image_size_field, json_if_any, load_json
-from piclip.formats.labels import LabelledFile, Labels, Region, check_class
-from piclip.formats.polygons import corners_from
+from piclip.formats.labels import LabelledFile, Labels, Region, check_class, placed
+from piclip.formats.polygons import Corners, corners_from, ellipse, rectangle
+from piclip.formats.problems import Boxes, Problems
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.extras import library
 from piclip.io.images import image_size
@@ -38,6 +40,8 @@ LOCAL_FILES = "/data/local-files/?d="
 _CONTROL, _OBJECT, _DATA = "tag", "image", "image"
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 _OPAQUE = 128
+_REGION = {"rle", "points", "x", "vertices", "imageDataURL"}
+"""One of these is in the value of whatever somebody draws on an image."""
 
 
 def recognise(source: Path) -> bool:
@@ -47,7 +51,11 @@ def recognise(source: Path) -> bool:
 
 
 def read(
-    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
+    source: str | Path,
+    *,
+    images: str | Path | None = None,
+    class_names: Sequence[str] = (),
+    boxes: Boxes = "skip",
 ) -> Labels:
     """Read a JSON export of Label Studio, as `read_labels` says.
 
@@ -61,19 +69,26 @@ def read(
         raise UsageError(
             f"{path}: this is not a list of tasks; export from Label Studio as JSON, not JSON-MIN."
         )
-    root = None if images is None else Path(images)
-    files = [
-        file
-        for index, task in enumerate(tasks)
-        if (file := from_task(task, f"{path}: task {index}", root, class_names)) is not None
-    ]
-    if tags := _tags(tasks):
-        files = [replace(file, extra={**(file.extra or {}), **tags}) for file in files]
-    found = dict.fromkeys(name for file in files for name in file.class_names)
+    problems, listed, empty = Problems(), [], set()
+    folder = None if images is None else ImageFolder(images)
+    for index, task in enumerate(tasks):
+        file = from_task(task, f"{path}: task {index}", folder, class_names, problems=problems)
+        if file is not None:
+            listed.append(file)
+            if _is_empty(task):
+                empty.add(file.source)
+    tags = _tags(tasks)
+    found = dict.fromkeys(name for file in listed for name in file.class_names)
     names = tuple(class_names or found)
-    empty = {_image_url(task["data"], "") for task in tasks if _is_empty(task)}
-    files = [replace(f, absent=names) if f.source in empty else f for f in files]
-    return Labels(names, tuple(files))
+    files = (
+        replace(
+            file,
+            extra={**(file.extra or {}), **tags} or None,
+            absent=names if file.source in empty else (),
+        )
+        for file in placed(listed, images, problems)
+    )
+    return Labels(names, tuple(files), skipped=problems.all())
 
 
 def write(
@@ -163,26 +178,31 @@ def presence_note(presence: float) -> dict[str, Any]:
 
 
 def from_task(
-    task: dict[str, Any], where: str, root: Path | None = None, class_names: Sequence[str] = ()
+    task: dict[str, Any],
+    where: str,
+    folder: ImageFolder | None = None,
+    class_names: Sequence[str] = (),
+    *,
+    problems: Problems,
 ) -> LabelledFile | None:
     """Reads one task of an export: the ground truth, or else its latest annotation.
 
     Args:
         task: Its data and annotations.
         where: What messages call it.
-        root: Folder of the images, which tells the size of one without labels.
+        folder: The images, which tell the size of one without labels.
         class_names: The classes that may occur; any, if there is none.
+        problems: Takes the regions that cannot be used.
 
     Returns:
         The labelled image; None if it is unlabelled and its size cannot be known.
 
     Raises:
         UsageError: The task is malformed or has an unknown class.
-        MaskError: A region is empty or damaged.
     """
     data = field(task, "data", dict, where)
     source = _image_url(data, where)
-    path = _image_path(source, root)
+    path = _image_path(source, folder)
     results = _results(task, where)
     regions: list[Region] = []
     size: tuple[int, int] | None = None
@@ -191,13 +211,18 @@ def from_task(
         names = _labels_of(result, class_names, item)
         if names:
             size = image_size_field(result, item, height="original_height", width="original_width")
-            mask = _mask(result["value"], size, item)
-            regions += [Region(name, mask) for name in names]
-    if size is None:
-        found = None if root is None else find_image(root, path)
+            with problems.noted():
+                mask = _mask(result["value"], size, item)
+                regions += [Region(name, mask) for name in names]
+    if size is None and folder is not None:
+        found = folder.find(path)
         if found is None:
-            return None
-        size = image_size(found)
+            problems.note(not_there(path, folder.root))
+        else:
+            with problems.noted():
+                size = image_size(folder.root / found)
+    if size is None:
+        return None
     number = task.get("id")
     task_id = number if isinstance(number, int) else None
     extra = {"data": data} if data.keys() - {_DATA} else None
@@ -232,7 +257,7 @@ def _image_url(data: dict[str, Any], where: str) -> str:
     return value
 
 
-def _image_path(url: str, root: Path | None) -> str:
+def _image_path(url: str, folder: ImageFolder | None) -> str:
     """The path that a URL of Label Studio stands for, as it lies in the folder of images."""
     parts = urlsplit(url)
     local = parse_qs(parts.query).get("d")
@@ -243,7 +268,7 @@ def _image_path(url: str, root: Path | None) -> str:
     own_name = _UPLOAD_PREFIX.sub("", name)
     if not path.startswith("data/upload/"):
         return path
-    exported = root is not None and find_image(root, name) is not None
+    exported = folder is not None and folder.find(name) is not None
     return name if exported else own_name
 
 
@@ -273,24 +298,21 @@ def _results(task: dict[str, Any], where: str) -> list[dict[str, Any]]:
 
 
 def _labels_of(result: dict[str, Any], class_names: Sequence[str], where: str) -> list[str]:
-    """The classes of a result that is a mask; none for other results."""
+    """The classes of a result that is a region of an image; none for other results."""
     kind, value = str(result.get("type", "")), result.get("value")
-    if not isinstance(value, dict) or not {"rle", "points"} & set(value):
+    # Shapes with separate labels come twice: bare, and of the type "labels".
+    if not kind.endswith("labels") or not isinstance(value, dict) or not _REGION & set(value):
         return []
     names = value.get(kind)
-    # Brushes and polygons with separate labels come twice: bare, and of the type "labels".
-    if kind not in {"brushlabels", "polygonlabels", "labels"}:
-        return []
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise UsageError(f"{where}: the region has no label; choose one or delete the region.")
     return [check_class(name, class_names, where) if class_names else name for name in names]
 
 
 def _mask(value: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthMask:
+    if "rle" not in value:
+        return RunLengthMask.from_polygons([_outline(value, size, where)], size, where)
     height, width = size
-    if "points" in value:
-        corners = corners_from(value["points"], where) * [width / 100, height / 100]
-        return RunLengthMask.from_polygons([corners], size, where)
     brush = library("label_studio_sdk.converter.brush")
     try:
         packed = bytes(value["rle"])
@@ -304,3 +326,23 @@ def _mask(value: dict[str, Any], size: tuple[int, int], where: str) -> RunLength
             f"{width} x {height} pixels (width x height); export the labels again."
         ) from error
     return RunLengthMask.from_array(alpha >= _OPAQUE).not_empty(where)
+
+
+def _outline(value: dict[str, Any], size: tuple[int, int], where: str) -> Corners:
+    """The outline of a polygon, rectangle or ellipse, whose numbers are per cent of the sides."""
+    pixels = np.array(size[::-1]) / 100
+    if "points" in value:
+        return corners_from(value["points"], where) * pixels
+    names = (
+        ("x", "y", "radiusX", "radiusY") if "radiusX" in value else ("x", "y", "width", "height")
+    )
+    if not set(names) <= set(value):
+        raise MaskError(
+            f"{where}: a point or a line is no area and cannot be used as a mask; draw a brush "
+            f"stroke, a polygon, a rectangle or an ellipse."
+        )
+    at, sides = corners_from([value[name] for name in names], where) * pixels
+    [[degrees, _]] = corners_from([value.get("rotation") or 0, 0], where)
+    if "radiusX" in value:
+        return ellipse(at, sides, degrees)
+    return rectangle(at, at + sides, degrees)  # about the corner that is top left before

@@ -1,4 +1,4 @@
-"""Binary masks: one PNG per image and class, 255 where the object is.
+"""Binary masks: one picture per image and class, 255 where the object is.
 
 With several classes the folder holds ``CLASS/NAME.png`` for each image ``NAME.*``; with one class
 named by the caller it may hold ``NAME.png`` itself. Classes may overlap. Lost on the way: which
@@ -13,21 +13,36 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from piclip.errors import UsageError
-from piclip.formats.image_files import LabelFolder
+import numpy as np
+
+from piclip.errors import ImageError, UsageError
+from piclip.formats.image_files import LabelFiles
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
+from piclip.formats.problems import Boxes, Problems
 from piclip.formats.run_length import RunLengthMask
-from piclip.io.images import read_mask
+from piclip.io.decoding import decode
+from piclip.io.images import MAX_PIXELS, SUFFIXES, read_mask
 from piclip.io.outputs import write_png
+
+_LOSSY = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".webp"})
+_NEVER_IN_NAMES = frozenset('/\\:*?"<>|') | frozenset(map(chr, range(32)))
 
 
 def recognise(source: Path) -> bool:
-    """Is this a folder of PNG files, or of folders of them?"""
-    return source.is_dir() and next(source.rglob("*.png"), None) is not None
+    """Is this a folder of PNG files or of black and white pictures, or of folders of them?"""
+    if not source.is_dir():
+        return False
+    first = next(iter(_masks(source, None)), None)
+    png = next(source.rglob("*.png"), None)
+    return png is not None or (first is not None and _is_black_and_white(first))
 
 
 def read(
-    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
+    source: str | Path,
+    *,
+    images: str | Path | None = None,
+    class_names: Sequence[str] = (),
+    boxes: Boxes = "skip",
 ) -> Labels:
     """Read a folder of binary masks, as `read_labels` says: one region per mask, none if it is 0.
 
@@ -35,27 +50,40 @@ def read(
     gives the one class of masks that lie in the folder itself.
     """
     folder = Path(source)
-    masks = LabelFolder(folder, images, "masks")
+    problems = Problems()
+    paths = _masks(folder, images)
+    masks = LabelFiles(folder, paths, images, "masks", problems)
     regions: dict[str, list[Region]] = defaultdict(list)
     absent: dict[str, list[str]] = defaultdict(list)
     sizes = {}
     names = {}
-    for name, class_folder in _class_folders(folder, class_names):
+    for name, class_folder in _class_folders(folder, paths, class_names):
         names[name] = class_folder
-        for path, image, size in masks.files(class_folder.rglob("*.png"), class_folder):
+        for path, image, size in masks.with_images(class_folder):
             sizes[image] = size
-            mask = read_mask(path, size=size, allow_empty=True)
-            if mask.any():
-                regions[image].append(Region(name, RunLengthMask.from_array(mask)))
-            else:
-                absent[image].append(name)
+            with problems.noted():
+                mask = read_mask(path, size=size, allow_empty=True)
+                if mask.any():
+                    regions[image].append(Region(name, RunLengthMask.from_array(mask)))
+                else:
+                    absent[image].append(name)
     if not sizes:
-        raise UsageError(f"{folder}: there are no masks (.png) here; check the path.")
+        raise masks.nothing()
     files = [
         LabelledFile(image, *size, regions=tuple(regions[image]), absent=tuple(absent[image]))
         for image, size in sorted(sizes.items())
     ]
-    return Labels(tuple(class_names) or tuple(names), tuple(files))
+    if lossy := [path for path in paths if path.suffix.lower() in _LOSSY]:
+        problems.notes.append(
+            f"{lossy[0]}: {len(lossy)} masks such as this are compressed with loss; what is "
+            f"lighter than the middle (values from 128 on) counts as the object."
+        )
+    return Labels(
+        tuple(class_names) or tuple(names),
+        tuple(files),
+        skipped=problems.all(),
+        notes=tuple(problems.notes),
+    )
 
 
 def write(labels: Labels, destination: str | Path) -> list[Path]:
@@ -65,10 +93,18 @@ def write(labels: Labels, destination: str | Path) -> list[Path]:
     A class whose name cannot be a folder's is a UsageError.
     """
     for name in labels.class_names:
-        if name in {".", ".."} or set(name) & set('/\\:\0*?"<>|'):
+        # Windows takes no name that ends so, and gives one folder to names that differ in case.
+        if name[-1] in ". " or name[0] == " " or set(name) & _NEVER_IN_NAMES:
             raise UsageError(
                 f"The class {name!r} cannot be the name of a folder of masks; rename it or write "
                 f"another format, such as coco."
+            )
+    by_folder = {name.casefold(): name for name in labels.class_names}
+    for name in labels.class_names:
+        if (other := by_folder[name.casefold()]) != name:
+            raise UsageError(
+                f"The classes {name!r} and {other!r} differ in case only and would share a folder "
+                f"on many computers; rename one or write another format, such as coco."
             )
     return [
         write_png(file.mask_of(name), Path(destination) / name / target)
@@ -77,15 +113,36 @@ def write(labels: Labels, destination: str | Path) -> list[Path]:
     ]
 
 
-def _class_folders(folder: Path, class_names: Sequence[str]) -> list[tuple[str, Path]]:
-    if any(folder.glob("*.png")):
+def _masks(folder: Path, images: str | Path | None) -> list[Path]:
+    """The pictures in a folder and its subfolders that are masks, not the labelled images."""
+    photos = None if images is None else Path(images).absolute()
+    if photos == folder.absolute():
+        return sorted(folder.rglob("*.png"))
+    pictures = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if photos is None or not photos.is_relative_to(folder.absolute()):
+        return sorted(pictures)
+    return sorted(path for path in pictures if not path.absolute().is_relative_to(photos))
+
+
+def _is_black_and_white(path: Path) -> bool:
+    try:
+        gray = np.asarray(decode(path, MAX_PIXELS).convert("L"))
+    except ImageError:
+        return False
+    return bool(((gray < 64) | (gray >= 192)).mean() > 0.99)
+
+
+def _class_folders(
+    folder: Path, masks: Sequence[Path], class_names: Sequence[str]
+) -> list[tuple[str, Path]]:
+    if any(path.parent == folder for path in masks):
         if len(class_names) != 1:
             raise UsageError(
                 f"{folder}: say which one class these masks show, or sort them into one subfolder "
                 f"per class."
             )
         return [(class_names[0], folder)]
-    folders = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
+    folders = sorted({folder / path.relative_to(folder).parts[0] for path in masks})
     if class_names:
         for entry in folders:
             check_class(entry.name, class_names, str(folder))

@@ -24,14 +24,13 @@ class Prediction(Protocol):
     @property
     def class_map(self) -> npt.NDArray[np.uint8]: ...  # noqa: D102
     @property
-    def scores(self) -> npt.NDArray[np.float32]: ...  # noqa: D102
-    @property
     def presence_by_class(self) -> dict[str, float] | None: ...  # noqa: D102
     @property
     def file_name(self) -> str: ...  # noqa: D102
     @property
     def size(self) -> tuple[int, int]: ...  # noqa: D102
     def mask_of(self, class_name: str) -> npt.NDArray[np.bool_]: ...  # noqa: D102
+    def score_of(self, class_name: str) -> npt.NDArray[np.float32]: ...  # noqa: D102
 
 
 def from_segmentation(
@@ -59,15 +58,18 @@ def from_segmentation(
     """
     regions = []
     least = least_area(min_area, segmentation.size)
-    for index, name in enumerate(segmentation.class_names):
+    for name in segmentation.class_names:
         mask = segmentation.mask_of(name)
+        if not mask.any():
+            continue
+        scores = segmentation.score_of(name)
         parts, count = ndimage.label(mask, structure=TOUCHING) if instances else (mask, 1)
         for part in range(1, count + 1):
             pixels = np.asarray(parts == part)
             area = int(pixels.sum())
             if area == 0 or area < least:
                 continue
-            score = round(float(segmentation.scores[index][pixels].mean()), _DIGITS)
+            score = round(float(scores[pixels].mean()), _DIGITS)
             regions.append(Region(name, RunLengthMask.from_array(pixels), score=score))
     unknown = segmentation.class_map == IGNORE
     return LabelledFile(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, get_args
 
-from piclip.errors import UsageError
-from piclip.formats import coco, labelme, labelstudio, masks, voc, yolo
+from piclip.errors import MaskError, UsageError
+from piclip.formats import coco, cvat, foreign, labelme, labelstudio, masks, voc, yolo
+from piclip.formats.image_files import ImageFolder
 from piclip.formats.labels import Labels
+from piclip.formats.problems import Boxes
 from piclip.io.decoding import reason
 from piclip.io.images import read_image
 from piclip.io.outputs import write_png
 from piclip.io.overlays import draw_overlay
 
 
-class Format(Protocol):
+class Reader(Protocol):
     """What each module of a format has; its own docstrings say only what is special there."""
 
     def recognise(self, source: Path) -> bool:
@@ -27,8 +30,13 @@ class Format(Protocol):
         *,
         images: str | Path | None = None,
         class_names: Sequence[str] = (),
+        boxes: Boxes = "skip",
     ) -> Labels:
-        """Read labels as `read_labels`."""
+        """Read labels as `read_labels`; what cannot be used is noted in their ``skipped``."""
+
+
+class Format(Reader, Protocol):
+    """A format that is written, too."""
 
     def write(self, labels: Labels, destination: str | Path) -> list[Path]:
         """Write labels as `write_labels`."""
@@ -52,22 +60,24 @@ FORMATS: dict[str, Format] = {
     "voc": voc,
     "masks": masks,
 }
+READERS: dict[str, Reader] = {"cvat": cvat, **FORMATS}
+"""Also those that are only read."""
+_BY_NAME = (*FORMATS, "cvat")
 _OUTLINED: dict[str, Outlined] = {"coco": coco, "labelme": labelme, "yolo": yolo}
 
 
 def get_format(name: str) -> Format:
-    """Give a format by its name (UsageError for an unknown one)."""
+    """Give a format to write by its name (UsageError for an unknown one)."""
+    if name in READERS.keys() - FORMATS.keys():
+        raise UsageError(f"{name} is read but not written; write coco, which its tool imports.")
     if name not in FORMATS:
-        raise UsageError(
-            f"There is no label format {name!r}; the formats are {', '.join(FORMATS)}."
-        )
+        raise _unknown(name, FORMATS)
     return FORMATS[name]
 
 
 def get_outlined(name: str) -> Outlined:
     """Give a format that has outlines by its name (UsageError for another one)."""
     if name not in _OUTLINED:
-        get_format(name)
         raise UsageError(
             f"The format {name} has pixels and no outlines to simplify; leave that out, or write "
             f"one of {', '.join(_OUTLINED)}."
@@ -82,11 +92,13 @@ def detect(source: str | Path) -> str:
         UsageError: It does not exist, cannot be read, or is in none of the formats.
     """
     path = _there(source)
-    for name, candidate in FORMATS.items():
+    for name, candidate in READERS.items():
         if candidate.recognise(path):
             return name
+    if what := foreign.what_it_is(path):
+        raise UsageError(f"{path}: {what}.")
     raise UsageError(
-        f"{path}: this is in none of the label formats {', '.join(FORMATS)}; say which one it is."
+        f"{path}: this is in none of the label formats {', '.join(_BY_NAME)}; say which one it is."
     )
 
 
@@ -96,25 +108,50 @@ def read_labels(
     format: str = "auto",
     images: str | Path | None = None,
     class_names: Sequence[str] = (),
+    boxes: Boxes = "skip",
+    strict: bool = False,
 ) -> Labels:
     """Read the labels of a set of images.
 
+    A shape that cannot be used (damaged, without a pixel, far outside its image, a point or a
+    line), a mask without its image and the labels of an image that is not there are left out, and
+    `Labels.skipped` says so.
+
     Args:
         source: The file or folder of the labelling tool.
-        format: A name of `FORMATS`, or "auto" to tell it from the content.
+        format: A name of `READERS`, or "auto" to tell it from the content.
         images: The folder of images; voc, masks and yolo need it, labelstudio can use it.
         class_names: The classes in their order; another one in the labels is an error.
+        boxes: Of coco and yolo, "as-masks" takes boxes without a mask as rectangles, "skip"
+            leaves them out. Other formats have no boxes but those that somebody drew as areas.
+        strict: What would be left out is an error.
 
     Returns:
         The labels.
 
     Raises:
         UsageError: The format is unknown, the labels are malformed, or what is needed is missing.
-        ImageError: An image is missing, or it or a mask cannot be read.
-        MaskError: A label is empty or damaged, or does not fit its image.
+        ImageError: None of the images is there.
+        MaskError: With ``strict``, something cannot be used; the text has a line for each.
     """
     name = detect(source) if format == "auto" else format
-    return get_format(name).read(_there(source), images=images, class_names=class_names)
+    path = _there(source)
+    if name not in READERS:
+        raise _unknown(name, _BY_NAME)
+    if boxes not in get_args(Boxes):
+        raise UsageError(f"Boxes are {' or '.join(get_args(Boxes))}, not {boxes!r}.")
+    try:
+        labels = READERS[name].read(path, images=images, class_names=class_names, boxes=boxes)
+    except UsageError:
+        if what := foreign.what_it_is(path):
+            raise UsageError(f"{path}: {what}.") from None
+        raise
+    if images is not None:
+        labels = replace(labels, notes=(*labels.notes, *_left_out(labels, Path(images), path)))
+    if strict and labels.skipped:
+        several = [f"{len(labels.skipped)} of the labels cannot be used:"]
+        raise MaskError("\n".join((several if labels.skipped[1:] else []) + [*labels.skipped]))
+    return labels
 
 
 def write_labels(
@@ -168,6 +205,22 @@ def write_overlays(
         target = PurePosixPath(file.path).with_suffix(".png")
         written.append(write_png(drawn, Path(destination) / target))
     return written
+
+
+def _left_out(labels: Labels, images: Path, source: Path) -> Iterator[str]:
+    """Says which folders hold images but none that the labels name: nobody looks there."""
+    inside = source.is_dir() and source.absolute() != images.absolute()
+    folders = ImageFolder(images, without=[source] if inside else ()).folders()
+    others = sorted(folders - {PurePosixPath(file.path).parent for file in labels.images})
+    if labels.images and others:
+        yield (
+            f"{images}: {len(others)} folders in which no image of the labels lies are left out, "
+            f"such as {others[0]}; give that folder to use its images."
+        )
+
+
+def _unknown(name: str, known: Iterable[str]) -> UsageError:
+    return UsageError(f"There is no label format {name!r}; the formats are {', '.join(known)}.")
 
 
 def _there(source: str | Path) -> Path:

@@ -12,11 +12,12 @@ import numpy.typing as npt
 from piclip.errors import MaskError
 from piclip.io.extras import library
 
-_MARGIN = 1.0
-"""Tools let polygons reach a little over the frame; more means another image or another scale."""
+_MARGIN, _SHARE = 1.0, 0.1
+"""By how many pixels, or which share of the image's side if that is more, tools let polygons reach
+over the frame, where they are clipped; more means another image or another scale."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RunLengthMask:
     """One mask in COCO's compressed run-length coding; equal masks compare equal.
 
@@ -42,18 +43,22 @@ class RunLengthMask:
     ) -> RunLengthMask:
         """Fills polygons by COCO's own rule; several make one mask together.
 
+        What reaches a little over the image's frame is clipped, and parts of one or two corners,
+        which cover no pixel, are passed over if there are others.
+
         Args:
             polygons: Corners (N, 2) as x, y in pixels, (0, 0) the outer corner of the first pixel.
             size: (height, width) of the image.
             where: The file and the item, for the error's sentence.
 
         Raises:
-            MaskError: Fewer than three corners, corners that are no numbers or lie more than one
-                pixel outside the image, or no pixel inside.
+            MaskError: Fewer than three corners, corners that are no numbers or lie far (a tenth
+                of its side, and more than a pixel) outside the image, or no pixel inside.
         """
-        for corners in polygons:
+        outlines = [corners for corners in polygons if len(corners) > 2] or polygons
+        for corners in outlines:
             _check_polygon(corners, size, where)
-        flat = [corners.ravel().tolist() for corners in polygons]
+        flat = [corners.ravel().tolist() for corners in outlines]
         return cls.filled(flat, size).not_empty(where)
 
     @classmethod
@@ -62,7 +67,8 @@ class RunLengthMask:
         if not polygons:
             return cls.from_array(np.zeros(size, dtype=np.bool_))
         api = library("pycocotools.mask")
-        packed = api.merge(api.frPyObjects(polygons, *size))
+        parts = api.frPyObjects(polygons, *size)
+        packed = parts[0] if len(parts) == 1 else api.merge(parts)
         return cls(*size, packed["counts"])
 
     @classmethod
@@ -128,7 +134,9 @@ def _check_polygon(corners: npt.NDArray[np.float64], size: tuple[int, int], wher
         raise MaskError(f"{where}: a polygon needs three corners or more; draw it anew.")
     if not np.isfinite(corners).all():
         raise MaskError(f"{where}: a corner of the polygon is no number; draw it anew.")
-    outside = (corners < -_MARGIN) | (corners > np.array(size[::-1]) + _MARGIN)
+    sides = np.array(size[::-1])
+    margin = np.maximum(_MARGIN, _SHARE * sides)
+    outside = (corners < -margin) | (corners > sides + margin)
     if outside.any():
         x, y = corners[outside.any(axis=1)][0]
         raise MaskError(

@@ -11,57 +11,73 @@ out, since YOLO would take one for an object.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import yaml
 
 from piclip.errors import UsageError
-from piclip.formats.image_files import LabelFolder
+from piclip.formats.image_files import LabelFiles
 from piclip.formats.label_files import read_lines, read_text, readable, write_text
-from piclip.formats.labels import LabelledFile, Labels, Region
-from piclip.formats.polygons import corners_from, joined, outlines
+from piclip.formats.labels import LabelledFile, Labels, Region, check_class
+from piclip.formats.polygons import corners_from, joined, outlines, rectangle
+from piclip.formats.problems import Boxes, Problems, box_without_mask
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.documents import read_yaml
 
-_YAML, _CLASSES = "data.yaml", "classes.txt"
+_YAML, _YAMLS, _CLASSES = "data.yaml", ("data.yaml", "dataset.yaml"), "classes.txt"
+_OTHER_TEXTS = re.compile(r"(readme|license|notes|train|val|valid|test)\b.*", re.IGNORECASE)
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def recognise(source: Path) -> bool:
-    """Is this a data.yaml, or a folder with text labels?"""
+    """Is this a data.yaml, or a folder with one or with text labels?"""
     if source.is_file():
-        return source.name == _YAML
-    return any((source / part).exists() for part in (_YAML, _CLASSES)) or any(
-        (source / "labels").rglob("*.txt")
+        return source.name in _YAMLS
+    return any((source / part).exists() for part in (*_YAMLS, _CLASSES)) or any(
+        next(source.glob(pattern), None) for pattern in ("labels/**/*.txt", "*/labels/**/*.txt")
     )
 
 
 def read(
-    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
+    source: str | Path,
+    *,
+    images: str | Path | None = None,
+    class_names: Sequence[str] = (),
+    boxes: Boxes = "skip",
 ) -> Labels:
     """Read YOLO segmentation labels, as `read_labels` says.
 
-    The source is the folder of text files, or one with a subfolder ``labels``, or its data.yaml.
-    ``images`` is needed, and ``class_names`` in the order of their indices if neither data.yaml nor
-    classes.txt is in the folder or the two above it. An empty file is an image without label.
+    The source is the folder of text files, or one with folders ``labels`` in it, or its data.yaml.
+    ``images`` is needed, and ``class_names`` in the order of their indices if no data.yaml,
+    dataset.yaml or classes.txt is in the folder or the two above it. An empty file is an image
+    without label.
     """
-    folder = Path(source).parent if Path(source).name == _YAML else Path(source)
-    labels = LabelFolder(folder, images, "YOLO labels")
-    names = tuple(class_names) or _class_names(folder)
+    folder = Path(source).parent if Path(source).suffix == ".yaml" else Path(source)
     texts = folder / "labels" if (folder / "labels").is_dir() else folder
-    files = []
-    paths = (path for path in texts.rglob("*.txt") if path.name != _CLASSES)
-    for path, image, size in labels.files(paths, texts):
-        regions = [
-            _region(line.split(), names, size, f"{path}: line {number}")
-            for number, line in enumerate(read_text(path).splitlines(), start=1)
-            if line.strip()
-        ]
+    problems = Problems()
+    labels = LabelFiles(texts, _label_files(texts), images, "YOLO labels", problems)
+    values = _class_names(folder) or tuple(class_names)
+    if not values:
+        raise UsageError(
+            f"{folder}: what the class indices mean is not said; put one class name per line, that "
+            f"of index 0 first, into {folder / _CLASSES}."
+        )
+    names, files = tuple(class_names) or values, []
+    for path, image, size in labels.with_images(texts):
+        regions = []
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
+            if line.strip():
+                where = f"{path}: line {number}"
+                with problems.noted():
+                    region = _region(line.split(), values, size, where, boxes)
+                    check_class(region.class_name, names, where)
+                    regions.append(region)
         files.append(LabelledFile(image, *size, regions=tuple(regions)))
     if not files:
-        raise UsageError(f"{texts}: there are no labels (.txt) here; check the path.")
-    return Labels(names, tuple(files))
+        raise labels.nothing()
+    return Labels(names, tuple(files), skipped=problems.all())
 
 
 def write(labels: Labels, destination: str | Path, *, simplify: float = 0.0) -> list[Path]:
@@ -145,7 +161,7 @@ def to_text(file: LabelledFile, class_names: Sequence[str], simplify: float = 0.
 
 
 def _region(
-    words: list[str], class_names: Sequence[str], size: tuple[int, int], where: str
+    words: list[str], class_names: Sequence[str], size: tuple[int, int], where: str, boxes: Boxes
 ) -> Region:
     try:
         index, numbers = int(words[0]), [float(word) for word in words[1:]]
@@ -158,30 +174,41 @@ def _region(
             f"{where}: the class index {index} is unknown; there are {len(class_names)} classes, "
             f"the first has the index 0."
         )
-    if len(numbers) == 4:
-        raise UsageError(f"{where}: this is a box, not a polygon; export segmentation labels.")
     corners = corners_from(numbers, where) * [size[1], size[0]]
+    if len(corners) == 2:
+        if boxes == "skip":
+            raise box_without_mask(where)
+        centre, sides = corners
+        corners = rectangle(centre - sides / 2, centre + sides / 2)
     return Region(class_names[index], RunLengthMask.from_polygons([corners], size, where))
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
+    """The classes from index 0 on, from the nearest file that has them; none without one."""
     for place in (folder, *folder.absolute().parents[:2]):
-        if (place / _YAML).is_file():
-            return _names_in_yaml(place / _YAML)
+        for name in _YAMLS:
+            if (place / name).is_file():
+                return _names_in_yaml(place / name)
         if (place / _CLASSES).is_file():
             return tuple(read_lines(place / _CLASSES))
-    raise UsageError(
-        f"{folder}: what the class indices mean is not said; put one class name per line, that of "
-        f"index 0 first, into {folder / _CLASSES}."
-    )
+    return ()
+
+
+def _label_files(folder: Path) -> list[Path]:
+    """The text files that are labels: all but lists, and what a download says about itself."""
+    paths = [path for path in folder.rglob("*.txt") if path.name != _CLASSES]
+    named = [path for path in paths if "labels" in path.relative_to(folder).parts]
+    return named or [path for path in paths if not _OTHER_TEXTS.fullmatch(path.name)]
 
 
 def _names_in_yaml(path: Path) -> tuple[str, ...]:
     with readable(path):
         content = read_yaml(path)
     names = content.get("names") if isinstance(content, dict) else None
-    if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
-        names = [names[index] for index in range(len(names))]
+    if isinstance(names, dict):
+        by_index = {str(index): name for index, name in names.items()}
+        complete = by_index.keys() == {str(index) for index in range(len(names))}
+        names = [by_index[str(index)] for index in range(len(names))] if complete else None
     if not isinstance(names, list) or not names:
         raise UsageError(f"{path}: 'names' must list the classes in the order of their indices.")
     return tuple(str(name) for name in names)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
 from piclip.errors import ImageError
 
@@ -18,7 +20,23 @@ ImageSource: TypeAlias = str | Path | Image.Image | npt.NDArray[Any]
 
 # Not EPS, for which Pillow starts Ghostscript, nor JPEG 2000, whose decoder cannot be kept from
 # filling up truncated files, nor formats without a signature.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "HEIF")
+_UNREAD = {
+    b"ftypheic": "HEIC",
+    b"ftypheix": "HEIC",
+    b"ftyphevc": "HEIC",
+    b"ftypmif1": "HEIF",
+    b"ftypmsf1": "HEIF",
+    b"JXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"jP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"<svg": "SVG",
+}
+"""What is in the first bytes of pictures that are known but not read, or with an extra only."""
+
+_CMYK = 5
+"""Of TIFF's ways to tell colours."""
 
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -141,19 +159,25 @@ def _identify(stream: _WholeFile, name: str) -> ImageFile.ImageFile:
     ``Image.open`` is this loop plus a check against a pixel limit that belongs to the whole
     process; here the caller's own limit decides instead, before anything is decoded.
     """
-    prefix = stream.read(16)
+    start = stream.read(64)
+    prefix = start[:16]
     if not prefix:
         raise ImageError(f"{name}: the file is empty (0 bytes); replace it by an intact copy.")
     Image.init()
+    _register_heif()
     for kind in _FORMATS:
-        if kind not in Image.OPEN:
-            continue
+        if kind not in Image.OPEN or (kind == "AVIF" and b"avi" not in start):
+            continue  # Pillow takes every HEIF of the brand mif1 for AVIF
         factory, accept = Image.OPEN[kind]
         try:
             if not callable(accept) or accept(prefix) is not True:
                 continue
             stream.seek(0)
+            if kind == "TIFF":
+                _check_bands(stream, name)
             return factory(stream, "")
+        except ImageError:
+            raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ImageError(
                 f"{name}: the {kind} image has more pixels than Pillow opens in this format; "
@@ -164,9 +188,45 @@ def _identify(stream: _WholeFile, name: str) -> ImageFile.ImageFile:
                 f"{name}: the {kind} image is truncated or damaged ({reason(error)}); "
                 f"replace it by an intact copy."
             ) from error
+    for mark, kind in _UNREAD.items():
+        if prefix.startswith(mark) or prefix[4:].startswith(mark):
+            extra = ", or pip install 'piclip[heif]'" if kind.startswith("HEI") else ""
+            raise ImageError(
+                f"{name}: this is not an image that can be read here, but {kind}; convert it to "
+                f"PNG or JPEG{extra}."
+            )
     raise ImageError(
         f"{name}: this is not an image that can be read here; convert it to PNG or JPEG."
     )
+
+
+def _check_bands(stream: _WholeFile, name: str) -> None:
+    """Refuse a TIFF of which Pillow reads nothing, or some bands without saying which."""
+    header = stream.read(8)
+    if 43 in header[2:4]:  # BigTIFF
+        header += stream.read(8)
+    directory = TiffImagePlugin.ImageFileDirectory_v2(header)
+    stream.seek(directory.next)
+    directory.load(stream)
+    bands = directory.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+    stream.seek(0)
+    inks = directory.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _CMYK
+    alpha = directory.get(TiffImagePlugin.EXTRASAMPLES, (0,))[0] in {1, 2}
+    if bands > (5 if inks else 4) or (bands == 2 and not alpha):
+        raise ImageError(
+            f"{name}: the TIFF image has {bands} bands, and which of them are gray or red, green "
+            f"and blue is not known; save these as an image of their own."
+        )
+
+
+@cache
+def _register_heif() -> None:
+    """Let Pillow know HEIC and HEIF where the extra [heif] is installed."""
+    try:
+        heif = import_module("pillow_heif")
+    except ImportError:
+        return
+    heif.register_heif_opener()
 
 
 def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:

@@ -34,3 +34,11 @@ def library(module: str) -> Any:  # noqa: ANN401  (none of these libraries has t
     """Import a module of the extra [formats] by its dotted name (UsageError if it is missing)."""
     with needs_extra("formats", "Reading and writing labels"):
         return import_module(module)
+
+
+def arrow() -> Any:  # noqa: ANN401
+    """The library pyarrow of the extra [parquet] (UsageError if it is missing)."""
+    with needs_extra("parquet", "Reading and writing Parquet files"):
+        import pyarrow.dataset  # noqa: PLC0415
+        import pyarrow.parquet  # noqa: PLC0415
+    return pyarrow

@@ -6,6 +6,7 @@ animations (first frame). Everything else ends in one sentence that names the fi
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,13 @@ from piclip.io.decoding import (
 MAX_PIXELS = 50_000_000
 """Images with more pixels than this are refused before they are decoded."""
 
-_SUFFIXES = frozenset(
+SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"}
     | {".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".avif"}
 )
+"""Of the files that are taken for images in a folder."""
+UNREAD = frozenset({".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx", ".svg"})
+"""Of pictures that cannot be read here, or only with an extra."""
 _LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
 IGNORE = 255
 """Value of pixels in a class map that count neither for nor against a class."""
@@ -41,9 +45,10 @@ _SIDEWAYS = frozenset({5, 6, 7, 8})
 def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read an image as RGB, at the size and with the orientation that a viewer shows.
 
-    Transparency is laid over white; deep gray images are scaled to 8 bits, not clipped (16-bit
-    by their full range, 32-bit by the smallest of the ranges 1, 255 and 65535 that holds them,
-    otherwise from their least to their greatest value); of an animation the first frame counts.
+    Transparency is laid over white; deep gray images are scaled to 8 bits, not clipped (by the
+    smallest range that holds them: of integers that of 8, 10, 12, 14 or 16 bits, of floats 1, 255
+    or 65535; otherwise from their least to their greatest value); of an animation the first frame
+    counts.
 
     Args:
         source: A file, a Pillow image, or an array ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``
@@ -89,12 +94,16 @@ def read_mask(
 
     Without ``value`` the file is a binary mask, and what counts as object depends on its kind:
 
-    - partly transparent: every pixel that is not fully transparent;
+    - with fully transparent pixels: every other pixel; but where the visible ones are black and
+      one colour, as in a mask with a cut-out frame, those of that colour. Other transparency says
+      nothing;
     - palette: every pixel that is not black (where no pixel is black: not index 0); index 255
       is VOC's "ignore" and does not count if another index marks an object;
     - JPEG and WebP: values of at least 128, since compression smears small ones over the
       background;
-    - anything else, arrays included: every value but zero, or from ``least`` on.
+    - gray with the values 1 and 255 and no others but 0: 1, since 255 then is "ignore";
+    - anything else, arrays included: every value but zero, or from ``least`` on. Where no pixel
+      is zero but values differ, it is not clear what the background is: a MaskError.
 
     With ``value`` the file is a class map (one channel, or palette indices) and the pixels of
     that class are the object.
@@ -113,7 +122,8 @@ def read_mask(
 
     Raises:
         ImageError: The file cannot be read as an image.
-        MaskError: The mask has another size, no object pixel, or no class map to pick from.
+        MaskError: The mask has another size, no object pixel, or no class map to pick from, or
+            it is not clear what its background is.
         UsageError: ``value`` is no class index.
     """
     if value is not None and (value < 1 or value == IGNORE):
@@ -121,27 +131,43 @@ def read_mask(
             f"The class index of a mask must be 1 or more and not {IGNORE}, which marks pixels "
             f"to ignore; {value} was given."
         )
-    name = name_of(source)
+    name, lossy = name_of(source), False
     if isinstance(source, np.ndarray):
         values = _mask_array(source, max_pixels)
         mask = np.asarray(values != 0 if value is None else values == value)
     else:
         image = decode(source, max_pixels)
-        values = np.asarray(image)
+        values, lossy = np.asarray(image), image.format in _LOSSY_FORMATS
         mask = _object_pixels(image, least) if value is None else _class_pixels(image, value, name)
     if size is not None and mask.shape != tuple(size):
         raise MaskError(
             f"{name}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels (width x height) but "
             f"its image is {size[1]} x {size[0]}; give the mask the size of its image."
         )
+    if value is None and least == 1 and not lossy and mask.all():
+        found = np.unique(values)
+        if len(found) > 1:
+            raise MaskError(
+                f"{name}: no pixel of the mask is 0, the background (it holds the values "
+                f"{_listed(found)}); make the background 0, or say which class index to take."
+            )
     if not allow_empty and not mask.any():
         missing = "no object pixel" if value is None else f"no pixel of class index {value}"
-        found = ", ".join(str(v) for v in np.unique(values)[:12])
         raise MaskError(
-            f"{name}: the mask has {missing} (it holds the values {found}); mark the object with "
-            f"255 on a background of 0, or say which class index to take."
+            f"{name}: the mask has {missing} (it holds the values {_listed(values)}); mark the "
+            f"object with 255 on a background of 0, or say which class index to take."
         )
     return mask
+
+
+def _listed(values: npt.NDArray[Any]) -> str:
+    return ", ".join(str(v) for v in np.unique(values)[:12])
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's suffix is one of an image, read here or not."""
+    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a Path for each of a million
+    return suffix in SUFFIXES or suffix in UNREAD
 
 
 def list_images(source: str | Path) -> list[Path]:
@@ -149,7 +175,9 @@ def list_images(source: str | Path) -> list[Path]:
 
     Args:
         source: A folder or a file. Files of a folder are told by their suffix; hidden ones are
-            left out. A single file is taken as it is.
+            left out. A single file is taken as it is. Pictures that cannot be read here (HEIC
+            without the extra [heif], JPEG XL, JPEG 2000, SVG) are listed, too: whoever reads them
+            says why not.
 
     Returns:
         Paths sorted by name, at least one.
@@ -161,20 +189,20 @@ def list_images(source: str | Path) -> list[Path]:
     try:
         if path.is_file():
             return [path]
-        names = sorted(path.iterdir())
+        with os.scandir(path) as entries:
+            names = sorted(entry.name for entry in entries if _is_image(entry))
     except (OSError, ValueError) as error:
         raise ImageError(f"{path}: {reason(error)}; check the path.") from error
-    images = [
-        entry
-        for entry in names
-        if entry.suffix.lower() in _SUFFIXES and not entry.name.startswith(".") and entry.is_file()
-    ]
-    if not images:
+    if not names:
         raise ImageError(
             f"{path}: the folder has no images (subfolders are not searched); put files such as "
             f".jpg, .png, .webp or .tif there or give another folder."
         )
-    return images
+    return [path / name for name in names]
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return is_image_name(entry.name) and not entry.name.startswith(".") and entry.is_file()
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -191,8 +219,9 @@ def _gray_to_8_bits(values: npt.NDArray[Any]) -> Image.Image:
     """Scale deep gray values (H, W) to 8 bits by the range that they use."""
     gray = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(gray.min()), float(gray.max())
-    # Integers are 16 bits deep in practice (PNG, PGM, TIFF): a dark one must stay dark.
-    ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)
+    # Cameras and scanners put 10 to 14 bits into files of 16, which else would be nearly black.
+    depths = tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 16))
+    ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else depths
     fitting = [top for top in ranges if low >= 0 and high <= top]
     if fitting:
         low, high = 0.0, fitting[0]
@@ -241,13 +270,21 @@ def _object_pixels(image: Image.Image, least: int) -> npt.NDArray[np.bool_]:
     if image.mode.startswith(("I", "F")):
         return np.asarray(np.nan_to_num(np.asarray(image)) != 0)
     if image.has_transparency_data:
-        alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-        if alpha.min() < alpha.max():
-            return np.asarray(alpha > 0)
+        rgba = np.asarray(image.convert("RGBA"))
+        visible = rgba[:, :, 3] > 0
+        if visible.any() and not visible.all():
+            shown = np.where(visible, rgba[:, :, :3].max(axis=2), 0)
+            of_one_colour = len(np.unique(shown[visible])) == 2 and shown[visible].min() == 0
+            return shown > 0 if of_one_colour else visible
     if image.mode == "P":
         return _palette_object(image)
     colours = np.asarray(image.convert("RGB")).max(axis=2)
-    return np.asarray(colours >= (128 if image.format in _LOSSY_FORMATS else least))
+    if image.format in _LOSSY_FORMATS:
+        return np.asarray(colours >= 128)
+    present = set(np.flatnonzero(np.bincount(colours.ravel(), minlength=IGNORE + 1)).tolist())
+    if least == 1 and {1, IGNORE} <= present <= {0, 1, IGNORE}:
+        return np.asarray(colours == 1)
+    return np.asarray(colours >= least)
 
 
 def _palette_object(image: Image.Image) -> npt.NDArray[np.bool_]:

@@ -15,7 +15,7 @@ from PIL import Image
 from piclip.errors import PiclipError, UsageError
 from piclip.io.decoding import ImageSource
 
-_VALUES_AT_ONCE = 100_000_000  # scores of all images of a batch: 400 MB
+_PIXELS_AT_ONCE = 100_000_000  # of all images of a batch: 300 MB
 
 
 def sources(images: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource]:
@@ -73,16 +73,16 @@ def read_ahead(
         thread.shutdown(cancel_futures=True)
 
 
-def batches(images: Iterable[Read], batch_size: int, classes: int) -> Iterator[list[Read]]:
-    """Groups of ``batch_size`` and of no more pixels than memory has room for scores."""
+def batches(images: Iterable[Read], batch_size: int) -> Iterator[list[Read]]:
+    """Groups of ``batch_size``, and of no more pixels than memory has room for."""
     batch: list[Read] = []
-    values = 0
+    pixels = 0
     for source, image in images:
-        own = image.width * image.height * classes if isinstance(image, Image.Image) else 0
-        if batch and (len(batch) == batch_size or values + own > _VALUES_AT_ONCE):
+        own = image.width * image.height if isinstance(image, Image.Image) else 0
+        if batch and (len(batch) == batch_size or pixels + own > _PIXELS_AT_ONCE):
             yield batch
-            batch, values = [], 0
+            batch, pixels = [], 0
         batch.append((source, image))
-        values += own
+        pixels += own
     if batch:
         yield batch

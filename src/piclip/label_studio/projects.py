@@ -18,6 +18,7 @@ from typing import Any
 from piclip.annotation.fitted import choose_examples, learn
 from piclip.errors import ImageError, MaskError, PiclipError
 from piclip.formats.labels import LabelledFile, Labels
+from piclip.formats.problems import Problems
 from piclip.io.images import MAX_PIXELS, image_size, read_image
 from piclip.label_studio.predictions import empty_prediction, to_prediction
 from piclip.label_studio.task_images import TaskImages
@@ -253,11 +254,14 @@ class Project:
         files = []
         for index, task in enumerate(self._tools.source(self.number)):
             self._tools.leave_if_closing()
+            problems = Problems()
             try:
-                file = read_labels(task, self.config)
+                file = read_labels(task, self.config, problems)
             except PiclipError as error:
                 logger.warning("Not learned from: %s", error)
                 continue
+            for sentence in problems.sentences:
+                logger.warning("Not learned from: %s", sentence)
             if file is not None:
                 number = task["id"] if isinstance(task.get("id"), int) else index
                 source = hashlib.sha256(str(file.source).encode()).hexdigest()[:16]

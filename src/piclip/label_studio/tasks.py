@@ -11,6 +11,7 @@ from piclip.errors import PiclipError, UsageError
 from piclip.formats import labelstudio
 from piclip.formats.label_files import load_json
 from piclip.formats.labels import LabelledFile
+from piclip.formats.problems import Problems
 from piclip.io.extras import library
 from piclip.label_studio.bounded_client import bounded_client
 
@@ -203,26 +204,26 @@ def image_address(task: Task, config: LabellingConfig) -> str:
     return address
 
 
-def read_labels(task: Task, config: LabellingConfig) -> LabelledFile | None:
+def read_labels(task: Task, config: LabellingConfig, problems: Problems) -> LabelledFile | None:
     """The labelled regions of a task.
 
     Args:
         task: With its annotations.
         config: Regions of other images of the task and of unknown classes are left out.
+        problems: Takes the regions that cannot be used.
 
     Returns:
         The labels, with the image's address as ``source``; None without any region.
 
     Raises:
         UsageError: The task or its annotation is malformed.
-        MaskError: A region is empty or damaged.
     """
     annotations = task.get("annotations") or []
     if isinstance(annotations, list):
         annotations = [_only(config.image, annotation) for annotation in annotations]
     # The format's reader knows the image under one name; its address is used as it is.
     plain = {"data": {"image": "image"}, "annotations": annotations}
-    file = labelstudio.from_task(plain, f"task {task.get('id')}")
+    file = labelstudio.from_task(plain, f"task {task.get('id')}", problems=problems)
     if file is None:
         return None
     known = tuple(r for r in file.regions if config.control_for(r.class_name) is not None)

@@ -38,7 +38,7 @@ from piclip.training_free.naming import (
     text_maps,
 )
 from piclip.training_free.presence import class_presence, presence_level
-from piclip.training_free.upsampling import edge_aware_upsample
+from piclip.training_free.upsampling import EnlargedScores, edge_aware_upsample
 from piclip.training_free.vision import Seen, Vision
 
 _MARGIN = 0.25  # of the object's box on each side, when it is looked at closely
@@ -119,13 +119,10 @@ class ContrastEvidence:
         maps["fused"] = torch.sigmoid(log_odds)
         return Answer(log_odds, maps, class_presence(seen, memories, supports_say, asked))
 
-    def enlarge(self, values: Tensor, image: Image.Image) -> Tensor:
+    def enlarge(self, values: Tensor, image: Image.Image) -> EnlargedScores:
         """Along the image's edges, then bilinearly to its own size."""
-        size = (image.height, image.width)
-        fine = self.follow_edges(values, image)[None]
-        full: Tensor = F.interpolate(fine, size=size, mode="bilinear", align_corners=False)
-        scores: Tensor = full[0].sigmoid()
-        return scores
+        fine = self.follow_edges(values, image).cpu()
+        return EnlargedScores(fine, (image.height, image.width), log_odds=True)
 
     def follow_edges(self, values: Tensor, image: Image.Image) -> Tensor:
         """Values (C, h, w) at 8 pixels a patch, along the edges of the image; linear in them."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from piclip.training_free.upsampling import EnlargedScores
 from piclip.training_free.vision import Seen
 
 
@@ -141,6 +142,6 @@ class Evidence(Protocol):
         """
         ...
 
-    def enlarge(self, values: Tensor, image: Image.Image) -> Tensor:
-        """Scores in [0, 1] at the image's own size (C, H, W) of values (C, h, w)."""
+    def enlarge(self, values: Tensor, image: Image.Image) -> EnlargedScores:
+        """Scores at the image's own size of values (C, h, w)."""
         ...

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -23,6 +22,7 @@ from piclip.clip.preprocessing import (
 from piclip.priors import box_mask, mean_cosines, min_max, spread, transition_matrix
 from piclip.training_free.evidence import Answer, ClassMemory
 from piclip.training_free.naming import text_map
+from piclip.training_free.upsampling import EnlargedScores
 from piclip.training_free.vision import Seen
 
 
@@ -89,10 +89,9 @@ class PublishedEvidence:
         }
         return Answer(score, maps, None)
 
-    def enlarge(self, values: Tensor, image: Image.Image) -> Tensor:
+    def enlarge(self, values: Tensor, image: Image.Image) -> EnlargedScores:
         """Bilinearly, as published."""
-        size = (image.height, image.width)
-        return F.interpolate(values[None], size=size, mode="bilinear", align_corners=False)[0]
+        return EnlargedScores(values.cpu(), (image.height, image.width), log_odds=False)
 
     def _object(self, image: Image.Image, mask: NDArray[np.bool_]) -> Tensor:
         """Tokens (2, M, D) of the object in an image that is masked."""

@@ -217,9 +217,8 @@ class TrainingFreeScorer:
             if presence is not None and other.presence is not None:
                 presence = (presence + other.presence) / 2
         for index, image in enumerate(images):
-            scores = self.evidence.enlarge(values[index], image).clamp(0, 1)
             yield Scored(
-                _array(scores),
+                self.evidence.enlarge(values[index].float(), image),
                 _priors(answer, index),
                 None if presence is None else _array(presence[index]),
             )

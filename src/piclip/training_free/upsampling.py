@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from piclip.errors import UsageError
@@ -11,6 +15,37 @@ from piclip.errors import UsageError
 DILATIONS = (1, 2, 4, 8)
 ITERATIONS = 6
 COLOUR_SCALE = 0.07
+
+
+@dataclass(frozen=True, eq=False)
+class EnlargedScores:
+    """Scores at the size of an image, enlarged bilinearly class by class when they are asked for.
+
+    Attributes:
+        values: Scores or log-odds on a coarser grid, (C, h, w), on the CPU.
+        size: (height, width) of the image.
+        log_odds: Whether the values are log-odds.
+    """
+
+    values: Tensor
+    size: tuple[int, int]
+    log_odds: bool
+
+    def __post_init__(self) -> None:
+        if not self.values.isfinite().all():
+            raise UsageError("The model gave scores that are no numbers; take dtype='float32'.")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return len(self.values), *self.size
+
+    def __getitem__(self, index: int) -> NDArray[np.float32]:
+        """The scores of a class, (H, W) in [0, 1]."""
+        own = self.values[index][None, None]
+        full = F.interpolate(own, size=self.size, mode="bilinear", align_corners=False)[0, 0]
+        scores = full.sigmoid_() if self.log_odds else full.clamp_(0, 1)
+        return np.asarray(scores.numpy())
 
 
 def edge_aware_upsample(

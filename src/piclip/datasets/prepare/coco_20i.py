@@ -27,7 +27,12 @@ PUBLISHED_COUNTS: dict[Split, int] = {"train": 82081, "val": 40137}
 
 
 def prepare_coco(
-    out: Path, *, images: Path, annotations: Sequence[Path], progress: Progress | None = None
+    out: Path,
+    *,
+    images: Path,
+    annotations: Sequence[Path],
+    reading: Progress | None = None,
+    progress: Progress | None = None,
 ) -> Prepared:
     """Draw the objects of COCO's instance annotations into class masks, and write the lists.
 
@@ -39,6 +44,7 @@ def prepare_coco(
         out: The prepared folder; masks that are already there are kept.
         images: Folder with the photographs, or with ``train2014`` and ``val2014``.
         annotations: The instance annotations.
+        reading: Told how many bytes of an annotation file are read.
         progress: Told how many masks are done.
 
     Returns:
@@ -55,7 +61,7 @@ def prepare_coco(
     lists: dict[Split, dict[str, str]] = {}
     labelled: dict[str, CocoImage] = {}
     for file in annotations:
-        items = _read_annotations(file)
+        items = _read_annotations(file, reading)
         folder = _photographs_folder(images, file)
         twice = labelled.keys() & items.keys()
         if twice:
@@ -79,9 +85,9 @@ def prepare_coco(
     return carry_out(plan, out, progress)
 
 
-def _read_annotations(file: Path) -> dict[str, CocoImage]:
+def _read_annotations(file: Path, reading: Progress | None) -> dict[str, CocoImage]:
     """The images with objects by the stems of their names, the objects ordered by id."""
-    categories, images = read_coco(file)
+    categories, images = read_coco(file, reading)
     if tuple(categories) != CATEGORY_IDS:
         raise UsageError(
             f"{file} has {len(categories)} categories that are not COCO's 80; open it as a dataset "

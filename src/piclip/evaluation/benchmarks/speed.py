@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import tempfile
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -40,12 +41,14 @@ RATIOS = {
     "twenty_classes": ("20 classes / plain forward", 3.0, ""),
     "predict_one_class": ("predict, one class / plain forward", 1.35, ""),
     "predict_twenty_classes": ("predict, 20 classes / plain forward", 3.0, ""),
+    "predict_large": ("predict, 20 classes, 12 megapixels / plain forward", 4.0, ""),
     "bf16_over_fp32": ("bfloat16 / float32", 0.5, "no AMX"),
     "memory": ("peak memory / plain forward", 2.0, "not measurable here"),
 }
 """Fields of the report: what each is called, the most it may be, and why it may be missing."""
 
 _MANY = 20  # classes
+_SEGMENTED = 4  # images of one round
 _OBJECT_SHARE = 0.25  # of a support's patches; VOC objects of 2048 pixels and more cover about that
 
 _RESET = Path("/proc/self/clear_refs")  # of the kernel's high-water mark of resident memory
@@ -61,6 +64,8 @@ class Workload:
     depth: int = 12
     heads: int = 12
     embed_dim: int = 512
+    large: tuple[int, int] = (4000, 3000)
+    """(width, height) of the photograph that `predict_large` is measured on."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,9 @@ class SpeedReport:
         predict_one_class: `FewShotSegmenter.predict` end to end, an image in memory to its mask, of
             one class with one support.
         predict_twenty_classes: The same of twenty classes.
+        predict_large: The same of twenty classes in a photograph of 12 megapixels.
+        segment_per_second: Images of the model's input size a second, from JPEG files to masks of
+            one class in PNG files.
         bf16_over_fp32: Time of one class in bfloat16 over float32; None where the processor has no
             AMX, without which bfloat16 is emulated.
         memory: Peak memory above the loaded model, one class over plain; None where the system
@@ -82,7 +90,8 @@ class SpeedReport:
         plain_seconds: Median of the plain forward pass.
         stages: Median seconds of each stage of one class.
         stages_twenty: Median seconds of each stage of twenty classes.
-        memory_mib: Peak above the loaded model of "plain" and "priors" in MiB; empty if unknown.
+        memory_mib: Peak above the loaded model of "plain" and "priors", and of "predict_large"
+            above the fitted segmenter, in MiB; empty if unknown.
         threads: Threads of torch.
         rounds: Rounds whose medians these are.
         workload: Sizes of model and image.
@@ -93,6 +102,8 @@ class SpeedReport:
     twenty_classes: float
     predict_one_class: float
     predict_twenty_classes: float
+    predict_large: float
+    segment_per_second: float
     bf16_over_fp32: float | None
     memory: float | None
     plain_seconds: float
@@ -114,6 +125,17 @@ class SpeedReport:
             value = getattr(self, field)
             table.append((name, missing if value is None else f"{value:.3f}", f"<= {most:.2f}"))
         return table
+
+    def amounts(self) -> list[tuple[str, str]]:
+        """What is no ratio, for people: (what, amount)."""
+        large = self.memory_mib.get("predict_large")
+        return [
+            ("images segmented a second, one class", f"{self.segment_per_second:.2f}"),
+            (
+                "peak memory of predict, 20 classes, 12 megapixels, above the segmenter",
+                "not measurable here" if large is None else f"{large:.0f} MiB",
+            ),
+        ]
 
     def breakdown(self) -> list[tuple[str, str, str]]:
         """Where the time goes: (stage, one class, 20 classes), each over the plain forward."""
@@ -188,6 +210,8 @@ def run_speed_benchmark(
         twenty_classes=twenty / plain,
         predict_one_class=totals["predict_one"] / plain,
         predict_twenty_classes=totals["predict_twenty"] / plain,
+        predict_large=totals["predict_large"] / plain,
+        segment_per_second=_SEGMENTED / totals["segment"],
         bf16_over_fp32=totals["bfloat16"] / one if "bfloat16" in totals else None,
         memory=memory["priors"] / memory["plain"] if memory else None,
         plain_seconds=plain,
@@ -210,13 +234,19 @@ def _time_rounds(
     half_one = random_classes(workload, 1, torch.bfloat16)
     segmenters = [random_segmenter(encoder, workload, count) for count in (1, _MANY)]
     image = random_image(workload, 0)
+    predictions: dict[str, Callable[[], object]] = {
+        "predict_one": partial(segmenters[0].predict, image),
+        "predict_twenty": partial(segmenters[1].predict, image),
+        "predict_large": partial(segmenters[1].predict, image.resize(workload.large)),
+        "segment": partial(segment_files, segmenters[0], workload),
+    }
     times = defaultdict[str, list[dict[str, float]]](list)
     for number in range(rounds + 1):
         times["plain"].append(_seconds("plain", partial(plain_forward, encoder, pixels)))
         times["one"].append(query_priors(encoder, pixels, one))
         times["twenty"].append(query_priors(encoder, pixels, twenty))
-        for name, segmenter in zip(("predict_one", "predict_twenty"), segmenters, strict=True):
-            times[name].append(_seconds(name, partial(segmenter.predict, image)))
+        for name, predict in predictions.items():
+            times[name].append(_seconds(name, predict))
         if half is not None:
             times["bfloat16"].append(query_priors(half, pixels, half_one))
         if number > 0 and on_round is not None:
@@ -314,6 +344,16 @@ def random_segmenter(encoder: Encoder, workload: Workload, classes: int) -> FewS
     return FewShotSegmenter(encoder).fit(supports)
 
 
+def segment_files(segmenter: FewShotSegmenter, workload: Workload) -> None:
+    """Writes a few random images as JPEG, segments them and writes their masks."""
+    with tempfile.TemporaryDirectory() as name:
+        files = [Path(name, f"{number}.jpg") for number in range(_SEGMENTED)]
+        for number, file in enumerate(files):
+            random_image(workload, number).save(file)
+        for result in segmenter.stream(files):
+            result.save(Path(name, "masks"))
+
+
 @torch.inference_mode()
 def plain_forward(encoder: Encoder, pixels: Tensor) -> Tensor:
     """Transformers' own pass over the image, with scaled-dot-product attention."""
@@ -349,20 +389,22 @@ def query_priors(encoder: Encoder, pixels: Tensor, classes: CachedClasses) -> di
     return dict(zip(stages, (end - start for start, end in pairwise(marks)), strict=True))
 
 
-def peak_memory(workload: Workload, threads: int) -> dict[str, float]:
-    """Peaks of a plain pass and of the priors of one class above the loaded model, in MiB.
+def peak_memory(
+    workload: Workload, threads: int, tasks: Sequence[str] = ("plain", "priors", "predict_large")
+) -> dict[str, float]:
+    """Peaks above what is loaded, in MiB: a plain pass, one class's priors, a large photograph.
 
     Each is measured in a fresh process. Resident memory counts everything, the buffers of the
     matrix library included, which a tensor profiler does not see.
 
     Returns:
-        Those of "plain" and "priors"; empty where the system does not tell (other than Linux).
+        Those of the tasks; empty where the system does not tell (other than Linux).
 
     Raises:
         PiclipError: A measuring process failed.
     """
     peaks: dict[str, float] = {}
-    for task in ("plain", "priors") if _RESET.exists() else ():
+    for task in tasks if _RESET.exists() else ():
         with worker_pool(1, threads) as pool:
             try:
                 peaks[task] = pool.submit(_measure, task, workload).result()
@@ -377,9 +419,7 @@ def peak_memory(workload: Workload, threads: int) -> dict[str, float]:
 
 def _measure(task: str, workload: Workload) -> float:
     """MiB by which the peak rises in one pass, after a small image has warmed the libraries up."""
-    encoder = random_encoder(workload)
-    for size in (replace(workload, image_size=2 * workload.patch_size), workload):
-        pixels, classes = random_query(size), random_classes(size, 1, encoder.dtype)
+    for run in _passes(task, workload):
         gc.collect()
         # Gives freed heap back, so that the run cannot reuse it unseen.
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -387,11 +427,25 @@ def _measure(task: str, workload: Workload) -> float:
             trim(0)
         _RESET.write_text("5")  # see proc(5)
         before = _status("VmRSS")
-        if task == "plain":
-            plain_forward(encoder, pixels)
-        else:
-            query_priors(encoder, pixels, classes)
+        run()
     return _status("VmHWM") - before
+
+
+def _passes(task: str, workload: Workload) -> Iterator[Callable[[], object]]:
+    """The pass over a small image and the one that is measured."""
+    encoder = random_encoder(workload)
+    if task == "predict_large":
+        segmenter = random_segmenter(encoder, workload, _MANY)
+        for shape in ((32, 32), workload.large):
+            yield partial(segmenter.predict, random_image(workload, 0).resize(shape))
+        return
+    for size in (replace(workload, image_size=2 * workload.patch_size), workload):
+        pixels = random_query(size)
+        if task == "plain":
+            yield partial(plain_forward, encoder, pixels)
+        else:
+            classes = random_classes(size, 1, encoder.dtype)
+            yield partial(query_priors, encoder, pixels, classes)
 
 
 def _status(field: str) -> float:

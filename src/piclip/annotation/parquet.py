@@ -1,0 +1,148 @@
+"""Proposals as rows of a Parquet file, for single runs and for shards alike.
+
+Columns: ``path``; ``height``, ``width`` in pixels; ``regions``, a list of ``class``, ``score`` and
+``counts`` (COCO's compressed run lengths: ``{"size": [height, width], "counts": counts}`` is what
+pycocotools decodes); ``presence`` by class, null where that is not known; ``certainty``, see
+`piclip.annotation.sinks.certainty_of`, null for labels that were given; and ``reason``, one
+sentence where nothing could be found out, else null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+from piclip.annotation.journal import Entry
+from piclip.annotation.queries import Failure
+from piclip.annotation.sinks import Proposal
+from piclip.errors import UsageError
+from piclip.formats.labels import LabelledFile, Region
+from piclip.formats.run_length import RunLengthMask
+from piclip.io.extras import arrow
+
+Row: TypeAlias = dict[str, Any]
+
+_ROWS = 1000
+"""Of a row group, which is in memory at once."""
+
+
+def row_of(file: LabelledFile, certainty: float | None = None) -> Row:
+    """An image with its regions as a row."""
+    regions = [
+        {"class": r.class_name, "score": r.score, "counts": r.mask.counts.decode()}
+        for r in file.regions
+    ]
+    presence = None if file.presence is None else list(file.presence.items())
+    return {
+        "path": _text(file.path),
+        "height": file.height,
+        "width": file.width,
+        "regions": regions,
+        "presence": presence,
+        "certainty": certainty,
+    }
+
+
+def failure_row(failure: Failure) -> Row:
+    """An image for which nothing could be found out as a row."""
+    return {"path": _text(failure.path), "reason": _text(failure.reason)}
+
+
+def entry_row(entry: Entry) -> Row:
+    """What `piclip.annotation.sinks.Regions` noted, or why there is nothing, as a row."""
+    if entry.reason is not None:
+        return failure_row(Failure(entry.path, entry.reason))
+    proposal = Proposal.of(entry)
+    return row_of(proposal.file, proposal.certainty)
+
+
+def proposal_of(row: Mapping[str, Any]) -> Proposal:
+    """What `row_of` was given."""
+    height, width = row["height"], row["width"]
+    regions = [
+        Region(r["class"], RunLengthMask(height, width, r["counts"].encode()), score=r["score"])
+        for r in row["regions"]
+    ]
+    presence = None if row["presence"] is None else dict(row["presence"])
+    file = LabelledFile(row["path"], height, width, tuple(regions), presence=presence)
+    return Proposal(file, row["certainty"])
+
+
+def write_rows(rows: Iterable[Row], path: Path) -> None:
+    """Write a Parquet file, with few rows in memory (OSError if that fails)."""
+    pa = arrow()
+    schema = _schema(pa)
+    rows = iter(rows)
+    with pa.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        while group := list(islice(rows, _ROWS)):
+            writer.write_table(pa.Table.from_pylist(group, schema))
+
+
+def read_rows(
+    source: str | Path | IO[bytes], columns: Sequence[str] | None = None
+) -> Iterator[Row]:
+    """The rows of a file that `write_rows` wrote, with few of them in memory.
+
+    Raises:
+        UsageError: It is no such file, or is damaged.
+    """
+    pa = arrow()
+    try:
+        with pa.parquet.ParquetFile(source) as file:
+            if not file.schema_arrow.equals(_schema(pa)):
+                raise UsageError(f"{_name(source)}: this is no Parquet file of proposals.")
+            for batch in file.iter_batches(_ROWS, columns=columns):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())
+        raise UsageError(
+            f"{_name(source)}: this Parquet file cannot be read ({said}); remove it and run the "
+            f"same command again."
+        ) from error
+
+
+def counts_of(source: str | Path | IO[bytes]) -> tuple[int, int]:
+    """How many rows a file of `write_rows` has, and how many of them failed, from its end alone.
+
+    Raises:
+        UsageError: It is no such file, or is damaged.
+    """
+    pa = arrow()
+    try:
+        metadata = pa.parquet.read_metadata(source)
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        reasons = metadata.num_columns - 1  # the last column
+        nulls = sum(group.column(reasons).statistics.null_count for group in groups)
+    except (pa.ArrowException, OSError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{_name(source)}: this Parquet file is damaged; remove it and run the same command "
+            f"again."
+        ) from error
+    return metadata.num_rows, metadata.num_rows - nulls
+
+
+def _schema(pa: Any) -> Any:  # noqa: ANN401
+    number, text = pa.float64(), pa.string()
+    region = pa.struct([("class", text), ("score", number), ("counts", text)])
+    return pa.schema(
+        [
+            pa.field("path", text, nullable=False),
+            ("height", pa.int32()),
+            ("width", pa.int32()),
+            ("regions", pa.list_(region)),
+            ("presence", pa.map_(text, number)),
+            ("certainty", number),
+            ("reason", text),
+        ]
+    )
+
+
+def _name(source: object) -> str:
+    return str(getattr(source, "path", source))
+
+
+def _text(said: str) -> str:
+    """A text without lone surrogates, which file names that are no valid UTF-8 hold."""
+    return said.encode("utf-8", "backslashreplace").decode("utf-8")

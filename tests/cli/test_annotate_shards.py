@@ -1,0 +1,186 @@
+"""``piclip annotate`` with URLs, lists, ``--engine`` and Parquet."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from piclip.annotation.parquet import proposal_of, read_rows
+from piclip.formats import Labels, read_labels, write_labels
+
+
+@pytest.fixture
+def command(piclip, model):
+    def run(images, labels, output, *more):
+        return piclip(
+            *("annotate", "--images", images, "--labels", labels, "--output", output),
+            *("--model", model, "--device", "cpu", "--dtype", "float32", *more),
+        )
+
+    return run
+
+
+def regions(files):
+    return {file.path: file.regions for file in files}
+
+
+def test_parquet_of_a_single_run_has_what_coco_has_and_the_failures(annotate, album):
+    assert annotate("--min-score", 0.5).code == 0
+    (album.photos / "photo3.png").write_bytes(b"no image")
+    ran = annotate("--output-format", "parquet", "--min-score", 0.5, output="out.parquet")
+    assert ran.code == 1
+    rows = list(read_rows(album.folder / "out.parquet"))
+    (failed,) = [row for row in rows if row["reason"]]
+    assert (failed["path"], "no image" in failed["reason"]) == ("photo3.png", False)
+    assert "photo3.png: this is not an image" in failed["reason"]
+    found = [proposal_of(row) for row in rows if not row["reason"]]
+    expected = regions(album.labels("out.json").images)
+    assert sum(map(len, expected.values())) > 0
+    assert regions(p.file for p in found) == {
+        path: kept for path, kept in expected.items() if path != "photo3.png"
+    }
+    assert all(0 <= proposal.certainty <= 1 for proposal in found)
+    ran = annotate("--output-format", "parquet", output=".")
+    assert (ran.code, "labels.parquet" in ran.sentence) == (2, True)
+
+
+@pytest.mark.parametrize("format", ["coco", "masks", "parquet"])
+def test_shards_in_this_process_end_as_a_single_run(annotate, album, format):
+    target = "out" if format in ("masks", "parquet") else "out.json"
+    all_kept = ("--min-area", 0) if format == "parquet" else ()  # as the shards keep all
+    assert annotate("--batch-size", 1, *all_kept).code == 0
+    expected = {path: file.regions for path, file in album.by_path("out.json").items()}
+    ran = annotate(
+        *("--engine", "local", "--output-format", format, "--batch-size", 1, "--json"),
+        output=f"sharded-{target}",
+    )
+    assert (ran.code, json.loads(ran.out)["annotated"]) == (0, 4)
+    assert "4 of 4 images annotated" in ran.err
+    place = album.folder / f"sharded-{target}"
+    if format == "parquet":
+        rows = [row for file in (place / "shards").iterdir() for row in read_rows(file)]
+        assert regions(proposal_of(row).file for row in rows) == expected
+        assert json.loads(ran.out)["shards"] == f"{place}/shards"
+    elif format == "coco":
+        assert regions(read_labels(place).images) == expected
+        assert album.json("sharded-out.json")["categories"] == album.json()["categories"]
+    else:
+        for path, kept in expected.items():
+            for name in {region.class_name for region in kept}:
+                assert (place / name / path).is_file()
+        assert Path(f"{place}.shards", "job.json").is_file()
+
+
+def test_everything_in_a_bucket(annotate, command, album, memory):
+    assert annotate("--batch-size", 1).code == 0
+    for file in album.folder.rglob("*.*"):
+        if file.is_file():
+            memory.pipe(f"/bucket/{file.relative_to(album.folder)}", file.read_bytes())
+    memory.pipe("/bucket/photos/broken.png", b"no image")
+    ran = command(
+        "memory://bucket/photos", "memory://bucket/labels.json", "memory://found/out.json",
+        "--json", "--batch-size", 1,
+    )  # fmt: skip
+    assert ran.code == 1, ran.err
+    said = json.loads(ran.out)
+    assert (said["annotated"], said["failures"]) == (4, 1)
+    assert said["failed"][0]["image"] == "broken.png"
+    (album.folder / "copy.json").write_bytes(memory.cat_file("/found/out.json"))
+    assert regions(album.labels("copy.json").images) == regions(album.labels("out.json").images)
+    again = command(
+        "memory://bucket/photos", "memory://bucket/labels.json", "memory://found/out.json",
+        "--json", "--output-format", "masks",
+    )  # fmt: skip
+    assert (again.code, "is a file" in again.sentence) == (2, True)
+
+
+def test_labels_in_folders_of_a_bucket_find_their_images(annotate, command, album, memory):
+    labels = album.labels()
+    write_labels(Labels(labels.class_names, labels.labelled), album.folder / "m", format="masks")
+    for file in [*album.photos.iterdir(), *(album.folder / "m").rglob("*.png")]:
+        memory.pipe(f"/bucket/{file.relative_to(album.folder)}", file.read_bytes())
+    options = ("--name", "sky", "--name", "cat", "--output-format", "coco", "--batch-size", 1)
+    assert annotate(*options, "--format", "masks", labels="m").code == 0
+    ran = command("memory://bucket/photos", "memory://bucket/m", album.folder / "b.json", *options)
+    assert ran.code == 0, ran.err
+    assert regions(album.labels("b.json").images) == regions(album.labels("out.json").images)
+
+
+def test_a_list_and_label_files_that_stay_below_their_folder(command, album):
+    listed = album.folder / "list.txt"
+    listed.write_text(f"photos/photo2.png\n{album.photos}/photo3.png\nphotos/../photos/photo4.png")
+    before = {file: file.read_bytes() for file in album.photos.iterdir()}
+    labels = album.labels()
+    files = tuple(f"photos/{file.path}" for file in labels.labelled)
+    shown = [type(f)(p, *f.size, f.regions) for f, p in zip(labels.labelled, files, strict=True)]
+    write_labels(Labels(labels.class_names, tuple(shown)), album.folder / "l.json", format="coco")
+    out = album.folder / "out"
+    ran = command(listed, album.folder / "l.json", out, "--output-format", "masks")
+    assert ran.code == 0, ran.err
+    assert before == {file: file.read_bytes() for file in album.photos.iterdir()}
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
+    below = f"{album.photos}".lstrip("/")
+    allowed = {"photos/photo2.png", f"{below}/photo3.png", "photos/photos/photo4.png"}
+    assert written
+    assert written <= {f"{name}/{path}" for name in ("sky", "cat") for path in allowed}
+
+
+def test_what_others_have_made_is_not_written_over(annotate, album):
+    labels = (album.folder / "labels.json").read_bytes()
+    ran = annotate("--engine", "local", output="labels.json")
+    assert (ran.code, "must be different" in ran.sentence) == (2, True)
+    (album.folder / "theirs").mkdir()
+    (album.folder / "theirs" / "photo2.png").write_bytes(b"theirs")
+    ran = annotate("--engine", "local", "--output-format", "masks", output="theirs")
+    assert (ran.code, "no run of piclip annotate has made it" in ran.sentence) == (2, True)
+    assert (album.folder / "theirs" / "photo2.png").read_bytes() == b"theirs"
+    assert (album.folder / "labels.json").read_bytes() == labels
+    for _ in range(2):
+        assert annotate("--engine", "local").code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--engine", "local", "--review", "r.csv"), "--review is for a folder on this computer"),
+        (("--engine", "local", "--holdout", "--workers", 2), "--holdout, --workers is for"),
+        (("--engine", "slurm"), "choose local or ray"),
+        (("--actors", 2), "are for work in shards"),
+        (("--engine", "local", "--actors", 2), "for the engine ray"),
+        (("--engine", "local", "--output-format", "tiff"), "There is no label format 'tiff'"),
+        (
+            ("--engine", "local", "--output-format", "parquet", "--min-score", 0.5),
+            "leave --min-score out",
+        ),
+    ],
+)
+def test_what_shards_cannot_do_is_refused(annotate, album, options, sentence):
+    ran = annotate(*options)
+    assert (ran.code, sentence in ran.sentence) == (2, True), ran.sentence
+    assert not (album.folder / "out.json").exists()
+
+
+def test_ctrl_c_says_how_far_it_is(annotate, album, monkeypatch):
+    from piclip.distributed.worker import Worker
+
+    work, worked = Worker.work, []
+
+    def interrupted(self, number, paths):
+        if worked:
+            raise KeyboardInterrupt
+        worked.append(number)
+        return work(self, number, paths)
+
+    listed = album.photos / "list.txt"
+    listed.write_text("\n".join(f"photo{number}.png" for number in range(2, 6)))
+    monkeypatch.setattr("piclip.distributed.shards._IMAGES_EACH", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "work", interrupted)
+        ran = annotate("--engine", "local")
+    assert (ran.code, "images done; run the same command again" in ran.sentence) == (1, True)
+    ran = annotate("--engine", "local", "--json")
+    assert (ran.code, json.loads(ran.out)["annotated"]) == (0, 4)
+    assert 0 < json.loads(ran.out)["earlier"] < 4
+    shards = album.folder / "out.json.shards" / "shards"
+    assert sum(pq.read_metadata(path).num_rows for path in shards.iterdir()) == 4

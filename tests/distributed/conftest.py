@@ -1,0 +1,49 @@
+"""A fitted segmenter, and a folder of scenes with one file that is no image."""
+
+import pytest
+from PIL import Image
+
+from piclip import FewShotSegmenter, Support
+from piclip.datasets.scenes import make_scene
+from piclip.training_free.scorer import TrainingFreeScorer
+
+
+@pytest.fixture
+def segmenter(model, one_thread):
+    shown = make_scene(41, 0, include="cat")
+    segmenter = FewShotSegmenter.from_pretrained(model, device="cpu", dtype="float32")
+    return segmenter.fit(Support(shown.image, shown.mask("cat")), name="cat")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for number in range(12):
+        below = folder / "more" if number % 4 == 3 else folder
+        Image.fromarray(make_scene(42, number).image).save(below / f"photo{number:02}.png")
+    (folder / "broken.jpg").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("no image either")
+    return folder
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """How many images were scored together."""
+    counts = []
+    score = TrainingFreeScorer.score
+
+    def counting(self, images, **options):
+        counts.append(len(images))
+        return score(self, images, **options)
+
+    monkeypatch.setattr(TrainingFreeScorer, "score", counting)
+    return counts
+
+
+@pytest.fixture
+def bucket(photos, memory):
+    """The scenes in a storage that is no disk."""
+    for file in photos.rglob("*.*"):
+        memory.pipe(f"/bucket/{file.relative_to(photos)}", file.read_bytes())
+    return "memory://bucket"
