@@ -252,6 +252,28 @@ class Segmentation:
         found = class_map_at(self.score_maps, threshold, self.presence, min_presence)
         return replace(self, class_map=found)
 
+    def cleaned(
+        self, *, min_area: float | str = 0, largest: bool = False, fill_holes: bool = False
+    ) -> Segmentation:
+        """Leave out what nobody would have drawn; a part is pixels that touch at sides or corners.
+
+        Args:
+            min_area: Parts with fewer pixels are left out; a number, or a text such as "0.1%" of
+                the image's pixels.
+            largest: Only the largest part of each class is kept.
+            fill_holes: First of all, holes in which no other class was found are filled.
+
+        Returns:
+            A new segmentation with the same scores and another class map.
+
+        Raises:
+            UsageError: The area is neither.
+        """
+        from piclip.formats.cleaning import Cleaning  # noqa: PLC0415  (as the other formats)
+
+        cleaning = Cleaning(min_area, largest, fill_holes)
+        return replace(self, class_map=cleaning.class_map(self.class_map, len(self.class_names)))
+
     def overlay(self, alpha: float = 0.5) -> Image.Image:
         """Draw the classes over the image.
 
@@ -365,7 +387,7 @@ class Segmentation:
         Args:
             instances: One detection per connected part, or else per class.
         """
-        from piclip.formats.predicted import to_detections  # noqa: PLC0415  (needs an extra)
+        from piclip.formats.detections import to_detections  # noqa: PLC0415  (needs an extra)
 
         return to_detections(self, instances=instances)
 

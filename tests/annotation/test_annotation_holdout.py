@@ -9,6 +9,7 @@ from piclip import FewShotSegmenter, Support
 from piclip.annotation.fitted import choose_examples, learn
 from piclip.annotation.holdout import held_out_images, hold_out
 from piclip.formats import LabelledFile, Labels, Region, RunLengthMask, from_segmentation
+from piclip.formats.cleaning import Cleaning
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def learned(segmenter, scenes):
     return segmenter
 
 
-def by_hand(segmenter, scenes, min_score=0.0):
+def by_hand(segmenter, scenes, min_score=0.0, min_area=1):
     """Intersections and unions of cat, image by image; star is known where it is not held out."""
     counts = {}
     labelled = scenes.labels.labelled
@@ -31,7 +32,7 @@ def by_hand(segmenter, scenes, min_score=0.0):
                 )
         (found,) = trial.predict([scenes.root / out.path])
         proposed = np.zeros(out.size, dtype=np.bool_)
-        for region in from_segmentation(found).regions:
+        for region in from_segmentation(found, min_area=min_area).regions:
             if region.class_name == "cat" and region.score >= min_score:
                 proposed |= region.mask.to_array()
         known = np.ones(out.size, bool) if out.ignore is None else ~out.ignore.to_array()
@@ -40,8 +41,8 @@ def by_hand(segmenter, scenes, min_score=0.0):
     return counts
 
 
-@pytest.mark.parametrize("min_score", [0.0, 0.6])
-def test_leave_one_out_is_fitting_without_the_image(learned, scenes, min_score):
+@pytest.mark.parametrize(("min_score", "min_area"), [(0.0, 0), (0.6, 0), (0.0, "2%")])
+def test_leave_one_out_is_fitting_without_the_image(learned, scenes, min_score, min_area):
     before = dict(learned._memories)
     measured = []
     star, cat = hold_out(
@@ -49,9 +50,10 @@ def test_leave_one_out_is_fitting_without_the_image(learned, scenes, min_score):
         choose_examples(scenes.labels),
         scenes.root,
         min_score=min_score,
+        cleaning=Cleaning(min_area),
         on_progress=measured.append,
     )
-    counts = by_hand(learned, scenes, min_score)
+    counts = by_hand(learned, scenes, min_score, min_area)
     assert (cat.class_name, cat.labelled) == ("cat", 3)
     assert cat.ious == pytest.approx({path: a / b for path, (a, b) in counts.items()})
     assert cat.iou == pytest.approx(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def by_hand(album, model):
 
 
 def test_unlabelled_images_get_what_the_library_predicts(annotate, album, by_hand):
-    ran = annotate("--json")
+    ran = annotate("--json", "--min-area", 0)
     assert ran.code == 0
     assert album.json()["categories"] == album.json("labels.json")["categories"]
     assert [(i["id"], i["file_name"]) for i in album.json()["images"]] == [
@@ -100,6 +101,59 @@ def test_every_format_in_and_out(annotate, album, format, target):
         assert [task["id"] for task in tasks] == [102, 103, 104, 105]
         found = [len(task["predictions"][0]["result"]) for task in tasks if "predictions" in task]
         assert found == [len(file.regions) for file in regions]
+
+
+def test_images_listed_without_a_label_may_be_negatives(annotate, album, model):
+    labels = album.labels()
+    gone = replace(labels.images[2], path="gone.png", id=999)
+    listed = replace(labels, images=(*labels.images[:4], gone))
+    write_labels(listed, album.folder / "some.json", format="coco")
+    options = ("--min-area", 0, "--empty-as-negatives")
+    ran = annotate(*options, "--json", labels="some.json")
+    assert ran.code == 1
+    summary = json.loads(ran.out)
+    assert ([f["image"] for f in summary["failed"]], summary["annotated"]) == (["gone.png"], 2)
+    segmenter = FewShotSegmenter.from_pretrained(model, device="cpu", dtype="float32")
+    photos = [album.photos / f"photo{number}.png" for number in range(6)]
+    segmenter.fit(labels.supports(album.photos), negatives=photos[2:4])
+    found = album.by_path()
+    for result in segmenter.predict(photos[4:]):
+        file = found[f"{result.name}.png"]
+        for name in result.class_names:
+            np.testing.assert_array_equal(file.mask_of(name), result.mask_of(name))
+    write_labels(listed, album.folder / "tasks.json", format="labelstudio")
+    ran = annotate(*options, labels="tasks.json", output="other.json")
+    assert (ran.code, "submitted empty" in ran.sentence) == (2, True)
+
+
+def test_labelme_files_lie_beside_the_images_where_their_folder_is_the_output(annotate, album):
+    labels = album.labels()
+    write_labels(Labels(labels.class_names, labels.images[:3]), album.photos, format="labelme")
+    unlabelled = album.photos / "photo2.json"
+    unlabelled.write_text(json.dumps(album.json("photos/photo2.json") | {"flags": {"night": True}}))
+    given = (album.photos / "photo0.json").read_bytes()
+    options = {"labels": "photos", "output": "photos"}
+    ran = annotate("--with-labels", **options)
+    assert (ran.code, "holds the labels already" in ran.sentence) == (2, True)
+    assert annotate(**options).code == 0
+    assert album.json("photos/photo2.json")["flags"] == {"night": True}
+    assert sorted(path.stem for path in album.photos.glob("*.json")) == [
+        f"photo{number}" for number in range(6)
+    ]
+    assert (album.photos / "photo0.json").read_bytes() == given
+    [shape, *_] = album.json("photos/photo3.json")["shapes"]
+    assert shape["description"].startswith("presence ")
+
+
+def test_labelme_files_of_somebody_else_are_not_written_over(annotate, album):
+    theirs = album.photos / "photo4.json"
+    theirs.write_text("{}")
+    options = ("--output-format", "labelme")
+    ran = annotate(*options, output="photos")
+    assert (ran.code, "no run of piclip annotate has made it" in ran.sentence) == (2, True)
+    assert theirs.read_text() == "{}"
+    theirs.unlink()
+    assert annotate(*options, output="photos").code == 0
 
 
 def test_labels_of_another_format_teach_the_same(annotate, album):

@@ -7,6 +7,7 @@ from PIL import Image
 
 from piclip.datasets.scenes import make_scene
 from piclip.formats import Labels, write_labels
+from piclip.formats.cleaning import Cleaning
 from piclip.training_free.scorer import TrainingFreeScorer
 
 
@@ -62,6 +63,37 @@ def test_other_settings_are_not_mixed_into_old_results(annotate, album, change):
     assert "--overwrite" in ran.sentence
     assert (album.folder / "out.json").read_bytes() == before
     assert annotate(*options, "--overwrite").code == 0
+
+
+def test_what_is_cleaned_away_may_change_without_computing_again(annotate, album, predicted):
+    annotate("--min-area", 0)
+    files = album.by_path()
+    areas = sorted(region.mask.area for file in files.values() for region in file.regions)
+    least = areas[len(areas) // 2] + 1
+    predicted.clear()
+    assert annotate("--min-area", least).code == 0
+    for path, file in album.by_path().items():
+        assert file.regions == tuple(r for r in files[path].regions if r.mask.area >= least)
+    options = ("--min-area", "0.1%", "--largest", "--fill-holes")
+    assert annotate(*options).code == 0
+    assert predicted == []
+    cleaning = Cleaning("0.1%", largest=True, fill_holes=True)
+    for path, file in album.by_path().items():
+        assert file.regions == cleaning.regions(files[path]).regions
+
+
+def test_outlines_may_be_simplified_without_computing_again(annotate, album, predicted):
+    def size():
+        return sum(file.stat().st_size for file in (album.folder / "yolo" / "labels").iterdir())
+
+    annotate("--output-format", "yolo", output="yolo")
+    before = size()
+    predicted.clear()
+    annotate("--output-format", "yolo", "--simplify", 2, output="yolo")
+    assert predicted == []
+    assert size() < before
+    ran = annotate("--simplify", 2, "--output-format", "voc", output="voc")
+    assert (ran.code, "has pixels and no outlines" in ran.sentence) == (2, True)
 
 
 def test_form_and_least_score_may_change_without_computing_again(annotate, album, predicted):

@@ -1,5 +1,6 @@
 """``piclip segment``: what it writes, and that a second run goes on where the first stopped."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -47,6 +48,52 @@ def test_the_command_line_gives_what_the_library_gives(piclip, world):
     for result in segmenter.predict(sorted(world.photos.iterdir()), threshold=0.4):
         written = np.asarray(Image.open(world.output / f"{result.name}.png")) > 0
         np.testing.assert_array_equal(written, result.mask)
+
+
+def test_masks_are_cleaned_as_the_library_cleans(piclip, world):
+    cleaned = ("--min-area", "0.1%", "--largest", "--fill-holes")
+    assert piclip(*world.command("--threshold", "0.4", *cleaned)).code == 0
+    segmenter = library.FewShotSegmenter.from_pretrained(
+        str(world.model), device="cpu", dtype="float32"
+    )
+    segmenter.fit([library.Support(world.support, world.mask)], name="cat")
+    for found in segmenter.predict(sorted(world.photos.iterdir()), threshold=0.4):
+        result = found.cleaned(min_area="0.1%", largest=True, fill_holes=True)
+        written = np.asarray(Image.open(world.output / f"{result.name}.png")) > 0
+        np.testing.assert_array_equal(written, result.mask)
+    for entry in record(world)["images"]:
+        mask = np.asarray(Image.open(world.output / entry["mask"])) > 0
+        assert entry["share"] == pytest.approx(mask.mean(), abs=1e-5)
+    ran = piclip(*world.command("--threshold", "0.4", *cleaned[2:]))
+    assert "other settings (min_area)" in ran.sentence
+    assert piclip(*world.command("--min-area", "many")).code == 2
+
+
+def test_a_run_may_be_a_table_and_asking_for_it_computes_nothing(piclip, world, predicted):
+    (world.photos / "broken.png").write_bytes(b"nothing")
+    assert piclip(*world.command()).code == 1
+    predicted.clear()
+    table = world.folder / "table.csv"
+    assert piclip(*world.command("--csv", table)).code == 1
+    assert sum(predicted) == 0
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    segmenter = library.FewShotSegmenter.from_pretrained(
+        str(world.model), device="cpu", dtype="float32"
+    )
+    segmenter.fit([library.Support(world.support, world.mask)], name="cat")
+    photos = sorted(world.photos.glob("photo*.png"))
+    assert [(row["image"], row["class"]) for row in rows] == [(str(path), "cat") for path in photos]
+    for row, result in zip(rows, segmenter.predict(photos), strict=True):
+        assert float(row["share"]) == pytest.approx(result.mask.mean(), abs=1e-5)
+        assert float(row["presence"]) == pytest.approx(result.presence[0], abs=1e-3)
+        mean = result.scores[0][result.mask].mean() if result.mask.any() else None
+        assert (float(row["mean_score"]) if row["mean_score"] else None) == pytest.approx(
+            mean, abs=1e-4
+        )
+    ran = piclip(*world.command("--csv", world.support))
+    assert (ran.code, "must be a file named .csv" in ran.sentence) == (2, True)
+    assert world.support.stat().st_size > 100
 
 
 @pytest.mark.parametrize("command", ["segment", "priors"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from format_builders import HOLED, NAMES, labels, mask_of, pack, save_images, simple, unhurried
 from hypothesis import given
 from PIL import EpsImagePlugin, Image
@@ -106,12 +107,60 @@ def test_binary_masks_are_black_and_white(tmp_path):
 
 
 def test_yolo_text_is_what_ultralytics_reads(tmp_path):
-    [names, text] = yolo.write(simple(mask_of(["##..", "##.."])), tmp_path)
-    assert names.read_text() == "names:\n  0: cat\n  1: big dog\n"
+    [names, *_, text] = yolo.write(simple(mask_of(["##..", "##.."])), tmp_path)
+    lists = "train: train.txt\nval: val.txt\n"
+    assert names.read_text() == lists + "names:\n  0: cat\n  1: big dog\n"
     index, *numbers = text.read_text().split()
     corners = {tuple(c) for c in np.array(numbers, float).reshape(-1, 2)}
     assert index == "0"
     assert corners == {(0, 0), (0.5, 0), (0.5, 1), (0, 1)}
+
+
+def test_yolo_lists_the_images_of_each_split_where_ultralytics_finds_their_labels(tmp_path):
+    paths = [f"{'in/' * (k % 2)}a{k}.jpg" for k in range(11)]
+    files = tuple(LabelledFile(path, 3, 4) for path in paths)
+    yolo.write(Labels(NAMES, files), tmp_path)
+    data = yaml.safe_load((tmp_path / "data.yaml").read_text())
+    assert data == {"train": "train.txt", "val": "val.txt", "names": {0: "cat", 1: "big dog"}}
+    listed = {s: (tmp_path / data[s]).read_text().splitlines() for s in ("train", "val")}
+    assert sorted(listed["train"] + listed["val"]) == sorted(f"./images/{path}" for path in paths)
+    assert len(listed["val"]) == 2
+    for line in listed["train"] + listed["val"]:
+        image = str(tmp_path) + line.removeprefix(".")
+        label = "/labels/".join(image.rsplit("/images/", 1)).rsplit(".", 1)[0] + ".txt"
+        assert Path(label).is_file()
+    yolo.write(Labels(NAMES, files[::-1]), tmp_path)
+    again = {s: (tmp_path / data[s]).read_text().splitlines() for s in ("train", "val")}
+    assert {s: sorted(lines) for s, lines in again.items()} == {
+        s: sorted(lines) for s, lines in listed.items()
+    }
+
+
+def test_yolo_keeps_the_splits_that_folders_name():
+    paths = ["train/a.jpg", "valid/a.jpg", "Test/in/a.jpg", "other/val.jpg"]
+    assert yolo.splits(paths) == {
+        "train": ["train/a.jpg", "other/val.jpg"],
+        "val": ["valid/a.jpg"],
+        "test": ["Test/in/a.jpg"],
+    }
+    assert yolo.splits(["a.jpg"]) == {"train": ["a.jpg"], "val": ["a.jpg"], "test": []}
+    assert yolo.splits([]) == {"train": [], "val": [], "test": []}
+
+
+def test_labelme_keeps_the_flags_of_an_image_and_tells_presence(tmp_path):
+    labelme.write(simple(HOLED), tmp_path)
+    path = tmp_path / "photo.json"
+    content = json.loads(path.read_text())
+    assert (content["flags"], content["shapes"][0]["description"]) == ({}, "")
+    flags = {"reviewed": True, "night": False}
+    path.write_text(json.dumps(content | {"flags": flags}))
+    found = labelme.read(tmp_path)
+    told = replace(found.images[0], presence={"cat": 0.75})
+    labelme.write(replace(found, images=(told,)), tmp_path / "again")
+    again = json.loads((tmp_path / "again/photo.json").read_text())
+    assert again["flags"] == flags
+    assert again["shapes"][0]["description"] == "presence 0.7500"
+    assert labelme.read(tmp_path / "again").images == found.images
 
 
 def test_yolo_leaves_crowds_out():

@@ -1,8 +1,10 @@
 """The neutral form: what it refuses, and how it becomes supports and queries."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from format_builders import HOLED, NAMES, mask_of, pack, save_images
+from format_builders import HOLED, NAMES, mask_of, pack, save_images, simple
 from PIL import ExifTags, Image
 
 from piclip.errors import ImageError, MaskError, UsageError
@@ -118,3 +120,14 @@ def test_small_regions_lie_over_large_ones_in_the_class_map():
 def test_ambiguous_labels_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make(LabelledFile("a.png", *HOLED.shape, (Region("cat", pack(HOLED)),)))
+
+
+def test_images_without_a_label_may_be_negatives_where_they_are_there(tmp_path):
+    shown = simple(HOLED).images[0]
+    empty, gone = (LabelledFile(f"{name}.png", 5, 7) for name in ("empty", "gone"))
+    labels = Labels(NAMES, (shown, empty, gone))
+    save_images(replace(labels, images=(shown, empty)), tmp_path)
+    found = labels.with_empty_as_negatives(tmp_path)
+    assert found.images == (shown, replace(empty, absent=NAMES), gone)
+    assert found.unlabelled(tmp_path) == []
+    assert labels.unlabelled(tmp_path) == [tmp_path / "empty.png"]

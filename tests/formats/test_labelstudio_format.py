@@ -1,6 +1,7 @@
 """Label Studio: predictions that its own SDK accepts, exports in, bad exports."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,6 +56,35 @@ def test_tasks_keep_the_url_and_id_by_which_the_tool_knows_them(tmp_path):
         {"data": {"image": "s3://bucket/a.png"}, "id": 31},
         {"data": {"image": "/data/local-files/?d=x/b%20c.png"}},
     ]
+
+
+def test_tasks_keep_their_data_and_predictions_the_names_of_the_project(tmp_path):
+    size = {"original_width": 7, "original_height": 5}
+    rle = brush.mask2rle(HOLED.astype(np.uint8) * 255)
+    painted = {
+        **{"type": "brushlabels", "from_name": "pen", "to_name": "photo", **size},
+        "value": {"format": "rle", "rle": rle, "brushlabels": ["cat"]},
+    }
+    boxed = {"type": "rectanglelabels", "from_name": "box", "to_name": "photo", **size, "value": {}}
+    tasks = [
+        {"id": 4, "data": {"img": "s3://b/a.png"}, "annotations": [{"result": [boxed, painted]}]},
+        {"id": 5, "data": {"image": "s3://b/b.png", "site": {"lat": 3}}, "annotations": []},
+    ]
+    save_images(Labels(NAMES, tuple(LabelledFile(n, 5, 7) for n in ("a.png", "b.png"))), tmp_path)
+    path = tmp_path / "export.json"
+    for painting in (True, False):
+        tasks[0]["annotations"][0]["result"] = [boxed, painted] if painting else [boxed]
+        path.write_text(json.dumps(tasks))
+        found = labelstudio.read(path, images=tmp_path, class_names=NAMES)
+        region = Region("cat", pack(HOLED), score=0.5)
+        proposed = tuple(replace(file, regions=(region,)) for file in found.images)
+        labelstudio.write(replace(found, images=proposed), tmp_path / "tasks.json")
+        written = json.loads((tmp_path / "tasks.json").read_text())
+        assert [task["data"] for task in written] == [task["data"] for task in tasks]
+        for task in written:
+            [shape] = task["predictions"][0]["result"]
+            names = ("pen", "photo") if painting else ("tag", "photo")
+            assert (shape["from_name"], shape["to_name"]) == names
 
 
 def result(**changes):
@@ -132,6 +162,26 @@ def test_unlabelled_tasks_are_kept_if_their_image_is_there(tmp_path):
     save_images(simple(HOLED), tmp_path)
     [file] = read(tmp_path, empty, images=tmp_path).images
     assert (file.path, file.size, file.regions) == ("photo.png", (5, 7), ())
+
+
+def test_a_task_submitted_empty_says_that_no_class_is_there(tmp_path):
+    names = ("a.png", "b.png", "c.png", "d.png")
+    save_images(Labels(NAMES, tuple(LabelledFile(name, 5, 7) for name in names)), tmp_path)
+    choice = {"type": "choices", "value": {"choices": ["blurred"]}}
+    told = {
+        "a.png": [{"result": []}],
+        "b.png": [{"result": [], "was_cancelled": True}],
+        "c.png": [{"result": [choice]}],
+        "d.png": [],
+    }
+    tasks = [{"data": {"image": name}, "annotations": found} for name, found in told.items()]
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps(tasks))
+    found = labelstudio.read(path, images=tmp_path, class_names=NAMES)
+    assert {file.path: file.absent for file in found.images} == {
+        **dict.fromkeys(names, ()),
+        "a.png": NAMES,
+    }
 
 
 VALUE = {"format": "rle", "brushlabels": ["cat"]}

@@ -1,11 +1,14 @@
 """Outlines along pixel edges, and the run-length masks that they are filled to."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
-from format_builders import HOLED, mask_of, masks, pack, unhurried
+from format_builders import HOLED, mask_of, masks, pack, save_images, simple, unhurried
 from hypothesis import given
 
-from piclip.errors import MaskError
+from piclip.errors import MaskError, UsageError
+from piclip.formats import read_labels, write_labels
 from piclip.formats.polygons import corners_from, joined, outlines, simplified
 from piclip.formats.run_length import RunLengthMask
 
@@ -75,6 +78,37 @@ def test_a_staircase_becomes_a_triangle():
     corners = {tuple(corner) for corner in simplified(outline, 1.0)}
     assert len(corners) <= 4
     assert {(0, 60), (60, 60)} <= corners
+
+
+@unhurried
+@given(masks())
+def test_simplified_outlines_are_outlines_still(mask):
+    full, fewer = outlines(mask), outlines(mask, 1.0)
+    assert [len(loops) for loops in fewer] == [len(loops) for loops in full]
+    for loop, other in zip(chain(*full), chain(*fewer), strict=True):
+        assert 3 <= len(other) <= len(loop)
+        assert {tuple(corner) for corner in other} <= {tuple(corner) for corner in loop}
+
+
+@pytest.mark.parametrize("name", ["coco", "labelme", "yolo"])
+def test_formats_with_outlines_write_simplified_ones(tmp_path, name):
+    y, x = np.ogrid[:60, :60]
+    disc = (y - 30) ** 2 + (x - 30) ** 2 < 625
+    target = tmp_path / ("out.json" if name == "coco" else "out")
+    root = save_images(simple(disc), tmp_path / "images")
+    write_labels(simple(disc), target, format=name, simplify=1.5)
+    found = read_labels(target, images=root).images[0].mask_of("cat")
+    assert 0 < (found != disc).sum() < 160  # its outline has 157 pixels
+    text = "".join(
+        path.read_text() for path in [*tmp_path.rglob("*.json"), *tmp_path.rglob("*.txt")]
+    )
+    assert len(text) < 500
+
+
+@pytest.mark.parametrize("name", ["voc", "masks", "labelstudio"])
+def test_pixels_have_no_outlines_to_simplify(tmp_path, name):
+    with pytest.raises(UsageError, match="write one of coco, labelme, yolo"):
+        write_labels(simple(HOLED), tmp_path / "out", format=name, simplify=1.0)
 
 
 @unhurried

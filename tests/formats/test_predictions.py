@@ -15,11 +15,14 @@ from pycocotools import mask as run_lengths
 from piclip.errors import ImageError, UsageError
 from piclip.formats import (
     FORMATS,
+    LabelledFile,
     Labels,
+    Region,
     detect,
     from_segmentation,
     labelstudio,
     read_labels,
+    to_detection_dataset,
     write_labels,
     write_overlays,
 )
@@ -58,6 +61,11 @@ def test_one_region_per_class_and_small_ones_left_out():
     file = from_segmentation(segmentation(), instances=False, min_area=3)
     assert [(r.class_name, r.mask.area) for r in file.regions] == [("cat", 4)]
     assert file.path == "photo"
+
+
+def test_small_ones_may_be_a_share_of_the_image():
+    file = from_segmentation(segmentation(), instances=False, min_area="15%")
+    assert [(r.class_name, r.mask.area) for r in file.regions] == [("cat", 4)]
 
 
 @pytest.mark.parametrize("polygons", [False, True])
@@ -121,6 +129,30 @@ def test_to_supervision():
     np.testing.assert_allclose(found.confidence, scores, atol=1e-6)
     np.testing.assert_array_equal(found.xyxy[2], [3, 0, 4, 0])
     assert len(found[found.class_id == 1]) == 1
+
+
+def test_a_whole_run_is_a_dataset_of_supervision(tmp_path):
+    supervision = pytest.importorskip("supervision")
+    found = replace(from_segmentation(segmentation(), "in/photo.png"), ignore=None)
+    empty = LabelledFile("empty.png", 3, 2)
+    labels = Labels(NAMES, (found, empty))
+    save_images(labels, tmp_path)
+    write_labels(labels, tmp_path / "run.json", format="coco")
+    dataset = to_detection_dataset(read_labels(tmp_path / "run.json"), tmp_path)
+    assert isinstance(dataset, supervision.DetectionDataset)
+    assert (dataset.classes, len(dataset)) == (list(NAMES), 2)
+    items = {path: (image, detections) for path, image, detections in dataset}
+    image, detections = items[str(tmp_path / "in/photo.png")]
+    assert image.shape == (4, 5, 3)
+    for mask, score, index, region in zip(
+        detections.mask, detections.confidence, detections.class_id, found.regions, strict=True
+    ):
+        np.testing.assert_array_equal(mask, region.mask.to_array())
+        assert (NAMES[index], score) == (region.class_name, pytest.approx(region.score))
+    assert len(items[str(tmp_path / "empty.png")][1]) == 0
+    by_hand = Labels(NAMES, (replace(found, regions=(Region("cat", found.regions[0].mask),)),))
+    [(_, _, given)] = to_detection_dataset(by_hand, tmp_path)
+    assert (len(given), given.confidence) == (1, None)
 
 
 def test_nothing_found_is_no_detection():

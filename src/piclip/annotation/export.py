@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
+from piclip.annotation.journal import Entry
 from piclip.errors import UsageError
-from piclip.formats import coco, labelstudio
+from piclip.formats import coco, labelstudio, yolo
 from piclip.formats.label_files import dump_list, written
 from piclip.formats.labels import LabelledFile, Labels, label_paths
-from piclip.formats.registry import get_format
+from piclip.formats.registry import write_labels
 
 ONE_FILE = frozenset({"coco", "labelstudio", "parquet"})
 """Formats of one file; the others are folders with files per image."""
@@ -84,7 +85,9 @@ def check_destination(
         )
 
 
-def write_files(files: Files, labels: Labels, destination: Path, format: str) -> None:
+def write_files(
+    files: Files, labels: Labels, destination: Path, format: str, *, simplify: float = 0.0
+) -> None:
     """Write images and their regions.
 
     Args:
@@ -92,16 +95,24 @@ def write_files(files: Files, labels: Labels, destination: Path, format: str) ->
         labels: The labels that were read, for classes and numbers of classes and images.
         destination: The file or folder.
         format: A name of `piclip.formats.FORMATS`.
+        simplify: As `piclip.formats.write_labels` takes it.
 
     Raises:
         OutputError: A file cannot be written.
+        UsageError: There are no outlines to simplify.
     """
     if format == "coco":
-        coco.write(labels, destination, files=files)
+        coco.write(labels, destination, simplify=simplify, files=files)
     elif format == "labelstudio":
         dump_list((labelstudio.to_task(file) for file in files()), destination)
+    elif format == "yolo":
+        paths = []
+        for file in files():
+            yolo.write_text_of(file, labels.class_names, destination, simplify)
+            paths.append(file.path)
+        yolo.write_lists(labels.class_names, paths, destination)
     else:
-        _write_folder(files(), labels, destination, format)
+        _write_folder(files(), labels, destination, format, simplify)
 
 
 def write_review(rows: Iterable[Review], destination: Path) -> None:
@@ -119,11 +130,36 @@ def write_review(rows: Iterable[Review], destination: Path) -> None:
             table.writerow([row.path, f"{row.certainty:.4f}", row.regions, lowest, *shares])
 
 
-def _write_folder(files: Iterator[LabelledFile], labels: Labels, folder: Path, format: str) -> None:
+def write_table(entries: Iterable[Entry], destination: Path) -> None:
+    """Write what `piclip.annotation.sinks.MaskFiles` found as CSV, a row per image and class.
+
+    Args:
+        entries: Of the journal; images that failed are left out.
+        destination: The file. Its columns: the image, the class, the share of the image's pixels
+            that are of it, its presence, and the mean score of these pixels (empty without any).
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    with written(destination) as out:
+        table = csv.writer(out, lineterminator="\n")
+        table.writerow(["image", "class", "share", "presence", "mean_score"])
+        for entry in entries:
+            if entry.reason is not None:
+                continue
+            presence = entry.found["presence"] or {}
+            for name, share in entry.found["shares"].items():
+                score = entry.found["scores"][name]
+                table.writerow([entry.path, name, share, presence.get(name), score])
+
+
+def _write_folder(
+    files: Iterator[LabelledFile], labels: Labels, folder: Path, format: str, simplify: float
+) -> None:
     while batch := tuple(islice(files, _AT_ONCE)):
         if format == "masks":
             _remove_masks(batch, labels.class_names, folder)
-        get_format(format).write(replace(labels, images=batch), folder)
+        write_labels(replace(labels, images=batch), folder, format=format, simplify=simplify)
 
 
 def _remove_masks(files: Sequence[LabelledFile], class_names: Sequence[str], folder: Path) -> None:

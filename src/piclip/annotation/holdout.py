@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from piclip.annotation.fitted import Examples, learn, spread
+from piclip.formats.cleaning import AS_FOUND, Cleaning, kept
 from piclip.formats.labels import LabelledFile
 from piclip.formats.predicted import from_segmentation
 from piclip.formats.run_length import RunLengthMask
@@ -63,6 +64,7 @@ def hold_out(
     threshold: float | None = None,
     min_presence: float = MIN_PRESENCE,
     min_score: float = 0.0,
+    cleaning: Cleaning = AS_FOUND,
     max_pixels: int = MAX_PIXELS,
     on_progress: Callable[[int], object] = lambda measured: None,
 ) -> list[Expectation]:
@@ -81,6 +83,7 @@ def hold_out(
         threshold: As in `piclip.annotation.answers.How`.
         min_presence: As there.
         min_score: Regions with a lower score do not count.
+        cleaning: What becomes of the others.
         max_pixels: Larger images are refused.
         on_progress: Called after each image with how many were measured.
 
@@ -94,11 +97,7 @@ def hold_out(
         (found,) = trial.predict(
             [path], threshold=threshold, min_presence=min_presence, max_pixels=max_pixels
         )
-        regions = [
-            region
-            for region in from_segmentation(found).regions
-            if region.score is not None and region.score >= min_score
-        ]
+        regions = kept(from_segmentation(found), min_score, cleaning).regions
         for name in set(file.class_names) & set(trial.classes):
             masks = [region.mask for region in regions if region.class_name == name]
             proposed = RunLengthMask.union(masks).to_array() if masks else np.zeros(file.size, bool)

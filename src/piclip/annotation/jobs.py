@@ -15,6 +15,7 @@ from piclip.annotation.queries import Failure, Queries, Query, own_names, stamp_
 from piclip.annotation.sinks import MaskFiles, Regions, Sink
 from piclip.annotation.workers import answers_of_workers
 from piclip.errors import ImageError, UsageError
+from piclip.formats.cleaning import AS_FOUND, Cleaning
 from piclip.formats.label_files import written
 from piclip.io.outputs import ensure_folder
 from piclip.io.ownership import owned
@@ -103,6 +104,7 @@ def mask_job(
     settings: dict[str, Any],
     *,
     overlays: bool = False,
+    cleaning: Cleaning = AS_FOUND,
     overwrite: bool = False,
 ) -> Iterator[Job]:
     """A job that writes a mask per image, and at its end, also an early one, ``results.json``.
@@ -113,6 +115,7 @@ def mask_job(
         settings: What decides about the masks, as JSON reads it back; results made with others are
             never mixed in.
         overlays: Write overlays too.
+        cleaning: What becomes of the masks before they are written.
         overwrite: Start over, whatever is there.
 
     Raises:
@@ -129,7 +132,7 @@ def mask_job(
         if not overwrite and not path.exists():
             _refuse_others(queries, output)
         with Journal(path, settings, overwrite=overwrite) as journal:
-            job = Job(queries, MaskFiles(output, overlays), journal)
+            job = Job(queries, MaskFiles(output, overlays, cleaning), journal)
             if job.waiting:
                 job.queries = _with_names(queries, journal)
             try:

@@ -13,6 +13,7 @@ import numpy as np
 from piclip.annotation.journal import Entry, Journal
 from piclip.annotation.queries import Query
 from piclip.errors import MaskError
+from piclip.formats.cleaning import AS_FOUND, Cleaning
 from piclip.formats.labels import LabelledFile, Region
 from piclip.formats.predicted import from_segmentation
 from piclip.formats.run_length import RunLengthMask
@@ -63,13 +64,16 @@ class MaskFiles:
     Attributes:
         folder: Is there, with a folder for overlays if those are asked for.
         overlays: Write overlays too.
+        cleaning: What becomes of the masks before.
     """
 
     folder: Path
     overlays: bool = False
+    cleaning: Cleaning = AS_FOUND
 
     def keep(self, query: Query, result: Segmentation) -> Kept:
         """Write the files; the journal has their names, the mask's shares and mean scores."""
+        result = result.cleaned(**vars(self.cleaning))
         paths = {"mask": f"{query.name}.png"}
         if self.overlays:
             paths["overlay"] = f"{OVERLAYS}/{query.name}.png"
@@ -86,6 +90,11 @@ class MaskFiles:
             "share": _rounded(inside.mean()),
             "shares": {name: _rounded(result.mask_of(name).mean()) for name in result.class_names},
             "presence": result.presence_by_class,
+            "scores": {
+                name: _rounded(scores[inside].mean()) if inside.any() else None
+                for name, scores in zip(result.class_names, result.scores, strict=True)
+                for inside in [result.mask_of(name)]
+            },
             "mean_score": _rounded(score.mean()),
             "mean_score_inside": _rounded(score[inside].mean()) if inside.any() else None,
         }

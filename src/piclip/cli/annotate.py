@@ -17,8 +17,11 @@ from piclip.cli.options import (
     ClipOption,
     DeviceOption,
     DtypeOption,
+    FillHolesOption,
     JsonOption,
+    LargestOption,
     MaxPixelsOption,
+    MinAreaOption,
     MinPresenceOption,
     ModelOrDecoderOption,
     ThresholdOption,
@@ -63,6 +66,14 @@ def annotate(
         list[str] | None,
         typer.Option(help="A class, if the labels do not name it; repeat it in their order."),
     ] = None,
+    empty_as_negatives: Annotated[
+        bool,
+        typer.Option(
+            "--empty-as-negatives",
+            help="Images that the labels list without a label hold none of the classes: learn from "
+            "them when to draw nothing, instead of annotating them.",
+        ),
+    ] = False,
     boxes: Annotated[
         str,
         typer.Option(
@@ -97,6 +108,18 @@ def annotate(
         float,
         typer.Option(
             min=0, max=1, metavar="SCORE", help="Leave out regions whose mean score is lower."
+        ),
+    ] = 0.0,
+    min_area: MinAreaOption = "0.05%",
+    largest: LargestOption = False,
+    fill_holes: FillHolesOption = False,
+    simplify: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="PIXELS",
+            help="Draw outlines with fewer corners, which miss the others by at most as much; coco "
+            "then has outlines instead of run lengths.",
         ),
     ] = 0.0,
     threshold: ThresholdOption = None,
@@ -158,12 +181,14 @@ def annotate(
 
     Every image with a label teaches each class that it shows, at most 50 images per class; every
     image without one gets regions of all classes. In a folder of masks, a mask without object
-    pixels says that the class is not in the image: that teaches when to draw nothing. The score of
-    a region is the mean of its pixels' scores.
+    pixels says that the class is not in the image, as does a task of Label Studio that was
+    submitted with nothing in it: that teaches when to draw nothing. Elsewhere --empty-as-negatives
+    says so. The score of a region is the mean of its pixels' scores.
 
     Images that cannot be read are skipped and listed at the end. What is finished is kept in
     OUTPUT.journal: the same command run again goes on where it stopped, and --min-score,
-    --with-labels, --review and --output-format may be changed without computing anything again.
+    --min-area, --largest, --fill-holes, --simplify, --with-labels, --review and --output-format may
+    be changed without computing anything again.
 
     With --engine, with URLs and with lists the work is done in shards, Parquet files that appear
     when they are finished: the folder OUTPUT/shards for parquet, else OUTPUT.shards/shards. The
@@ -186,11 +211,17 @@ def annotate(
         print_outcome,
         running,
     )
-    from piclip.formats import detect
+    from piclip.formats.cleaning import Cleaning
 
     read = partial(
-        work.read_and_say, format=format, class_names=name or [], boxes=boxes, strict=strict
+        work.read_and_say,
+        format=format,
+        class_names=name or [],
+        boxes=boxes,
+        strict=strict,
+        empty_as_negatives=empty_as_negatives,
     )
+    cleaning = Cleaning(min_area, largest, fill_holes)
 
     def load() -> FewShotSegmenter:
         with loading_model():
@@ -220,14 +251,15 @@ def annotate(
             threshold=threshold,
             min_presence=min_presence,
             min_score=min_score,
+            cleaning=cleaning,
+            simplify=simplify,
             batch_size=batch_size,
             max_pixels=max_pixels,
             overwrite=overwrite,
             json=json,
         )
         return
-    source = detect(labels) if format == "auto" else format.replace("-", "")
-    target = work.written_format(source, output_format)
+    target = work.written_format(labels, format, output_format, simplify=simplify)
     place = Path(output) if output else None
     work.check_wanted(place, holdout=holdout, review=review)
     known = read(labels, images)
@@ -258,7 +290,13 @@ def annotate(
                 learn(segmenter, examples, images, negatives=negatives, max_pixels=max_pixels)
         if holdout:
             expectations = work.measure(
-                segmenter, examples, images, negatives=negatives, how=how, min_score=min_score
+                segmenter,
+                examples,
+                images,
+                negatives=negatives,
+                how=how,
+                min_score=min_score,
+                cleaning=cleaning,
             )
         if job and place:
             with running("Annotating", job) as on_progress:
@@ -272,6 +310,8 @@ def annotate(
                 shown=shown,
                 failures=failures,
                 min_score=min_score,
+                cleaning=cleaning,
+                simplify=simplify,
                 review=review,
             )
             done = len(queries) - len(job.failures())

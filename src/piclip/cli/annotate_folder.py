@@ -19,8 +19,10 @@ from piclip.annotation.queries import Failure, Queries
 from piclip.annotation.sinks import Proposal
 from piclip.cli.console import people, print_some, print_table, progress_with_rate
 from piclip.errors import UsageError
-from piclip.formats import LabelledFile, Labels, read_labels
-from piclip.formats.registry import FORMATS, READERS, get_format
+from piclip.formats import LabelledFile, Labels, detect, read_labels
+from piclip.formats.cleaning import Cleaning, kept
+from piclip.formats.labels import label_paths
+from piclip.formats.registry import FORMATS, READERS, get_format, get_outlined
 from piclip.io.extras import arrow
 from piclip.io.outputs import atomic_path
 from piclip.training_free.scorer import TrainingFreeScorer
@@ -34,8 +36,13 @@ def read_and_say(
     class_names: Sequence[str],
     boxes: str,
     strict: bool,
+    empty_as_negatives: bool,
 ) -> Labels:
-    """Read labels as `read_labels`; print what was decided in it, and what of them is left out."""
+    """Read labels as `read_labels`; print what was decided in it, and what of them is left out.
+
+    Raises:
+        UsageError: Images without a label are to be negatives, but the labels tell these.
+    """
     with people().status("Reading the labels"):
         labels = read_labels(
             source,
@@ -53,7 +60,14 @@ def read_and_say(
             f"there):"
         )
         print_some(labels.skipped, "see --json")
-    return labels
+    if not empty_as_negatives or images is None:
+        return labels
+    if (detect(source) if format == "auto" else format.replace("-", "")) == "labelstudio":
+        raise UsageError(
+            "Label Studio tells tasks that were submitted empty from those without a label; leave "
+            "out --empty-as-negatives."
+        )
+    return labels.with_empty_as_negatives(images)
 
 
 def check_wanted(output: Path | None, *, holdout: bool, review: Path | None) -> None:
@@ -64,15 +78,18 @@ def check_wanted(output: Path | None, *, holdout: bool, review: Path | None) -> 
         raise UsageError("A --review needs an --output, too; give both.")
 
 
-def written_format(source: str, wanted: str | None) -> str:
+def written_format(labels: str | Path, format: str, wanted: str | None, *, simplify: float) -> str:
     """The format of the proposals: the one that is wanted, or that of the labels.
 
     Raises:
         UsageError: Proposals cannot be written in it, or not here.
     """
     # The registry has no hyphen where people write Label Studio's format with one.
+    source = detect(labels) if format == "auto" else format.replace("-", "")
     name = source if wanted is None else wanted.replace("-", "")
-    if name == "parquet":
+    if simplify:
+        get_outlined(name)
+    elif name == "parquet":
         arrow()
     elif name in READERS:
         get_format(name)
@@ -111,6 +128,9 @@ def check_output(
             "folder of --images, or leave --output out to measure with --holdout."
         )
     files = [output, journal_path(output), *(other for other in others if other)]
+    beside = format == "labelme" and output.is_dir()  # of each image, or among the labels
+    if beside:
+        files.remove(output)
     if len({file.resolve() for file in files}) < len(files):
         raise UsageError(
             "The --labels, the --output and the --review must be different files; choose another "
@@ -118,7 +138,15 @@ def check_output(
         )
     paths = [*queries.paths, *(file.path for file in shown)]
     check_destination(output, format, paths, (Path(query.file) for query in queries))
-    foreign = output.is_file() or (output.is_dir() and any(output.iterdir()))
+    if beside:
+        labels = output.resolve() in {file.resolve() for file in files}
+        if labels and shown:
+            raise UsageError("The --output holds the labels already; leave out --with-labels.")
+        known = {path for path in queries.paths if labels and path in queries.known}
+        targets = label_paths((path for path in paths if path not in known), ".json")
+        foreign = any((output / target).exists() for target in targets)
+    else:
+        foreign = output.is_file() or (output.is_dir() and any(output.iterdir()))
     if foreign and not journal_path(output).exists() and not overwrite:
         raise UsageError(
             f"{output} is there already and no run of piclip annotate has made it; choose another "
@@ -142,6 +170,8 @@ def write_proposals(
     shown: Sequence[LabelledFile],
     failures: Sequence[Failure],
     min_score: float,
+    cleaning: Cleaning,
+    simplify: float,
     review: Path | None,
 ) -> dict[str, int]:
     """Write what a job found, after the labelled images ``shown``, and the review table.
@@ -155,8 +185,9 @@ def write_proposals(
     def proposed() -> Iterator[tuple[LabelledFile, float]]:
         for query in job.done():
             proposal = Proposal.of(job.journal.read(query.path))
-            kept = tuple(r for r in proposal.file.regions if (r.score or 0) >= min_score)
-            yield replace(proposal.file, regions=kept), proposal.certainty
+            extra = query.known.extra if query.known else None
+            file = replace(proposal.file, extra=extra)
+            yield kept(file, min_score, cleaning), proposal.certainty
 
     def files() -> Iterator[LabelledFile]:
         yield from shown
@@ -180,7 +211,7 @@ def write_proposals(
         with atomic_path(output) as temporary:
             write_rows(rows(), temporary)
     else:
-        write_files(files, labels, output, format)
+        write_files(files, labels, output, format, simplify=simplify)
     return dict(counts)
 
 
@@ -192,6 +223,7 @@ def measure(
     negatives: Examples,
     how: How,
     min_score: float,
+    cleaning: Cleaning,
 ) -> list[Expectation]:
     """Hold out labelled images, and print and give which IoU to expect of each class."""
     with progress_with_rate("Measuring", len(held_out_images(examples))) as on_progress:
@@ -203,6 +235,7 @@ def measure(
             threshold=how.threshold,
             min_presence=how.min_presence,
             min_score=min_score,
+            cleaning=cleaning,
             max_pixels=how.max_pixels,
             on_progress=on_progress,
         )

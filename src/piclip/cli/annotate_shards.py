@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -19,7 +20,8 @@ from piclip.cli.console import people, print_json, print_outcome, progress_bar
 from piclip.distributed.catalogue import root_of
 from piclip.distributed.job import Annotated, annotate
 from piclip.errors import ImageError, PiclipError, UsageError
-from piclip.formats import LabelledFile, Labels, detect
+from piclip.formats import LabelledFile, Labels
+from piclip.formats.cleaning import Cleaning, kept
 from piclip.formats.image_files import find_image
 from piclip.formats.labels import label_paths
 from piclip.io.storage import (
@@ -93,6 +95,8 @@ def annotate_shards(
     threshold: float | None,
     min_presence: float,
     min_score: float,
+    cleaning: Cleaning,
+    simplify: float,
     batch_size: int,
     max_pixels: int,
     overwrite: bool,
@@ -101,10 +105,12 @@ def annotate_shards(
     """Learn, annotate shard by shard, and write the shards in the format that is wanted."""
     with TemporaryDirectory(prefix="piclip-") as scratch:
         known, folder = _labels(absolute(labels), root_of(absolute(images)), Path(scratch), read)
-        source = detect(folder.labels) if format == "auto" else format.replace("-", "")
-        target = written_format(source, output_format)
-        if target == "parquet" and min_score:
-            raise UsageError("The shards hold every region and its score; leave --min-score out.")
+        target = written_format(folder.labels, format, output_format, simplify=simplify)
+        if target == "parquet" and (min_score or cleaning.largest or cleaning.fill_holes):
+            raise UsageError(
+                "The shards hold every region and its score; leave --min-score out, and --largest "
+                "and --fill-holes."
+            )
         job_folder = output if target == "parquet" else f"{output}.shards"
         if target != "parquet":
             _check_output(output, target, job_folder, (images, labels), overwrite=overwrite)
@@ -135,7 +141,8 @@ def annotate_shards(
                 on_progress=on_progress,
             )
         if target != "parquet":
-            _write(done, known, output, target, min_score, Path(scratch))
+            keep = partial(kept, min_score=min_score, cleaning=cleaning)
+            _write(done, known, output, target, keep, simplify, Path(scratch))
     _report(done, output, json=json)
     if done.failed:
         raise typer.Exit(1)
@@ -203,21 +210,26 @@ def _fetch_labelled(file: LabelledFile, root: str, folder: Path) -> None:
 
 
 def _write(
-    done: Annotated, known: Labels, output: str, format: str, min_score: float, scratch: Path
+    done: Annotated,
+    known: Labels,
+    output: str,
+    format: str,
+    keep: Callable[[LabelledFile], LabelledFile],
+    simplify: float,
+    scratch: Path,
 ) -> None:
     """Write the shards in a label format, here, and put it where it is wanted."""
 
     def files() -> Iterator[LabelledFile]:
         for proposal in done.shards.proposals():
-            kept = tuple(r for r in proposal.file.regions if (r.score or 0) >= min_score)
-            yield replace(proposal.file, path=_below(proposal.file.path, format), regions=kept)
+            yield replace(keep(proposal.file), path=_below(proposal.file.path, format))
 
     own = local_path(output)
     target = Path(own) if own else scratch / "out" / PurePosixPath(output).name
     if format not in ONE_FILE:
         label_paths((file.path for file in files()), "")
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_files(files, known, target, format)
+    write_files(files, known, target, format, simplify=simplify)
     if own is None:
         put_all(target, output)
 

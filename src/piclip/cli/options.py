@@ -114,6 +114,19 @@ MinPresenceOption = Annotated[
         "whatever scores high enough.",
     ),
 ]
+MinAreaOption = Annotated[
+    str,
+    typer.Option(
+        metavar="AREA",
+        help="Leave out parts with fewer pixels: a number, or a share of the image such as 0.1%.",
+    ),
+]
+LargestOption = Annotated[
+    bool, typer.Option("--largest", help="Keep only the largest part of each class in an image.")
+]
+FillHolesOption = Annotated[
+    bool, typer.Option("--fill-holes", help="Fill holes in which no other class was found.")
+]
 DeviceOption = Annotated[
     str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps, ...")
 ]

@@ -17,9 +17,12 @@ from piclip.cli.options import (
     DeviceOption,
     DtypeOption,
     EvidenceOption,
+    FillHolesOption,
     JsonOption,
+    LargestOption,
     MaskOption,
     MaxPixelsOption,
+    MinAreaOption,
     MinPresenceOption,
     ModelOrDecoderOption,
     OutputFolderOption,
@@ -72,8 +75,19 @@ def segment(
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Draw the masks over the images, too.")
     ] = False,
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a table, too: each image and class with its share of the pixels, its "
+            "presence and its mean score.",
+        ),
+    ] = None,
     threshold: ThresholdOption = None,
     min_presence: MinPresenceOption = MIN_PRESENCE,
+    min_area: MinAreaOption = "0",
+    largest: LargestOption = False,
+    fill_holes: FillHolesOption = False,
     batch_size: BatchSizeOption = 8,
     workers: WorkersOption = 1,
     device: DeviceOption = "auto",
@@ -98,17 +112,22 @@ def segment(
     """
     from piclip import FewShotSegmenter, Support, __version__
     from piclip.annotation.answers import How
+    from piclip.annotation.export import write_table
     from piclip.annotation.fitted import file_digest
     from piclip.annotation.jobs import RESULTS, mask_job, results_of
     from piclip.annotation.queries import query_files
     from piclip.cli.console import loading_model, people, print_outcome, running
     from piclip.errors import UsageError
+    from piclip.formats.cleaning import Cleaning
 
     classes = paired(support, mask, name)
     negatives = negative or []
+    cleaning = Cleaning(min_area, largest, fill_holes)
     if negatives and evidence == "published":
         raise UsageError("The published priors learn from no --negative; leave it out.")
     queries = query_files(query, output, labelled=[*support, *mask, *negatives])
+    if csv is not None and csv.suffix.lower() != ".csv":
+        raise UsageError(f"The --csv {csv} must be a file named .csv; add that to its name.")
     digests = {
         label: [{"image": file_digest(image), "mask": file_digest(truth)} for image, truth in pairs]
         for label, pairs in classes.items()
@@ -133,10 +152,15 @@ def segment(
         "negatives": [file_digest(image) for image in negatives],
         "threshold": threshold,
         "min_presence": min_presence,
+        "min_area": min_area,
+        "largest": largest,
+        "fill_holes": fill_holes,
         "dtype": dtype,
     }
     how = How(threshold, min_presence, batch_size, max_pixels)
-    with mask_job(queries, output, settings, overlays=overlay, overwrite=overwrite) as job:
+    with mask_job(
+        queries, output, settings, overlays=overlay, cleaning=cleaning, overwrite=overwrite
+    ) as job:
         if job.waiting:
             with people().status("Learning from the labelled images"):
                 segmenter.fit(
@@ -147,6 +171,8 @@ def segment(
             with running("Segmenting", job) as on_progress:
                 job.run(segmenter, how, workers=workers, on_progress=on_progress)
         failures = job.failures()
+        if csv is not None:
+            write_table(job.journal.entries(), csv)
         if json:
             sys.stdout.writelines(results_of(job.journal, ascii_only=True))
     print_outcome(

@@ -18,6 +18,7 @@ Needs the extra [formats] (pycocotools; for Label Studio its SDK, for ``to_super
 supervision), which is imported when it is first used.
 """
 
+from piclip.formats.detections import to_detection_dataset
 from piclip.formats.labels import LabelledFile, Labels, Region
 from piclip.formats.predicted import from_segmentation
 from piclip.formats.registry import (
@@ -40,6 +41,7 @@ __all__ = [
     "from_segmentation",
     "get_format",
     "read_labels",
+    "to_detection_dataset",
     "write_labels",
     "write_overlays",
 ]

@@ -210,6 +210,7 @@ def write(
     destination: str | Path,
     *,
     polygons: bool = False,
+    simplify: float = 0.0,
     files: Callable[[], Iterable[LabelledFile]] | None = None,
 ) -> list[Path]:
     """Write a COCO file, as `write_labels` says, with few images in memory.
@@ -219,12 +220,14 @@ def write(
         destination: The JSON file.
         polygons: Outlines instead of run lengths; crowds are run lengths all the same, as COCO
             asks for.
+        simplify: Outlines, with fewer corners; see `piclip.formats.polygons.outlines`.
         files: Gives the images instead of ``labels.images``, anew on each of two calls.
     """
     path = Path(destination)
     with written(path) as out:
         out.write(f'{{"info": {json.dumps(_INFO)}')
-        for part, items in _parts(files or (lambda: labels.images), labels, polygons).items():
+        outline = simplify if polygons or simplify else None
+        for part, items in _parts(files or (lambda: labels.images), labels, outline).items():
             out.write(f',\n"{part}": ')
             write_list(items, out)
         out.write("}\n")
@@ -233,14 +236,14 @@ def write(
 
 def to_dict(labels: Labels, *, polygons: bool = False) -> dict[str, Any]:
     """Make the content of a COCO file: "images", "annotations" and "categories"."""
-    parts = _parts(lambda: labels.images, labels, polygons)
+    parts = _parts(lambda: labels.images, labels, 0.0 if polygons else None)
     return {"info": dict(_INFO)} | {part: list(items) for part, items in parts.items()}
 
 
 def _parts(
-    files: Callable[[], Iterable[LabelledFile]], labels: Labels, polygons: bool
+    files: Callable[[], Iterable[LabelledFile]], labels: Labels, outline: float | None
 ) -> dict[str, Iterable[dict[str, Any]]]:
-    """The lists of a COCO file, made when they are gone through."""
+    """The lists of a COCO file, made when they are gone through; see `_segmentation`."""
     numbers = labels.category_ids or range(1, len(labels.class_names) + 1)
     categories = dict(zip(labels.class_names, numbers, strict=True))
     first = max((file.id for file in labels.images if file.id is not None), default=0) + 1
@@ -258,7 +261,7 @@ def _parts(
                 "id": number,
                 "image_id": image,
                 "category_id": categories[region.class_name],
-                "segmentation": _segmentation(region, polygons=polygons),
+                "segmentation": _segmentation(region, outline),
                 "area": region.mask.area,
                 "bbox": list(region.mask.box),
                 "iscrowd": int(region.crowd),
@@ -339,8 +342,9 @@ def _run_lengths(shape: object, size: tuple[int, int], where: str) -> RunLengthM
     return RunLengthMask.from_runs(runs, size, where)
 
 
-def _segmentation(region: Region, *, polygons: bool) -> object:
-    if polygons and not region.crowd:
-        parts = [joined(loops) for loops in outlines(region.mask.to_array())]
+def _segmentation(region: Region, outline: float | None) -> object:
+    """Outlines, simplified by as many pixels; run lengths for None and for crowds."""
+    if outline is not None and not region.crowd:
+        parts = [joined(loops) for loops in outlines(region.mask.to_array(), outline)]
         return [corners.astype(int).ravel().tolist() for corners in parts]
     return {"size": list(region.mask.size), "counts": region.mask.counts.decode("ascii")}

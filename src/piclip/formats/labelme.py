@@ -4,8 +4,8 @@ In: polygons, rectangles (turned ones too), circles and masks; points and lines 
 left out. Shapes with one label and one group number are one object.
 Out: polygons along pixel edges, several with a group number for an object in parts, and masks for
 objects with holes, which labelme's polygons cannot have. Reading keeps the pixels that a polygon
-covers, not its corners. Lost on the way: crowds, pixels to ignore, scores, and the order of the
-classes.
+covers, not its corners. The flags of an image are kept, and presence is in the description of each
+shape. Lost on the way: crowds, pixels to ignore, scores, and the order of the classes.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ def read(
     return Labels(tuple(class_names or found), files, skipped=problems.all())
 
 
-def write(labels: Labels, destination: str | Path) -> list[Path]:
+def write(labels: Labels, destination: str | Path, *, simplify: float = 0.0) -> list[Path]:
     """Write one labelme file per image, unlabelled ones too, as `write_labels` says.
 
     labelme opens the files where the images lie beside them.
     """
     return [
-        dump_json(_content(file), Path(destination) / target)
+        dump_json(_content(file, simplify), Path(destination) / target)
         for file, target in labels.with_paths(".json")
     ]
 
@@ -95,7 +95,9 @@ def _read_file(
             mask = _mask(shape, size, where)
             parts.setdefault(key, []).append(mask)
     regions = [Region(name, RunLengthMask.union(masks)) for (name, _), masks in parts.items()]
-    return LabelledFile(str(image), *size, regions=tuple(regions))
+    flags = content.get("flags")
+    extra = {"flags": flags} if isinstance(flags, dict) and flags else None
+    return LabelledFile(str(image), *size, regions=tuple(regions), extra=extra)
 
 
 def _mask(shape: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthMask:
@@ -157,13 +159,15 @@ def _decode(text: str, where: str) -> npt.NDArray[np.bool_]:
     return np.asarray(image.convert("L")) > 0
 
 
-def _content(file: LabelledFile) -> dict[str, Any]:
+def _content(file: LabelledFile, simplify: float) -> dict[str, Any]:
     shapes = [
-        shape for group, region in enumerate(file.regions) for shape in _shapes(region, group)
+        shape
+        for group, region in enumerate(file.regions)
+        for shape in _shapes(file, region, group, simplify)
     ]
     return {
         "version": _VERSION,
-        "flags": {},
+        "flags": (file.extra or {}).get("flags", {}),
         "shapes": shapes,
         "imagePath": PurePosixPath(file.path).name,
         "imageData": None,
@@ -172,10 +176,13 @@ def _content(file: LabelledFile) -> dict[str, Any]:
     }
 
 
-def _shapes(region: Region, group: int) -> list[dict[str, Any]]:
-    common = {"label": region.class_name, "flags": {}, "description": ""}
+def _shapes(
+    file: LabelledFile, region: Region, group: int, simplify: float
+) -> list[dict[str, Any]]:
+    told = file.presence and f"presence {file.presence[region.class_name]:.4f}"
+    common = {"label": region.class_name, "flags": {}, "description": told or ""}
     mask = region.mask.to_array()
-    parts = outlines(mask)
+    parts = outlines(mask, simplify)
     if any(len(loops) > 1 for loops in parts):
         left, top, width, height = region.mask.box
         png = io.BytesIO()

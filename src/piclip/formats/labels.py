@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +53,8 @@ class LabelledFile:
         absent: Classes of which a label says that they are not in the image. An image with
             neither regions nor these is unlabelled.
         presence: Of a prediction, the probability of each class to be in the image, if it is known.
+        extra: What else the tool says of the image, which its own format hands back unchanged:
+            "flags" of labelme, "data", "from_name" and "to_name" of Label Studio.
     """
 
     path: str
@@ -63,6 +66,7 @@ class LabelledFile:
     source: str | None = None
     absent: tuple[str, ...] = ()
     presence: Mapping[str, float] | None = None
+    extra: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         masks = [region.mask for region in self.regions]
@@ -108,6 +112,14 @@ class LabelledFile:
                 f"was made for {self.width} x {self.height}; use the image that was labelled."
             )
         return path
+
+    def is_in(self, root: Path) -> bool:
+        """Whether its file is there, as `image_in` finds it (MaskError for another size)."""
+        try:
+            self.image_in(root)
+        except ImageError:
+            return False
+        return True
 
     def mask_of(self, class_name: str) -> npt.NDArray[np.bool_]:
         """All pixels of a class, crowds included: bool (H, W)."""
@@ -180,6 +192,26 @@ class Labels:
     def labelled(self) -> tuple[LabelledFile, ...]:
         """The images of which a label says what is in them, or what is not."""
         return tuple(file for file in self.images if file.labelled)
+
+    def with_empty_as_negatives(self, image_root: str | Path) -> Labels:
+        """Take each image that is listed without a label as one that holds none of the classes.
+
+        Args:
+            image_root: The folder of images; what is listed but not there stays unlabelled.
+
+        Returns:
+            The labels, in which these images are labelled as without every class.
+
+        Raises:
+            MaskError: An image has another size than the labels say.
+        """
+        files = (
+            replace(file, absent=self.class_names)
+            if not file.labelled and file.is_in(Path(image_root))
+            else file
+            for file in self.images
+        )
+        return replace(self, images=tuple(files))
 
     def by_class(self) -> dict[str, list[LabelledFile]]:
         """The images that show a class, for each that is labelled (UsageError if none is)."""

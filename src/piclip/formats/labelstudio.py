@@ -3,8 +3,10 @@
 In: the "JSON" export: brush strokes, polygons, rectangles and ellipses, turned ones too; points and
 lines are no areas and are left out, results about the whole image (choices, text) say nothing. Of
 several annotations of a task the ground truth counts, else the one changed last; skipped ones do
-not count. Out: tasks with *predictions* as brush strokes, which Label Studio
-imports as pre-annotations, and the labelling interface that they fit (`labelling_interface`).
+not count. One that was submitted with nothing in it says that no class is in the image. Out: tasks
+with *predictions* as brush strokes, which Label Studio imports as pre-annotations, and the
+labelling interface that they fit (`labelling_interface`). Tasks that were read keep their data, and
+predictions the names of the project's brush and image.
 Lost on the way: crowds, pixels to ignore, and the order of the classes; polygons become pixels.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -66,15 +69,26 @@ def read(
         raise UsageError(
             f"{path}: this is not a list of tasks; export from Label Studio as JSON, not JSON-MIN."
         )
-    problems, listed = Problems(), []
+    problems, listed, empty = Problems(), [], set()
     folder = None if images is None else ImageFolder(images)
     for index, task in enumerate(tasks):
         file = from_task(task, f"{path}: task {index}", folder, class_names, problems=problems)
         if file is not None:
             listed.append(file)
-    files = placed(listed, images, problems)
-    found = dict.fromkeys(name for file in files for name in file.class_names)
-    return Labels(tuple(class_names or found), files, skipped=problems.all())
+            if _is_empty(task):
+                empty.add(file.source)
+    tags = _tags(tasks)
+    found = dict.fromkeys(name for file in listed for name in file.class_names)
+    names = tuple(class_names or found)
+    files = (
+        replace(
+            file,
+            extra={**(file.extra or {}), **tags} or None,
+            absent=names if file.source in empty else (),
+        )
+        for file in placed(listed, images, problems)
+    )
+    return Labels(names, tuple(files), skipped=problems.all())
 
 
 def write(
@@ -120,7 +134,7 @@ def to_task(
 ) -> dict[str, Any]:
     """One image as a task, with its regions as a prediction; arguments as of `write`."""
     source = file.source or url + quote(file.path)
-    task: dict[str, Any] = {"data": {_DATA: source}}
+    task: dict[str, Any] = {"data": (file.extra or {}).get("data", {_DATA: source})}
     if file.id is not None:
         task["id"] = file.id
     if file.regions:
@@ -131,14 +145,14 @@ def to_task(
 def to_prediction(file: LabelledFile, model_version: str = "piclip") -> dict[str, Any]:
     """One image's regions as a prediction in Label Studio's form."""
     brush = library("label_studio_sdk.converter.brush")
-    results = []
+    results, extra = [], file.extra or {}
     for index, region in enumerate(file.regions):
         alpha = region.mask.to_array() * np.uint8(255)
         result = {
             "id": f"region{index}",
             "type": "brushlabels",
-            "from_name": _CONTROL,
-            "to_name": _OBJECT,
+            "from_name": extra.get("from_name", _CONTROL),
+            "to_name": extra.get("to_name", _OBJECT),
             "original_width": file.width,
             "original_height": file.height,
             "image_rotation": 0,
@@ -186,7 +200,8 @@ def from_task(
     Raises:
         UsageError: The task is malformed or has an unknown class.
     """
-    source = _image_url(field(task, "data", dict, where), where)
+    data = field(task, "data", dict, where)
+    source = _image_url(data, where)
     path = _image_path(source, folder)
     results = _results(task, where)
     regions: list[Region] = []
@@ -210,7 +225,27 @@ def from_task(
         return None
     number = task.get("id")
     task_id = number if isinstance(number, int) else None
-    return LabelledFile(path, *size, regions=tuple(regions), id=task_id, source=source)
+    extra = {"data": data} if data.keys() - {_DATA} else None
+    return LabelledFile(path, *size, regions=tuple(regions), id=task_id, source=source, extra=extra)
+
+
+def _tags(tasks: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The names of the project's brush and of what it paints on, where the labels tell them.
+
+    Labels of another kind tell only what they lie on; the brush then has the name that
+    `labelling_interface` gives it.
+    """
+    found: dict[str, str] = {}
+    for task in tasks:
+        for result in _results(task, ""):
+            control, painted = result.get("from_name"), result.get("to_name")
+            if not isinstance(control, str) or not isinstance(painted, str):
+                continue
+            if result.get("type") == "brushlabels":
+                return {"from_name": control, "to_name": painted}
+            if str(result.get("type")).endswith("labels"):
+                found.setdefault("to_name", painted)
+    return found
 
 
 def _image_url(data: dict[str, Any], where: str) -> str:
@@ -237,12 +272,22 @@ def _image_path(url: str, folder: ImageFolder | None) -> str:
     return name if exported else own_name
 
 
-def _results(task: dict[str, Any], where: str) -> list[dict[str, Any]]:
-    """The results of the annotation that counts."""
+def _is_empty(task: dict[str, Any]) -> bool:
+    """Did a person submit it without anything in it? Then none of the classes is there."""
+    return bool(_annotations(task, "")) and not _results(task, "")
+
+
+def _annotations(task: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """Those that were not skipped."""
     annotations = task.get("annotations") or []
     if not isinstance(annotations, list) or not all(isinstance(a, dict) for a in annotations):
         raise UsageError(f"{where}: the field 'annotations' is no list of annotations.")
-    valid = [a for a in annotations if not a.get("was_cancelled")]
+    return [a for a in annotations if not a.get("was_cancelled")]
+
+
+def _results(task: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """The results of the annotation that counts."""
+    valid = _annotations(task, where)
     if not valid:
         return []
     best = max(valid, key=lambda a: (bool(a.get("ground_truth")), str(a.get("updated_at") or "")))

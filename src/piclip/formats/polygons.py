@@ -21,11 +21,13 @@ from piclip.errors import MaskError
 Corners = npt.NDArray[np.float64]
 
 
-def outlines(mask: npt.NDArray[np.bool_]) -> list[list[Corners]]:
+def outlines(mask: npt.NDArray[np.bool_], simplify: float = 0.0) -> list[list[Corners]]:
     """Trace a mask.
 
     Args:
         mask: Bool (H, W).
+        simplify: Pixels by which an outline may miss its corners, to have fewer of them; then it no
+            longer gives back every pixel.
 
     Returns:
         For each connected part its outer outline and then those of its holes, each (N, 2) as
@@ -42,7 +44,7 @@ def outlines(mask: npt.NDArray[np.bool_]) -> list[list[Corners]]:
     parts, offsets = traced
     shift = np.array([columns.start, rows.start]) - 0.5
     return [
-        [_corners(points[start:end]) + shift for start, end in pairwise(at)]
+        [_fewer(_corners(points[start:end]) + shift, simplify) for start, end in pairwise(at)]
         for points, at in zip(parts, offsets, strict=True)
     ]
 
@@ -154,6 +156,12 @@ def simplified(outline: Corners, tolerance: float) -> Corners:
             kept.add(middle)
             waiting += [(start, middle), (middle, end)]
     return outline[sorted(kept)]
+
+
+def _fewer(outline: Corners, tolerance: float) -> Corners:
+    """Simplified, unless no area would be left."""
+    fewer = simplified(outline, tolerance) if tolerance else outline
+    return fewer if len(fewer) > 2 else outline
 
 
 def _lengths(vectors: Corners) -> Corners:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from piclip.formats.cleaning import TOUCHING, least_area
 from piclip.formats.labels import LabelledFile, Region
 from piclip.formats.run_length import RunLengthMask
-from piclip.io.extras import library
 from piclip.io.images import IGNORE
 
-if TYPE_CHECKING:
-    from supervision import Detections
-
 _DIGITS = 4
-_TOUCHING = np.ones((3, 3), dtype=np.bool_)
 
 
 class Prediction(Protocol):
@@ -42,7 +38,7 @@ def from_segmentation(
     path: str | None = None,
     *,
     instances: bool = True,
-    min_area: int = 1,
+    min_area: float | str = 1,
     source: str | None = None,
 ) -> LabelledFile:
     """Take the regions of a prediction.
@@ -52,7 +48,8 @@ def from_segmentation(
         path: The image's path relative to the folder of images; the name of its file without it.
         instances: Each connected part (pixels that touch at a side or a corner) is a region, or
             else all pixels of a class.
-        min_area: Regions with fewer pixels are left out.
+        min_area: Regions with fewer pixels are left out; a number, or a text such as "0.1%" of the
+            image's pixels.
         source: How the labelling tool names the image, if not by its path.
 
     Returns:
@@ -60,16 +57,17 @@ def from_segmentation(
         likely each class is to be in it.
     """
     regions = []
+    least = least_area(min_area, segmentation.size)
     for name in segmentation.class_names:
         mask = segmentation.mask_of(name)
         if not mask.any():
             continue
         scores = segmentation.score_of(name)
-        parts, count = ndimage.label(mask, structure=_TOUCHING) if instances else (mask, 1)
+        parts, count = ndimage.label(mask, structure=TOUCHING) if instances else (mask, 1)
         for part in range(1, count + 1):
             pixels = np.asarray(parts == part)
             area = int(pixels.sum())
-            if area == 0 or area < min_area:
+            if area == 0 or area < least:
                 continue
             score = round(float(scores[pixels].mean()), _DIGITS)
             regions.append(Region(name, RunLengthMask.from_array(pixels), score=score))
@@ -81,21 +79,4 @@ def from_segmentation(
         ignore=RunLengthMask.from_array(unknown) if unknown.any() else None,
         source=source,
         presence=segmentation.presence_by_class,
-    )
-
-
-def to_detections(segmentation: Prediction, *, instances: bool) -> Detections:
-    """Regions of a prediction as ``supervision.Detections``; see `Segmentation.to_supervision`."""
-    supervision = library("supervision")
-    regions = from_segmentation(segmentation, instances=instances).regions
-    masks = np.zeros((len(regions), *segmentation.size), dtype=np.bool_)
-    for index, region in enumerate(regions):
-        masks[index] = region.mask.to_array()
-    names = [region.class_name for region in regions]
-    return supervision.Detections(
-        xyxy=supervision.mask_to_xyxy(masks).astype(np.float32).reshape(-1, 4),
-        mask=masks,
-        confidence=np.array([region.score for region in regions], dtype=np.float32),
-        class_id=np.array([segmentation.class_names.index(n) for n in names], dtype=np.int64),
-        data={"class_name": np.array(names, dtype=np.str_)},
     )

@@ -42,6 +42,15 @@ class Format(Reader, Protocol):
         """Write labels as `write_labels`."""
 
 
+class Outlined(Format, Protocol):
+    """A format whose regions can be outlines."""
+
+    def write(
+        self, labels: Labels, destination: str | Path, *, simplify: float = 0.0
+    ) -> list[Path]:
+        """Write labels as `write_labels`."""
+
+
 FORMATS: dict[str, Format] = {
     # In the order in which they are recognised: what is named plainly before what any PNG fits.
     "coco": coco,
@@ -54,6 +63,7 @@ FORMATS: dict[str, Format] = {
 READERS: dict[str, Reader] = {"cvat": cvat, **FORMATS}
 """Also those that are only read."""
 _BY_NAME = (*FORMATS, "cvat")
+_OUTLINED: dict[str, Outlined] = {"coco": coco, "labelme": labelme, "yolo": yolo}
 
 
 def get_format(name: str) -> Format:
@@ -63,6 +73,16 @@ def get_format(name: str) -> Format:
     if name not in FORMATS:
         raise _unknown(name, FORMATS)
     return FORMATS[name]
+
+
+def get_outlined(name: str) -> Outlined:
+    """Give a format that has outlines by its name (UsageError for another one)."""
+    if name not in _OUTLINED:
+        raise UsageError(
+            f"The format {name} has pixels and no outlines to simplify; leave that out, or write "
+            f"one of {', '.join(_OUTLINED)}."
+        )
+    return _OUTLINED[name]
 
 
 def detect(source: str | Path) -> str:
@@ -134,22 +154,28 @@ def read_labels(
     return labels
 
 
-def write_labels(labels: Labels, destination: str | Path, *, format: str) -> list[Path]:
+def write_labels(
+    labels: Labels, destination: str | Path, *, format: str, simplify: float = 0.0
+) -> list[Path]:
     """Write the labels of a set of images.
 
     Args:
         labels: What to write.
         destination: A JSON file for coco and labelstudio, a folder for the others.
         format: A name of `FORMATS`.
+        simplify: Pixels by which outlines (of coco, labelme and yolo) may miss their corners, to
+            have fewer of them; coco then has outlines instead of run lengths.
 
     Returns:
         The files written.
 
     Raises:
-        UsageError: The format is unknown or cannot hold the labels, or two images would have one
-            file.
+        UsageError: The format is unknown, cannot hold the labels or has no outlines to simplify,
+            or two images would have one file.
         OutputError: A file cannot be written.
     """
+    if simplify:
+        return get_outlined(format).write(labels, destination, simplify=simplify)
     return get_format(format).write(labels, destination)
 
 

@@ -3,15 +3,17 @@
 A line is ``class x y x y ...``, the class's index from 0 and corners divided by the image's width
 and height. Each region becomes one line: holes and separate parts are joined by slits of no width,
 so that filled by COCO's rule every pixel comes back; Ultralytics, which draws polygons with their
-border, sees them one pixel larger. An image without label has an empty file. Lost on the way:
-pixels to ignore, scores, and crowds, which are left out, since YOLO would take one for an object.
+border, sees them one pixel larger. An image without label has an empty file; train.txt and val.txt
+list the images of the splits. Lost on the way: pixels to ignore, scores, and crowds, which are left
+out, since YOLO would take one for an object.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import yaml
 
@@ -26,6 +28,7 @@ from piclip.io.documents import read_yaml
 
 _YAML, _YAMLS, _CLASSES = "data.yaml", ("data.yaml", "dataset.yaml"), "classes.txt"
 _OTHER_TEXTS = re.compile(r"(readme|license|notes|train|val|valid|test)\b.*", re.IGNORECASE)
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def recognise(source: Path) -> bool:
@@ -77,28 +80,79 @@ def read(
     return Labels(names, tuple(files), skipped=problems.all())
 
 
-def write(labels: Labels, destination: str | Path) -> list[Path]:
-    """Write data.yaml and a text file per image, unlabelled too, as `write_labels` says."""
-    folder, targets = Path(destination), labels.with_paths(".txt")
-    names = yaml.safe_dump(
-        {"names": dict(enumerate(labels.class_names))}, sort_keys=False, allow_unicode=True
-    )
+def write(labels: Labels, destination: str | Path, *, simplify: float = 0.0) -> list[Path]:
+    """Write a text file per image, unlabelled too, and what `write_lists` writes.
+
+    As `write_labels` says.
+    """
+    labels.with_paths(".txt")  # refuses two images of one label
+    texts = [
+        write_text_of(file, labels.class_names, destination, simplify) for file in labels.images
+    ]
+    paths = [file.path for file in labels.images]
+    return [*write_lists(labels.class_names, paths, destination), *texts]
+
+
+def write_text_of(
+    file: LabelledFile, class_names: Sequence[str], destination: str | Path, simplify: float = 0.0
+) -> Path:
+    """Write the label of one image into a folder (OutputError if that fails)."""
+    path = Path(destination, "labels", PurePosixPath(file.path).with_suffix(".txt"))
+    return write_text(to_text(file, class_names, simplify), path)
+
+
+def write_lists(
+    class_names: Sequence[str], paths: Sequence[str], destination: str | Path
+) -> list[Path]:
+    """Write data.yaml, and the images of each split, see `splits`, in train.txt and val.txt.
+
+    The images are listed below ``images``, where Ultralytics finds the labels of each: put the
+    folder of images there, or a link to it.
+    """
+    folder = Path(destination)
+    listed = {split: found for split, found in splits(paths).items() if found}
+    content = {split: f"{split}.txt" for split in listed} | {"names": dict(enumerate(class_names))}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     return [
-        write_text(names.rstrip("\n"), folder / _YAML),
+        write_text(text.rstrip("\n"), folder / _YAML),
         *(
-            write_text(to_text(file, labels.class_names), folder / "labels" / target)
-            for file, target in targets
+            write_text("\n".join(f"./images/{path}" for path in found), folder / f"{split}.txt")
+            for split, found in listed.items()
         ),
     ]
 
 
-def to_text(file: LabelledFile, class_names: Sequence[str]) -> str:
-    """Make the lines of one image's label, without crowds."""
+def splits(paths: Sequence[str]) -> dict[str, list[str]]:
+    """Share images among "train", "val" and "test".
+
+    An image in a folder of such a name is of that split, and every other one of "train". Where no
+    image is of "val", a fifth of "train" (one at least) becomes it, the same ones however the
+    images are sorted; a single image is in both, since YOLO trains with both alone.
+    """
+    found: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for path in paths:
+        folders = (_SPLITS.get(part.lower()) for part in PurePosixPath(path).parts[:-1])
+        found[next(filter(None, folders), "train")].append(path)
+    train = found["train"]
+    if train and not found["val"]:
+        order = sorted(train, key=_digest)
+        chosen = set(order[: max(1, len(train) // 5)])
+        found["val"] = [path for path in train if path in chosen]
+        found["train"] = [path for path in train if path not in chosen] or train
+    return found
+
+
+def _digest(path: str) -> bytes:
+    return hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()
+
+
+def to_text(file: LabelledFile, class_names: Sequence[str], simplify: float = 0.0) -> str:
+    """Make the lines of one image's label, without crowds; see `outlines` for ``simplify``."""
     lines = []
     for region in file.regions:
         if region.crowd:
             continue
-        parts = [joined(loops) for loops in outlines(region.mask.to_array())]
+        parts = [joined(loops) for loops in outlines(region.mask.to_array(), simplify)]
         # Seven digits place a corner to a hundredth of a pixel in the largest images.
         numbers = (joined(parts) / [file.width, file.height]).ravel()
         corners = " ".join(f"{number:.7g}" for number in numbers)
