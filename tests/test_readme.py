@@ -220,7 +220,9 @@ def test_the_figures_of_speed_are_those_of_the_file():
 def test_the_figures_of_the_engine_are_those_of_the_file():
     for found in measured("engine")["rows"]:
         figures = [found[k] for k in ("run_ms_per_image", "again_s_per_50000", "bytes_per_image")]
-        assert row("docs/many-images.md", f"{found['images']:,}") == [str(each) for each in figures]
+        assert row("docs/many-images.md", f"{found['images']:,} images") == [
+            str(each) for each in figures
+        ]
 
 
 def test_the_figures_of_the_decoders_are_those_of_their_results():
