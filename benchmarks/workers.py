@@ -74,7 +74,7 @@ def run(folder: Path, output: Path, model: str, threads: int, options: Sequence[
         [
             *(sys.executable, script, "annotate", "--images", folder / "photos"),
             *("--labels", folder / "labels.json", "--model", model, "--device", "cpu"),
-            *("--output", output, "--output-format", "parquet", *options),
+            *("--output", output, "--output-format", "parquet", "--min-area", "0", *options),
         ],
         env=os.environ | {"OMP_NUM_THREADS": str(threads)},
         stderr=subprocess.PIPE,

@@ -35,7 +35,7 @@ class Review:
 
     Attributes:
         path: The image.
-        certainty: See `piclip.annotation.proposals.certainty_of`.
+        certainty: See `piclip.annotation.sinks.certainty_of`.
         regions: Number of its regions.
         lowest_score: Of its regions, None without any.
         presence: Probability of each class to be in it, None where that is not known.

@@ -21,6 +21,7 @@ from piclip.io.outputs import write_png
 from piclip.results import OVERLAYS, Segmentation
 
 _DIGITS = 6
+_FEW_DIGITS = 4
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ class Regions:
                     f"the image that the labels list."
                 )
             file = replace(file, id=query.known.id, source=query.known.source)
-        return Kept(Proposal(file, certainty_of(result)).as_json())
+        # Rounded as scores are: the last digits depend on which images are segmented together.
+        return Kept(Proposal(file, round(certainty_of(result), _FEW_DIGITS)).as_json())
 
     def holds(self, journal: Journal, path: str) -> bool:
         """The journal has them."""
