@@ -225,6 +225,20 @@ def test_the_figures_of_the_engine_are_those_of_the_file():
         ]
 
 
+def test_the_figures_of_workers_are_those_of_the_file():
+    titles = {
+        "one_process_one_thread": "one process, one",
+        "one_process_two_threads": "one process, two",
+        "two_workers": "`--workers 2`",
+        "shards_one_process": "shards, one",
+        "ray_two_actors": "shards, Ray",
+    }
+    for way, found in measured("workers")["ways"].items():
+        figures = [str(found[key]) for key in ("images_per_second", "start_seconds")]
+        assert row("docs/many-images.md", titles[way]) == figures
+        assert found["differing_images"] == 0
+
+
 def test_the_figures_of_the_decoders_are_those_of_their_results():
     def mean(method, prior, shots):
         files = sorted(
