@@ -203,6 +203,7 @@ def test_the_figures_of_speed_are_those_of_the_file():
         "20 classes": "twenty_classes",
         "`predict`, one class": "predict_one_class",
         "`predict`, 20 classes": "predict_twenty_classes",
+        "`predict` of 12 megapixels": "predict_large",
         "peak memory": "memory",
     }
     for title, field in fields.items():
@@ -214,6 +215,9 @@ def test_the_figures_of_speed_are_those_of_the_file():
     ]
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert f"one class costs {one} plain passes of ViT-B/16 and twenty cost {twenty}" in readme
+    page = " ".join((ROOT / "docs/measured.md").read_text(encoding="utf-8").split())
+    assert f"takes {speed['memory_mib']['predict_large']:.0f} MiB above" in page
+    assert f"PNG masks at {speed['segment_per_second']:.2f} a second" in page
     assert f"takes {speed['plain_seconds']:.2f} s" in (ROOT / "docs/models.md").read_text()
 
 
