@@ -206,6 +206,7 @@ def test_labels_are_drawn_over_their_images(tmp_path):
 
 def test_a_missing_library_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
+    library.cache_clear()
     advice = r"\(pycocotools\.mask is not installed\): pip install 'piclip\[formats\]'"
     with pytest.raises(UsageError, match=advice):
         segmentation().to_coco()

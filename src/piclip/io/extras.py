@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -30,6 +31,7 @@ def needs_extra(extra: str, purpose: str) -> Iterator[None]:
         ) from error
 
 
+@cache  # a file of labels asks for it a million times
 def library(module: str) -> Any:  # noqa: ANN401  (none of these libraries has types)
     """Import a module of the extra [formats] by its dotted name (UsageError if it is missing)."""
     with needs_extra("formats", "Reading and writing labels"):
