@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from piclip.annotation.journal import Entry, Journal
 from piclip.annotation.queries import Query
@@ -83,21 +83,22 @@ class MaskFiles:
             # A folder that was taken away is not made again: its journal is not there.
             files.append(write_png(picture, self.folder / paths[kind], make_folder=False))
         inside, (height, width) = result.mask, result.size
-        score = result.score
+        score = np.zeros(result.size, dtype=np.float32)
+        shares, scores = {}, {}
+        for name in result.class_names:  # one map of scores at a time, which is made for this
+            own, mask = result.score_of(name), result.mask_of(name)
+            np.maximum(score, own, out=score)
+            shares[name], scores[name] = _rounded(mask.mean()), _mean_in(own, mask)
         found = {
             **paths,
             "width": width,
             "height": height,
             "share": _rounded(inside.mean()),
-            "shares": {name: _rounded(result.mask_of(name).mean()) for name in result.class_names},
+            "shares": shares,
             "presence": result.presence_by_class,
-            "scores": {
-                name: _rounded(scores[inside].mean()) if inside.any() else None
-                for name, scores in zip(result.class_names, result.scores, strict=True)
-                for inside in [result.mask_of(name)]
-            },
+            "scores": scores,
             "mean_score": _rounded(score.mean()),
-            "mean_score_inside": _rounded(score[inside].mean()) if inside.any() else None,
+            "mean_score_inside": _mean_in(score, inside),
         }
         return Kept(found, tuple(files))
 
@@ -146,13 +147,12 @@ class Proposal:
     def as_json(self) -> dict[str, Any]:
         """What `of` reads back."""
         file = self.file
-        presence = file.presence
         return {
             "id": file.id,
             "source": file.source,
             "size": file.size,
             "regions": [(r.class_name, r.score, r.mask.counts.decode()) for r in file.regions],
-            "presence": dict(presence) if isinstance(presence, Mapping) else None,
+            "presence": None if file.presence is None else dict(file.presence),
             "certainty": self.certainty,
         }
 
@@ -201,6 +201,10 @@ def certainty_of(found: Segmentation) -> float:
     masks = ((name, found.mask_of(name)) for name in own)
     sums = (np.minimum(found.score_of(n)[mask], own[n]).sum() for n, mask in masks if mask.any())
     return sum(map(float, sums)) / pixels
+
+
+def _mean_in(score: NDArray[np.float32], mask: NDArray[np.bool_]) -> float | None:
+    return _rounded(score[mask].mean()) if mask.any() else None
 
 
 def _rounded(value: float | np.floating[Any]) -> float:
