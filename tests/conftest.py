@@ -67,3 +67,19 @@ def memory():
     empty()
     yield storage
     empty()
+
+
+@pytest.fixture
+def predicted(monkeypatch) -> list[int]:
+    """How many images were scored together."""
+    from piclip.training_free.scorer import TrainingFreeScorer
+
+    counts = []
+    score = TrainingFreeScorer.score
+
+    def counting(self, images, **options):
+        counts.append(len(images))
+        return score(self, images, **options)
+
+    monkeypatch.setattr(TrainingFreeScorer, "score", counting)
+    return counts

@@ -12,7 +12,6 @@ from PIL import Image
 from piclip.cli import app, main
 from piclip.datasets.scenes import make_scene
 from piclip.formats import LabelledFile, Labels, Region, RunLengthMask, read_labels, write_labels
-from piclip.training_free.scorer import TrainingFreeScorer
 
 
 @dataclass(frozen=True)
@@ -55,20 +54,6 @@ def run(request, capsys):
         return capsys.readouterr()
 
     return call
-
-
-@pytest.fixture
-def predicted(monkeypatch):
-    """How many images were scored together."""
-    counts = []
-    score = TrainingFreeScorer.score
-
-    def counting(self, images, **options):
-        counts.append(len(images))
-        return score(self, images, **options)
-
-    monkeypatch.setattr(TrainingFreeScorer, "score", counting)
-    return counts
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from PIL import Image
 
 from piclip import FewShotSegmenter, Support
 from piclip.datasets.scenes import make_scene
-from piclip.training_free.scorer import TrainingFreeScorer
 
 
 @pytest.fixture
@@ -25,20 +24,6 @@ def photos(tmp_path):
     (folder / "broken.jpg").write_bytes(b"no image")
     (folder / "notes.txt").write_text("no image either")
     return folder
-
-
-@pytest.fixture
-def scored(monkeypatch):
-    """How many images were scored together."""
-    counts = []
-    score = TrainingFreeScorer.score
-
-    def counting(self, images, **options):
-        counts.append(len(images))
-        return score(self, images, **options)
-
-    monkeypatch.setattr(TrainingFreeScorer, "score", counting)
-    return counts
 
 
 @pytest.fixture

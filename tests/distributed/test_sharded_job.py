@@ -123,13 +123,13 @@ def test_a_parquet_file_of_urls(segmenter, bucket, memory, expected):
     same(found, expected, f"{bucket}/")
 
 
-def test_an_interrupted_job_goes_on_and_ends_the_same(segmenter, photos, tmp_path, scored):
+def test_an_interrupted_job_goes_on_and_ends_the_same(segmenter, photos, tmp_path, predicted):
     whole = run(segmenter, photos, tmp_path / "whole")
-    scored.clear()
+    predicted.clear()
     counting = TrainingFreeScorer.score
 
     def interrupted(self, images, **options):
-        if len(scored) == 5:
+        if len(predicted) == 5:
             raise KeyboardInterrupt
         return counting(self, images, **options)
 
@@ -142,9 +142,9 @@ def test_an_interrupted_job_goes_on_and_ends_the_same(segmenter, photos, tmp_pat
     before = {name: (tmp_path / "out" / "shards" / name).stat().st_mtime_ns for name in finished}
     (tmp_path / "out" / "shards" / ".piclip-half.parquet").write_bytes(b"half")
     Image.new("RGB", (8, 8)).save(photos / "later.png")  # not there when the job was started
-    scored.clear()
+    predicted.clear()
     done = run(segmenter, photos, tmp_path / "out", shards=None)
-    assert 0 < len(scored) < 12
+    assert 0 < len(predicted) < 12
     shards = tmp_path / "out" / "shards"
     earlier = sum(pq.read_metadata(shards / name).num_rows for name in finished)
     assert (done.images, done.failed, done.earlier) == (13, 1, earlier)

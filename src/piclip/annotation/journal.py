@@ -11,12 +11,11 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from piclip.annotation.queries import Stamp
+from piclip.annotation.queries import Stamp, path_hash
 from piclip.errors import OutputError, UsageError
 from piclip.io.decoding import reason
 from piclip.io.documents import check_regular
@@ -113,11 +112,11 @@ class Journal:
 
     def __contains__(self, path: str) -> bool:
         """Whether an image has a line."""
-        return _hash(path) in self._numbers
+        return path_hash(path) in self._numbers
 
     def has(self, path: str, stamp: Stamp) -> bool:
         """Whether something was found in this very image."""
-        number = self._numbers.get(_hash(path))
+        number = self._numbers.get(path_hash(path))
         return (
             number is not None
             and number not in self._failed
@@ -150,7 +149,7 @@ class Journal:
 
     def read(self, path: str) -> Entry:
         """What the journal says about an image (KeyError if that is nothing)."""
-        return self._at(self._places[self._numbers[_hash(path)]])
+        return self._at(self._places[self._numbers[path_hash(path)]])
 
     def reason(self, path: str) -> str | None:
         """Why nothing was found in an image, if that is so."""
@@ -191,7 +190,7 @@ class Journal:
 
     def _note(self, path: str, stamp: Stamp | None, place: int, *, failed: bool) -> None:
         size, changed = stamp or (-1, -1)
-        number = self._numbers.setdefault(_hash(path), len(self._places))
+        number = self._numbers.setdefault(path_hash(path), len(self._places))
         if number == len(self._places):
             self._places.append(place)
             self._sizes.append(size)
@@ -224,14 +223,7 @@ class Journal:
                 lines.truncate(place)
         except UsageError:
             raise
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            OverflowError,
-            RecursionError,
-        ) as error:
+        except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
             raise UsageError(
                 f"{self.path} is no journal of an earlier run, or is damaged; {ADVICE}."
             ) from error
@@ -266,12 +258,6 @@ def _sync(files: Iterable[Path], lines: int) -> None:
         with suppress(FileNotFoundError), file.open("rb") as written:  # removed: that will be found
             os.fsync(written.fileno())
     os.fsync(lines)
-
-
-def _hash(path: str) -> int:
-    """64 bits: two of a million images share theirs once in 37 million runs."""
-    data = path.encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
 
 
 def _line(head: object, body: object) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from itertools import chain, count
 from pathlib import Path
 from typing import TypeAlias, overload
@@ -100,6 +101,12 @@ def stamp_of(file: str | Path) -> Stamp:
     except (OSError, ValueError) as error:
         raise ImageError(f"{file}: {reason(error)}; check the path.") from error
     return status.st_size, status.st_mtime_ns
+
+
+def path_hash(path: str) -> int:
+    """64 bits, the same everywhere; of a million, two share theirs once in 37 million runs."""
+    data = path.encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
 
 
 def stem_of(path: str) -> str:

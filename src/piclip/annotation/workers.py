@@ -51,13 +51,12 @@ def answers_of_workers(
     stop = context.Event()
     with tempfile.TemporaryDirectory(prefix="piclip-") as folder:
         segmenter.save(folder)
-        dtype = str(segmenter.scorer.dtype).removeprefix("torch.")
         threads = max(1, torch.get_num_threads() // workers)
         pool = ProcessPoolExecutor(
             workers,
             mp_context=context,
             initializer=_start,
-            initargs=(folder, str(segmenter.device), dtype, sink, how, threads, stop),
+            initargs=(folder, segmenter.device, segmenter.scorer.dtype, sink, how, threads, stop),
         )
         waiting: deque[Future[list[Entry]]] = deque()
         groups = iter(queries)
@@ -98,7 +97,13 @@ _work: _Work
 
 
 def _start(
-    folder: str, device: str, dtype: str, sink: Sink, how: How, threads: int, stop: Event
+    folder: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    sink: Sink,
+    how: How,
+    threads: int,
+    stop: Event,
 ) -> None:
     """Make a process ready; Ctrl-C is its parent's to deal with, whose end is its own, too."""
     global _work  # noqa: PLW0603  (how a pool hands something to its processes)

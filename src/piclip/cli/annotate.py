@@ -301,7 +301,8 @@ def annotate(
         if job and place:
             with running("Annotating", job) as on_progress:
                 job.run(segmenter, how, workers=workers, on_progress=on_progress)
-            failures += job.failures()
+            done = len(queries) - len(tried := job.failures())
+            failures += tried
             regions = work.write_proposals(
                 job,
                 known,
@@ -314,7 +315,6 @@ def annotate(
                 simplify=simplify,
                 review=review,
             )
-            done = len(queries) - len(job.failures())
             print_outcome(
                 "annotated",
                 done=done,

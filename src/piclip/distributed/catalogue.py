@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from piclip.annotation.queries import path_hash
 from piclip.errors import UsageError
 from piclip.formats.label_files import read_lines
 from piclip.io.extras import arrow
@@ -30,8 +30,7 @@ _ROWS = 50_000
 
 def shard_of(path: str, shards: int) -> int:
     """The number of the shard, 0 to ``shards`` - 1, that an image belongs to."""
-    data = path.encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big") % shards
+    return path_hash(path) % shards
 
 
 def root_of(images: str) -> str:
