@@ -45,9 +45,9 @@ def test_parquet_of_a_single_run_has_what_coco_has_and_the_failures(annotate, al
     assert (ran.code, "labels.parquet" in ran.sentence) == (2, True)
 
 
-@pytest.mark.parametrize("format", ["coco", "masks", "parquet"])
+@pytest.mark.parametrize("format", ["coco", "masks", "parquet", "yolo"])
 def test_shards_in_this_process_end_as_a_single_run(annotate, album, format):
-    target = "out" if format in ("masks", "parquet") else "out.json"
+    target = "out.json" if format == "coco" else "out"
     all_kept = ("--min-area", 0) if format == "parquet" else ()  # as the shards keep all
     assert annotate("--batch-size", 1, *all_kept).code == 0
     expected = {path: file.regions for path, file in album.by_path("out.json").items()}
@@ -65,6 +65,15 @@ def test_shards_in_this_process_end_as_a_single_run(annotate, album, format):
     elif format == "coco":
         assert regions(read_labels(place).images) == expected
         assert album.json("sharded-out.json")["categories"] == album.json()["categories"]
+    elif format == "yolo":
+        assert annotate("--output-format", format, "--batch-size", 1, output="yolo").code == 0
+        single = album.folder / "yolo"
+        files = {file.relative_to(single) for file in single.rglob("*.*")}
+        assert len(files) >= 6
+        assert files == {file.relative_to(place) for file in place.rglob("*.*")}
+        for file in files:
+            lines = [sorted((top / file).read_text().splitlines()) for top in (single, place)]
+            assert lines[0] == lines[1]
     else:
         for path, kept in expected.items():
             for name in {region.class_name for region in kept}:

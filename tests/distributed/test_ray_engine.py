@@ -5,13 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from piclip.distributed import annotate
+from piclip.distributed.export import Export
+from piclip.distributed.ray_engine import Pool
 from piclip.errors import PiclipError
+from piclip.formats import Labels
+from piclip.formats.cleaning import AS_FOUND, kept
 
 DRIVER = """
 import sys
@@ -50,6 +55,21 @@ def test_two_actors_find_what_one_process_finds(segmenter, photos, tmp_path, who
     assert (done.images, done.failed) == (13, 1)
     assert 0 < done.earlier == seen[0] < seen[-1] == 13
     assert annotate(segmenter, photos, tmp_path / "out").earlier == 13
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["masks", "coco"])
+def test_the_cluster_writes_the_label_files_of_one_process(whole, tmp_path, format):
+    keep = partial(kept, min_score=0.0, cleaning=AS_FOUND)
+    for name, pool in (("here", None), ("there", Pool(actors=2))):
+        target = tmp_path / name / "out"
+        Export(whole.shards, Labels(("cat",), ()), str(target), format, keep).write(pool)
+    here, there = (
+        {path.relative_to(top): path.read_bytes() for path in top.rglob("*") if path.is_file()}
+        for top in (tmp_path / "here", tmp_path / "there")
+    )
+    assert here == there
+    assert here
 
 
 @pytest.mark.slow

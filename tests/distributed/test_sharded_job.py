@@ -71,6 +71,24 @@ def test_shards_hold_what_a_single_run_finds(segmenter, photos, tmp_path, expect
             assert shard_of(path, 4) == number
 
 
+def test_images_of_one_size_are_seen_together(segmenter, photos, tmp_path, monkeypatch):
+    for number in range(0, 12, 2):
+        (path,) = photos.rglob(f"photo{number:02}.png")
+        with Image.open(path) as image:
+            image.resize((80, 50)).save(path)
+    seen = []
+    scored = TrainingFreeScorer._scored
+
+    def counted(self, images, *others):
+        seen.append(len(images))
+        return scored(self, images, *others)
+
+    monkeypatch.setattr(TrainingFreeScorer, "_scored", counted)
+    done = run(segmenter, photos, tmp_path / "out", shards=1, batch_size=3)
+    assert (done.images, done.failed) == (13, 1)
+    assert sorted(seen) == [3, 3, 3, 3]
+
+
 def test_other_programs_read_the_shards_as_one_table(segmenter, photos, tmp_path):
     run(segmenter, photos, tmp_path / "out")
     table = pq.read_table(tmp_path / "out" / "shards")

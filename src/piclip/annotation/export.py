@@ -105,14 +105,29 @@ def write_files(
         coco.write(labels, destination, simplify=simplify, files=files)
     elif format == "labelstudio":
         dump_list((labelstudio.to_task(file) for file in files()), destination)
-    elif format == "yolo":
-        paths = []
-        for file in files():
-            yolo.write_text_of(file, labels.class_names, destination, simplify)
-            paths.append(file.path)
-        yolo.write_lists(labels.class_names, paths, destination)
     else:
-        _write_folder(files(), labels, destination, format, simplify)
+        write_image_files(files(), labels, destination, format, simplify)
+        write_lists([file.path for file in files()], labels, destination, format)
+
+
+def write_image_files(
+    files: Iterator[LabelledFile], labels: Labels, folder: Path, format: str, simplify: float
+) -> None:
+    """Write the label file of each image into a folder, as `write_files`; no lists of them."""
+    if format == "yolo":
+        for file in files:
+            yolo.write_text_of(file, labels.class_names, folder, simplify)
+        return
+    while batch := tuple(islice(files, _AT_ONCE)):
+        if format == "masks":
+            _remove_masks(batch, labels.class_names, folder)
+        write_labels(replace(labels, images=batch), folder, format=format, simplify=simplify)
+
+
+def write_lists(paths: Sequence[str], labels: Labels, folder: Path, format: str) -> None:
+    """Write what a format has beside the label files of its images (OutputError if that fails)."""
+    if format == "yolo":
+        yolo.write_lists(labels.class_names, paths, folder)
 
 
 def write_review(rows: Iterable[Review], destination: Path) -> None:
@@ -151,15 +166,6 @@ def write_table(entries: Iterable[Entry], destination: Path) -> None:
             for name, share in entry.found["shares"].items():
                 score = entry.found["scores"][name]
                 table.writerow([entry.path, name, share, presence.get(name), score])
-
-
-def _write_folder(
-    files: Iterator[LabelledFile], labels: Labels, folder: Path, format: str, simplify: float
-) -> None:
-    while batch := tuple(islice(files, _AT_ONCE)):
-        if format == "masks":
-            _remove_masks(batch, labels.class_names, folder)
-        write_labels(replace(labels, images=batch), folder, format=format, simplify=simplify)
 
 
 def _remove_masks(files: Sequence[LabelledFile], class_names: Sequence[str], folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -13,17 +13,18 @@ from tempfile import TemporaryDirectory
 import typer
 
 from piclip import FewShotSegmenter
-from piclip.annotation.export import ONE_FILE, check_destination, write_files
+from piclip.annotation.export import check_destination
 from piclip.annotation.fitted import choose_examples, digest, learn
 from piclip.cli.annotate_folder import negatives_for, written_format
 from piclip.cli.console import people, print_json, print_outcome, progress_bar
 from piclip.distributed.catalogue import root_of
+from piclip.distributed.export import Export
 from piclip.distributed.job import Annotated, annotate
+from piclip.distributed.ray_engine import Pool
 from piclip.errors import ImageError, PiclipError, UsageError
 from piclip.formats import LabelledFile, Labels
 from piclip.formats.cleaning import Cleaning, kept
 from piclip.formats.image_files import find_image
-from piclip.formats.labels import label_paths
 from piclip.io.storage import (
     absolute,
     fetch,
@@ -33,7 +34,6 @@ from piclip.io.storage import (
     joined,
     local_path,
     names,
-    put_all,
 )
 
 _MOST_FAILURES = 1000
@@ -142,7 +142,8 @@ def annotate_shards(
             )
         if target != "parquet":
             keep = partial(kept, min_score=min_score, cleaning=cleaning)
-            _write(done, known, output, target, keep, simplify, Path(scratch))
+            pool = Pool(cluster.address, cluster.actors) if cluster.engine == "ray" else None
+            Export(done.shards, known, output, target, keep, simplify).write(pool)
     _report(done, output, json=json)
     if done.failed:
         raise typer.Exit(1)
@@ -207,40 +208,6 @@ def _fetch_labelled(file: LabelledFile, root: str, folder: Path) -> None:
             (folder / path).unlink(missing_ok=True)
         else:
             return
-
-
-def _write(
-    done: Annotated,
-    known: Labels,
-    output: str,
-    format: str,
-    keep: Callable[[LabelledFile], LabelledFile],
-    simplify: float,
-    scratch: Path,
-) -> None:
-    """Write the shards in a label format, here, and put it where it is wanted."""
-
-    def files() -> Iterator[LabelledFile]:
-        for proposal in done.shards.proposals():
-            yield replace(keep(proposal.file), path=_below(proposal.file.path, format))
-
-    own = local_path(output)
-    target = Path(own) if own else scratch / "out" / PurePosixPath(output).name
-    if format not in ONE_FILE:
-        label_paths((file.path for file in files()), "")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_files(files, known, target, format, simplify=simplify)
-    if own is None:
-        put_all(target, output)
-
-
-def _below(path: str, format: str) -> str:
-    """A path that stays below a folder of label files; in one file it is the image's own."""
-    if format in ONE_FILE:
-        return path
-    plain = path.replace("\\", "/")
-    parts = (plain.partition("://")[2] or plain).split("/")
-    return "/".join(part for part in parts if part not in ("", ".", ".."))
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +90,22 @@ def shards_by_ray(
         with _one_sentence(ray):
             for row in counts.iter_rows():
                 yield row["images"], row["failed"]
+
+
+def each_by_ray(work: Callable[[int], None], numbers: Iterable[int], pool: Pool) -> None:
+    """Call a function of the package with each number, side by side on a cluster.
+
+    Raises:
+        PiclipError: The cluster is not there or cannot go on, or as the function.
+    """
+    with _connected(pool) as ray, _one_sentence(ray):
+        task = ray.remote(num_cpus=1)(_without_result)
+        shared = ray.put(work)
+        ray.get([task.remote(shared, number) for number in numbers])
+
+
+def _without_result(work: Callable[[int], None], number: int) -> None:
+    work(number)
 
 
 class _Actor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,16 +118,18 @@ class Shards:
             pairs = list(pool.map(self._counts, numbers))
         return sum(images for images, _ in pairs), sum(failed for _, failed in pairs)
 
-    def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
-        """What was found, shard by shard, in each by path."""
-        for number in sorted(self.done()):
+    def rows(
+        self, columns: Sequence[str] | None = None, numbers: Collection[int] | None = None
+    ) -> Iterator[Row]:
+        """What was found, by default in all shards that are done; shard by shard."""
+        for number in sorted(self.done() if numbers is None else numbers):
             system, path = file_system(self.place(number))
             with system.open(path, "rb") as file:
                 yield from read_rows(file, columns)
 
-    def proposals(self) -> Iterator[Proposal]:
+    def proposals(self, numbers: Collection[int] | None = None) -> Iterator[Proposal]:
         """The images in which something could be found out, with their regions."""
-        return (proposal_of(row) for row in self.rows() if row["reason"] is None)
+        return (proposal_of(row) for row in self.rows(None, numbers) if row["reason"] is None)
 
     def failures(self) -> Iterator[Failure]:
         """The others, with the reason."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
@@ -16,10 +18,12 @@ from piclip.annotation.queries import Query
 from piclip.annotation.sinks import Regions
 from piclip.distributed.shards import Shards
 from piclip.errors import PiclipError
+from piclip.io.images import image_size
 from piclip.io.storage import exists, fetch, joined, local_path, new_file
 from piclip.segmenter import FewShotSegmenter
 
 _FETCHED_AT_ONCE, _FETCHED_AHEAD = 8, 32
+_SORTED_AT_ONCE = 64
 _FEW = 10
 """So many images may all be missing; more of them, and it is the storage that is."""
 
@@ -105,7 +109,8 @@ class Worker:
                     while waiting:
                         yield waiting.popleft().result()
 
-                for entry in answers(self.segmenter, queries(), Regions(), self.how):
+                grouped = _by_size(queries())
+                for entry in answers(self.segmenter, grouped, Regions(), self.how):
                     copy = files.pop(entry.path, None)
                     if copy is None:
                         yield entry
@@ -116,6 +121,19 @@ class Worker:
                         place = joined(self.shards.images, entry.path)
                         reason = reason.replace(str(copy), place).replace(copy.name, place)
                     yield replace(entry, reason=reason)
+
+
+def _by_size(queries: Iterator[Query]) -> Iterator[Query]:
+    """Some images at a time, those of one size after each other: a model sees these together."""
+    while several := list(islice(queries, _SORTED_AT_ONCE)):
+        yield from sorted(several, key=lambda query: _size(query.file))
+
+
+def _size(file: str) -> tuple[float, float]:
+    try:
+        return image_size(Path(file))
+    except PiclipError:  # whoever reads it says what is wrong
+        return math.inf, math.inf
 
 
 def saved_files(segmenter: FewShotSegmenter) -> dict[str, bytes]:

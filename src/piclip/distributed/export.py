@@ -1,0 +1,104 @@
+"""What a job's shards hold, as label files: folders shard by shard, side by side, and single files.
+
+A folder of label files (masks, voc, yolo, labelme) has files per image, so whoever has a shard
+writes its part. A file of all images (coco, labelstudio) is written by one process, in memory that
+does not grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+from piclip.annotation.export import ONE_FILE, write_files, write_image_files, write_lists
+from piclip.distributed.ray_engine import Pool, each_by_ray
+from piclip.distributed.shards import Shards
+from piclip.formats.labels import LabelledFile, Labels, label_paths
+from piclip.io.storage import local_path, put_all
+
+
+@dataclass(frozen=True)
+class Export:
+    """Writes shards in a label format; the same files again, however often it is called.
+
+    Attributes:
+        shards: What was found.
+        labels: The labels that were read, for classes and numbers of classes and images.
+        output: The file or folder, a path or URL.
+        format: A name of `piclip.formats.FORMATS`.
+        keep: What becomes of the regions of an image before.
+        simplify: As `piclip.formats.write_labels` takes it.
+    """
+
+    shards: Shards
+    labels: Labels
+    output: str
+    format: str
+    keep: Callable[[LabelledFile], LabelledFile]
+    simplify: float = 0.0
+
+    def write(self, pool: Pool | None = None) -> None:
+        """Write all shards.
+
+        Args:
+            pool: Of Ray, whose tasks write folders of label files; None for this process.
+
+        Raises:
+            OutputError: A file cannot be written.
+            UsageError: Two images would have one label file, or a shard is damaged.
+            PiclipError: The cluster cannot go on.
+        """
+        if self.format in ONE_FILE:
+            with self._place() as place:
+                write_files(self._files, self.labels, place, self.format, simplify=self.simplify)
+            return
+        paths = [
+            _below(row["path"])
+            for row in self.shards.rows(["path", "reason"])
+            if row["reason"] is None
+        ]
+        label_paths(paths, "")
+        done = self.shards.done()
+        # Whoever writes a part of a folder needs none of the images that were labelled before.
+        part = replace(self, labels=replace(self.labels, images=()))
+        if pool is None:
+            for number in done:
+                part.write_part(number)
+        else:
+            each_by_ray(part.write_part, done, pool)
+        with self._place() as place:
+            write_lists(paths, self.labels, place, self.format)
+
+    def write_part(self, number: int) -> None:
+        """Write the files of a shard's images (OutputError if that fails)."""
+        files = (replace(file, path=_below(file.path)) for file in self._kept(frozenset({number})))
+        with self._place() as place:
+            write_image_files(files, self.labels, place, self.format, self.simplify)
+
+    def _files(self) -> Iterator[LabelledFile]:
+        return self._kept(self.shards.done())
+
+    def _kept(self, numbers: frozenset[int] | set[int]) -> Iterator[LabelledFile]:
+        return (self.keep(proposal.file) for proposal in self.shards.proposals(numbers))
+
+    @contextmanager
+    def _place(self) -> Iterator[Path]:
+        """Where to write on this computer; what belongs elsewhere is put there afterwards."""
+        if (own := local_path(self.output)) is not None:
+            Path(own).parent.mkdir(parents=True, exist_ok=True)
+            yield Path(own)
+            return
+        with TemporaryDirectory(prefix="piclip-") as scratch:
+            place = Path(scratch) / PurePosixPath(self.output).name
+            yield place
+            put_all(place, self.output)
+
+
+def _below(path: str) -> str:
+    """The path of an image so that its label file stays below a folder of them."""
+    plain = path.replace("\\", "/")
+    parts = (plain.partition("://")[2] or plain).split("/")
+    return "/".join(part for part in parts if part not in ("", ".", ".."))
