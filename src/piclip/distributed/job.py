@@ -89,7 +89,8 @@ def annotate(
         actors: Number of actors; by default as many as there is room for.
         num_gpus: What each actor has of a GPU; 0 for the processor alone.
         overwrite: Start over, whatever is there.
-        on_progress: Called with the number of images that are done, and that of rows of paths.
+        on_progress: Called with the number of images that are done, and that of rows of paths, of
+            which some may be left out or there twice; at the end both are that of images.
 
     Raises:
         UsageError: There are no images, the output holds something else or a job with other
@@ -137,6 +138,7 @@ def annotate(
             total, failed = total + own_images, failed + own_failed
             on_progress(total, job.catalogue.rows)
         job.tidy()
+        on_progress(total, total)
     if total == 0:
         raise UsageError("There is no image to annotate; give others, or leave fewer out.")
     return Annotated(job, total, failed, earlier)
