@@ -64,11 +64,14 @@ def test_results_are_those_of_the_segmenter_at_every_threshold(session, tmp_path
     segmenter = model.unfitted().fit([Support(labelled.image, labelled.mask("cat"))], name="cat")
     expected = segmenter.predict([query.path for query in session.queries])
     for answer, whole in zip(session.answers, expected, strict=True):
-        # The file keeps ten bits of the scores: only pixels that close to the threshold may differ.
-        for threshold in (0.2, session.threshold, 0.8):
+        # The file keeps ten bits of the scores: only pixels that close to the threshold may differ,
+        # and none passes that did not.
+        for threshold in (0.2, session.threshold, 0.8, 1):
             unsure = np.abs(whole.score - threshold) < 1e-3
             ours = answer.at_threshold(threshold).class_map
-            assert np.array_equal(ours[~unsure], whole.at_threshold(threshold).class_map[~unsure])
+            right = whole.at_threshold(threshold).class_map
+            assert np.array_equal(ours[~unsure], right[~unsure])
+            assert not (ours[right == 0]).any()
         assert max(answer.preview.size) == PREVIEW_PIXELS
         preview = answer.preview.mask.mean()
         assert abs(preview - whole.mask.mean()) < 0.02

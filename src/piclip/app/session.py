@@ -317,7 +317,7 @@ class AppSession:
                 file, mode="w+", dtype=np.float16, shape=result.score_maps.shape
             )
             for index in range(len(kept)):
-                kept[index] = result.score_maps[index]
+                kept[index] = _rounded_down(result.score_maps[index])
             self.answers.append(Answer(query, preview, file))
 
     def answer(self, index: int) -> Answer:
@@ -444,6 +444,12 @@ class _KeptScores:
 
     def __getitem__(self, index: int, /) -> npt.NDArray[np.float32]:
         return np.asarray(self.array[index], dtype=np.float32)
+
+
+def _rounded_down(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+    """Scores in float16, none above what it was: whatever a threshold lets pass did so before."""
+    near = scores.astype(np.float16)
+    return np.where(near > scores, np.nextafter(near, np.float16(0)), near)
 
 
 def _fit_maps(maps: ScoreMaps, size: tuple[int, int]) -> npt.NDArray[np.float32]:
