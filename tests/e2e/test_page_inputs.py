@@ -130,7 +130,7 @@ def test_a_trained_decoder_has_no_priors_and_the_next_model_has(browser, tmp_pat
         label_by_masks(page, tmp_path, "cat", "another cat")
         page.locator("#result img").wait_for()
         assert page.get_by_label("another cat").count() == 0  # no choice of a class to see
-        page.get_by_role("tab", name="Fused").click()
+        page.get_by_role("tab", name="Together").click()
         playwright.expect(page.get_by_text("A trained decoder keeps no priors")).to_be_visible()
         assert page.locator("#prior-fused img").count() == 0
         page.get_by_role("button", name="Cats").click()
