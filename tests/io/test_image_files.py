@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from piclip.errors import ImageError
 from piclip.io import decoding
-from piclip.io.images import list_images, read_image
+from piclip.io.images import image_size, list_images, read_image
 from pictures import gradient
 from sentences import one_sentence
 
@@ -198,7 +198,7 @@ def test_of_an_animation_the_first_frame_counts(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "avif"])
 def test_exif_orientation_is_applied_once(tmp_path, orientation, suffix):
     path = tmp_path / f"turned.{suffix}"
     exif = Image.Exif()
@@ -208,6 +208,7 @@ def test_exif_orientation_is_applied_once(tmp_path, orientation, suffix):
     with Image.open(path) as file:
         expected = ImageOps.exif_transpose(file).convert("RGB")
     assert image.size == ((36, 24) if orientation < 5 else (24, 36))
+    assert image_size(path) == (image.height, image.width)
     np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
     np.testing.assert_array_equal(np.asarray(read_image(image)), np.asarray(image))
     with Image.open(path) as file:

@@ -241,6 +241,17 @@ def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
         )
 
 
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of an opened file before it is turned upright.
+
+    Pillow's own size of a TIFF is that of the upright image, in its newer versions.
+    """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = image.tag_v2
+        return tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
+    return image.size
+
+
 def orientation_of(image: Image.Image) -> int | None:
     """The EXIF orientation; metadata that cannot be read is ignored, as viewers do."""
     try:

@@ -23,6 +23,7 @@ from piclip.io.decoding import (
     opened,
     orientation_of,
     reason,
+    stored_size,
 )
 
 MAX_PIXELS = 50_000_000
@@ -77,8 +78,8 @@ def image_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
         ImageError: The file is missing, no image that `read_image` reads, or too large.
     """
     with opened(path, max_pixels) as image:
-        sideways = orientation_of(image) in _SIDEWAYS
-        return image.size if sideways else (image.height, image.width)
+        width, height = stored_size(image)
+        return (width, height) if orientation_of(image) in _SIDEWAYS else (height, width)
 
 
 def read_mask(
