@@ -294,6 +294,26 @@ def test_heic_is_read_where_its_plugin_is_installed(tmp_path, monkeypatch):
     decoding._register_heif.cache_clear()
 
 
+def test_heic_of_the_plugin_itself_is_read_upright(tmp_path):
+    heif = pytest.importorskip("pillow_heif", reason="HEIC is read with the extra [heif] alone")
+    heif.register_heif_opener()
+    pixels = np.zeros((24, 36, 3), np.uint8)
+    pixels[:12, :18], pixels[12:, 18:] = [200, 30, 40], [30, 40, 200]
+    path, exif, turned = tmp_path / "a.heic", Image.Exif(), Image.fromarray(pixels)
+    for orientation in range(1, 9):
+        exif[0x0112] = turned.getexif()[0x0112] = orientation
+        Image.fromarray(pixels).save(path, exif=exif.tobytes(), quality=95)
+        [listed] = list_images(tmp_path)
+        shown = np.asarray(read_image(listed)).astype(int)
+        expected = np.asarray(ImageOps.exif_transpose(turned))
+        assert image_size(path) == expected.shape[:2] == shown.shape[:2]
+        assert np.abs(shown - expected).mean() < 4
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ImageError, match="truncated or damaged") as error:
+        read_image(path)
+    one_sentence(error)
+
+
 def test_list_images_says_what_is_wrong(tmp_path):
     with pytest.raises(ImageError, match="no such file or folder") as error:
         list_images(tmp_path / "nowhere")

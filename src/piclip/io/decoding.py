@@ -85,7 +85,7 @@ def decode(source: str | Path | Image.Image, max_pixels: int) -> Image.Image:
         try:
             source.load()
         except Exception as error:  # Pillow's decoders raise anything on broken files
-            raise ImageError(f"{name}: the image cannot be decoded ({error}).") from error
+            raise ImageError(f"{name}: the image cannot be decoded ({reason(error)}).") from error
         return _upright(source)
     if not isinstance(source, str | Path):
         raise ImageError(
@@ -287,4 +287,5 @@ def reason(error: Exception) -> str:
         return "no such file or folder"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return str(error) or type(error).__name__
+    # libheif's own sentences have lines.
+    return " ".join(str(error).split()) or type(error).__name__
