@@ -2,7 +2,6 @@
 
 import importlib.util
 import io
-import struct
 import sys
 import types
 
@@ -45,41 +44,6 @@ def test_16_bit_gray_is_scaled_by_the_bits_that_it_uses(tmp_path, suffix, top, f
     Image.fromarray(values).save(path)
     expected = np.round(values * (255.0 / full))
     np.testing.assert_array_equal(np.asarray(read_image(path))[:, :, 1], expected)
-
-
-def bands_tiff(path, bands, photometric=2):
-    """A TIFF of 2 x 2 pixels of 8 bits, which Pillow cannot write."""
-    pixels = bytes(range(4 * bands))
-    bits = struct.pack(f"<{bands}H", *[8] * bands)
-    others = max(bands - 3, 1)
-    extra = struct.pack(f"<{others}H", *[0] * others)
-    at = 8 + 2 + 12 * 10 + 4
-    inline = bands == 2
-    entries = [
-        (256, 4, 1, 2),
-        (257, 4, 1, 2),
-        (258, 3, bands, 8 | 8 << 16 if inline else at),
-        (259, 4, 1, 1),
-        (262, 4, 1, photometric),
-        (273, 4, 1, at + len(bits) + len(extra)),
-        (277, 4, 1, bands),
-        (278, 4, 1, 2),
-        (279, 4, 1, len(pixels)),
-        (338, 3, others, 0 if others < 3 else at + len(bits)),
-    ]
-    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4)
-    path.write_bytes(head + bits + extra + pixels)
-
-
-@pytest.mark.parametrize("bands", [2, 5, 6, 8, 12])
-def test_which_bands_of_a_tiff_are_colours_is_asked(tmp_path, bands):
-    bands_tiff(tmp_path / "a.tif", bands, photometric=1 if bands == 2 else 2)
-    with pytest.raises(
-        ImageError, match=f"has {bands} bands, and which of them are gray or"
-    ) as error:
-        read_image(tmp_path / "a.tif")
-    one_sentence(error)
 
 
 def test_a_big_tiff_and_gray_with_alpha_are_read(tmp_path):

@@ -15,10 +15,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from piclip.errors import ImageError, MaskError, UsageError
+from piclip.io.bands import Bands, check_bands, to_8_bits
 from piclip.io.decoding import (
     ImageSource,
     check_pixels,
     decode,
+    decode_colours,
     name_of,
     opened,
     orientation_of,
@@ -43,10 +45,12 @@ _SIDEWAYS = frozenset({5, 6, 7, 8})
 """EXIF orientations that swap height and width."""
 
 
-def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(
+    source: ImageSource, *, max_pixels: int = MAX_PIXELS, bands: Bands | None = None
+) -> Image.Image:
     """Read an image as RGB, at the size and with the orientation that a viewer shows.
 
-    Transparency is laid over white; deep gray images are scaled to 8 bits, not clipped (by the
+    Transparency is laid over white; deep images are scaled to 8 bits, not clipped (by the
     smallest range that holds them: of integers that of 8, 10, 12, 14 or 16 bits, of floats 1, 255
     or 65535; otherwise from their least to their greatest value); of an animation the first frame
     counts.
@@ -55,18 +59,23 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         source: A file, a Pillow image, or an array ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``
             of uint8, bool, uint16 (full range) or floats in [0, 1].
         max_pixels: Larger images are refused, files before they are decoded.
+        bands: Of a TIFF file the bands to take, counted from 1: three for red, green and blue, or
+            one that is gray; by default those that the file says are its colours.
 
     Returns:
         A new image of mode RGB without metadata.
 
     Raises:
-        ImageError: The source is missing, not an image, truncated, too large, or an array of
-            another shape or type.
+        ImageError: The source is missing, not an image, truncated, too large, a TIFF whose bands
+            are not known or not there, or an array of another shape or type.
+        UsageError: ``bands`` are neither one nor three numbers.
     """
+    if bands is not None:
+        check_bands(bands)
     if isinstance(source, np.ndarray):
         rgb = _to_rgb(_from_array(source, max_pixels))
     else:
-        rgb = _to_rgb(decode(source, max_pixels))
+        rgb = _to_rgb(decode_colours(source, max_pixels, bands))
     rgb.info = {}  # the orientation is applied: nobody may apply it again
     return rgb
 
@@ -208,26 +217,12 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        return _gray_to_8_bits(np.asarray(image)).convert("RGB")
+        return Image.fromarray(to_8_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def _gray_to_8_bits(values: npt.NDArray[Any]) -> Image.Image:
-    """Scale deep gray values (H, W) to 8 bits by the range that they use."""
-    gray = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(gray.min()), float(gray.max())
-    # Cameras and scanners put 10 to 14 bits into files of 16, which else would be nearly black.
-    depths = tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 16))
-    ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else depths
-    fitting = [top for top in ranges if low >= 0 and high <= top]
-    if fitting:
-        low, high = 0.0, fitting[0]
-    scaled = (gray - low) * (255.0 / (high - low or 1.0))
-    return Image.fromarray(np.round(scaled).astype(np.uint8))
 
 
 def _from_array(array: npt.NDArray[Any], max_pixels: int) -> Image.Image:
