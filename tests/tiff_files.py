@@ -22,7 +22,7 @@ def write_tiff(
                 data = differences(piece, predictor, order).tobytes()
                 pieces.append(zlib.compress(data) if deflate else data)
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
-    extra = bands - (3 if tags.get("photometric", 1) == 2 else 1)
+    extra = bands - {2: 3, 5: 4}.get(tags.get("photometric", 1), 1)
     entries = {
         256: [width],
         257: [height],

@@ -186,6 +186,11 @@ def test_deep_colours_of_a_tiff_are_scaled_by_the_bits_that_they_use(tmp_path, b
     np.testing.assert_array_equal(shown(tmp_path / "a.tif"), scaled(values[:, :, :3], full))
 
 
+def test_deep_inks_are_read_as_before(tmp_path):
+    write_tiff(tmp_path / "a.tif", np.zeros((3, 4, 4), np.uint16), photometric=5)
+    np.testing.assert_array_equal(shown(tmp_path / "a.tif"), 255)
+
+
 def deep_png(path, values, kind=2):
     """A PNG of 16 bits, which Pillow cannot write in colours."""
     height, width, _ = values.shape

@@ -92,8 +92,9 @@ class BandedTiff(TiffImagePlugin.TiffImageFile):
         """Whether it says what its bands are, and has no more bits than Pillow reads of them."""
         samples, bits = self._whole(_SAMPLES, 1), self.tag_v2.get(_BITS, (1,))
         alpha = self.tag_v2.get(_EXTRA, (0,))[0] in {1, 2}
-        most = 5 if self.tag_v2.get(_PHOTOMETRIC) == _CMYK else 4
-        deep = samples > 2 and max(bits) > 8 and not alpha
+        photometric = self.tag_v2.get(_PHOTOMETRIC)
+        most = 5 if photometric == _CMYK else 4
+        deep = photometric == _RGB and max(bits) > 8 and not alpha
         return samples <= most and not deep and (samples != 2 or alpha)
 
     def samples(self, bands: Bands | None, name: str) -> npt.NDArray[Any]:
