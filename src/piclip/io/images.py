@@ -159,13 +159,15 @@ def read_mask(
         if len(found) > 1:
             raise MaskError(
                 f"{name}: no pixel of the mask is 0, the background (it holds the values "
-                f"{_listed(found)}); make the background 0, or say which class index to take."
+                f"{_listed(found)}); make the background 0, or read a map of classes "
+                f"with piclip annotate --format voc."
             )
     if not allow_empty and not mask.any():
         missing = "no object pixel" if value is None else f"no pixel of class index {value}"
         raise MaskError(
             f"{name}: the mask has {missing} (it holds the values {_listed(values)}); mark the "
-            f"object with 255 on a background of 0, or say which class index to take."
+            f"object with 255 on a background of 0, or read a map of classes with piclip annotate "
+            f"--format voc."
         )
     return mask
 
