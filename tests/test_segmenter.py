@@ -153,6 +153,20 @@ def test_saved_and_loaded_it_answers_the_same(segmenter, episode, tmp_path):
             assert tensor.data_ptr() % 64 == 0
 
 
+def test_bands_are_kept_with_what_was_learned(segmenter, episode, tmp_path):
+    model = FewShotSegmenter(segmenter.scorer, bands=[3, 2, 1])
+    reversed_, [shown] = tmp_path / "support.tif", supports(episode, 1)
+    Image.fromarray(shown.image[:, :, ::-1]).save(reversed_)
+    model.fit(Support(reversed_, shown.mask), name=episode.name)
+    loaded = FewShotSegmenter.load(model.save(tmp_path / "cats"), device="cpu")
+    assert loaded.bands == model.unfitted().bands == (3, 2, 1)
+    expected = fitted(segmenter, episode, 1).predict(episode.query.image)[0]
+    found = loaded.predict(episode.query.image)[0]  # an array has no bands
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    with pytest.raises(UsageError, match="numbers of red, green and blue"):
+        FewShotSegmenter(segmenter.scorer, bands=(1, 2))
+
+
 def test_a_broken_folder_is_refused(segmenter, episode, tmp_path):
     with pytest.raises(ModelError, match="no complete saved segmenter"):
         FewShotSegmenter.load(tmp_path)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from piclip.clip.prompts import Synonyms
+from piclip.io.bands import Bands
 from piclip.io.decoding import ImageSource
 from piclip.io.supports import Support
 from piclip.results import Priors, ScoreMaps
@@ -81,8 +82,12 @@ class Scorer(Protocol[MemoryT]):
         negatives: Sequence[ImageSource],
         synonyms: Synonyms | None,
         max_pixels: int,
+        bands: Bands | None,
     ) -> MemoryT:
-        """Learns one class; arguments and errors are those of `FewShotSegmenter.fit`."""
+        """Learns one class; arguments and errors are those of `FewShotSegmenter.fit`.
+
+        ``bands`` are those of the segmenter.
+        """
         ...
 
     def score(

@@ -16,6 +16,7 @@ from piclip.clip.encoder import DEFAULT_MODEL, Encoder
 from piclip.clip.hub import HubOptions
 from piclip.clip.prompts import Synonyms
 from piclip.errors import ModelError, PiclipError, UsageError
+from piclip.io.bands import check_bands
 from piclip.io.decoding import ImageSource
 from piclip.io.documents import check_regular, read_json
 from piclip.io.images import MAX_PIXELS, read_image
@@ -54,9 +55,17 @@ class FewShotSegmenter:
     Args:
         scorer: A frozen CLIP, which scores without training, or another scorer;
             `from_pretrained` is the usual way to one.
+        bands: Which bands of TIFF images, labelled and not, are red, green and blue, or one that
+            is gray, counted from 1; by default those that a file says are its colours.
+
+    Raises:
+        UsageError: The bands are neither one nor three numbers.
     """
 
-    def __init__(self, scorer: Encoder | Scorer[Any]) -> None:
+    def __init__(
+        self, scorer: Encoder | Scorer[Any], *, bands: Sequence[int] | None = None
+    ) -> None:
+        self.bands = None if bands is None else check_bands(bands)
         self.scorer: Scorer[Any] = (
             TrainingFreeScorer(scorer) if isinstance(scorer, Encoder) else scorer
         )
@@ -72,6 +81,7 @@ class FewShotSegmenter:
         clip: str | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
+        bands: Sequence[int] | None = None,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
@@ -94,6 +104,7 @@ class FewShotSegmenter:
                 device.
             dtype: Of the CLIP: "float32", "bfloat16", "float16", a torch dtype, or "auto"; with a
                 decoder, "auto" is what it was trained with.
+            bands: As of the class, such as ``(4, 3, 2)``.
             revision: Branch, tag or commit of a CLIP on the hub.
             cache_dir: Where models from the hub are kept; by default the hub's own cache.
             local_files_only: Whether to use what is on this computer alone.
@@ -119,7 +130,8 @@ class FewShotSegmenter:
                     f"priors; leave visual and evidence out."
                 )
             return cls(
-                DecoderScorer.load(name_or_folder, clip=clip, device=device, dtype=dtype, **hub)
+                DecoderScorer.load(name_or_folder, clip=clip, device=device, dtype=dtype, **hub),
+                bands=bands,
             )
         if clip is not None:
             raise UsageError(
@@ -128,7 +140,7 @@ class FewShotSegmenter:
         scorer = TrainingFreeScorer.load(
             name_or_folder, visual=visual, evidence=evidence, device=device, dtype=dtype, **hub
         )
-        return cls(scorer)
+        return cls(scorer, bands=bands)
 
     @property
     def encoder(self) -> Encoder:
@@ -180,7 +192,7 @@ class FewShotSegmenter:
 
     def unfitted(self) -> Self:
         """A segmenter with the same model that has learned nothing yet."""
-        return type(self)(self.scorer)
+        return type(self)(self.scorer, bands=self.bands)
 
     def fit(
         self,
@@ -222,6 +234,7 @@ class FewShotSegmenter:
                 negatives=without,
                 synonyms=synonyms,
                 max_pixels=max_pixels,
+                bands=self.bands,
             )
             for class_name, examples in _named(supports, name).items()
         }
@@ -345,7 +358,7 @@ class FewShotSegmenter:
             mirror=mirror,
             batch_size=batch_size,
         )
-        read = partial(read_image, max_pixels=max_pixels)
+        read = partial(read_image, max_pixels=max_pixels, bands=self.bands)
         read_on = read_ahead(sources(images), read, batch_size)
         grouped = batches(read_on, batch_size)
 
@@ -408,6 +421,8 @@ class FewShotSegmenter:
         with atomic_path(folder / _TENSORS) as path:
             save_file(tensors, path)
         index = {"format": _FORMAT, **self.scorer.identity(), "classes": list(self.classes)}
+        if self.bands is not None:
+            index["bands"] = list(self.bands)
         write_json(index, folder / _INDEX)
         return folder
 
@@ -441,6 +456,7 @@ class FewShotSegmenter:
                 clip=index.get("clip"),
                 device=device,
                 dtype=dtype,
+                bands=index.get("bands"),
                 revision=index.get("revision"),
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,

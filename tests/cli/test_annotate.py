@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from piclip import FewShotSegmenter
 from piclip.annotation.sinks import certainty_of
 from piclip.formats import Labels, write_labels
+from tiff_files import write_tiff
 
 
 @pytest.fixture
@@ -44,6 +46,18 @@ def test_unlabelled_images_get_what_the_library_predicts(annotate, album, by_han
     assert (summary["annotated"], summary["earlier"], summary["failed"]) == (4, 0, [])
     assert summary["regions"] == regions
     assert f"4 of 4 images annotated, {sum(regions.values())} regions" in ran.err
+
+
+@pytest.mark.parametrize("more", [(), ("--engine", "local")])
+def test_bands_of_a_tiff_are_chosen_for_labelled_images_and_others(annotate, album, more):
+    assert annotate("--json", "--min-score", 0).code == 0
+    known = {path: file.regions for path, file in album.by_path().items()}
+    for path in sorted(album.photos.iterdir()):
+        write_tiff(path, np.asarray(Image.open(path))[:, :, [1, 2, 0, 0, 0]])
+    ran = annotate("--overwrite", *more)
+    assert (ran.code, "5 bands, and which of them" in ran.sentence) == (1, True)
+    assert annotate("--overwrite", "--bands", "3,1,2", *more).code == 0
+    assert {path: file.regions for path, file in album.by_path().items()} == known
 
 
 def test_the_review_begins_with_the_least_certain_image(annotate, album, by_hand, model):

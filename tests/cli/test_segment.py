@@ -12,8 +12,9 @@ import piclip as library
 from piclip.cli.options import examples, paired
 from piclip.datasets.scenes import make_scene
 from piclip.errors import UsageError
-from piclip.io import images
+from piclip.io import decoding
 from piclip.training_free.scorer import TrainingFreeScorer
+from tiff_files import write_tiff
 
 
 def record(world):
@@ -98,17 +99,43 @@ def test_a_run_may_be_a_table_and_asking_for_it_computes_nothing(piclip, world, 
 
 @pytest.mark.parametrize("command", ["segment", "priors"])
 def test_every_file_is_decoded_once(piclip, world, monkeypatch, command):
-    decode, decoded = images.decode, []
+    decode, decoded = decoding._decoded, []
 
-    def counting(source, max_pixels):
+    def counting(source, *more):
         decoded.append(source)
-        return decode(source, max_pixels)
+        return decode(source, *more)
 
-    monkeypatch.setattr(images, "decode", counting)
+    monkeypatch.setattr(decoding, "_decoded", counting)
     query = world.photos / "photo1.png"
     assert piclip(command, *world.command(query=query)[1:]).code == 0
     files = [source for source in decoded if isinstance(source, Path)]
     assert sorted(files) == sorted([world.support, world.mask, query])
+
+
+def multispectral(path, **how):
+    """The picture as a TIFF of 7 bands whose fifth, first and second are red, green and blue."""
+    rgb = np.asarray(Image.open(path))
+    values = np.full((*rgb.shape[:2], 7), 9, np.uint8)
+    values[:, :, [4, 0, 1]] = rgb
+    write_tiff(path.with_suffix(".tif"), values, **how)
+    path.unlink()
+
+
+@pytest.mark.parametrize("more", [(), ("--workers", 2)])
+def test_bands_of_a_tiff_are_chosen_for_supports_and_queries(piclip, world, more):
+    assert piclip(*world.command("--bands", "5,1,2", output=world.folder / "png")).code == 0
+    for path in (world.support, *world.photos.iterdir()):
+        multispectral(path, deflate=True)
+    command = [str(a).replace("support.png", "support.tif") for a in world.command(*more)]
+    ran = piclip(*command)
+    assert (ran.code, "7 bands, and which of them" in ran.sentence) == (1, True)
+    assert piclip(*command, "--bands", "5,1,2").code == 0
+    for path in world.output.glob("*.png"):
+        assert path.read_bytes() == (world.folder / "png" / path.name).read_bytes()
+    ran = piclip(*command, "--bands", "2,1,5")
+    assert (ran.code, "other settings (bands)" in ran.sentence) == (2, True)
+    ran = piclip(*command, "--bands", "red")
+    assert (ran.code, "Write --bands as numbers" in ran.sentence) == (2, True)
 
 
 def test_people_read_stderr_only(piclip, world):

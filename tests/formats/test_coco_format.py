@@ -107,9 +107,9 @@ BAD = [
         UsageError,
         "the id 1 is used twice",
     ),
-    (lambda c: c["annotations"].append(7), UsageError, "annotation 1: an object"),
-    (change(category_id=77), UsageError, "annotation 1: the category 77 is not among"),
-    (change(image_id=77), UsageError, "annotation 1: the image id 77 is not among"),
+    (lambda c: c["annotations"].append(7), MaskError, "annotation 1: an object"),
+    (change(category_id=77), MaskError, "annotation 1: the category 77 is not among"),
+    (change(image_id=77), MaskError, "annotation 1: the image id 77 is not among"),
     (change(segmentation=None), MaskError, "annotation 1: this is a box without a mask"),
     (change(segmentation=[]), MaskError, "annotation 1: this is a box without a mask"),
     (
@@ -123,8 +123,8 @@ BAD = [
     (change(segmentation={"size": [5, 7]}), MaskError, "annotation 1: the run lengths"),
     (change(segmentation={"size": [5, 7], "counts": [3]}), MaskError, "annotation 1: .*damaged"),
     (change(segmentation={"size": [7, 5], "counts": [35]}), MaskError, "annotation 1: the mask's"),
-    (change(score=float("nan")), UsageError, "annotation 1: the field 'score' is no number"),
-    (change(score="high"), UsageError, "annotation 1: the field 'score' is no number"),
+    (change(score=float("nan")), MaskError, "annotation 1: the field 'score' is no number"),
+    (change(score="high"), MaskError, "annotation 1: the field 'score' is no number"),
 ]
 
 

@@ -185,9 +185,9 @@ def test_names_of_yolo_classes_come_from_either_file(tmp_path):
 @pytest.mark.parametrize(
     ("line", "error", "message"),
     [
-        ("cat 0 0 1 0 1 1", UsageError, "in numbers was expected"),
-        ("2 0 0 1 0 1 1", UsageError, "index 2 is unknown; there are 2"),
-        ("-1 0 0 1 0 1 1", UsageError, "index -1 is unknown"),
+        ("cat 0 0 1 0 1 1", MaskError, "in numbers was expected"),
+        ("2 0 0 1 0 1 1", MaskError, "index 2 is unknown; there are 2"),
+        ("-1 0 0 1 0 1 1", MaskError, "index -1 is unknown"),
         ("0 0.5 0.5 0.1 0.1", MaskError, "a box without a mask"),
         ("0 0 0 1 0 1", MaskError, "a polygon must be a list of pairs"),
         ("0 0 0 3 0 1 1", MaskError, "lies outside the image of 7 x 5"),
@@ -360,7 +360,7 @@ def test_labelme_files_of_subfolders_keep_them_wherever_their_images_lay(tmp_pat
         ({"points": [[0, 0], [1, 1]]}, MaskError, "three corners"),
         ({"points": [[0, 0], [1, 1], [99, 1]]}, MaskError, "lies outside"),
         ({"points": [[0, 0], [1, 1], "x"]}, MaskError, "pairs of numbers"),
-        ({"label": 3}, UsageError, "'label' is missing or no text"),
+        ({"label": 3}, MaskError, "'label' is missing or no text"),
         ({"label": "cow"}, UsageError, "the class 'cow' is unknown; the classes are cat, big dog"),
         ({"shape_type": "rectangle"}, MaskError, "needs two or four corners"),
         ({"shape_type": "mask", "points": [[0, 0], [1, 1]]}, MaskError, "'mask' is missing"),

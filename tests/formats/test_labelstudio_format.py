@@ -195,7 +195,7 @@ VALUE = {"format": "rle", "brushlabels": ["cat"]}
         (task(url=""), UsageError, "task 1: which image"),
         (task(annotations=3), UsageError, "task 1: the field 'annotations'"),
         (task("x"), UsageError, "task 1: a result"),
-        ({"type": "brushlabels", "value": VALUE | {"rle": []}}, UsageError, "'original_height'"),
+        ({"type": "brushlabels", "value": VALUE | {"rle": []}}, MaskError, "'original_height'"),
         (VALUE | {"rle": [1, 2, 3]}, MaskError, r"\(photo.png\): region r1: the brush .* damaged"),
         (VALUE | {"rle": [0, 0, 0, 140]}, MaskError, "region r1: the brush .* damaged"),
         (VALUE | {"rle": [255] * 9}, MaskError, "region r1: the brush .* damaged"),
@@ -205,7 +205,7 @@ VALUE = {"format": "rle", "brushlabels": ["cat"]}
             MaskError,
             "region r1: the label covers no pixel",
         ),
-        ({"rle": [1], "brushlabels": []}, UsageError, "region r1: the region has no label"),
+        ({"rle": [1], "brushlabels": []}, MaskError, "region r1: the region has no label"),
         ({"rle": [1], "brushlabels": ["cow"]}, UsageError, "region r1: the class 'cow' is unknown"),
     ],
 )

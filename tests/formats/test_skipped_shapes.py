@@ -56,6 +56,55 @@ def test_all_bad_annotations_are_listed_and_the_good_ones_used(tmp_path):
     assert str(error.value).splitlines()[1:] == list(labels.skipped)
 
 
+def test_annotations_of_unknown_images_and_classes_cost_only_themselves(tmp_path):
+    shape = {"segmentation": [SQUARE]}
+    bad = [{"image_id": 7}, {"category_id": 7}, {"image_id": "1"}, {"category_id": None}]
+    path = coco_file(tmp_path, *(shape | more for more in bad), shape)
+    labels = read_labels(path)
+    assert [r.mask for r in labels.images[0].regions] == [pack(box(1, 1, 2, 2))]
+    for number, sentence in enumerate(labels.skipped, start=1):
+        assert sentence.startswith(f"{path}: annotation {number}: ")
+    assert len(labels.skipped) == len(bad)
+
+
+def test_shapes_without_a_known_class_cost_only_themselves(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (10, 10)).save(tmp_path / "photos/a.png")
+    (tmp_path / "a.txt").write_text("7 0 0 1 0 1 1\ncat 0 0 1 0 1 1\n0 0 0 1 0 1 1\n")
+    (tmp_path / "classes.txt").write_text("cat")
+    points = [[1, 1], [3, 1], [3, 3], [1, 3]]
+    shapes = [{"points": points}, 3, {"label": "cat", "points": points}]
+    content = {"shapes": shapes, "imagePath": "a.png", "imageHeight": 10, "imageWidth": 10}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    tasks = json.loads(label_studio(tmp_path, "rectangle", {"x": 1}).read_text())
+    [result] = tasks[0]["annotations"][0]["result"]
+    whole = {"x": 0, "y": 0, "width": 50, "height": 50, "rectanglelabels": ["cat"]}
+    without = [
+        result | {"value": {**whole, "rectanglelabels": []}},
+        {k: v for k, v in result.items() if k != "original_width"} | {"value": whole},
+    ]
+    tasks[0]["annotations"][0]["result"] = [*without, result | {"value": whole}]
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    (tmp_path / "a.xml").write_text(
+        "<annotations><image name='a.png' width='10' height='10'>"
+        + "<box xtl='1' ytl='1' xbr='3' ybr='3'/>" * 2
+        + "<box label='cat' xtl='1' ytl='1' xbr='3' ybr='3'/></image></annotations>"
+    )
+    for name in ("a.json", "tasks.json", "a.xml", ""):
+        labels = read_labels(
+            tmp_path / name, format="auto" if name else "yolo", images=tmp_path / "photos"
+        )
+        assert [len(file.regions) for file in labels.images] == [1]
+        assert len(labels.skipped) == 2
+        with pytest.raises(MaskError, match="2 of the labels cannot be used"):
+            read_labels(
+                tmp_path / name,
+                format="auto" if name else "yolo",
+                images=tmp_path / "photos",
+                strict=True,
+            )
+
+
 def test_boxes_are_masks_only_where_it_is_asked_for(tmp_path):
     path = coco_file(tmp_path, {"segmentation": []}, {}, {"segmentation": [[2, 3, 4, 5]]})
     assert all("--boxes as-masks" in sentence for sentence in read_labels(path).skipped)

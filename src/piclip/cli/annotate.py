@@ -13,6 +13,7 @@ from piclip.cli.options import (
     DEFAULT_MODEL,
     MAX_PIXELS,
     MIN_PRESENCE,
+    BandsOption,
     BatchSizeOption,
     ClipOption,
     DeviceOption,
@@ -27,6 +28,7 @@ from piclip.cli.options import (
     ThresholdOption,
     VisualOption,
     WorkersOption,
+    bands_of,
     examples,
 )
 
@@ -171,6 +173,7 @@ def annotate(
     ] = 0.0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    bands: BandsOption = None,
     max_pixels: MaxPixelsOption = MAX_PIXELS,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start over, and replace what is at --output.")
@@ -221,12 +224,17 @@ def annotate(
         strict=strict,
         empty_as_negatives=empty_as_negatives,
     )
-    cleaning = Cleaning(min_area, largest, fill_holes)
+    cleaning, chosen = Cleaning(min_area, largest, fill_holes), bands_of(bands)
 
     def load() -> FewShotSegmenter:
         with loading_model():
             return FewShotSegmenter.from_pretrained(
-                model, visual=visual, clip=clip, device=device, dtype=dtype
+                model,
+                visual=visual,
+                clip=clip,
+                device=device,
+                dtype=dtype,
+                bands=chosen,
             )
 
     cluster = Cluster(engine, shards, ray_address, actors, num_gpus)
@@ -279,6 +287,7 @@ def annotate(
         "threshold": threshold,
         "min_presence": min_presence,
         "dtype": dtype,
+        "bands": segmenter.bands and list(segmenter.bands),
     }
     how = How(threshold, min_presence, batch_size, max_pixels)
 

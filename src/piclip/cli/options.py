@@ -136,6 +136,14 @@ DtypeOption = Annotated[
 MaxPixelsOption = Annotated[
     int, typer.Option(metavar="N", min=1, help="Refuse images with more pixels than this.")
 ]
+BandsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="R,G,B",
+        help="Of TIFF images, the numbers of the bands that are red, green and blue, such as "
+        "4,3,2, or of one that is gray. [default: those that the file says are its colours]",
+    ),
+]
 HostOption = Annotated[
     str,
     typer.Option(
@@ -154,6 +162,18 @@ SplitsOption = Annotated[
 ]
 ShotOption = Annotated[int, typer.Option(min=1, metavar="K", help="Labelled images per episode.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")]
+
+
+def bands_of(text: str | None) -> tuple[int, ...] | None:
+    """The numbers of --bands; None where it was not given (UsageError if they are none)."""
+    from piclip.io.bands import check_bands
+
+    if text is None:
+        return None
+    numbers = text.split(",")
+    if not all(number.strip().isdecimal() for number in numbers):
+        raise UsageError(f"Write --bands as numbers, as in 4,3,2 or 1, not {text!r}.")
+    return check_bands([int(number) for number in numbers])
 
 
 def login_of(text: str | None, option: str) -> tuple[str, str] | None:

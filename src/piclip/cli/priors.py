@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from piclip.cli.options import (
     DEFAULT_MODEL,
     MAX_PIXELS,
+    BandsOption,
     DeviceOption,
     DtypeOption,
     EvidenceOption,
@@ -20,6 +22,7 @@ from piclip.cli.options import (
     OutputFolderOption,
     SupportOption,
     VisualOption,
+    bands_of,
     examples,
     paired,
 )
@@ -46,6 +49,7 @@ def priors(
     evidence: EvidenceOption = "contrast",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    bands: BandsOption = None,
     max_pixels: MaxPixelsOption = MAX_PIXELS,
     json: JsonOption = False,
 ) -> None:
@@ -63,9 +67,11 @@ def priors(
     from piclip.io.images import read_image
     from piclip.io.supports import read_labelled
 
-    image = read_image(query, max_pixels=max_pixels)
+    chosen = bands_of(bands)
+    image = read_image(query, max_pixels=max_pixels, bands=chosen)
     ((label, pairs),) = paired(support, mask, [name]).items()
-    shown = [read_labelled(Support(*pair), max_pixels=max_pixels) for pair in pairs]
+    read = partial(read_labelled, max_pixels=max_pixels, bands=chosen)
+    shown = [read(Support(*pair)) for pair in pairs]
     with loading_model():
         segmenter = FewShotSegmenter.from_pretrained(
             model,

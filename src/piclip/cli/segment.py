@@ -12,6 +12,7 @@ from piclip.cli.options import (
     DEFAULT_MODEL,
     MAX_PIXELS,
     MIN_PRESENCE,
+    BandsOption,
     BatchSizeOption,
     ClipOption,
     DeviceOption,
@@ -30,6 +31,7 @@ from piclip.cli.options import (
     ThresholdOption,
     VisualOption,
     WorkersOption,
+    bands_of,
     examples,
     paired,
 )
@@ -92,6 +94,7 @@ def segment(
     workers: WorkersOption = 1,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    bands: BandsOption = None,
     max_pixels: MaxPixelsOption = MAX_PIXELS,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start over in a folder with earlier results.")
@@ -122,7 +125,7 @@ def segment(
 
     classes = paired(support, mask, name)
     negatives = negative or []
-    cleaning = Cleaning(min_area, largest, fill_holes)
+    cleaning, chosen = Cleaning(min_area, largest, fill_holes), bands_of(bands)
     if negatives and evidence == "published":
         raise UsageError("The published priors learn from no --negative; leave it out.")
     queries = query_files(query, output, labelled=[*support, *mask, *negatives])
@@ -140,6 +143,7 @@ def segment(
             clip=clip,
             device=device,
             dtype=dtype,
+            bands=chosen,
         )
     settings = {  # what decides about the masks, without what only decides about speed
         "piclip": __version__,
@@ -156,6 +160,7 @@ def segment(
         "largest": largest,
         "fill_holes": fill_holes,
         "dtype": dtype,
+        "bands": segmenter.bands and list(segmenter.bands),
     }
     how = How(threshold, min_presence, batch_size, max_pixels)
     with mask_job(

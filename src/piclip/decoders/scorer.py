@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from piclip.decoders.saved import Checkpoint
 from piclip.decoders.trained import EncodedSupports, TrainedDecoder
 from piclip.decoders.views import laid_back
 from piclip.errors import UsageError
+from piclip.io.bands import Bands
 from piclip.io.decoding import ImageSource
 from piclip.io.supports import Support, read_labelled
 from piclip.scorer import Scored
@@ -172,6 +174,7 @@ class DecoderScorer:
         negatives: Sequence[ImageSource],
         synonyms: Synonyms | None,
         max_pixels: int,
+        bands: Bands | None = None,
     ) -> DecoderMemory:
         """Looks at the supports once.
 
@@ -181,7 +184,8 @@ class DecoderScorer:
         if negatives:
             raise UsageError("A trained decoder learns from no negatives; leave them out.")
         maker = self.trained.maker
-        pairs = [read_labelled(support, max_pixels=max_pixels) for support in supports]
+        read = partial(read_labelled, max_pixels=max_pixels, bands=bands)
+        pairs = [read(support) for support in supports]
         labelled = [(np.array(image), mask.astype(np.uint8)) for image, mask in pairs]
         texts = None if maker is None else maker.texts(name, synonyms)
         return DecoderMemory(name, self.trained.encode_supports(labelled), texts)

@@ -115,6 +115,7 @@ def annotate(
         "without": _digest("\n".join(sorted(without)).encode("utf-8", "surrogatepass")),
         "threshold": threshold,
         "min_presence": min_presence,
+        "bands": segmenter.bands and list(segmenter.bands),
         "dtype": str(segmenter.scorer.dtype).removeprefix("torch."),
     }
     how = How(threshold, min_presence, batch_size, max_pixels)

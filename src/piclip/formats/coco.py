@@ -64,16 +64,15 @@ def read(
 ) -> Labels:
     """Read a COCO file, as `read_labels` says; ``images`` is not needed.
 
-    Images without annotation are kept, unlabelled; an annotation of an unknown image or category
-    is a UsageError.
+    Images without annotation are kept, unlabelled.
     """
-    path = Path(source)
-    categories, found = load(path)
+    path, problems = Path(source), Problems()
+    categories, found = load(path, problems=problems)
     categories = _without_unused_twins(categories, found.values())
     if class_names:
         for index, name in enumerate(categories.values()):
             check_class(name, class_names, f"{path}: category {index}")
-    problems, files = Problems(), []
+    files = []
     located = locate_images((image.name for image in found.values()), images)
     for number, image in found.items():
         regions = []
@@ -82,8 +81,8 @@ def read(
         for item in image.annotations if image.name in located else ():
             where = f"{path}: image {image.path!r}, annotation {item.get('id', '')}"
             name, crowd = categories[item["category_id"]], bool(item.get("iscrowd", 0))
-            score = optional_number(item, "score", where)
             with problems.noted():
+                score = optional_number(item, "score", where)
                 regions.append(Region(name, _mask(item, image.size, where, boxes), crowd, score))
         image.annotations.clear()  # the masks take less memory
         place = located.get(image.name, image.path)
@@ -132,17 +131,19 @@ class CocoImage:
 
 
 def load(
-    path: Path, progress: Progress | None = None
+    path: Path, progress: Progress | None = None, problems: Problems | None = None
 ) -> tuple[dict[int, str], dict[int, CocoImage]]:
     """Read the names of the categories and the images of a COCO file, both by id.
 
     Args:
         path: The file, of which never more than one annotation is in memory as text.
         progress: Told how many bytes are read, and of how many.
+        problems: Takes the annotations of unknown images and categories.
 
     Raises:
-        UsageError: The file is malformed, or names an unknown image or category.
+        UsageError: The file is malformed.
         ImageError: The size of an image is none, or over the limit.
+        MaskError: Without ``problems``, an annotation is of an unknown image or category.
     """
     with readable(path):
         content = {
@@ -155,16 +156,27 @@ def load(
     images = _by_id(field(content, "images", list, str(path)), f"{path}: image", _image)
     for index, item in enumerate(field(content, "annotations", list, str(path))):
         where = f"{path}: annotation {item.get('id', index) if isinstance(item, dict) else index}"
-        image_id = field(item, "image_id", int, where)
-        if image_id not in images:
-            raise UsageError(f"{where}: the image id {image_id} is not among the file's images.")
-        category = field(item, "category_id", int, where)
-        if category not in categories:
-            raise UsageError(
-                f"{where}: the category {category} is not among the file's categories."
+        try:
+            image = _known(
+                images, field(item, "image_id", int, where, MaskError), "image id", where
             )
-        images[image_id].annotations.append(item)
+            number = field(item, "category_id", int, where, MaskError)
+            _known(categories, number, "category", where)
+        except MaskError as error:
+            if problems is None:
+                raise
+            problems.note(error)
+        else:
+            image.annotations.append(item)
     return categories, images
+
+
+def _known(found: dict[int, T], number: int, what: str, where: str) -> T:
+    if number not in found:
+        raise MaskError(
+            f"{where}: the {what} {number} is not among those of the file; export the labels again."
+        )
+    return found[number]
 
 
 def _kept(part: str, item: object) -> object:

@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from piclip.errors import MaskError, UsageError
+from piclip.errors import MaskError, PiclipError, UsageError
 from piclip.formats.image_files import locate_images, not_there, relative_path
 from piclip.formats.label_files import load_xml
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
@@ -63,10 +63,10 @@ def read(
         regions = []
         for index, shape in enumerate(shapes if name in located else ()):
             item = f"{where}, shape {index} ({shape.tag})"
-            label = _text(shape, "label", item)
-            if class_names:
-                check_class(label, class_names, item)
             with problems.noted():
+                label = _text(shape, "label", item, MaskError)
+                if class_names:
+                    check_class(label, class_names, item)
                 regions.append(Region(label, _mask(shape, size, item)))
         place = located.get(name, relative_path(name))
         files.append(LabelledFile(place, *size, regions=tuple(regions)))
@@ -124,10 +124,10 @@ def _bitmap(shape: Element, size: tuple[int, int], where: str) -> RunLengthMask:
     return RunLengthMask.from_array(mask).not_empty(where)
 
 
-def _text(element: Element, name: str, where: str) -> str:
+def _text(element: Element, name: str, where: str, error: type[PiclipError] = UsageError) -> str:
     value = element.get(name)
     if not value:
-        raise UsageError(f"{where}: <{element.tag}> has no {name}; export the labels again.")
+        raise error(f"{where}: <{element.tag}> has no {name}; export the labels again.")
     return value
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 from xml.etree.ElementTree import Element
 
-from piclip.errors import UsageError
+from piclip.errors import MaskError, PiclipError, UsageError
 from piclip.io import documents
 from piclip.io.decoding import check_pixels, reason
 from piclip.io.images import MAX_PIXELS
@@ -119,34 +119,42 @@ def dump_json(value: object, path: Path) -> Path:
     return write_text(json.dumps(value, allow_nan=False), path)
 
 
-def field(item: object, key: str, kind: type[T], where: str) -> T:
+def field(
+    item: object, key: str, kind: type[T], where: str, error: type[PiclipError] = UsageError
+) -> T:
     """One field of a JSON object, of the type str, int, list or dict.
 
     Raises:
-        UsageError: The item is no object, or the field is missing or of another type.
+        UsageError: The item is no object, or the field is missing or of another type; or the
+            ``error`` that is given: MaskError for a shape, which is then left out.
     """
     if not isinstance(item, dict):
-        raise UsageError(f"{where}: an object with the field {key!r} was expected here.")
+        raise error(f"{where}: an object with the field {key!r} was expected here.")
     value = item.get(key)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UsageError(f"{where}: the field {key!r} is missing or no {_WORDS[kind]}.")
+        raise error(f"{where}: the field {key!r} is missing or no {_WORDS[kind]}.")
     return value
 
 
 def optional_number(item: dict[str, Any], key: str, where: str) -> float | None:
-    """A field that is a number, or None where it is missing or null (else UsageError)."""
+    """A field of a shape that is a number, or None where it is missing or null (else MaskError)."""
     value = item.get(key)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UsageError(f"{where}: the field {key!r} is no number.")
+        raise MaskError(f"{where}: the field {key!r} is no number.")
     return float(value)
 
 
 def image_size_field(
-    item: object, where: str, *, height: str = "height", width: str = "width"
+    item: object,
+    where: str,
+    *,
+    height: str = "height",
+    width: str = "width",
+    error: type[PiclipError] = UsageError,
 ) -> tuple[int, int]:
-    """(height, width) from two fields (UsageError or ImageError if that is no size)."""
-    size = field(item, height, int, where), field(item, width, int, where)
+    """(height, width) from two fields as `field` (ImageError if it is none, or too large)."""
+    size = field(item, height, int, where, error), field(item, width, int, where, error)
     check_pixels(where, size[1], size[0], MAX_PIXELS)
     return size

@@ -86,12 +86,12 @@ def _read_file(
     parts: dict[tuple[str, object], list[RunLengthMask]] = {}
     for index, shape in enumerate(field(content, "shapes", list, str(path))):
         where = f"{path}: image {image.name!r}, shape {index}"
-        name = field(shape, "label", str, where)
-        if class_names:
-            check_class(name, class_names, where)
-        group = shape.get("group_id")
-        key = (name, ("alone", index) if group is None else ("group", str(group)))
         with problems.noted():
+            name = field(shape, "label", str, where, MaskError)
+            if class_names:
+                check_class(name, class_names, where)
+            group = shape.get("group_id")
+            key = (name, ("alone", index) if group is None else ("group", str(group)))
             mask = _mask(shape, size, where)
             parts.setdefault(key, []).append(mask)
     regions = [Region(name, RunLengthMask.union(masks)) for (name, _), masks in parts.items()]

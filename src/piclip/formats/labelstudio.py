@@ -208,10 +208,9 @@ def from_task(
     size: tuple[int, int] | None = None
     for index, result in enumerate(results):
         item = f"{where} ({path}): region {result.get('id', index)}"
-        names = _labels_of(result, class_names, item)
-        if names:
-            size = image_size_field(result, item, height="original_height", width="original_width")
-            with problems.noted():
+        with problems.noted():
+            if names := _labels_of(result, class_names, item):
+                size = _size(result, item)
                 mask = _mask(result["value"], size, item)
                 regions += [Region(name, mask) for name in names]
     if size is None and folder is not None:
@@ -305,8 +304,14 @@ def _labels_of(result: dict[str, Any], class_names: Sequence[str], where: str) -
         return []
     names = value.get(kind)
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        raise UsageError(f"{where}: the region has no label; choose one or delete the region.")
+        raise MaskError(f"{where}: the region has no label; choose one or delete the region.")
     return [check_class(name, class_names, where) if class_names else name for name in names]
+
+
+def _size(result: dict[str, Any], where: str) -> tuple[int, int]:
+    return image_size_field(
+        result, where, height="original_height", width="original_width", error=MaskError
+    )
 
 
 def _mask(value: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthMask:

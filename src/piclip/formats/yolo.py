@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from piclip.errors import UsageError
+from piclip.errors import MaskError, UsageError
 from piclip.formats.image_files import LabelFiles
 from piclip.formats.label_files import read_lines, read_text, readable, write_text
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
@@ -166,11 +166,11 @@ def _region(
     try:
         index, numbers = int(words[0]), [float(word) for word in words[1:]]
     except ValueError as error:
-        raise UsageError(
+        raise MaskError(
             f"{where}: 'class x y x y ...' in numbers was expected, not {' '.join(words)[:40]!r}."
         ) from error
     if not 0 <= index < len(class_names):
-        raise UsageError(
+        raise MaskError(
             f"{where}: the class index {index} is unknown; there are {len(class_names)} classes, "
             f"the first has the index 0."
         )

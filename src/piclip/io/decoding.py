@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -12,9 +12,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin, TiffImagePlugin
 
 from piclip.errors import ImageError
+from piclip.io.bands import BandedTiff, Bands, open_tiff, to_8_bits
 
 ImageSource: TypeAlias = str | Path | Image.Image | npt.NDArray[Any]
 
@@ -34,9 +35,6 @@ _UNREAD = {
     b"<svg": "SVG",
 }
 """What is in the first bytes of pictures that are known but not read, or with an extra only."""
-
-_CMYK = 5
-"""Of TIFF's ways to tell colours."""
 
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -79,21 +77,20 @@ def decode(source: str | Path | Image.Image, max_pixels: int) -> Image.Image:
     Raises:
         ImageError: The source is missing, not an image, truncated, damaged or too large.
     """
-    name = name_of(source)
-    if isinstance(source, Image.Image):
-        check_pixels(name, source.width, source.height, max_pixels)
-        try:
-            source.load()
-        except Exception as error:  # Pillow's decoders raise anything on broken files
-            raise ImageError(f"{name}: the image cannot be decoded ({error}).") from error
-        return _upright(source)
-    if not isinstance(source, str | Path):
-        raise ImageError(
-            f"An image cannot be read from a {type(source).__name__}; give a file, a Pillow image "
-            f"or a NumPy array."
-        )
-    with opened(Path(source), max_pixels) as image:
-        return _loaded(image, name)
+    return _decoded(source, max_pixels, None, _own_mode)
+
+
+def decode_colours(
+    source: str | Path | Image.Image, max_pixels: int, bands: Bands | None = None
+) -> Image.Image:
+    """As `decode`, for what is looked at: colours of more than 8 bits are scaled to these.
+
+    Args:
+        source: A file or a Pillow image.
+        max_pixels: Larger images are refused, files before they are decoded.
+        bands: Of a TIFF file, those to take for its colours; by default those that it tells.
+    """
+    return _decoded(source, max_pixels, bands, lambda image, name: _colours(image, bands, name))
 
 
 def decode_bytes(data: bytes, name: str, max_pixels: int) -> Image.Image:
@@ -111,12 +108,16 @@ def decode_bytes(data: bytes, name: str, max_pixels: int) -> Image.Image:
         ImageError: As `decode`.
     """
     with _identified(_WholeFile(io.BytesIO(data)), name, max_pixels) as image:
-        return _loaded(image, name)
+        return _loaded(image, name, _own_mode)
 
 
 @contextmanager
-def opened(path: Path, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
+def opened(
+    path: Path, max_pixels: int, bands: Bands | None = None
+) -> Iterator[ImageFile.ImageFile]:
     """An image file of which only the header is read, for its size, mode and orientation.
+
+    A TIFF whose bands Pillow does not read, or is not to choose, is a `BandedTiff`.
 
     Raises:
         ImageError: The file is missing, not an image, damaged or too large.
@@ -128,24 +129,54 @@ def opened(path: Path, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
         stream = _WholeFile(io.FileIO(path))
     except (OSError, ValueError) as error:
         raise ImageError(f"{path}: {reason(error)}; check the path.") from error
-    with _identified(stream, str(path), max_pixels) as image:
+    with _identified(stream, str(path), max_pixels, bands) as image:
         yield image
 
 
 @contextmanager
-def _identified(stream: _WholeFile, name: str, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
+def _identified(
+    stream: _WholeFile, name: str, max_pixels: int, bands: Bands | None = None
+) -> Iterator[ImageFile.ImageFile]:
     with stream:
-        image = _identify(stream, name)
+        image = _identify(stream, name, bands)
         check_pixels(name, image.width, image.height, max_pixels)
         # Pillow reads plain-text PPM up to the end of the file even when nothing is missing.
         stream.decoding = all(tile[0] != "ppm_plain" for tile in image.tile)
         yield image
 
 
-def _loaded(image: ImageFile.ImageFile, name: str) -> Image.Image:
+def _decoded(
+    source: str | Path | Image.Image,
+    max_pixels: int,
+    bands: Bands | None,
+    load: Callable[[ImageFile.ImageFile, str], Image.Image],
+) -> Image.Image:
+    name = name_of(source)
+    if isinstance(source, Image.Image):
+        check_pixels(name, source.width, source.height, max_pixels)
+        try:
+            source.load()
+        except Exception as error:  # Pillow's decoders raise anything on broken files
+            raise ImageError(f"{name}: the image cannot be decoded ({reason(error)}).") from error
+        return _upright(source, orientation_of(source))
+    if not isinstance(source, str | Path):
+        raise ImageError(
+            f"An image cannot be read from a {type(source).__name__}; give a file, a Pillow image "
+            f"or a NumPy array."
+        )
+    with opened(Path(source), max_pixels, bands) as image:
+        return _loaded(image, name, load)
+
+
+def _loaded(
+    image: ImageFile.ImageFile, name: str, load: Callable[[ImageFile.ImageFile, str], Image.Image]
+) -> Image.Image:
     try:
-        image.load()
-        return _upright(image)
+        loaded = load(image, name)
+        loaded.format = image.format
+        return _upright(loaded, orientation_of(image))
+    except ImageError:
+        raise
     except Exception as error:  # Pillow's decoders raise anything on broken files
         raise ImageError(
             f"{name}: the image is truncated or damaged ({reason(error)}); "
@@ -153,7 +184,37 @@ def _loaded(image: ImageFile.ImageFile, name: str) -> Image.Image:
         ) from error
 
 
-def _identify(stream: _WholeFile, name: str) -> ImageFile.ImageFile:
+def _own_mode(image: ImageFile.ImageFile, name: str) -> Image.Image:
+    if isinstance(image, BandedTiff):
+        raise ImageError(
+            f"{name}: this TIFF image has bands of a kind or number that no mask has; save it as "
+            f"gray of 8 bits."
+        )
+    image.load()
+    return image
+
+
+def _colours(image: ImageFile.ImageFile, bands: Bands | None, name: str) -> Image.Image:
+    if isinstance(image, BandedTiff):
+        return Image.fromarray(to_8_bits(image.samples(bands, name)))
+    if isinstance(image, PngImagePlugin.PngImageFile) and not image.has_transparency_data:
+        stream, halves = image.fp, [tile[3] for tile in image.tile]
+        if stream is not None and halves == ["RGB;16B"]:
+            return Image.fromarray(to_8_bits(_deep_png(image, stream)))
+    image.load()
+    return image
+
+
+def _deep_png(image: ImageFile.ImageFile, stream: Any) -> npt.NDArray[np.uint16]:  # noqa: ANN401
+    """The colours (H, W, 3) of 16 bits, of which Pillow reads the high half, or the low one."""
+    high = np.asarray(image)
+    stream.seek(0)
+    low = PngImagePlugin.PngImageFile(stream, "")
+    low.tile = [(*tile[:3], "RGB;16L") for tile in low.tile]  # type: ignore[misc]
+    return np.asarray(high.astype(np.uint16) << 8 | np.asarray(low))
+
+
+def _identify(stream: _WholeFile, name: str, bands: Bands | None) -> ImageFile.ImageFile:
     """Open with the plugin that knows the file's first bytes, nothing decoded yet.
 
     ``Image.open`` is this loop plus a check against a pixel limit that belongs to the whole
@@ -173,11 +234,7 @@ def _identify(stream: _WholeFile, name: str) -> ImageFile.ImageFile:
             if not callable(accept) or accept(prefix) is not True:
                 continue
             stream.seek(0)
-            if kind == "TIFF":
-                _check_bands(stream, name)
-            return factory(stream, "")
-        except ImageError:
-            raise
+            return open_tiff(stream, bands) if kind == "TIFF" else factory(stream, "")
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ImageError(
                 f"{name}: the {kind} image has more pixels than Pillow opens in this format; "
@@ -198,25 +255,6 @@ def _identify(stream: _WholeFile, name: str) -> ImageFile.ImageFile:
     raise ImageError(
         f"{name}: this is not an image that can be read here; convert it to PNG or JPEG."
     )
-
-
-def _check_bands(stream: _WholeFile, name: str) -> None:
-    """Refuse a TIFF of which Pillow reads nothing, or some bands without saying which."""
-    header = stream.read(8)
-    if 43 in header[2:4]:  # BigTIFF
-        header += stream.read(8)
-    directory = TiffImagePlugin.ImageFileDirectory_v2(header)
-    stream.seek(directory.next)
-    directory.load(stream)
-    bands = directory.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
-    stream.seek(0)
-    inks = directory.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _CMYK
-    alpha = directory.get(TiffImagePlugin.EXTRASAMPLES, (0,))[0] in {1, 2}
-    if bands > (5 if inks else 4) or (bands == 2 and not alpha):
-        raise ImageError(
-            f"{name}: the TIFF image has {bands} bands, and which of them are gray or red, green "
-            f"and blue is not known; save these as an image of their own."
-        )
 
 
 @cache
@@ -241,6 +279,17 @@ def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
         )
 
 
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of an opened file before it is turned upright.
+
+    Pillow's own size of a TIFF is that of the upright image, in its newer versions.
+    """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = image.tag_v2
+        return tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
+    return image.size
+
+
 def orientation_of(image: Image.Image) -> int | None:
     """The EXIF orientation; metadata that cannot be read is ignored, as viewers do."""
     try:
@@ -250,8 +299,7 @@ def orientation_of(image: Image.Image) -> int | None:
     return orientation if isinstance(orientation, int) else None
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    orientation = orientation_of(image)
+def _upright(image: Image.Image, orientation: int | None) -> Image.Image:
     transposition = None if orientation is None else _TRANSPOSITIONS.get(orientation)
     if transposition is None:
         return image
@@ -276,4 +324,5 @@ def reason(error: Exception) -> str:
         return "no such file or folder"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return str(error) or type(error).__name__
+    # libheif's own sentences have lines.
+    return " ".join(str(error).split()) or type(error).__name__

@@ -15,14 +15,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from piclip.errors import ImageError, MaskError, UsageError
+from piclip.io.bands import Bands, check_bands, to_8_bits
 from piclip.io.decoding import (
     ImageSource,
     check_pixels,
     decode,
+    decode_colours,
     name_of,
     opened,
     orientation_of,
     reason,
+    stored_size,
 )
 
 MAX_PIXELS = 50_000_000
@@ -42,10 +45,12 @@ _SIDEWAYS = frozenset({5, 6, 7, 8})
 """EXIF orientations that swap height and width."""
 
 
-def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(
+    source: ImageSource, *, max_pixels: int = MAX_PIXELS, bands: Bands | None = None
+) -> Image.Image:
     """Read an image as RGB, at the size and with the orientation that a viewer shows.
 
-    Transparency is laid over white; deep gray images are scaled to 8 bits, not clipped (by the
+    Transparency is laid over white; deep images are scaled to 8 bits, not clipped (by the
     smallest range that holds them: of integers that of 8, 10, 12, 14 or 16 bits, of floats 1, 255
     or 65535; otherwise from their least to their greatest value); of an animation the first frame
     counts.
@@ -54,18 +59,23 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         source: A file, a Pillow image, or an array ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``
             of uint8, bool, uint16 (full range) or floats in [0, 1].
         max_pixels: Larger images are refused, files before they are decoded.
+        bands: Of a TIFF file the bands to take, counted from 1: three for red, green and blue, or
+            one that is gray; by default those that the file says are its colours.
 
     Returns:
         A new image of mode RGB without metadata.
 
     Raises:
-        ImageError: The source is missing, not an image, truncated, too large, or an array of
-            another shape or type.
+        ImageError: The source is missing, not an image, truncated, too large, a TIFF whose bands
+            are not known or not there, or an array of another shape or type.
+        UsageError: ``bands`` are neither one nor three numbers.
     """
+    if bands is not None:
+        check_bands(bands)
     if isinstance(source, np.ndarray):
         rgb = _to_rgb(_from_array(source, max_pixels))
     else:
-        rgb = _to_rgb(decode(source, max_pixels))
+        rgb = _to_rgb(decode_colours(source, max_pixels, bands))
     rgb.info = {}  # the orientation is applied: nobody may apply it again
     return rgb
 
@@ -77,8 +87,8 @@ def image_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
         ImageError: The file is missing, no image that `read_image` reads, or too large.
     """
     with opened(path, max_pixels) as image:
-        sideways = orientation_of(image) in _SIDEWAYS
-        return image.size if sideways else (image.height, image.width)
+        width, height = stored_size(image)
+        return (width, height) if orientation_of(image) in _SIDEWAYS else (height, width)
 
 
 def read_mask(
@@ -149,13 +159,15 @@ def read_mask(
         if len(found) > 1:
             raise MaskError(
                 f"{name}: no pixel of the mask is 0, the background (it holds the values "
-                f"{_listed(found)}); make the background 0, or say which class index to take."
+                f"{_listed(found)}); make the background 0, or read a map of classes "
+                f"with piclip annotate --format voc."
             )
     if not allow_empty and not mask.any():
         missing = "no object pixel" if value is None else f"no pixel of class index {value}"
         raise MaskError(
             f"{name}: the mask has {missing} (it holds the values {_listed(values)}); mark the "
-            f"object with 255 on a background of 0, or say which class index to take."
+            f"object with 255 on a background of 0, or read a map of classes with piclip annotate "
+            f"--format voc."
         )
     return mask
 
@@ -207,26 +219,12 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        return _gray_to_8_bits(np.asarray(image)).convert("RGB")
+        return Image.fromarray(to_8_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def _gray_to_8_bits(values: npt.NDArray[Any]) -> Image.Image:
-    """Scale deep gray values (H, W) to 8 bits by the range that they use."""
-    gray = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(gray.min()), float(gray.max())
-    # Cameras and scanners put 10 to 14 bits into files of 16, which else would be nearly black.
-    depths = tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 16))
-    ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else depths
-    fitting = [top for top in ranges if low >= 0 and high <= top]
-    if fitting:
-        low, high = 0.0, fitting[0]
-    scaled = (gray - low) * (255.0 / (high - low or 1.0))
-    return Image.fromarray(np.round(scaled).astype(np.uint8))
 
 
 def _from_array(array: npt.NDArray[Any], max_pixels: int) -> Image.Image:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from piclip.io.bands import Bands
 from piclip.io.decoding import ImageSource
 from piclip.io.images import MAX_PIXELS, read_image, read_mask
 
@@ -26,14 +27,14 @@ class Support:
 
 
 def read_labelled(
-    support: Support, *, max_pixels: int = MAX_PIXELS
+    support: Support, *, max_pixels: int = MAX_PIXELS, bands: Bands | None = None
 ) -> tuple[Image.Image, npt.NDArray[np.bool_]]:
-    """Reads a support: an RGB image and its bool mask (H, W), which is not empty.
+    """Reads a support: an RGB image, as `read_image`, and its bool mask (H, W), not empty.
 
     Raises:
         ImageError: The image cannot be read.
         MaskError: The mask is empty, of another size, or cannot be read.
     """
-    image = read_image(support.image, max_pixels=max_pixels)
+    image = read_image(support.image, max_pixels=max_pixels, bands=bands)
     mask = read_mask(support.mask, size=(image.height, image.width), max_pixels=max_pixels)
     return image, mask

@@ -19,6 +19,7 @@ from piclip.clip.encoder import Encoder
 from piclip.clip.prompts import Synonyms
 from piclip.clip.towers import VisualTower, holds_text_tower
 from piclip.errors import UsageError
+from piclip.io.bands import Bands
 from piclip.io.decoding import ImageSource
 from piclip.io.images import read_image
 from piclip.io.supports import Support, read_labelled
@@ -137,13 +138,14 @@ class TrainingFreeScorer:
         negatives: Sequence[ImageSource],
         synonyms: Synonyms | None,
         max_pixels: int,
+        bands: Bands | None = None,
     ) -> ClassMemory:
         """Encodes the supports once; their masks also say how far the name is believed."""
         return self.evidence.learn(
             name,
-            (read_labelled(support, max_pixels=max_pixels) for support in supports),
+            (read_labelled(support, max_pixels=max_pixels, bands=bands) for support in supports),
             self.vision.texts([name], synonyms)[0],
-            (read_image(image, max_pixels=max_pixels) for image in negatives),
+            (read_image(image, max_pixels=max_pixels, bands=bands) for image in negatives),
         )
 
     def score(

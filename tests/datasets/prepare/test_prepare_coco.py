@@ -105,6 +105,9 @@ def test_files_that_are_something_else(tmp_path):
         DatasetError, "annotation 0: .*'image_id' is missing", data={**good, "annotations": [{}]}
     )
     refused(UsageError, "not COCO's 80", data={**good, "categories": good["categories"][:5]})
+    [image] = good["images"]
+    twice = [image | {"file_name": f"{f}/1.jpg", "id": n} for n, f in enumerate("ab", start=1)]
+    refused(UsageError, "images a/1 and b/1 have one name", data={**good, "images": twice})
     refused(UsageError, "put train or val", name="instances.json")
     with pytest.raises(DatasetError, match="nowhere"):
         prepare_coco(tmp_path, images=tmp_path, annotations=[tmp_path / "nowhere.json"])

@@ -95,6 +95,13 @@ def _read_annotations(file: Path, reading: Progress | None) -> dict[str, CocoIma
         )
     for image in images.values():
         image.annotations.sort(key=lambda a: a["id"] if isinstance(a.get("id"), int) else 0)
+    found: dict[str, str] = {}
+    for key in images:
+        if (other := found.setdefault(Path(key).name, key)) != key:
+            raise UsageError(
+                f"{file}: the images {other} and {key} have one name, which COCO gives to one "
+                f"alone; give each its own."
+            )
     return {Path(key).name: image for key, image in images.items() if image.annotations}
 
 
