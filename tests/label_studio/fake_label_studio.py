@@ -139,7 +139,12 @@ class FakeLabelStudio:
     def _page(self, query):
         assert query["project"] == ["1"]
         assert query["fields"] == ["all"]
-        tasks = [t for t in self.tasks.values() if t["annotations"]]
+        tasks = [*self.tasks.values()]
+        # Its filters are those of the Data Manager; only_annotated is known to Enterprise alone.
+        for one in json.loads(query.get("query", ["{}"])[0]).get("filters", {}).get("items", []):
+            assert one.pop("filter") == "filter:tasks:total_annotations"
+            assert one == {"operator": "greater", "type": "Number", "value": 0}
+            tasks = [t for t in tasks if t["annotations"]]
         first = (int(query.get("page", ["1"])[0]) - 1) * self.page
         if tasks and first >= len(tasks):
             return 404, {}, b'{"detail": "Invalid page."}'

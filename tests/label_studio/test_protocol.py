@@ -3,6 +3,7 @@
 import gzip
 import logging
 import re
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import numpy as np
@@ -63,6 +64,21 @@ def test_only_label_studio_is_asked_and_the_token_is_shown(backend, label_studio
     assert {token for _, token in label_studio.asked} == {f"Token {TOKEN}"}
     images = [path for path, _ in label_studio.asked if path.startswith("/data/upload/")]
     assert sorted(images) == [f"/data/upload/1/0a1b2c3d-scene{n}.png" for n in (1, 2, 3)]
+
+
+def test_neither_unlabelled_tasks_nor_a_page_after_the_last_is_asked_for(
+    backend, label_studio, scenes
+):
+    def pages():
+        asked = [urlsplit(path) for path, _ in label_studio.asked]
+        return [parse_qs(url.query)["page"] for url in asked if url.path.startswith("/api/tasks")]
+
+    version_of(label_studio.setup(backend))
+    assert pages() == [["1"]]  # two of four tasks, which fill it
+    drawn = label_studio.annotate(3, brush_result("cat", scenes[3].mask("cat")))
+    label_studio.send_event(backend, "ANNOTATION_CREATED", drawn)
+    version_of(label_studio.setup(backend))
+    assert pages() == [["1"], ["1"], ["2"]]
 
 
 def test_interactive_requests_are_answered_too(backend, label_studio):

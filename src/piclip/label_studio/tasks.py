@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,15 @@ _ADVICE = (
     "<BrushLabels> or <PolygonLabels> for it"
 )
 _PAGE = 50
+_HAS_LABELS = {
+    "filter": "filter:tasks:total_annotations",
+    "operator": "greater",
+    "type": "Number",
+    "value": 0,
+}
+_LABELLED = json.dumps({"filters": {"conjunction": "and", "items": [_HAS_LABELS]}})
+"""As the Data Manager filters; the API's ``only_annotated`` does nothing in the open edition."""
+
 _SECONDS = 60
 
 
@@ -167,13 +178,11 @@ class LabelStudioApi:
         except ValueError as error:
             raise UsageError(f"The project {project!r} is no number of Label Studio.") from error
         try:
-            for task in self._client.tasks.list(
-                project=number,
-                only_annotated=True,
-                resolve_uri=False,
-                fields="all",
-                page_size=_PAGE,
-            ):
+            pages = self._client.tasks.list(
+                project=number, query=_LABELLED, resolve_uri=False, fields="all", page_size=_PAGE
+            )
+            # The SDK would find the end by the error that a page after the last one is.
+            for task in islice(pages, pages.response.total):
                 yield task.dict() if hasattr(task, "dict") else task
         except Exception as error:  # of the SDK, of httpx, of pydantic
             raise self._failed(error) from error
