@@ -77,6 +77,20 @@ def test_a_new_annotation_is_learned_and_other_classes_are_not_fitted_again(
     assert version_of(label_studio.setup(backend)) == second
 
 
+@pytest.mark.parametrize(
+    "action",
+    [
+        *("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED"),
+        *("TASKS_CREATED", "TASKS_DELETED"),  # tasks are imported with their annotations
+    ],
+)
+def test_every_event_by_which_labels_change_is_heard(backend, label_studio, scenes, action):
+    first = version_of(label_studio.setup(backend))
+    label_studio.annotate(3, brush_result("cat", scenes[3].mask("cat")))
+    label_studio.send_event(backend, action)
+    assert version_of(label_studio.setup(backend)) != first
+
+
 def test_a_task_whose_image_is_replaced_is_learned_anew(backend, label_studio, scenes):
     first = version_of(label_studio.setup(backend))
     address = "/data/upload/1/other.png"
