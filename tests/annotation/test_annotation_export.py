@@ -84,6 +84,7 @@ def test_masks_of_an_earlier_run_that_are_gone_are_removed(tmp_path):
         ("new", "labelme", ["x/a.png", "x/a.jpg"], "Two images are called x/a"),
         ("folder", "voc", ["a.png"], "holds the images themselves"),
         (".", "masks", ["a.png"], "holds the images themselves"),
+        ("o.json", "labelstudio", ["a.png", "b\udcff.png"], "rename the file"),
     ],
 )
 def test_destinations_that_do_not_fit_are_refused(tmp_path, destination, format, paths, sentence):

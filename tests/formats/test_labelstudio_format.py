@@ -58,6 +58,14 @@ def test_tasks_keep_the_url_and_id_by_which_the_tool_knows_them(tmp_path):
     ]
 
 
+def test_a_name_that_no_address_can_hold_is_told(tmp_path):
+    file = LabelledFile("x/b\udcff.png", 5, 7)
+    labelstudio.write(Labels(NAMES, (replace(file, source="s3://b/b.png"),)), tmp_path / "o.json")
+    with pytest.raises(UsageError, match=r"'x/b\\udcff\.png': .* UTF-8; rename the file, or write"):
+        labelstudio.write(Labels(NAMES, (file,)), tmp_path / "p.json")
+    assert not (tmp_path / "p.json").exists()
+
+
 def test_tasks_keep_their_data_and_predictions_the_names_of_the_project(tmp_path):
     size = {"original_width": 7, "original_height": 5}
     rle = brush.mask2rle(HOLED.astype(np.uint8) * 255)

@@ -105,6 +105,9 @@ def write(
         destination: The JSON file.
         url: What Label Studio puts before an image's path, for images that it does not know yet.
         model_version: The name under which it shows the predictions.
+
+    Raises:
+        UsageError: Label Studio has no address for an image, see `image_url`.
     """
     tasks = (to_task(file, url, model_version) for file in labels.images)
     return [dump_list(tasks, Path(destination))]
@@ -132,14 +135,29 @@ def labelling_interface(class_names: Sequence[str]) -> str:
 def to_task(
     file: LabelledFile, url: str = LOCAL_FILES, model_version: str = "piclip"
 ) -> dict[str, Any]:
-    """One image as a task, with its regions as a prediction; arguments as of `write`."""
-    source = file.source or url + quote(file.path)
+    """One image as a task, with its regions as a prediction; arguments and errors as of `write`."""
+    source = file.source or image_url(file.path, url)
     task: dict[str, Any] = {"data": (file.extra or {}).get("data", {_DATA: source})}
     if file.id is not None:
         task["id"] = file.id
     if file.regions:
         task["predictions"] = [to_prediction(file, model_version)]
     return task
+
+
+def image_url(path: str, url: str = LOCAL_FILES) -> str:
+    """How Label Studio addresses an image, by its path in the folder that it serves.
+
+    Raises:
+        UsageError: The path is no UTF-8, which Label Studio takes every address for.
+    """
+    try:
+        return url + quote(path)
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{path!r}: Label Studio has no address for a file whose name is not in UTF-8; rename "
+            f"the file, or write another format, such as coco."
+        ) from error
 
 
 def to_prediction(file: LabelledFile, model_version: str = "piclip") -> dict[str, Any]:
