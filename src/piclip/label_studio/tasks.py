@@ -134,7 +134,7 @@ class LabelStudioApi:
 
     Args:
         url: Its address.
-        api_key: A legacy token or a personal access token.
+        api_key: A personal access token or a legacy token.
 
     Raises:
         UsageError: The address or the key cannot be right, or the SDK is not installed.
@@ -147,7 +147,7 @@ class LabelStudioApi:
         client = library("label_studio_sdk.client").LabelStudio
         try:
             self._client = client(
-                base_url=self.url,
+                base_url=f"{self.url}/",  # else the SDK asks for keys above a path
                 api_key=api_key,
                 timeout=_SECONDS,
                 httpx_client=bounded_client(MOST_PAGE_BYTES, follow_redirects=True),
@@ -188,15 +188,17 @@ class LabelStudioApi:
             raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> PiclipError:
-        status = getattr(error, "status_code", None)
+        status, body = getattr(error, "status_code", None), getattr(error, "body", None)
+        detail = body.get("detail") if isinstance(body, dict) else None
+        said = detail or (f"status {status}" if status else str(error)) or type(error).__name__
+        why = " ".join(str(said).split()).rstrip(".")[:200]
         if status in {401, 403}:
             return PiclipError(
-                f"Label Studio at {self.url} does not let us in (status {status}); check --api-key."
+                f"Label Studio at {self.url} does not let us in ({why}); check --api-key."
             )
-        why = f"status {status}" if status else " ".join(str(error).split())[:200]
         return PiclipError(
-            f"The labelled tasks cannot be read from Label Studio at {self.url} "
-            f"({why or type(error).__name__}); check --url, and that it is running."
+            f"The labelled tasks cannot be read from Label Studio at {self.url} ({why}); check "
+            f"--url, and that it is running."
         )
 
 
