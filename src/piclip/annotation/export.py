@@ -108,7 +108,8 @@ def write_files(
     if format == "coco":
         coco.write(labels, destination, simplify=simplify, files=files)
     elif format == "labelstudio":
-        dump_list((labelstudio.to_task(file) for file in files()), destination)
+        url = labelstudio.address_of(labels.images)
+        dump_list((labelstudio.to_task(file, url) for file in files()), destination)
     elif format == "yolo":
         paths = []
         for file in files():
