@@ -53,6 +53,14 @@ def test_one_by_one_is_as_at_once(tmp_path, monkeypatch, format, count):
         assert content(one) == content(other)
 
 
+def test_label_studio_finds_new_images_beside_its_tasks(tmp_path):
+    labels = labels_of(2)
+    at = "/data/local-files/?d=photos/"
+    known = replace(labels, images=(replace(labels.images[0], source=f"{at}in/%C3%B60.png"),))
+    write_files(lambda: iter(labels.images[1:]), known, tmp_path / "out.json", "labelstudio")
+    assert content(tmp_path / "out.json")[0]["data"] == {"image": f"{at}in/%C3%B61.png"}
+
+
 def test_images_keep_their_numbers_and_new_ones_come_after(tmp_path):
     labels = labels_of(4)
     known = replace(labels, images=(replace(labels.images[3], id=40), labels.images[0]))
@@ -84,6 +92,7 @@ def test_masks_of_an_earlier_run_that_are_gone_are_removed(tmp_path):
         ("new", "labelme", ["x/a.png", "x/a.jpg"], "Two images are called x/a"),
         ("folder", "voc", ["a.png"], "holds the images themselves"),
         (".", "masks", ["a.png"], "holds the images themselves"),
+        ("o.json", "labelstudio", ["a.png", "b\udcff.png"], "rename the file"),
     ],
 )
 def test_destinations_that_do_not_fit_are_refused(tmp_path, destination, format, paths, sentence):

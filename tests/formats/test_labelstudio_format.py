@@ -58,6 +58,40 @@ def test_tasks_keep_the_url_and_id_by_which_the_tool_knows_them(tmp_path):
     ]
 
 
+def test_new_images_are_addressed_beside_those_that_are_tasks(tmp_path):
+    size = {"original_width": 7, "original_height": 5}
+    square = {"x": 10, "y": 10, "width": 50, "height": 50, "rectanglelabels": ["cat"]}
+    drawn = {"type": "rectanglelabels", "value": square, **size}
+    new = LabelledFile("x/d e.png", 5, 7)
+    for address, beside in (
+        ("/data/local-files/?d=my%20set/photos/x/b%20c.png", "my%20set/photos/x/d%20e.png"),
+        ("http://host/data/local-files/?d=x/b%20c.png", "x/d%20e.png"),
+        ("/data/upload/6/0a1b2c3d-b_c.png", "x/d%20e.png"),  # tells nothing of other images
+    ):
+        task = {"id": 3, "data": {"image": address}, "annotations": [{"result": [drawn]}]}
+        (tmp_path / "export.json").write_text(json.dumps([task]))
+        found = read_labels(tmp_path / "export.json")
+        known = replace(found.images[0], path="x/b c.png")
+        written = Labels(found.class_names, (known, new))
+        labelstudio.write(written, tmp_path / "o.json")
+        tasks = json.loads((tmp_path / "o.json").read_text())
+        start = "http://host" if address.startswith("http") else ""
+        addresses = [address, f"{start}/data/local-files/?d={beside}"]
+        assert [task["data"]["image"] for task in tasks] == addresses
+        labelstudio.write(written, tmp_path / "o.json", url="s3://b/")
+        assert json.loads((tmp_path / "o.json").read_text())[1]["data"]["image"] == (
+            "s3://b/x/d%20e.png"
+        )
+
+
+def test_a_name_that_no_address_can_hold_is_told(tmp_path):
+    file = LabelledFile("x/b\udcff.png", 5, 7)
+    labelstudio.write(Labels(NAMES, (replace(file, source="s3://b/b.png"),)), tmp_path / "o.json")
+    with pytest.raises(UsageError, match=r"'x/b\\udcff\.png': .* UTF-8; rename the file, or write"):
+        labelstudio.write(Labels(NAMES, (file,)), tmp_path / "p.json")
+    assert not (tmp_path / "p.json").exists()
+
+
 def test_tasks_keep_their_data_and_predictions_the_names_of_the_project(tmp_path):
     size = {"original_width": 7, "original_height": 5}
     rle = brush.mask2rle(HOLED.astype(np.uint8) * 255)

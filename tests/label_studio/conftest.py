@@ -38,13 +38,24 @@ def scenes():
 @pytest.fixture
 def label_studio(scenes):
     """A project with the scenes, the first two labelled."""
-    fake = FakeLabelStudio()
+    with project_of(scenes).running() as fake:
+        yield fake
+
+
+def project_of(scenes, below=""):
+    fake = FakeLabelStudio(below)
     for number, scene in scenes.items():
-        address = f"/data/upload/1/0a1b2c3d-scene{number}.png"
-        fake.files[address] = png(scene.image)
+        path = f"/data/upload/1/0a1b2c3d-scene{number}.png"
+        fake.files[path] = png(scene.image)
         labels = [brush_result("cat", scene.mask("cat"))] if number < 3 else []
-        fake.add_task(number, address, *labels)
-    with fake.running():
+        fake.add_task(number, below + path, *labels)
+    return fake
+
+
+@pytest.fixture
+def label_studio_below(scenes):
+    """The same below a path, which it writes before the addresses of its files."""
+    with project_of(scenes, "/labels").running() as fake:
         yield fake
 
 
@@ -54,9 +65,16 @@ def serving(segmenter, tmp_path):
 
     @contextmanager
     def serving(
-        fake, *, login=None, setup_seconds=10.0, recheck_seconds=60.0, segmenter=segmenter, **more
+        fake,
+        *,
+        token=TOKEN,
+        login=None,
+        setup_seconds=10.0,
+        recheck_seconds=60.0,
+        segmenter=segmenter,
+        **more,
     ):
-        api = LabelStudioApi(fake.url, TOKEN)
+        api = LabelStudioApi(fake.url, token)
         tools = Tools(
             segmenter=segmenter,
             source=api.labelled_tasks,

@@ -3,16 +3,23 @@
 import io
 import json
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+import jwt
 import numpy as np
 from label_studio_sdk.converter import brush
 from PIL import Image
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
+"""A legacy token: itself the key, for good."""
+
+PERSONAL_TOKEN = jwt.encode({"token_type": "refresh", "exp": 2**32}, "the secret" * 4)
+"""A personal access token: a JWT that opens nothing but gives keys for five minutes each."""
+
 PROJECT = "1.1760000000"
 
 CONFIG = """<View>
@@ -62,6 +69,9 @@ def results_of(response):
 class FakeLabelStudio:
     """Holds tasks of project 1, serves them, and talks to a backend as Label Studio does.
 
+    Args:
+        below: The path below which it is, as a proxy in front of it may want it.
+
     Attributes:
         tasks: By number, as the API gives them.
         files: By path, what is served to those who bring the token.
@@ -70,10 +80,14 @@ class FakeLabelStudio:
         status: What it answers to every request, if not 200.
         page: Most tasks in a page of the API.
         config: The labelling configuration of the project.
+        legacy: Whether legacy tokens are enabled, which they are not in a new Label Studio.
+        key_seconds: How long the keys of personal access tokens are valid.
+        keys: Those that were given.
         backend: The ML backend that was connected through the API.
     """
 
-    def __init__(self):
+    def __init__(self, below=""):
+        self.below = below
         self.tasks = {}
         self.files = {}
         self.redirects = {}
@@ -81,6 +95,9 @@ class FakeLabelStudio:
         self.status = 200
         self.page = 2
         self.config = CONFIG
+        self.legacy = True
+        self.key_seconds = 300
+        self.keys = []
         self.backend = None
         self.url = ""
 
@@ -128,18 +145,36 @@ class FakeLabelStudio:
             return self.status, {}, b"{}"
         if path in self.redirects:
             return 302, {"Location": self.redirects[path]}, b""
-        if token != f"Token {TOKEN}":
-            return 401, {}, b'{"detail": "Invalid token."}'
+        if refused := self.refused(token):
+            return 401, {}, json.dumps({"detail": refused}).encode()
         if path in self.files:
             return 200, {"Content-Type": "image/png"}, self.files[path]
         if path in {"/api/tasks", "/api/tasks/"}:
             return self._page(query)
         return 404, {}, b"{}"
 
+    def refused(self, token):
+        """Why a header Authorization opens nothing; None if it does."""
+        kind, _, key = (token or "").partition(" ")
+        if kind == "Token" and key == TOKEN:
+            off = "legacy token authentication has been disabled for this organization"
+            return None if self.legacy else f"Authentication token no longer valid: {off}"
+        if kind == "Bearer" and key in self.keys:
+            with suppress(jwt.ExpiredSignatureError):
+                jwt.decode(key, options={"verify_signature": False, "verify_exp": True})
+                return None
+        absent = "Authentication credentials were not provided."
+        return "Invalid token." if kind == "Token" else absent
+
     def _page(self, query):
         assert query["project"] == ["1"]
         assert query["fields"] == ["all"]
-        tasks = [t for t in self.tasks.values() if t["annotations"]]
+        tasks = [*self.tasks.values()]
+        # Its filters are those of the Data Manager; only_annotated is known to Enterprise alone.
+        for one in json.loads(query.get("query", ["{}"])[0]).get("filters", {}).get("items", []):
+            assert one.pop("filter") == "filter:tasks:total_annotations"
+            assert one == {"operator": "greater", "type": "Number", "value": 0}
+            tasks = [t for t in tasks if t["annotations"]]
         first = (int(query.get("page", ["1"])[0]) - 1) * self.page
         if tasks and first >= len(tasks):
             return 404, {}, b'{"detail": "Invalid page."}'
@@ -149,6 +184,12 @@ class FakeLabelStudio:
 
     def take(self, path, body):
         """(status, object) for a POST."""
+        if path == "/api/token/refresh/":
+            if body != {"refresh": PERSONAL_TOKEN}:
+                return 401, {"detail": "Token is invalid"}
+            content = {"token_type": "access", "exp": int(time.time()) + self.key_seconds}
+            self.keys.append(jwt.encode(content | {"jti": len(self.keys)}, "the secret" * 4))
+            return 200, {"access": self.keys[-1]}
         if path == "/api/predictions/":
             self.tasks[body["task"]]["predictions"].append(body)
             return 201, {"id": 1, **body}
@@ -182,6 +223,13 @@ class FakeLabelStudio:
         }
         return httpx.post(f"{backend}/predict", json=body, timeout=100, **options)
 
+    def retrieve(self, backend, *numbers):
+        """Ask for predictions and keep what comes: for each task one, several or none."""
+        for number, answer in zip(
+            numbers, results_of(self.predict(backend, *numbers)), strict=True
+        ):
+            self.tasks[number]["predictions"] += [answer] if isinstance(answer, dict) else answer
+
     def send_event(self, backend, action, annotation=None, **options):
         project = {"id": 1, "title": "cats", "label_config": self.config, "model_version": ""}
         body = {"action": action, "annotation": annotation, "project": project}
@@ -196,15 +244,20 @@ class FakeLabelStudio:
                 parts = urlsplit(self.path)
                 token = self.headers.get("Authorization")
                 fake.asked.append((self.path, token))
-                self.reply(*fake.answer(parts.path, parse_qs(parts.query), token))
+                self.reply(*fake.answer(self.inner(), parse_qs(parts.query), token))
 
             def do_POST(self):
-                assert self.headers.get("Authorization") == f"Token {TOKEN}"
+                token = self.headers.get("Authorization")
+                assert "refresh" in self.path or fake.refused(token) is None
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status, answer = fake.take(self.path, body)
+                status, answer = fake.take(self.inner(), body)
                 self.reply(
                     status, {"Content-Type": "application/json"}, json.dumps(answer).encode()
                 )
+
+            def inner(self):
+                path = urlsplit(self.path).path
+                return path.removeprefix(fake.below) if path.startswith(fake.below) else "outside"
 
             def reply(self, status, headers, body):
                 self.send_response(status)
@@ -220,7 +273,7 @@ class FakeLabelStudio:
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        self.url = f"http://127.0.0.1:{server.server_address[1]}"
+        self.url = f"http://127.0.0.1:{server.server_address[1]}{self.below}"
         try:
             yield self
         finally:

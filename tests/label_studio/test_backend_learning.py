@@ -77,6 +77,20 @@ def test_a_new_annotation_is_learned_and_other_classes_are_not_fitted_again(
     assert version_of(label_studio.setup(backend)) == second
 
 
+@pytest.mark.parametrize(
+    "action",
+    [
+        *("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED"),
+        *("TASKS_CREATED", "TASKS_DELETED"),  # tasks are imported with their annotations
+    ],
+)
+def test_every_event_by_which_labels_change_is_heard(backend, label_studio, scenes, action):
+    first = version_of(label_studio.setup(backend))
+    label_studio.annotate(3, brush_result("cat", scenes[3].mask("cat")))
+    label_studio.send_event(backend, action)
+    assert version_of(label_studio.setup(backend)) != first
+
+
 def test_a_task_whose_image_is_replaced_is_learned_anew(backend, label_studio, scenes):
     first = version_of(label_studio.setup(backend))
     address = "/data/upload/1/other.png"
@@ -122,12 +136,17 @@ def test_setup_does_not_wait_for_long_learning(label_studio, serving, monkeypatc
         assert version_of(label_studio.setup(served.url)) == prediction["model_version"]
 
 
-def test_without_labels_predictions_are_empty(backend, label_studio):
+def test_without_labels_label_studio_has_no_predictions_to_keep(backend, label_studio, scenes):
     for task in label_studio.tasks.values():
         task["annotations"] = []
     assert version_of(label_studio.setup(backend)) == UNLEARNED
-    empty = {"model_version": UNLEARNED, "score": 0.0, "result": []}
-    assert results_of(label_studio.predict(backend, 1, 3)) == [empty, empty]
+    label_studio.retrieve(backend, 3, 4)
+    label_studio.annotate(1, brush_result("cat", scenes[1].mask("cat")))
+    label_studio.send_event(backend, "ANNOTATION_CREATED")
+    label_studio.retrieve(backend, 3, 4)
+    version = version_of(label_studio.setup(backend))
+    kept = [label_studio.tasks[number]["predictions"] for number in (3, 4)]
+    assert [[one["model_version"] for one in each] for each in kept] == [[version], [version]]
 
 
 def test_a_damaged_label_is_left_out_and_the_log_says_why(backend, label_studio, scenes, caplog):

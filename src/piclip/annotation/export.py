@@ -61,7 +61,8 @@ def check_destination(
 
     Raises:
         UsageError: A file is wanted and a folder given or the other way round, two images would
-            have one label, or images would be overwritten.
+            have one label, one has a name that the format cannot hold, or images would be
+            overwritten.
     """
     if format in ONE_FILE:
         if destination.is_dir():
@@ -70,6 +71,9 @@ def check_destination(
                 f"{destination} is a folder, but {format} is one file; add a name such as "
                 f"{destination / name}."
             )
+        if format == "labelstudio":
+            for path in paths:
+                labelstudio.image_url(path)
         return
     if destination.is_file() or destination.suffix.lower() == ".json":
         raise UsageError(
@@ -104,7 +108,8 @@ def write_files(
     if format == "coco":
         coco.write(labels, destination, simplify=simplify, files=files)
     elif format == "labelstudio":
-        dump_list((labelstudio.to_task(file) for file in files()), destination)
+        url = labelstudio.address_of(labels.images)
+        dump_list((labelstudio.to_task(file, url) for file in files()), destination)
     else:
         write_image_files(files(), labels, destination, format, simplify)
         write_lists([file.path for file in files()], labels, destination, format)

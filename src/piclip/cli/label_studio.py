@@ -44,7 +44,8 @@ def label_studio(
         typer.Option(
             metavar="TOKEN",
             envvar="LABEL_STUDIO_API_KEY",
-            help="Its token; in the variable nobody else on this computer sees it.",
+            help="Your personal access token there, or legacy token; in the variable nobody else "
+            "on this computer sees it.",
         ),
     ] = None,
     labels: Annotated[

@@ -13,7 +13,7 @@ Lost on the way: crowds, pixels to ignore, and the order of the classes; polygon
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -95,7 +95,7 @@ def write(
     labels: Labels,
     destination: str | Path,
     *,
-    url: str = LOCAL_FILES,
+    url: str | None = None,
     model_version: str = "piclip",
 ) -> list[Path]:
     """Write tasks with predictions that Label Studio imports, as `write_labels` says.
@@ -103,10 +103,15 @@ def write(
     Args:
         labels: What to write; images without a region become tasks without a prediction.
         destination: The JSON file.
-        url: What Label Studio puts before an image's path, for images that it does not know yet.
+        url: What Label Studio puts before an image's path, for images that it does not know yet;
+            None to place them beside those that it knows (`address_of`).
         model_version: The name under which it shows the predictions.
+
+    Raises:
+        UsageError: Label Studio has no address for an image, see `image_url`.
     """
-    tasks = (to_task(file, url, model_version) for file in labels.images)
+    start = address_of(labels.images) if url is None else url
+    tasks = (to_task(file, start, model_version) for file in labels.images)
     return [dump_list(tasks, Path(destination))]
 
 
@@ -132,14 +137,46 @@ def labelling_interface(class_names: Sequence[str]) -> str:
 def to_task(
     file: LabelledFile, url: str = LOCAL_FILES, model_version: str = "piclip"
 ) -> dict[str, Any]:
-    """One image as a task, with its regions as a prediction; arguments as of `write`."""
-    source = file.source or url + quote(file.path)
+    """One image as a task, with its regions as a prediction; arguments and errors as of `write`."""
+    source = file.source or image_url(file.path, url)
     task: dict[str, Any] = {"data": (file.extra or {}).get("data", {_DATA: source})}
     if file.id is not None:
         task["id"] = file.id
     if file.regions:
         task["predictions"] = [to_prediction(file, model_version)]
     return task
+
+
+def address_of(files: Iterable[LabelledFile]) -> str:
+    """How Label Studio addresses the folder in which the paths of its tasks begin.
+
+    Of its local storage, which is always a folder inside of the one that it serves.
+
+    Args:
+        files: As they were read; the first one in that storage tells it. Without one it is
+            `LOCAL_FILES`.
+    """
+    for file in files:
+        if LOCAL_FILES in (file.source or ""):
+            start = str(file.source).removesuffix(quote(file.path))
+            if start.endswith(("=", "/")):
+                return start
+    return LOCAL_FILES
+
+
+def image_url(path: str, url: str = LOCAL_FILES) -> str:
+    """How Label Studio addresses an image, by its path in the folder that it serves.
+
+    Raises:
+        UsageError: The path is no UTF-8, which Label Studio takes every address for.
+    """
+    try:
+        return url + quote(path)
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{path!r}: Label Studio has no address for a file whose name is not in UTF-8; rename "
+            f"the file, or write another format, such as coco."
+        ) from error
 
 
 def to_prediction(file: LabelledFile, model_version: str = "piclip") -> dict[str, Any]:

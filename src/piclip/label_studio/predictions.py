@@ -22,9 +22,13 @@ _TOLERANCE = 1.0
 """Pixels by which a polygon may miss the outline: with a corner at every step nobody can edit."""
 
 
-def empty_prediction(model_version: str) -> dict[str, Any]:
-    """Nothing is proposed for a task: nothing is learned yet, or its image cannot be had."""
-    return {"model_version": model_version, "score": 0.0, "result": []}
+Answer = dict[str, Any] | list[dict[str, Any]]
+"""What a backend answers for a task: a prediction, or any number of them.
+
+None where nothing can be said. A prediction without regions would be kept, shown beside later ones,
+turned into an annotation with the others, and keep Label Studio from asking when the task is opened
+in the Data Manager. It says that none of the classes is in the image.
+"""
 
 
 def to_prediction(

@@ -13,14 +13,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from piclip.annotation.fitted import choose_examples, learn
 from piclip.errors import ImageError, MaskError, PiclipError
 from piclip.formats.labels import LabelledFile, Labels
 from piclip.formats.problems import Problems
 from piclip.io.images import MAX_PIXELS, image_size, read_image
-from piclip.label_studio.predictions import empty_prediction, to_prediction
+from piclip.label_studio.predictions import Answer, to_prediction
 from piclip.label_studio.task_images import TaskImages
 from piclip.label_studio.tasks import (
     LabellingConfig,
@@ -109,8 +108,8 @@ class Backend:
             project.mark_stale()
         return self._refresh(project)
 
-    def predict(self, number: str, config: str, tasks: list[Task]) -> Future[list[dict[str, Any]]]:
-        """One prediction per task to come; see `Project.predict`.
+    def predict(self, number: str, config: str, tasks: list[Task]) -> Future[list[Answer]]:
+        """One answer per task to come; see `Project.predict`.
 
         Raises:
             UsageError: The labelling configuration does not fit.
@@ -223,14 +222,14 @@ class Project:
             self._learning = False
         return self.version
 
-    def predict(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    def predict(self, tasks: Sequence[Task]) -> list[Answer]:
         """Propose regions, with what can be learned now.
 
         Args:
             tasks: As Label Studio sends them.
 
         Returns:
-            One prediction per task, in order; without regions where nothing is learned or the
+            One answer per task, in order: a prediction, or none where nothing is learned or the
             image cannot be had (why is logged).
 
         Raises:
@@ -244,11 +243,11 @@ class Project:
                 raise
             logger.warning("Project %s keeps what it has learned: %s", self.number, error)
             version = self.version
-        predictions = []
+        answers = []
         for task in tasks:
             self._tools.leave_if_closing()
-            predictions.append(self._prediction(task, version))
-        return predictions
+            answers.append(self._answer(task, version))
+        return answers
 
     def _read_labels(self) -> Labels:
         files = []
@@ -315,9 +314,9 @@ class Project:
             path.unlink()
             raise
 
-    def _prediction(self, task: Task, version: str) -> dict[str, Any]:
+    def _answer(self, task: Task, version: str) -> Answer:
         if not self._examples:
-            return empty_prediction(version)
+            return []
         path = self._folder / "query"
         number = task.get("id")
         try:
@@ -334,7 +333,7 @@ class Project:
             logger.exception("Nothing is proposed for task %s:", number)
         finally:
             path.unlink(missing_ok=True)
-        return empty_prediction(version)
+        return []
 
     def _version_now(self) -> str:
         if not self._examples:

@@ -39,7 +39,7 @@ class Settings:
         visual: Another ViT that compares images, or None.
         clip: The CLIP of a decoder's priors; None for that of its training.
         url: Address of Label Studio, or None.
-        api_key: Its token, or None.
+        api_key: Its personal access token or legacy token, or None.
         labels: An export to learn from instead of Label Studio's API, or None.
         host: Address to listen at.
         port: Port; 0 for any.
@@ -182,8 +182,8 @@ def _connections(settings: Settings) -> tuple[TaskSource, TaskImages]:
     if settings.url is not None:
         if not settings.api_key:
             raise UsageError(
-                "Label Studio asks for a token: copy one from your account's settings there, and "
-                "give it as LABEL_STUDIO_API_KEY or with --api-key."
+                "Label Studio asks for a token: make a personal access token in your account's "
+                "settings there, and give it as LABEL_STUDIO_API_KEY or with --api-key."
             )
         api = LabelStudioApi(settings.url, settings.api_key)
     images = TaskImages(

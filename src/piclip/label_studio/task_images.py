@@ -67,6 +67,7 @@ class TaskImages:
     ) -> None:
         self._base = None if label_studio is None else label_studio.rstrip("/")
         self._base_url = None if self._base is None else httpx.URL(self._base)
+        self._below = "" if self._base_url is None else self._base_url.path.rstrip("/")
         self._headers = headers
         self._root = None if local_files is None else local_files.resolve()
         self._allowed = frozenset(part for host in allowed_hosts for part in _host_ports(host))
@@ -107,8 +108,11 @@ class TaskImages:
             return
         if address.startswith(("upload/", "/upload/")):
             address = "/data/" + address.lstrip("/")
+        # Told of its own address, Label Studio writes it, or the path in it, before those of files.
         if self._base is not None and address.startswith(self._base + "/"):
             address = address.removeprefix(self._base)
+        elif address.startswith(self._below + "/"):
+            address = address.removeprefix(self._below)
         if self._root is not None and address.startswith(_LOCAL_FILES):
             _copy_local(address, self._root, destination)
         else:
@@ -162,13 +166,12 @@ class TaskImages:
         """Whether an address at Label Studio is one of a file, however often it is unquoted."""
         if self._base_url is None or url.userinfo != self._base_url.userinfo:
             return False
-        below = self._base_url.path.rstrip("/")
         path = url.raw_path.partition(b"?")[0].decode("ascii")
         while True:
-            inside = path.startswith(f"{below}/")
+            inside = path.startswith(f"{self._below}/")
             if not inside or _CLIMBING.search(path):
                 return False
-            if not _DATA_ROUTE.fullmatch(path.removeprefix(below)):
+            if not _DATA_ROUTE.fullmatch(path.removeprefix(self._below)):
                 return False
             unquoted = unquote(path)
             if unquoted == path:

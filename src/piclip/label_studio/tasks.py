@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,15 @@ _ADVICE = (
     "<BrushLabels> or <PolygonLabels> for it"
 )
 _PAGE = 50
+_HAS_LABELS = {
+    "filter": "filter:tasks:total_annotations",
+    "operator": "greater",
+    "type": "Number",
+    "value": 0,
+}
+_LABELLED = json.dumps({"filters": {"conjunction": "and", "items": [_HAS_LABELS]}})
+"""As the Data Manager filters; the API's ``only_annotated`` does nothing in the open edition."""
+
 _SECONDS = 60
 
 
@@ -123,7 +134,7 @@ class LabelStudioApi:
 
     Args:
         url: Its address.
-        api_key: A legacy token or a personal access token.
+        api_key: A personal access token or a legacy token.
 
     Raises:
         UsageError: The address or the key cannot be right, or the SDK is not installed.
@@ -136,7 +147,7 @@ class LabelStudioApi:
         client = library("label_studio_sdk.client").LabelStudio
         try:
             self._client = client(
-                base_url=self.url,
+                base_url=f"{self.url}/",  # else the SDK asks for keys above a path
                 api_key=api_key,
                 timeout=_SECONDS,
                 httpx_client=bounded_client(MOST_PAGE_BYTES, follow_redirects=True),
@@ -167,27 +178,27 @@ class LabelStudioApi:
         except ValueError as error:
             raise UsageError(f"The project {project!r} is no number of Label Studio.") from error
         try:
-            for task in self._client.tasks.list(
-                project=number,
-                only_annotated=True,
-                resolve_uri=False,
-                fields="all",
-                page_size=_PAGE,
-            ):
+            pages = self._client.tasks.list(
+                project=number, query=_LABELLED, resolve_uri=False, fields="all", page_size=_PAGE
+            )
+            # The SDK would find the end by the error that a page after the last one is.
+            for task in islice(pages, pages.response.total):
                 yield task.dict() if hasattr(task, "dict") else task
         except Exception as error:  # of the SDK, of httpx, of pydantic
             raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> PiclipError:
-        status = getattr(error, "status_code", None)
+        status, body = getattr(error, "status_code", None), getattr(error, "body", None)
+        detail = body.get("detail") if isinstance(body, dict) else None
+        said = detail or (f"status {status}" if status else str(error)) or type(error).__name__
+        why = " ".join(str(said).split()).rstrip(".")[:200]
         if status in {401, 403}:
             return PiclipError(
-                f"Label Studio at {self.url} does not let us in (status {status}); check --api-key."
+                f"Label Studio at {self.url} does not let us in ({why}); check --api-key."
             )
-        why = f"status {status}" if status else " ".join(str(error).split())[:200]
         return PiclipError(
-            f"The labelled tasks cannot be read from Label Studio at {self.url} "
-            f"({why or type(error).__name__}); check --url, and that it is running."
+            f"The labelled tasks cannot be read from Label Studio at {self.url} ({why}); check "
+            f"--url, and that it is running."
         )
 
 
