@@ -40,6 +40,8 @@ def draw_view(
     """
     random = np.random.default_rng(list(key))
     scale = random.uniform(*recipe.scale)
+    if recipe.whole:
+        scale *= recipe.size / max(height, width)
     angle = math.radians(random.uniform(-recipe.rotation, recipe.rotation))
     blur, mirror = random.random() < recipe.blur, random.random() < recipe.flip
     # A crop lies anywhere inside the scaled image; a smaller image lies in the middle of it.
