@@ -52,8 +52,10 @@ def draw_view(
         view = affine_view(
             height, width, recipe.size, scale=scale, angle=angle, mirror=mirror, offset=offset
         )
-        crops.append((1.0 if object_mask is None else view.kept(object_mask), view))
-        if crops[-1][0] >= recipe.keep or not any(reach):
+        if object_mask is None or not any(reach):
+            return View(view.theta, recipe.size, blur)
+        crops.append((view.kept(object_mask), view))
+        if crops[-1][0] >= recipe.keep:
             break
     _, best = max(crops, key=lambda crop: crop[0])
     return View(best.theta, recipe.size, blur)
