@@ -49,7 +49,6 @@ MODEL = "facebook/deit-tiny-patch16-224"
 LISTS = Path("benchmarks/photos5i")
 PRIORS = ("none", "imagenet", "vtp", "vtp+pir", "vvp", "piclip")
 """By their names in `world.experiments`; all but vtp, vtp+pir and piclip do without texts."""
-THRESHOLD_EPISODES = 100
 
 
 class PriorAlone(FewShotDecoder):
@@ -88,6 +87,7 @@ class Photographs:
         shots: Numbers of supports in the evaluation; training is with one.
         seeds: Independent draws of the test episodes.
         episodes: Test episodes of each seed.
+        threshold_episodes: Episodes of base classes that choose a threshold.
         overrides: Changes to every recipe.
         lists: Folder with the lists of each fold.
         recipes: Folder of the recipes.
@@ -102,7 +102,8 @@ class Photographs:
     priors: tuple[str, ...] = PRIORS
     shots: tuple[int, ...] = (1, 5)
     seeds: int = 5
-    episodes: int = 60
+    episodes: int = 40
+    threshold_episodes: int = 100
     overrides: tuple[str, ...] = ()
     lists: Path = LISTS
     recipes: Path = Path("recipes/photographs")
@@ -203,7 +204,7 @@ def threshold(plan: Photographs, fold: int, shots: int, file: Path, prior: str) 
     base = FewShotView(
         _dataset(plan, fold), fold=fold, split="train", classes="base", minimum_images=shots + 1
     )
-    chosen = choose_threshold(predictor, base, shots=shots, episodes=THRESHOLD_EPISODES)
+    chosen = choose_threshold(predictor, base, shots=shots, episodes=plan.threshold_episodes)
     _evaluate(plan, fold, shots, file, replace(predictor, threshold=chosen))
 
 
