@@ -11,10 +11,13 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeAlias
 
 from piclip.cli import main as piclip
 from piclip.errors import PiclipError
@@ -32,8 +35,32 @@ ABLATION = {
 }
 """The rows of the ablation that are not in the main table."""
 
-Part = list[tuple[Path, list[str]]]
-"""What is done one after the other: what shows that a command is done, and the command."""
+Step: TypeAlias = Callable[[], None]
+"""A training or an evaluation; other processes can be sent it. It raises a PiclipError."""
+Part: TypeAlias = list[tuple[Path, Step]]
+"""What is done one after the other: what shows that a step is done, and the step."""
+
+
+class Experiment(Protocol):
+    """What is trained and evaluated."""
+
+    @property
+    def results(self) -> Path:
+        """Folder of the result files."""
+        ...
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the trainings, and of the log."""
+        ...
+
+    def phases(self) -> Sequence[list[Part]]:
+        """Phase after phase; the parts of one in any order."""
+        ...
+
+    def is_done(self, shown: Path) -> bool:
+        """Whether what shows that a step is done does so."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +102,7 @@ class Plan:
         without = [self._evaluations("training-free", fold, "training-free") for fold in self.folds]
         return learners, decoders + without
 
-    def _learner(self, fold: int) -> tuple[Path, list[str]]:
+    def _learner(self, fold: int) -> tuple[Path, Step]:
         folder = self.runs / f"fold{fold}" / "base-learner"
         changes = [*self.overrides, f"fold={fold}"]
         return folder / "base", self._train(self.decoders[0], folder, "--base-only", *changes)
@@ -88,61 +115,78 @@ class Plan:
         training = (run / "decoder", self._train(decoder, run, *changes))
         return [training, *self._evaluations(str(run), fold, run.name, shots)]
 
-    def _train(self, decoder: str, run: Path, *changes: str) -> list[str]:
+    def _train(self, decoder: str, run: Path, *changes: str) -> Step:
         recipe = self.recipes / f"{decoder}.yaml"
-        return ["train", "--config", str(recipe), "--output", str(run), *changes]
+        return partial(cli, ["train", "--config", str(recipe), "--output", str(run), *changes])
 
     def _evaluations(
         self, checkpoint: str, fold: int, name: str, shots: tuple[int, ...] | None = None
     ) -> Part:
         amount = ["--seeds", str(self.seeds), "--episodes", str(self.episodes)]
         scenes = ["--dataset", "scenes", "--option", f"cache={self.runs / 'presence'}"]
-        part = []
+        part: Part = []
         for shot in shots or self.shots:
             file = self.results / f"{name}-fold{fold}-{shot}shot.json"
             asked = ["--fold", str(fold), "--shot", str(shot), *amount, "--output", str(file)]
-            part.append((file, ["evaluate", checkpoint, *scenes, *asked]))
+            part.append((file, partial(cli, ["evaluate", checkpoint, *scenes, *asked])))
         return part
 
     def is_done(self, shown: Path) -> bool:
         """Whether a folder is there, or a result file with all that is asked."""
-        if shown.suffix != ".json":
-            return shown.is_dir()
-        if not shown.exists():
-            return False
-        there = read_result(shown)
-        asked = (len(there.seeds), there.episodes) == (self.seeds, self.episodes)
-        return asked and there.complete
+        return is_done(shown, self.seeds, self.episodes)
 
 
-def run(plan: Plan, processes: int) -> None:
+def is_done(shown: Path, seeds: int, episodes: int) -> bool:
+    """Whether a folder is there, or a result file with so many seeds and episodes."""
+    if shown.suffix != ".json":
+        return shown.is_dir()
+    if not shown.exists():
+        return False
+    there = read_result(shown)
+    return (len(there.seeds), there.episodes) == (seeds, episodes) and there.complete
+
+
+def run(experiment: Experiment, processes: int) -> None:
     """Does all that is not done yet, each part in a process with one thread.
 
     Raises:
-        PiclipError: A command failed; what is finished is kept.
+        PiclipError: A step failed; what is finished is kept.
     """
-    plan.results.mkdir(parents=True, exist_ok=True)
-    for parts in plan.phases():
-        commands = [[c for shown, c in part if not plan.is_done(shown)] for part in parts]
+    experiment.results.mkdir(parents=True, exist_ok=True)
+    for parts in experiment.phases():
+        steps = [[s for shown, s in part if not experiment.is_done(shown)] for part in parts]
         with worker_pool(processes) as pool:
-            jobs = [pool.submit(work, own, plan.runs) for own in commands if own]
+            jobs = [pool.submit(work, own, experiment.runs) for own in steps if own]
             for number, job in enumerate(as_completed(jobs), start=1):
                 if failed := job.result():
                     pool.shutdown(cancel_futures=True)
-                    raise PiclipError(f"`{failed}` failed; see {plan.runs / 'log'}.")
+                    raise PiclipError(f"{failed} See {experiment.runs / 'log'}.")
                 print(f"{number} of {len(jobs)} parts done", file=sys.stderr)
 
 
-def work(commands: list[list[str]], runs: Path) -> str | None:
-    """Runs commands one after the other; gives the one that failed."""
+def work(steps: Sequence[Step], runs: Path) -> str | None:
+    """Takes steps one after the other; gives what is wrong with the one that failed."""
     runs.mkdir(parents=True, exist_ok=True)
     with (runs / "log").open("a", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
-        for command in commands:
-            log.write(f"\npiclip {shlex.join(command)}\n")
-            sys.argv = ["piclip", *command]  # for the record
-            if piclip(command):
-                return f"piclip {shlex.join(command)}"
+        for step in steps:
+            try:
+                step()
+            except PiclipError as error:
+                print(error)
+                return str(error)
     return None
+
+
+def cli(words: list[str]) -> None:
+    """Runs a command of piclip.
+
+    Raises:
+        PiclipError: It failed; it has said why.
+    """
+    print(f"\npiclip {shlex.join(words)}")
+    sys.argv = ["piclip", *words]  # for the record
+    if piclip(words):
+        raise PiclipError(f"`piclip {shlex.join(words)}` failed.")
 
 
 def main() -> int:

@@ -66,17 +66,21 @@ def test_depths_of_the_named_resnets():
     }
 
 
-def test_lower_and_upper_are_the_stages_with_stage_2_at_the_size_of_stage_3():
+def test_what_is_read_are_the_stages_with_stage_2_at_the_size_of_stage_3():
     backbone = build_backbone("vgg16bn").eval()
     images = torch.randn(1, 3, 40, 33)
     with torch.no_grad():
         maps = backbone(images)
-        low, middle = backbone.lower(images)
-        high = backbone.upper(middle)
+        low, middle, high = backbone.read(images)
+        masked = backbone.read(images, masks := torch.rand(1, 1, 40, 33))[2]
+        unread = backbone.read(images, high=False)[2]
     assert maps[2].shape[-2:] != maps[3].shape[-2:]
     torch.testing.assert_close(low, resize(maps[2], maps[3].shape[-2:]))
     torch.testing.assert_close(middle, maps[3])
     torch.testing.assert_close(high, maps[4])
+    seen = maps[3] * resize(masks, maps[3].shape[-2:])
+    torch.testing.assert_close(masked, backbone.stages[4](seen))
+    assert len(unread) == 0
 
 
 def test_resize_interpolates_linearly_between_aligned_corners():

@@ -172,7 +172,8 @@ def test_the_cache_changes_nothing_and_spares_the_encoder(encoder, episodes, tmp
     arguments = inputs(episodes)
     fresh = PriorMaker(encoder, cache=FeatureCache(tmp_path)).episode_priors(*arguments)
     close(fresh, PriorMaker(encoder).episode_priors(*arguments))
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 6  # two queries, four masked supports
+    # Two queries, their text maps, and four masked supports.
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 8
     cached = PriorMaker(encoder, cache=FeatureCache(tmp_path))
 
     def refuse(*_):
@@ -181,6 +182,17 @@ def test_the_cache_changes_nothing_and_spares_the_encoder(encoder, episodes, tmp
     monkeypatch.setattr(encoder, "encode", refuse)
     monkeypatch.setattr(encoder, "tokens", refuse)
     assert torch.equal(cached.episode_priors(*arguments), fresh)
+
+
+def test_a_cached_text_map_is_that_of_its_own_texts(encoder, episodes, tmp_path):
+    *images, names = inputs(episodes)
+    cache = FeatureCache(tmp_path)
+    kinds = ({}, {"text": "plain"}, {"templates": ("a {}", "no {}")})
+    asked = ((names, None), (names[::-1], None), (names, [["sky"], []]))
+    for kind in kinds:
+        for own, contrast in asked:
+            found = PriorMaker(encoder, cache=cache, **kind).episode_priors(*images, own, contrast)
+            close(found, PriorMaker(encoder, **kind).episode_priors(*images, own, contrast))
 
 
 def test_what_does_not_fit_together_is_refused(encoder, episodes):

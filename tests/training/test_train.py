@@ -90,8 +90,9 @@ PFENET = {
 
 @pytest.mark.parametrize("sees", ["plain", "augmented"])
 def test_clip_priors_enter_and_a_cache_does_not_change_the_result(recipe, tmp_path, sees):
-    def asked(**clip):
+    def asked(augmentation=None, **clip):
         return recipe(
+            augmentation=augmentation or {"size": 33},
             prior="piclip",
             base=None,
             decoder=PFENET,
@@ -102,11 +103,13 @@ def test_clip_priors_enter_and_a_cache_does_not_change_the_result(recipe, tmp_pa
     first = load_decoder(train(asked(), tmp_path / "a")).state_dict()
     without_text = load_decoder(train(asked(text="none"), tmp_path / "b")).state_dict()
     assert not same(first, without_text)
-    if sees == "plain":
-        cache = tmp_path / "cache"
-        cold = load_decoder(train(asked(cache=cache), tmp_path / "c")).state_dict()
-        warm = load_decoder(train(asked(cache=cache), tmp_path / "d")).state_dict()
-        assert same(cold, warm) and any(cache.rglob("*.safetensors"))
+    cache = tmp_path / "cache"
+    still = {"size": 33, "whole": True, "scale": [1, 1], "rotation": 0, "blur": 0}
+    own = {} if sees == "plain" else {"augmentation": still}
+    cold = load_decoder(train(asked(cache=cache, **own), tmp_path / "c")).state_dict()
+    files = {*cache.rglob("*.safetensors")}
+    warm = load_decoder(train(asked(cache=cache, **own), tmp_path / "d")).state_dict()
+    assert same(cold, warm) and files and files == {*cache.rglob("*.safetensors")}
 
 
 def test_workers_do_not_change_the_result(recipe, tmp_path):
@@ -134,6 +137,7 @@ def test_the_best_weights_are_selected_and_the_result_is_marked(
     folder = train(recipe(select=select), tmp_path)
     record = json.loads((folder / "training.json").read_text())
     assert (record["step"], record["score"]) == (2, 0.6)
+    assert record["scores"] == {"1": 0.2, "2": 0.6, "3": 0.6, "4": 0.1}
     assert record["selected_on_novel_classes"] is marked
     assert record["selected_on"].startswith("novel" if marked else "base")
     assert same(load_decoder(folder).state_dict(), seen[1]) and len(seen) == 4

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,11 @@ def test_every_cell_of_the_paper_is_planned_once(tmp_path):
 def test_what_is_done_is_not_done_again_and_a_failure_is_told(tmp_path, monkeypatch):
     worked = []
     monkeypatch.setattr(experiments, "piclip", lambda command: worked.append(command) or 0)
-    assert experiments.work([["one"], ["two"]], tmp_path) is None
+    steps = [partial(experiments.cli, [word]) for word in ("one", "two", "three", "four")]
+    assert experiments.work(steps[:2], tmp_path) is None
     assert worked == [["one"], ["two"]]
     monkeypatch.setattr(experiments, "piclip", lambda command: worked.append(command) or 1)
-    assert experiments.work([["three"], ["four"]], tmp_path) == "piclip three"
+    assert experiments.work(steps[2:], tmp_path) == "`piclip three` failed."
     assert worked[2:] == [["three"]]
     assert "piclip three" in (tmp_path / "log").read_text()
 

@@ -89,7 +89,7 @@ class FeatureMaker:
 
     def __init__(self, encoder: Encoder, cache: Cache | None = None) -> None:
         self.encoder, self.cache = encoder, cache
-        self._model_hash = _model_hash(encoder) if cache else ""
+        self.model_hash = _model_hash(encoder) if cache else ""
 
     def features(self, images: Sequence[Picture]) -> list[QueryFeatures]:
         """Encodes queries, each once; those of one size together.
@@ -171,7 +171,7 @@ class FeatureMaker:
                     found[index] = item
             return found
         for index, image in enumerate(pixels):
-            key = content_key(self._model_hash, keys[index], image)
+            key = content_key(self.model_hash, keys[index], image)
             kept = self.cache.get(key)
             if kept is None:
                 # One at a time: what is in the cache then does not change a bit of the rest.

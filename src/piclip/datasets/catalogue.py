@@ -12,6 +12,7 @@ from piclip.datasets.dataset import Dataset, check_choice
 from piclip.datasets.folder import FolderDataset
 from piclip.datasets.fss1000 import FSS1000
 from piclip.datasets.isaid import ISAID5i
+from piclip.datasets.photographs import open_listed
 from piclip.datasets.prepared import open_coco, open_pascal
 from piclip.datasets.scenes.scene_dataset import SceneDataset
 from piclip.errors import UsageError
@@ -23,6 +24,7 @@ _OPENERS: dict[str, Callable[..., Dataset]] = {
     "isaid-5i": ISAID5i,
     "folder": FolderDataset,
     "coco-json": CocoJson,
+    "voc-photos": open_listed,
     "scenes": SceneDataset,  # the only one that lies in no folder
 }
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from piclip.clip.prompts import class_names
-from piclip.datasets.catalogue import open_dataset
-from piclip.datasets.dataset import Dataset, Split
+from piclip.datasets.coco_json import CocoJson
+from piclip.datasets.dataset import Split, fold_members
 from piclip.datasets.file_dataset import FileDataset, Files, by_key, read_lines
-from piclip.datasets.prepared import SPLITS, read_description
+from piclip.datasets.folder import FolderDataset
+from piclip.datasets.prepared import FOLDS, SPLITS, open_coco, open_pascal, read_description
 from piclip.errors import DatasetError, UsageError
 
 _VOC_PIXELS = 1300  # an image of the smaller VOC photographs counts for a class from here on
 
 
-def open_photographs(root: Path) -> tuple[Dataset, tuple[Split, ...]]:
+def open_photographs(root: Path) -> tuple[FileDataset | CocoJson, tuple[Split, ...]]:
     """Opens photographs of PASCAL or COCO.
 
     Args:
@@ -32,16 +33,16 @@ def open_photographs(root: Path) -> tuple[Dataset, tuple[Split, ...]]:
         DatasetError: It is incomplete or contradicts itself.
     """
     if (root / "dataset.json").is_file():
-        name = str(read_description(root).get("name"))
-        options = {"minimum_pixels": _VOC_PIXELS} if name == "pascal-5i" else {}
-        there = [split for split in SPLITS if (root / "lists" / f"{split}.txt").is_file()]
-        return open_dataset(name, root, **options), tuple(there)
+        there = tuple(split for split in SPLITS if (root / "lists" / f"{split}.txt").is_file())
+        if read_description(root).get("name") == "pascal-5i":
+            return open_pascal(root, minimum_pixels=_VOC_PIXELS), there
+        return open_coco(root), there
     if (root / "annotations").is_dir():
         files = {split: root / "annotations" / f"instances_{split}2014.json" for split in SPLITS}
         there = [split for split in SPLITS if files[split].is_file()]
-        return open_dataset("coco-json", root), tuple(there)
+        return CocoJson(root), tuple(there)
     if (root / "classes.txt").is_file():
-        return open_dataset("folder", root), (
+        return FolderDataset(root), (
             ("train", "val") if (root / "train.txt").is_file() else ("val",)
         )
     if (root / "list.txt").is_file():
@@ -49,6 +50,47 @@ def open_photographs(root: Path) -> tuple[Dataset, tuple[Split, ...]]:
     raise UsageError(
         f"{root} holds no photographs that are known here: give a folder of 'piclip data prepare', "
         f"VOC's with a list.txt, COCO 2014's with annotations/, or images/, masks/ and classes.txt."
+    )
+
+
+def open_listed(root: Path, *, lists: str | Path | None = None) -> FileDataset:
+    """Opens some photographs of PASCAL as a PASCAL-5i of their own.
+
+    Args:
+        root: VOC's photographs, in a folder that `open_photographs` knows.
+        lists: A folder with ``train.txt`` and ``val.txt``: numbers of images such as
+            "2008_000019", one in each line, whichever split of ``root`` they are in.
+
+    Raises:
+        UsageError: The photographs are none of VOC, or no lists are given.
+        DatasetError: A list is missing, or an image that is listed.
+    """
+    if lists is None:
+        raise UsageError(
+            "The dataset voc-photos needs the option lists: a folder with train.txt and val.txt."
+        )
+    dataset, splits = open_photographs(root)
+    if dataset.class_names != class_names("voc") or isinstance(dataset, CocoJson):
+        raise UsageError(f"{root} holds no photographs of VOC; give a folder with its 20 classes.")
+    there = {Path(key).name: dataset.files(key) for split in splits for key in dataset.keys(split)}
+    files: dict[Split, dict[str, Files]] = {}
+    for split in SPLITS:
+        source = Path(lists) / f"{split}.txt"
+        numbers = read_lines(source)
+        if missing := [number for number in numbers if number not in there]:
+            raise DatasetError(
+                f"{root} lacks the image {missing[0]} of {source} (with {len(missing) - 1} more); "
+                f"get the whole set, or take it off the list."
+            )
+        files[split] = by_key(((number, there[number]) for number in numbers), source)
+    return FileDataset(
+        "voc-photos",
+        dataset.class_names,
+        files=files,
+        advice=f"put {lists} in order",
+        synonyms=dataset.synonyms,
+        novel=fold_members(len(dataset.class_names), FOLDS, "contiguous"),
+        minimum_pixels=dataset.minimum_pixels,
     )
 
 

@@ -1,20 +1,26 @@
-"""The image backbones of the decoders: dilated ResNets and VGG-16 with batch norm.
+"""The image backbones of the decoders: dilated ResNets, VGG-16 with batch norm, and frozen ViTs.
 
-Every backbone is five ``stages``; the decoders read the last three. The ResNets have the stem of
-three 3x3 convolutions ("deep stem") of the published few-shot networks, and keep their resolution
-once ``output_stride`` is reached: from there a dilation replaces each further stride.
+A convolutional backbone is five ``stages``; the decoders read the last three. The ResNets have the
+stem of three 3x3 convolutions ("deep stem") of the published few-shot networks, and keep their
+resolution once ``output_stride`` is reached: from there a dilation replaces each further stride. A
+ViT gives the tokens after three of its blocks instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from piclip.errors import UsageError
+from piclip.clip.cache import FeatureCache, content_key, weights_hash
+from piclip.clip.towers import VisualTower
+from piclip.decoders.views import IMAGENET_MEAN, IMAGENET_STD
+from piclip.errors import ModelError, UsageError
 
 
 def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -57,24 +63,25 @@ class Backbone(nn.Module):
             maps.append(images)
         return maps
 
-    def lower(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns stages 2 and 3, stage 2 resized to the size of stage 3 (they differ in VGG).
+    def read(
+        self, images: Tensor, masks: Tensor | None = None, *, high: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns stages 2, 3 and 4, stage 2 resized to the size of stage 3 (they differ in VGG).
 
         Args:
             images: Images with ImageNet's mean and deviation removed, (B, 3, H, W).
+            masks: What stage 4 sees of stage 3, in [0, 1], (B, 1, H, W); all without.
+            high: Whether anything reads stage 4; it is empty otherwise, (0, C3, h, w).
 
         Returns:
-            Two maps, (B, C2, h, w) and (B, C3, h, w).
+            Three maps, (B, C2, h, w), (B, C3, h, w) and (B, C4, h', w').
         """
         for stage in self.stages[:3]:
             images = stage(images)
         middle = self.stages[3](images)
-        return resize(images, middle.shape[-2:]), middle
-
-    def upper(self, middle: Tensor) -> Tensor:
-        """Returns stage 4 of a map of stage 3, (B, C3, h, w) -> (B, C4, h', w')."""
-        high: Tensor = self.stages[4](middle)
-        return high
+        size = middle.shape[-2:]
+        seen = middle if masks is None else middle * resize(masks, size)
+        return resize(images, size), middle, self.stages[4](seen) if high else middle[:0]
 
 
 class Bottleneck(nn.Module):
@@ -199,6 +206,88 @@ class VGG16BN(Backbone):
         super().__init__(stages, (256, 512, 512))
 
 
+class ViT(Backbone):
+    """A frozen ViT of transformers: the tokens after three of its blocks.
+
+    Its weights are not saved with a decoder; the option ``model`` says where they are, and their
+    hash, which is saved, that they are the same.
+
+    Args:
+        model: What `piclip.clip.towers.VisualTower.from_pretrained` takes.
+        blocks: The blocks that stand for stages 2, 3 and 4, counted from 1; by default those after
+            half, three quarters and all of the depth.
+        cache: Folder that keeps the tokens, for images that come back unchanged.
+
+    Raises:
+        UsageError: Not three blocks of the model.
+        ModelError: The model cannot be read.
+    """
+
+    digest: Tensor
+
+    def __init__(
+        self, *, model: str, blocks: Sequence[int] | None = None, cache: str | Path | None = None
+    ) -> None:
+        tower = VisualTower.from_pretrained(model, device="cpu", dtype="float32")
+        super().__init__([], (tower.width, tower.width, tower.width))
+        # No submodule: frozen, it is not part of what is trained and saved.
+        self.tower = tower
+        self.blocks = tuple(blocks or (tower.depth // 2, tower.depth * 3 // 4, tower.depth))
+        if len(self.blocks) != 3 or not all(1 <= block <= tower.depth for block in self.blocks):
+            raise UsageError(
+                f"The backbone vit reads three blocks from 1 to {tower.depth} of {model}, not "
+                f"{', '.join(map(str, self.blocks))}."
+            )
+        self._hash = weights_hash(tower.model)
+        self.register_buffer("digest", torch.tensor(list(bytes.fromhex(self._hash))))
+        self._cache = None if cache is None else FeatureCache(cache)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Returns the maps of the three blocks, (B, C, h, w) each; see `Backbone.forward`."""
+        if bytes(self.digest.tolist()).hex() != self._hash:
+            raise ModelError(
+                f"This network was trained on another ViT than {self.tower.source}; put the same "
+                f"weights there, or train it again."
+            )
+        if self._cache is None:
+            return list(self._tokens(images))
+        found = []
+        for image in images:
+            key = content_key("vit", self._hash, str(self.blocks), image)
+            kept = self._cache.get(key)
+            if kept is None:
+                kept = {"maps": self._tokens(image[None])[:, 0]}
+                self._cache.put(key, kept)
+            found.append(kept["maps"])
+        return list(torch.stack(found, 1).to(images.device))
+
+    def read(
+        self, images: Tensor, masks: Tensor | None = None, *, high: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Backbone.read`; attention mixes all tokens, so that nothing is masked inside.
+
+        The priors that compare the last maps mask them themselves.
+        """
+        low, middle, last = self(images)
+        return low, middle, last if high else middle[:0]
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        """The maps of the three blocks, (3, B, C, h, w)."""
+        patch, settings = self.tower.patch_size, self.tower.settings
+        grid = [-(-side // patch) for side in images.shape[-2:]]
+        mean, std, own_mean, own_std = (
+            torch.tensor(values, device=images.device).view(3, 1, 1)
+            for values in (IMAGENET_MEAN, IMAGENET_STD, settings.mean, settings.std)
+        )
+        pixels = images
+        if (settings.mean, settings.std) != (IMAGENET_MEAN, IMAGENET_STD):
+            pixels = (images * std + mean - own_mean) / own_std
+        self.tower.to(images.device)
+        tokens = self.tower.tokens(resize(pixels, [patch * side for side in grid]), self.blocks)
+        # A copy, which training may save for its backward pass.
+        return torch.stack(tokens).transpose(2, 3).unflatten(3, grid).clone()
+
+
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet50": ResNet,
     "resnet101": partial(ResNet, blocks=(3, 4, 23, 3)),
@@ -206,16 +295,19 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet101-plain": partial(ResNet, blocks=(3, 4, 23, 3), deep_stem=False),
     "vgg16bn": VGG16BN,
     "tiny": partial(ResNet, blocks=(1, 1, 1, 1), width=16),
+    "vit": ViT,
 }
 
 
 def build_backbone(name: str, **options: Any) -> Backbone:  # noqa: ANN401 - of many kinds
-    """Builds a backbone by name, with random weights.
+    """Builds a backbone by name, with random weights but for ``vit``.
 
     Args:
         name: ``resnet50``, ``resnet101`` (deep stem); ``resnet50-plain``, ``resnet101-plain``
-            (torchvision's 7x7 stem); ``vgg16bn``; or ``tiny``, a ResNet of four narrow blocks.
-        options: For the ResNets, arguments of :class:`ResNet` instead of the name's own.
+            (torchvision's 7x7 stem); ``vgg16bn``; ``tiny``, a ResNet of four narrow blocks; or
+            ``vit``, any frozen ViT.
+        options: For the ResNets, arguments of :class:`ResNet` instead of the name's own; for
+            ``vit`` those of :class:`ViT`.
 
     Raises:
         UsageError: If there is no such backbone, or it does not take an option.
@@ -226,6 +318,7 @@ def build_backbone(name: str, **options: Any) -> Backbone:  # noqa: ANN401 - of 
         return BACKBONES[name](**options)
     except TypeError as error:
         raise UsageError(
-            f"The backbone {name!r} does not take the options {', '.join(options)}: ResNets take "
-            "blocks, width, output_stride and deep_stem, VGG none."
+            f"The backbone {name!r} cannot be built with the options {', '.join(options)}: ResNets "
+            "take blocks, width, output_stride and deep_stem, VGG none, vit the model and, if "
+            "wanted, blocks and cache."
         ) from error

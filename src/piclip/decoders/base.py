@@ -278,9 +278,8 @@ class FewShotDecoder(PretrainedModule, ABC):
 
         Where neither the prior nor a base learner reads ``high``, it is empty, (0, C, h, w).
         """
-        low, middle = self.backbone.lower(query)
-        read = self.prior == "imagenet" or self.knows_base_classes
-        return Features(low, middle, self.backbone.upper(middle) if read else middle[:0])
+        high = self.prior == "imagenet" or self.knows_base_classes
+        return Features(*self.backbone.read(query, high=high))
 
     @torch.no_grad()
     def support_features(self, supports: Tensor, masks: Tensor) -> Features:
@@ -294,11 +293,9 @@ class FewShotDecoder(PretrainedModule, ABC):
             Maps (B * K, C, h, w); ``high`` is stage 4 of the masked stage 3. Only the ImageNet
             prior reads it: with another prior it is empty.
         """
-        low, middle = self.backbone.lower(supports.flatten(0, 1))
-        if self.prior != "imagenet":
-            return Features(low, middle, middle[:0])
-        inside = object_masks(masks, middle.shape[-2:])
-        return Features(low, middle, self.backbone.upper(middle * inside))
+        inside = object_masks(masks, masks.shape[-2:])
+        high = self.prior == "imagenet"
+        return Features(*self.backbone.read(supports.flatten(0, 1), inside, high=high))
 
     def prototypes(self, supports: Features, masks: Tensor) -> Tensor:
         """Returns the prototype of each support in the reduced features, (B, K, width)."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from piclip.clip.cache import Cache
+from piclip.clip.cache import Cache, content_key
 from piclip.clip.encoder import Encoder, Encoding
 from piclip.clip.features import (
     FeatureMaker,
@@ -139,7 +139,7 @@ class PriorMaker:
                 torch.stack([query.attention for query in queries]),
                 grids.pop(),
             )
-            text = self._text_map(encoding, texts, contrast)
+            text = self._text_maps(encoding, texts, contrast)
             visual = self._visual_map(encoding, supports)
             maps = torch.cat([text, visual], dim=1)
         return maps.clone()  # an ordinary tensor, which training may save for its backward pass
@@ -182,7 +182,7 @@ class PriorMaker:
         ]
         return self.maps(self.features(queries), grouped, texts, others)
 
-    def _text_map(
+    def _text_maps(
         self,
         encoding: Encoding,
         texts: Sequence[ClassTexts],
@@ -190,21 +190,35 @@ class PriorMaker:
     ) -> Tensor:
         if self.text == "none":
             return torch.zeros(len(texts), 1, *encoding.grid, device=encoding.last.device)
-        maps = []
-        for index, (foreground, background) in enumerate(texts):
-            vectors = [vector for texts_of in contrast[index] for vector in texts_of]
-            maps.append(
-                visual_text_prior(
-                    _one_image(encoding.last_block, index),
-                    foreground[None],
-                    background[None],
-                    logit_scale=self.encoder.logit_scale,
-                    grid=encoding.grid,
-                    contrast=torch.stack(vectors) if vectors else None,
-                )
-            )
-        text = torch.cat(maps)
-        return refine_prior(text, encoding.attention) if self.text == "refined" else text
+        cache, maps = self._maker.cache, []
+        for index, (own, others) in enumerate(zip(texts, contrast, strict=True)):
+            key = ""
+            if cache is not None:
+                vectors = (vector for class_texts in (own, *others) for vector in class_texts)
+                read = (encoding.last_input[index], encoding.attention[index])
+                key = content_key("text map", self.text, self._maker.model_hash, *read, *vectors)
+                if (kept := cache.get(key)) is not None:
+                    maps.append(kept["map"].to(encoding.last.device))
+                    continue
+            maps.append(self._text_map(encoding, index, own, others))
+            if cache is not None:
+                cache.put(key, {"map": maps[-1]})
+        return torch.cat(maps)
+
+    def _text_map(
+        self, encoding: Encoding, index: int, texts: ClassTexts, contrast: Sequence[ClassTexts]
+    ) -> Tensor:
+        """That of one image, (1, 1, h, w)."""
+        vectors = [vector for class_texts in contrast for vector in class_texts]
+        text = visual_text_prior(
+            _one_image(encoding.last_block, index),
+            texts.foreground[None],
+            texts.background[None],
+            logit_scale=self.encoder.logit_scale,
+            grid=encoding.grid,
+            contrast=torch.stack(vectors) if vectors else None,
+        )
+        return refine_prior(text, encoding.attention[[index]]) if self.text == "refined" else text
 
     def _visual_map(
         self, encoding: Encoding, supports: Sequence[Sequence[SupportFeatures]]

@@ -128,9 +128,8 @@ class HDMNet(EnsembleDecoder):
         the supports serves the ``imagenet`` prior alone: without it ``high`` is empty.
         """
         objects = (masks == 1).unsqueeze(2)
-        low, middle = self.backbone.lower((supports * objects).flatten(0, 1))
-        high = self.backbone.upper(middle) if self.prior == "imagenet" else middle[:0]
-        return Features(low, middle, high)
+        shown = (supports * objects).flatten(0, 1)
+        return Features(*self.backbone.read(shown, high=self.prior == "imagenet"))
 
     def _known(self, high: Tensor) -> Tensor:
         """The base learner's map before its last ReLU: stage 4 -> (N, base_width, h, w)."""

@@ -104,7 +104,7 @@ class TrainedDecoder:
         checkpoint: Checkpoint,
         synonyms: Synonyms | None = None,
         *,
-        clip: str | None = None,
+        clip: str | Encoder | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype | None = None,
         cache: Cache | None = None,
@@ -115,7 +115,8 @@ class TrainedDecoder:
         Args:
             checkpoint: Where it is.
             synonyms: What classes are called in the prompts, by name.
-            clip: Another CLIP than the recipe's; must be given where there is no recipe.
+            clip: Another CLIP than the recipe's, or one in memory; must be given where there is no
+                recipe.
             device: "auto" (CUDA, else the CPU) or a torch device.
             dtype: Of the CLIP; by default the recipe's.
             cache: Keeps CLIP's features of images that come back.
@@ -131,16 +132,18 @@ class TrainedDecoder:
         place = usable_device(device)
         maker = None
         if decoder.prior == "piclip":
-            name = clip or checkpoint.value("clip", "model")
-            if name is None:
+            source = clip or checkpoint.value("clip", "model")
+            if source is None:
                 raise UsageError(
                     f"No recipe with {checkpoint.folder} names the CLIP whose priors its decoder "
                     f"takes; say which (clip= in Python, --clip for piclip segment, annotate, app "
                     f"and label-studio, --model for piclip evaluate)."
                 )
-            kind = dtype or checkpoint.value("clip", "dtype", default="auto")
+            if not isinstance(source, Encoder):
+                kind = dtype or checkpoint.value("clip", "dtype", default="auto")
+                source = Encoder.from_pretrained(source, device=place, dtype=kind, **hub)
             maker = PriorMaker(
-                Encoder.from_pretrained(name, device=place, dtype=kind, **hub),
+                source,
                 synonyms,
                 text=checkpoint.value("clip", "text", default="refined"),
                 visual=checkpoint.value("clip", "visual", default=decoder.published_visual),

@@ -130,7 +130,9 @@ class Predictor:
     def method(self) -> Method:
         """Names, options and hashes of what segments."""
         if isinstance(self.segmenter.scorer, DecoderScorer):
-            return _decoder(self.segmenter.scorer.trained, self.recipe)
+            found = _decoder(self.segmenter.scorer.trained, self.recipe)
+            cut = {} if self.threshold is None else {"threshold": self.threshold}
+            return replace(found, settings={**found.settings, **cut})
         text, visual = PRIORS[self.prior or "vtp+vvp+pir"]
         scorer = self.segmenter.scorer
         assert isinstance(scorer, TrainingFreeScorer)
@@ -142,9 +144,11 @@ class Predictor:
         }
         if scorer.visual not in (None, main):
             settings["visual"] = scorer.visual.source or "in memory"
+        if scorer.encoder is None:
+            text, visual = "none", "none"
         return Method(
             method="threshold" if self.prior else "training-free",
-            prior=self.prior or "piclip",
+            prior=self.prior or ("none" if scorer.encoder is None else "piclip"),
             text=text,
             visual=visual,
             settings=settings,

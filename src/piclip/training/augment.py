@@ -40,6 +40,8 @@ def draw_view(
     """
     random = np.random.default_rng(list(key))
     scale = random.uniform(*recipe.scale)
+    if recipe.whole:
+        scale *= recipe.size / max(height, width)
     angle = math.radians(random.uniform(-recipe.rotation, recipe.rotation))
     blur, mirror = random.random() < recipe.blur, random.random() < recipe.flip
     # A crop lies anywhere inside the scaled image; a smaller image lies in the middle of it.
@@ -50,8 +52,10 @@ def draw_view(
         view = affine_view(
             height, width, recipe.size, scale=scale, angle=angle, mirror=mirror, offset=offset
         )
-        crops.append((1.0 if object_mask is None else view.kept(object_mask), view))
-        if crops[-1][0] >= recipe.keep or not any(reach):
+        if object_mask is None or not any(reach):
+            return View(view.theta, recipe.size, blur)
+        crops.append((view.kept(object_mask), view))
+        if crops[-1][0] >= recipe.keep:
             break
     _, best = max(crops, key=lambda crop: crop[0])
     return View(best.theta, recipe.size, blur)

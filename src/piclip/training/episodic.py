@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
@@ -68,6 +69,7 @@ class TrainingEpisodes(Dataset[TrainingEpisode]):
     ) -> None:
         self.view, self.recipe, self.seed = view, recipe, seed
         self.augment, self.base_labels = augment, base_labels
+        self._kept: dict[tuple[str, int, bytes], tuple[Tensor, Tensor]] = {}
 
     def __getitem__(self, index: int) -> TrainingEpisode:
         """The episode of this number, 0 or more."""
@@ -101,8 +103,12 @@ class TrainingEpisodes(Dataset[TrainingEpisode]):
             view = draw_view(key, height, width, self.recipe.augmentation, inside)
         else:
             view = whole_view(height, width, self.recipe.augmentation.size)
-        truth = np.where(sample.class_map == IGNORE, IGNORE, inside).astype(np.uint8)
-        return view, view.image(sample.image), view.labels(truth)
+        if not self.recipe.augmentation.comes_back:
+            return view, *_through(view, sample, inside)
+        place = (sample.key, class_index, view.theta.numpy().tobytes())
+        if place not in self._kept:
+            self._kept[place] = _through(view, sample, inside)
+        return view, *self._kept[place]
 
     def _others(self, episode: Episode) -> tuple[str, ...]:
         if self.recipe.clip.candidates == "target":
@@ -110,6 +116,12 @@ class TrainingEpisodes(Dataset[TrainingEpisode]):
         names = self.view.dataset.class_names
         present = [index for index in range(len(names)) if episode.query.mask(index).any()]
         return tuple(names[index] for index in present if index != episode.class_index)
+
+
+def _through(view: View, sample: Sample, inside: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+    """An image and its truth as a view shows them."""
+    truth = np.where(sample.class_map == IGNORE, IGNORE, inside).astype(np.uint8)
+    return view.image(sample.image), view.labels(truth)
 
 
 EpisodeBatch: TypeAlias = tuple[dict[str, Tensor], tuple[TrainingEpisode, ...]]

@@ -105,7 +105,7 @@ def run_phase(
     """
     phase.network.to(accelerator.device)
     optimizer = build_optimizer(phase.groups, phase.settings.optimizer)
-    start, best = _restore(phase, optimizer, accelerator, run)
+    start, scores = _restore(phase, optimizer, accelerator, run)
     model, prepared = accelerator.prepare(phase.objective, optimizer)
     batches = _batches(phase, recipe.workers, start, accelerator)
     log = _open_log(run, phase.name, start) if accelerator.is_main_process else None
@@ -129,12 +129,12 @@ def run_phase(
             _write(log, shown, done)
         if phase.validate is not None and (done % recipe.validation.every == 0 or last):
             if accelerator.is_main_process:
-                best = _judge(phase, run, done, best, log)
+                _judge(phase, run, done, scores, log)
             accelerator.wait_for_everyone()
             phase.train_mode()
         if done % recipe.checkpoint_every == 0 or last:
             if accelerator.is_main_process:
-                run.save(_state(phase, optimizer, accelerator, done, best))
+                run.save(_state(phase, optimizer, accelerator, done, scores))
             accelerator.wait_for_everyone()
         if report is not None and accelerator.is_main_process:
             report(Progress(phase.name, done, phase.steps, shown))
@@ -207,16 +207,16 @@ def _share_of_pixels(target: Tensor, accelerator: Accelerator) -> Tensor:
 
 def _restore(
     phase: Phase, optimizer: torch.optim.Optimizer, accelerator: Accelerator, run: RunFolder
-) -> tuple[int, float | None]:
-    """Steps done and best score so far."""
+) -> tuple[int, dict[int, float]]:
+    """Steps done, and the score of validation by step."""
     state = run.load()
     if state is None or state["phase"] != phase.name:
-        return 0, None
+        return 0, {}
     phase.network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     if accelerator.scaler is not None and state["scaler"] is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
-    return int(state["step"]), state["best"]
+    return int(state["step"]), state["scores"]
 
 
 def _state(
@@ -224,30 +224,30 @@ def _state(
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
     step: int,
-    best: float | None,
+    scores: dict[int, float],
 ) -> dict[str, Any]:
     scaler = accelerator.scaler
     return {
         "phase": phase.name,
         "step": step,
-        "best": best,
+        "scores": scores,
         "network": phase.network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else None,
     }
 
 
-def _judge(phase: Phase, run: RunFolder, step: int, best: float | None, log: Any) -> float | None:  # noqa: ANN401
+def _judge(phase: Phase, run: RunFolder, step: int, scores: dict[int, float], log: Any) -> None:  # noqa: ANN401
     """Validates; keeps the weights if they are the best so far, the earlier ones of equals."""
     if phase.validate is None:
-        return best
+        return
     phase.network.eval()
-    score = phase.validate()
-    _write(log, {"validation": score}, step)
-    if best is not None and score <= best:
-        return best
-    run.save_best({"step": step, "score": score, "network": phase.network.state_dict()})
-    return score
+    best = max(scores.values(), default=None)
+    scores[step] = phase.validate()
+    _write(log, {"validation": scores[step]}, step)
+    if best is None or scores[step] > best:
+        network = phase.network.state_dict()
+        run.save_best({"step": step, "score": scores[step], "network": network})
 
 
 def _open_log(run: RunFolder, phase: str, start: int) -> Any:  # noqa: ANN401

@@ -51,15 +51,14 @@ class ClipRecipe(Section):
     visual: Literal["none", "plain", "refined", "raw"] = "plain"
     candidates: Literal["target", "oracle"] = "target"
     # "augmented": CLIP sees the crops that the decoder sees, as published. "plain": it sees the
-    # images as they are, and its maps are moved along with them; only then a cache pays.
+    # images as they are, and its maps are moved along with them. A cache needs images that come
+    # back: plain ones, or an augmentation that shows them whole or mirrored and no other way.
     sees: Literal["augmented", "plain"] = "augmented"
     cache: Path | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
     @model_validator(mode="after")
     def _consistent(self) -> ClipRecipe:
-        if self.cache is not None and self.sees != "plain":
-            raise ValueError("a cache needs sees: plain, since no augmented image comes back")
         if self.text == self.visual == "none":
             raise ValueError("text and visual are both none; for no prior at all set prior: none")
         return self
@@ -69,6 +68,7 @@ class AugmentationRecipe(Section):
     """See `piclip.training.augment`; the defaults are those of PASCAL-5i."""
 
     size: Positive = 473  # side of what the decoder sees, pixels
+    whole: bool = False  # scale 1 shows the image whole, as evaluation does, not pixel by pixel
     scale: tuple[Factor, Factor] = (0.9, 1.1)
     rotation: Annotated[float, Field(ge=0, le=180)] = 10.0  # largest angle, degrees
     blur: Share = 0.5  # how often
@@ -80,6 +80,12 @@ class AugmentationRecipe(Section):
         if self.scale[0] > self.scale[1]:
             raise ValueError("scale is [smallest, largest]")
         return self
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether an image is seen whole or mirrored, and in no other way."""
+        changes = (*self.scale, self.rotation, self.blur)
+        return self.whole and changes == (1.0, 1.0, 0.0, 0.0)
 
 
 class OptimizerRecipe(Section):
@@ -175,6 +181,16 @@ class Recipe(Section):
     workers: Annotated[int, Field(ge=0)] = 2  # processes that read and augment images
     checkpoint_every: Positive = 500  # steps
     log_every: Positive = 20  # steps
+
+    @model_validator(mode="after")
+    def _cached(self) -> Recipe:
+        augmented = self.clip.sees != "plain" and not self.augmentation.comes_back
+        if self.clip.cache is not None and augmented:
+            raise ValueError(
+                "clip.cache needs images that come back: clip.sees: plain, or augmentation.whole "
+                "with scale [1, 1] and neither rotation nor blur"
+            )
+        return self
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as they stand in YAML or JSON."""

@@ -15,7 +15,7 @@ from piclip.errors import ModelError, OutputError, UsageError
 from piclip.io.outputs import atomic_path, ensure_folder
 from piclip.training.recipe import Recipe, load_recipe
 
-FORMAT = 1
+FORMAT = 2
 _FREE = ("device", "workers", "checkpoint_every", "log_every")  # do not change the result
 
 

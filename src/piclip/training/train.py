@@ -13,6 +13,7 @@ from torch import nn
 
 import piclip
 from piclip.clip.cache import FeatureCache
+from piclip.clip.encoder import Encoder
 from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.dataset import Dataset, Split
 from piclip.datasets.few_shot import Classes, FewShotView
@@ -50,7 +51,13 @@ Report = Callable[[Progress], None]
 _PRECISION = {"float32": "no", "float16": "fp16", "bfloat16": "bf16"}
 
 
-def train(recipe: Recipe, folder: str | Path, report: Report | None = None) -> Path:
+def train(
+    recipe: Recipe,
+    folder: str | Path,
+    report: Report | None = None,
+    *,
+    encoder: Encoder | None = None,
+) -> Path:
     """Trains a decoder, or continues where the folder's last checkpoint stopped.
 
     Args:
@@ -58,6 +65,7 @@ def train(recipe: Recipe, folder: str | Path, report: Report | None = None) -> P
         folder: The run folder: ``recipe.yaml``, ``checkpoint.pt``, ``log/`` (TensorBoard),
             ``base/`` (the base learner) and ``decoder/`` (the result).
         report: Told after every step.
+        encoder: The CLIP of the priors; by default the one that the recipe names.
 
     Returns:
         ``decoder/`` in the folder, which `piclip.decoders.networks.load_decoder` reads; its
@@ -81,7 +89,7 @@ def train(recipe: Recipe, folder: str | Path, report: Report | None = None) -> P
             decoder.load_base_learner(build_learner(recipe, view))
         learner = _base_learner(recipe, recipe.base, view, run, accelerator, report)
         decoder.load_base_learner(learner)
-    maker = _prior_maker(recipe, dataset, accelerator.device)
+    maker = _prior_maker(recipe, dataset, accelerator.device, encoder)
     phase = _episodic_phase(recipe, dataset, view, decoder, maker)
     run_phase(phase, recipe, run, accelerator, report)
     if accelerator.is_main_process:
@@ -198,14 +206,14 @@ def _build_decoder(recipe: Recipe, view: FewShotView) -> FewShotDecoder:
     return decoder
 
 
-def _prior_maker(recipe: Recipe, dataset: Dataset, device: torch.device) -> PriorMaker | None:
+def _prior_maker(
+    recipe: Recipe, dataset: Dataset, device: torch.device, encoder: Encoder | None
+) -> PriorMaker | None:
     if recipe.prior != "piclip":
         return None
-    from piclip.clip.encoder import Encoder  # noqa: PLC0415
-
     clip = recipe.clip
     return PriorMaker(
-        Encoder.from_pretrained(clip.model, device=device, dtype=clip.dtype),
+        encoder or Encoder.from_pretrained(clip.model, device=device, dtype=clip.dtype),
         dataset.synonyms,
         text=clip.text,
         visual=clip.visual,
@@ -246,8 +254,10 @@ def _episodic_phase(
 def _export(recipe: Recipe, run: RunFolder, phase: Phase) -> None:
     """Writes the selected weights as ``decoder/``, with how they came about."""
     chosen: dict[str, Any] = {"step": phase.steps, "score": None}
+    scores: dict[int, float] = {}
     if recipe.select != "last":
-        chosen = run.load_best()
+        chosen, last = run.load_best(), run.load()
+        scores = {} if last is None else last["scores"]
         phase.network.load_state_dict(chosen["network"])
     selected_on = {
         "last": "nothing: the last step",
@@ -266,6 +276,7 @@ def _export(recipe: Recipe, run: RunFolder, phase: Phase) -> None:
             "selected_on_novel_classes": recipe.select == "novel-val",
             "step": chosen["step"],
             "score": chosen["score"],
+            "scores": scores,
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
             "versions": {"piclip": piclip.__version__, "torch": torch.__version__},
         }
