@@ -136,7 +136,7 @@ def test_a_trained_decoder_has_no_priors_and_the_next_model_has(browser, tmp_pat
         page.get_by_role("button", name="Cats").click()
         wait_for_results(page, 6)
         page.locator("#prior-fused img").wait_for()
-        playwright.expect(page.get_by_text("All evidence together")).to_be_visible()
+        playwright.expect(page.get_by_text("What both say, before")).to_be_visible()
         page.close()
 
 
