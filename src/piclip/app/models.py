@@ -21,7 +21,7 @@ def hint(model: str) -> str:
     """What to know about a model before trusting it, in one sentence of Markdown."""
     if model.strip() == BUILTIN:
         return "The built-in model is **for trying only**: it knows drawn scenes, not photographs."
-    return "A model of the hub is downloaded once, then works offline; a folder is read where it is."
+    return "A model of the hub is downloaded once, then works offline. A folder stays where it is."
 
 
 class Models:
