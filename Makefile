@@ -4,7 +4,8 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 DOCS_INSTALLED := .venv/docs-installed
 
-.PHONY: help demo test test-slow test-browser lint docs benchmark experiments experiments-quick builtin clean
+.PHONY: help demo test test-slow test-browser lint docs benchmark experiments experiments-quick photographs \
+  builtin clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +18,7 @@ help:
 	@echo "make benchmark          measure quality on the built-in world, then speed"
 	@echo "make experiments        train and compare all decoders on the built-in world (1.5 hours; resumes)"
 	@echo "make experiments-quick  the same path in minutes; its figures say little"
+	@echo "make photographs        the same on VOC's photographs in DATA=data/pascal (3 hours; resumes)"
 	@echo "make builtin            train the built-in model (hours on a CPU; resumes)"
 	@echo "make clean              remove what make made, but not runs/"
 
@@ -75,6 +77,10 @@ experiments experiments-quick: $(INSTALLED)
 	$(BIN)/piclip figure fig3 --baseline $(RUNS)/fold0/hdmnet-imagenet \
 	  --ours $(RUNS)/fold0/hdmnet-piclip --output $(RESULTS)/fig3.jpg
 	$(BIN)/piclip figure fig4 --dataset scenes --output $(RESULTS)/fig4.jpg
+
+photographs: DATA := data/pascal
+photographs: $(INSTALLED)
+	$(BIN)/python -m world.photographs --data $(DATA)
 
 # glibc gives memory back and asks for it anew in every step unless it is told to keep it.
 builtin: export MALLOC_MMAP_THRESHOLD_ = 4294967296

@@ -108,14 +108,13 @@ class Photographs:
     lists: Path = LISTS
     recipes: Path = Path("recipes/photographs")
 
-    def phases(self) -> tuple[list[Part], list[Part]]:
-        """The base learners, then all else, fold by fold."""
+    def phases(self) -> tuple[list[Part], list[Part], list[Part]]:
+        """The base learners; priors and decoders, fold by fold; and the segmenter."""
         learners: list[Part] = [
             [(self.base(fold), partial(learn_base, self, fold))] for fold in self.folds
         ]
         parts: list[Part] = []
         for fold in self.folds:
-            parts += [self._evaluations(f"segmenter-{n}", fold, segment, n) for n in SEGMENTERS]
             priors = [prior for prior in self.priors if prior != "none"]
             parts += [self._evaluations(f"threshold-{p}", fold, threshold, p) for p in priors]
             for decoder in self.decoders:
@@ -124,7 +123,9 @@ class Photographs:
                     step = partial(learn, self, fold, decoder, prior)
                     asked = self._evaluations(folder.name, fold, decode, folder)
                     parts.append([(folder / "decoder", step), *asked])
-        return learners, parts
+        segmenters = [(fold, kind) for fold in self.folds for kind in SEGMENTERS]
+        without = [self._evaluations(f"segmenter-{n}", fold, segment, n) for fold, n in segmenters]
+        return learners, parts, without
 
     def base(self, fold: int) -> Path:
         """The base learner of a fold."""
@@ -213,10 +214,12 @@ SEGMENTERS = ("named", "nameless")
 
 def segment(plan: Photographs, fold: int, shots: int, file: Path, kind: str) -> None:
     """Evaluates the segmenter without training, as it is set, with texts or without any."""
+    supports = FeatureCache(plan.cache)
     if kind == "named":
-        scorer = TrainingFreeScorer(_stand_in(plan.model))
+        scorer = TrainingFreeScorer(_stand_in(plan.model), cache=supports)
     else:
-        scorer = TrainingFreeScorer(None, VisualTower.from_pretrained(plan.model, device="cpu"))
+        tower = VisualTower.from_pretrained(plan.model, device="cpu")
+        scorer = TrainingFreeScorer(None, tower, cache=supports)
     _evaluate(plan, fold, shots, file, Predictor(FewShotSegmenter(scorer)))
 
 

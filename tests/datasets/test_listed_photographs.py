@@ -90,5 +90,11 @@ def test_nothing_is_tested_on_what_was_trained_on(shared, fold):
     assert not learned & judged and not learned & tested and not judged & tested
     every = {*dataset.keys("train"), *dataset.keys("val")}
     assert len(every) == 443
+    # Held back are the images of novel classes, and every fifth of the others by its number.
+    shows = dict(
+        zip(dataset.keys("val"), dataset.presence("val")[:, novel].any(axis=1), strict=True)
+    )
+    others = sorted(every - {key for key, novel_too in shows.items() if novel_too})
+    assert others[::5] == sorted(key for key, novel_too in shows.items() if not novel_too)
     view = FewShotView(dataset, fold=fold, split="val", classes="novel")
     view.check_shots(5)

@@ -100,8 +100,12 @@ def test_supports_are_looked_at_once_and_queries_once_for_all_classes(
     fitted.fit({episode.name: supports(episode), other.name: supports(other)})
     seen = []
     backbone = segmenter.scorer.trained.decoder.backbone
-    lower = backbone.lower
-    monkeypatch.setattr(backbone, "lower", lambda x: (seen.append(len(x)), lower(x))[1])
+    read = backbone.read
+    monkeypatch.setattr(
+        backbone,
+        "read",
+        lambda x, *masks, high: (seen.append(len(x)), read(x, *masks, high=high))[1],
+    )
     encode = segmenter.scorer.trained.maker.encoder.encode
     encoder = segmenter.scorer.trained.maker.encoder
     monkeypatch.setattr(encoder, "encode", lambda x: (seen.append(-len(x)), encode(x))[1])

@@ -61,6 +61,48 @@ def test_a_background_that_is_not_zero_is_questioned(tmp_path):
     assert "no pixel of the mask is 0" in labels.skipped[0]
 
 
+@pytest.mark.parametrize("layout", ["a.png", "train/a.png"])
+@pytest.mark.parametrize("values", [(0, 1, 2, 3), (0, 1, 3), (0, 2, 3, 255)])
+def test_gray_maps_of_classes_are_never_one_class(tmp_path, layout, values):
+    drawn = np.zeros((40, 60), np.uint8)
+    for column, value in enumerate(values):
+        drawn[:, 10 * column : 10 * column + 10] = value
+    root = tmp_path / "maps"
+    (root / layout).parent.mkdir(parents=True)
+    Image.fromarray(drawn).save(root / layout)
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (60, 40), "teal").save(tmp_path / "photos/a.jpg")
+    assert detect(root) == "voc"
+    with pytest.raises(UsageError, match="what the class indices mean is not said"):
+        read_labels(root, images=tmp_path / "photos")
+    names = ("cat", "dog", "cow")
+    told = read_labels(root, images=tmp_path / "photos", class_names=names)
+    (root / "class_names.txt").write_text("background\ncat\ndog\ncow\n")
+    written = read_labels(root, images=tmp_path / "photos")
+    (root / "class_names.txt").rename(tmp_path / "class_names.txt")
+    assert read_labels(root, images=tmp_path / "photos") == written == told
+    for value, name in enumerate(names, start=1):
+        np.testing.assert_array_equal(written.images[0].mask_of(name), drawn == value)
+    one = read_labels(
+        root,
+        format="masks",
+        images=tmp_path / "photos",
+        class_names=names[:1] if layout == "a.png" else (),
+    )
+    assert "1 masks such as this hold several small values" in one.notes[0]
+    assert "--format voc" in one.notes[0]
+
+
+def test_soft_borders_are_no_classes(tmp_path):
+    soft = Image.fromarray(DISC * np.uint8(255)).resize(
+        (60, 40), Image.Resampling.LANCZOS, (0, 0, 59, 39)
+    )
+    assert len(np.unique(np.asarray(soft))) > 3
+    root = lay(tmp_path / "masks", photos="../photos", image=soft)
+    assert detect(root) == "masks"
+    assert read_labels(root, images=tmp_path / "photos").notes == ()
+
+
 @pytest.mark.parametrize("module", ["masks", "voc", "yolo", "coco", "labelme", "labelstudio"])
 @pytest.mark.parametrize(
     "names",

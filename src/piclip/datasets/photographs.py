@@ -39,8 +39,8 @@ def open_photographs(root: Path) -> tuple[FileDataset | CocoJson, tuple[Split, .
         return open_coco(root), there
     if (root / "annotations").is_dir():
         files = {split: root / "annotations" / f"instances_{split}2014.json" for split in SPLITS}
-        there = [split for split in SPLITS if files[split].is_file()]
-        return CocoJson(root), tuple(there)
+        there = tuple(split for split in SPLITS if files[split].is_file())
+        return CocoJson(root), there
     if (root / "classes.txt").is_file():
         return FolderDataset(root), (
             ("train", "val") if (root / "train.txt").is_file() else ("val",)

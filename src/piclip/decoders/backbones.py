@@ -285,7 +285,8 @@ class ViT(Backbone):
         self.tower.to(images.device)
         tokens = self.tower.tokens(resize(pixels, [patch * side for side in grid]), self.blocks)
         # A copy, which training may save for its backward pass.
-        return torch.stack(tokens).transpose(2, 3).unflatten(3, grid).clone()
+        maps: Tensor = torch.stack(tokens).transpose(2, 3).unflatten(3, grid)
+        return maps.clone()
 
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {

@@ -20,6 +20,7 @@ from piclip.formats.image_files import LabelFiles
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.problems import Boxes, Problems
 from piclip.formats.run_length import RunLengthMask
+from piclip.formats.voc import is_class_map
 from piclip.io.decoding import decode
 from piclip.io.images import MAX_PIXELS, SUFFIXES, read_mask
 from piclip.io.outputs import write_png
@@ -55,14 +56,14 @@ def read(
     masks = LabelFiles(folder, paths, images, "masks", problems)
     regions: dict[str, list[Region]] = defaultdict(list)
     absent: dict[str, list[str]] = defaultdict(list)
-    sizes = {}
-    names = {}
+    sizes, names, maps = {}, {}, list[Path]()
     for name, class_folder in _class_folders(folder, paths, class_names):
         names[name] = class_folder
         for path, image, size in masks.with_images(class_folder):
             sizes[image] = size
             with problems.noted():
                 mask = read_mask(path, size=size, allow_empty=True)
+                maps += [path] if is_class_map(path) else []
                 if mask.any():
                     regions[image].append(Region(name, RunLengthMask.from_array(mask)))
                 else:
@@ -77,6 +78,11 @@ def read(
         problems.notes.append(
             f"{lossy[0]}: {len(lossy)} masks such as this are compressed with loss; what is "
             f"lighter than the middle (values from 128 on) counts as the object."
+        )
+    if maps:
+        problems.notes.append(
+            f"{maps[0]}: {len(maps)} masks such as this hold several small values, as maps of "
+            f"classes do; all but 0 counts as one class. --format voc takes each for a class."
         )
     return Labels(
         tuple(class_names) or tuple(names),

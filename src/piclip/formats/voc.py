@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,15 @@ from piclip.io.overlays import class_map_image
 _NAMES, _COLOURS = "class_names.txt", "labelmap.txt"
 _MAPS = ("SegmentationClass", "SegmentationClassPNG")
 _BACKGROUND = frozenset({"background", "bg"})
+_LOOKED_AT = 20
+"""Files of a folder; in some of them there may be only one class."""
+_SMALL = 32
 _VOID = (224, 224, 192)
 """The colour of VOC's index 255."""
 
 
 def recognise(source: Path) -> bool:
-    """Is this a root of VOC, or a folder of palette PNGs or with names for their indices?"""
+    """Is this a root of VOC, or a folder of class maps or with names for their indices?"""
     if not source.is_dir():
         return False
     maps = _maps_in(source)
@@ -44,13 +48,35 @@ def recognise(source: Path) -> bool:
     if source.name in _MAPS and (source.parent / _COLOURS).is_file():
         return True
     first = next(iter(sorted(source.glob("*.png"))), None)
-    if first is None:
-        return False
+    if first is not None and _mode(first) == "P":
+        return True
+    some = islice(sorted(source.rglob("*.png")), _LOOKED_AT)
+    return any(is_class_map(path) for path in some if _mode(path) == "L")
+
+
+def is_class_map(path: Path) -> bool:
+    """Whether a mask holds several small values above 0, as only maps of classes do.
+
+    Masks with soft borders hold greater ones, too. A file that cannot be read is none.
+    """
     try:
-        with opened(first, MAX_PIXELS) as image:
-            return image.mode == "P"
+        pixels = np.asarray(decode(path, MAX_PIXELS)).ravel()
     except ImageError:
         return False
+    if pixels.dtype != np.uint8:
+        return False
+    values = np.flatnonzero(np.bincount(pixels)).tolist()
+    marks = [value for value in values if value not in {0, IGNORE}]
+    return values[0] == 0 and len(marks) > 1 and marks[-1] <= _SMALL
+
+
+def _mode(path: Path) -> str:
+    """Pillow's name of the kind of pixels; empty where the file cannot be read."""
+    try:
+        with opened(path, MAX_PIXELS) as image:
+            return image.mode
+    except ImageError:
+        return ""
 
 
 def read(
@@ -79,7 +105,7 @@ def read(
     if not values:
         raise UsageError(
             f"{folder}: what the class indices mean is not said; put one class name per line, that "
-            f"of index 1 first, into {folder / _NAMES}."
+            f"of index 1 first, into {folder / _NAMES}, or give each its --name in that order."
         )
     names = tuple(class_names) or values
     files = []
