@@ -3,9 +3,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/installed
 DOCS_INSTALLED := .venv/docs-installed
+LABEL_STUDIO := 1.23.2
+LABEL_STUDIO_INSTALLED := .venv-label-studio/installed-$(LABEL_STUDIO)
 
-.PHONY: help demo test test-slow test-browser lint docs benchmark experiments experiments-quick photographs \
-  builtin clean
+.PHONY: help demo test test-slow test-browser test-label-studio lint docs benchmark experiments \
+  experiments-quick photographs builtin clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +15,7 @@ help:
 	@echo "make test               run the tests"
 	@echo "make test-slow          run the tests that take minutes too"
 	@echo "make test-browser       the tests of the web page in Chromium"
+	@echo "make test-label-studio  the backend and its how-to with a real Label Studio, installed for this"
 	@echo "make lint               ruff, mypy --strict and the layers of the imports"
 	@echo "make docs               build the documentation site into site/; a broken link is an error"
 	@echo "make benchmark          measure quality on the built-in world, then speed"
@@ -42,6 +45,15 @@ test-slow: $(INSTALLED)
 
 test-browser: $(INSTALLED)
 	$(BIN)/python -m pytest tests/e2e -m slow -n 0
+
+# It has an environment of its own, beside ours: neither has to take the other's versions.
+$(LABEL_STUDIO_INSTALLED): | $(INSTALLED)
+	test -x .venv-label-studio/bin/python || "$(PYTHON)" -m venv .venv-label-studio
+	.venv-label-studio/bin/python -m pip install --quiet --disable-pip-version-check label-studio==$(LABEL_STUDIO)
+	@touch $@
+
+test-label-studio: $(INSTALLED) $(LABEL_STUDIO_INSTALLED)
+	$(BIN)/python -m pytest tests/label_studio -m slow -n 0
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -91,4 +103,4 @@ builtin: $(INSTALLED)
 	$(BIN)/python -m world.builtin runs/builtin
 
 clean:
-	rm -rf .venv demo site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	rm -rf .venv .venv-label-studio demo site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info

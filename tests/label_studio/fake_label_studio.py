@@ -183,13 +183,15 @@ class FakeLabelStudio:
         return 200, {"Content-Type": "application/json"}, json.dumps(body).encode()
 
     def take(self, path, body):
-        """(status, object) for a POST."""
+        """(status, object) for a POST or a PATCH."""
         if path == "/api/token/refresh/":
             if body != {"refresh": PERSONAL_TOKEN}:
                 return 401, {"detail": "Token is invalid"}
             content = {"token_type": "access", "exp": int(time.time()) + self.key_seconds}
             self.keys.append(jwt.encode(content | {"jti": len(self.keys)}, "the secret" * 4))
             return 200, {"access": self.keys[-1]}
+        if path == "/api/projects/1/":
+            return 200, {"id": 1, **body}
         if path == "/api/predictions/":
             self.tasks[body["task"]]["predictions"].append(body)
             return 201, {"id": 1, **body}
@@ -254,6 +256,9 @@ class FakeLabelStudio:
                 self.reply(
                     status, {"Content-Type": "application/json"}, json.dumps(answer).encode()
                 )
+
+            def do_PATCH(self):
+                self.do_POST()
 
             def inner(self):
                 path = urlsplit(self.path).path

@@ -5,6 +5,7 @@ import socket
 
 import httpx
 import pytest
+from backend_process import free_port
 from fake_label_studio import TOKEN, brush_result, png
 
 from piclip.cli import main
@@ -55,12 +56,6 @@ def test_a_taken_port_is_told(refused):
         f"piclip: The server cannot listen at 127.0.0.1:{port} (address already in use); choose "
         f"another --port or --host."
     )
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_it_learns_from_an_export_and_leaves_no_file(label_studio, scenes, tmp_path, monkeypatch):
