@@ -217,6 +217,19 @@ def test_what_cannot_be_done_is_refused(annotate, album, options, output, senten
     assert (album.folder / "theirs.json").read_text(encoding="utf-8") == "{}"
 
 
+@pytest.mark.parametrize("more", [(), ("--engine", "local")])
+@pytest.mark.parametrize(("name", "format"), [(" cat", "voc"), ("a/b", "masks"), ("Sky", "masks")])
+def test_names_that_a_format_cannot_hold_are_refused_before_the_work(
+    annotate, album, monkeypatch, more, name, format
+):
+    labels = album.json("labels.json")
+    labels["categories"][1]["name"] = name
+    (album.folder / "labels.json").write_text(json.dumps(labels))
+    monkeypatch.setattr(FewShotSegmenter, "from_pretrained", None)
+    ran = annotate("--output-format", format, *more, output="out")
+    assert (ran.code, repr(name) in ran.sentence) == (2, True)
+
+
 def test_a_missing_labelled_image_is_listed_and_the_rest_is_used(annotate, album):
     (album.photos / "photo1.png").unlink()
     ran = annotate()

@@ -182,8 +182,9 @@ def test_files_that_are_none_of_ours_are_called_by_their_name(tmp_path, content,
         with pytest.raises(UsageError, match=rf"a\.(xml|json): this is .*{words}.*; ") as error:
             read_labels(path, format=format)
         one_sentence(error)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=rf"a\.(xml|json) in it is .*{words}.*; ") as error:
         detect(tmp_path)
+    one_sentence(error)
 
 
 def test_an_archive_is_to_be_unpacked(tmp_path):

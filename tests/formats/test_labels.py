@@ -56,6 +56,12 @@ def test_images_are_found_in_subfolders_and_by_their_bare_name(tmp_path):
     assert labels.unlabelled(tmp_path) == [tmp_path / "x/c.png"]
 
 
+def test_images_of_a_prediction_may_be_asked_for_what_is_unlabelled(tmp_path):
+    told = LabelledFile("a.png", *HOLED.shape, presence={"cat": 0.5}, extra={"flags": {}})
+    save_images(Labels(("cat",), (told,)), tmp_path)
+    assert Labels(("cat",), (told,)).unlabelled(tmp_path) == [tmp_path / "a.png"]
+
+
 def test_missing_and_changed_images_are_named(tmp_path):
     labels = three_images()
     with pytest.raises(ImageError, match=r"the labelled image a\.png is not in this folder"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from format_builders import HOLED, mask_of, masks, pack, save_images, simple, unhurried
 from hypothesis import given
+from hypothesis import strategies as st
 
 from piclip.errors import MaskError, UsageError
 from piclip.formats import read_labels, write_labels
@@ -126,6 +127,13 @@ def test_run_lengths_hold_a_mask_exactly(mask):
     runs = [len(list(g)) for g in np.split(column_major, np.flatnonzero(np.diff(column_major)) + 1)]
     runs = [0, *runs] if column_major[0] else runs
     assert RunLengthMask.from_runs(runs, mask.shape, "x") == packed
+
+
+@unhurried
+@given(masks(), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3))
+def test_a_mask_within_a_box_is_that_of_the_whole_image(mask, top, left, below, right):
+    whole = np.pad(mask, ((top, below), (left, right)))
+    assert RunLengthMask.from_box(mask, (top, left), whole.shape) == pack(whole)
 
 
 def test_runs_of_length_zero_make_no_difference():

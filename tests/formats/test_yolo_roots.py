@@ -57,6 +57,24 @@ def test_a_root_of_ultralytics(tmp_path):
     check(read_labels(root, images=root / "images"), "train/a.jpg", "val/a.jpg")
 
 
+def test_folders_of_texts_alone_are_told_by_their_lines(tmp_path):
+    root = tmp_path / "root"
+    for name in ("images/train/a.png", "images/train/b.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (10, 10)).save(root / name)
+    (root / "labels/train").mkdir(parents=True)
+    (root / "labels/train/a.txt").write_text("")
+    (root / "labels/train/b.txt").write_text("0 0 0 1 0 1 1\n")
+    (root / "data.yaml").write_text("names: [cat]")
+    for folder in ("labels", "labels/train"):
+        assert detect(root / folder) == "yolo"
+        labels = read_labels(root / folder, images=root / "images")
+        assert [file.path for file in labels.labelled] == ["train/b.png"]
+    (root / "labels/train/b.txt").write_text("7 cats and 2 dogs\n")
+    with pytest.raises(UsageError, match="none of the label formats"):
+        detect(root / "labels/train")
+
+
 def test_texts_that_are_no_labels_beside_images_and_labels(tmp_path):
     root = lay(tmp_path, "a.jpg", "a.txt")
     (root / "classes.txt").write_text("cat\ndog\n")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeAlias, overload
 
 from piclip.errors import ImageError, UsageError
-from piclip.formats.image_files import ImageFolder
 from piclip.formats.labels import LabelledFile, Labels
 from piclip.io.decoding import reason
 from piclip.io.images import list_images
@@ -156,24 +155,19 @@ def find_queries(labels: Labels, image_root: str | Path) -> tuple[Queries, list[
         ImageError: The folder is missing or has no images.
     """
     root = Path(image_root)
-    folder, listed, missing = ImageFolder(root), {}, []
-    for file in labels.images:
-        if file.labelled:
-            continue
-        found = folder.find(file.path)
-        if found is None:
-            missing.append(
-                Failure(file.path, f"{file.path}: the labels list this image, but it is not here.")
-            )
-        else:
-            listed[root / found] = file
-    waiting = labels.unlabelled(root)
+    waiting, missing = labels.find_unlabelled(root)
+    listed = {path: file for path, file in waiting.items() if file is not None}
     paths = [
         listed[path].path if path in listed else path.relative_to(root).as_posix()
         for path in waiting
     ]
-    files = {listed[path].path: str(path) for path in waiting if path in listed}
-    return Queries(paths, str(root), files, known={f.path: f for f in listed.values()}), missing
+    files = {file.path: str(path) for path, file in listed.items()}
+    known = {file.path: file for file in listed.values()}
+    failures = [
+        Failure(file.path, f"{file.path}: the labels list this image, but it is not here.")
+        for file in missing
+    ]
+    return Queries(paths, str(root), files, known=known), failures
 
 
 def own_names(

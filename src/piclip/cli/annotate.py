@@ -276,7 +276,9 @@ def annotate(
     queries, failures = find_queries(known, images) if output else (Queries(()), [])
     if place:
         others = [Path(labels), review]
-        work.check_output(place, target, queries, shown, others=others, overwrite=overwrite)
+        work.check_output(
+            *(place, target, known.class_names, queries, shown), others=others, overwrite=overwrite
+        )
 
     segmenter = load()
     negatives = work.negatives_for(segmenter, known)

@@ -22,7 +22,7 @@ from piclip.errors import UsageError
 from piclip.formats import LabelledFile, Labels, detect, read_labels
 from piclip.formats.cleaning import Cleaning, kept
 from piclip.formats.labels import label_paths
-from piclip.formats.registry import FORMATS, READERS, get_format, get_outlined
+from piclip.formats.registry import FORMATS, READERS, check_names, get_format, get_outlined
 from piclip.io.extras import arrow
 from piclip.io.outputs import atomic_path
 from piclip.training_free.scorer import TrainingFreeScorer
@@ -102,6 +102,7 @@ def written_format(labels: str | Path, format: str, wanted: str | None, *, simpl
 def check_output(
     output: Path,
     format: str,
+    class_names: Sequence[str],
     queries: Queries,
     shown: Sequence[LabelledFile],
     *,
@@ -113,6 +114,7 @@ def check_output(
     Args:
         output: The file or folder.
         format: A name of `piclip.formats.FORMATS`.
+        class_names: Those of the labels.
         queries: The images without a label.
         shown: Labelled images that go into the output, too.
         others: The other files of the command line, which may not be written over.
@@ -120,13 +122,15 @@ def check_output(
 
     Raises:
         UsageError: There is nothing to propose, the output does not fit the format or the images,
-            or something is there that no earlier run has made.
+            the format cannot hold the names of the classes, or something is there that no earlier
+            run has made.
     """
     if not queries:
         raise UsageError(
             "Every image is labelled, so that there is nothing to propose; add images to the "
             "folder of --images, or leave --output out to measure with --holdout."
         )
+    check_names(format, class_names)
     files = [output, journal_path(output), *(other for other in others if other)]
     beside = format == "labelme" and output.is_dir()  # of each image, or among the labels
     if beside:

@@ -25,6 +25,7 @@ from piclip.errors import ImageError, PiclipError, UsageError
 from piclip.formats import LabelledFile, Labels
 from piclip.formats.cleaning import Cleaning, kept
 from piclip.formats.image_files import find_image
+from piclip.formats.registry import check_names
 from piclip.io.storage import (
     absolute,
     fetch,
@@ -113,6 +114,7 @@ def annotate_shards(
             )
         job_folder = output if target == "parquet" else f"{output}.shards"
         if target != "parquet":
+            check_names(target, known.class_names)
             _check_output(output, target, job_folder, (images, labels), overwrite=overwrite)
         examples = choose_examples(known)
         segmenter = load()

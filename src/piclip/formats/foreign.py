@@ -18,22 +18,27 @@ def what_it_is(path: Path) -> str | None:
         UsageError: It is JSON or XML and cannot be read.
     """
     if path.is_dir():
-        first = next(iter(sorted(path.rglob("*.xml"))), None)
-        found = None if first is None else _xml(first)
-        return None if found is None else f"{first.name if first else ''} in it is {found}"
+        for pattern in ("*.xml", "*.json"):
+            first = next(iter(sorted(path.rglob(pattern))), None)
+            if first is not None and (found := _of_file(first)):
+                return f"{first.name} in it is {found}"
+        return None
     if not path.is_file():
         return None
-    if path.suffix.lower() == ".xml":
-        found = _xml(path)
-        return None if found is None else f"this is {found}"
     with path.open("rb") as file:
         if file.read(4) == _ZIP:
             return "this is a ZIP archive; unpack it, and give the file or folder of labels in it"
-    content = json_if_any(path)
-    found = _of_list(content) if isinstance(content, list) else None
-    if isinstance(content, dict):
-        found = _of_object(content)
+    found = _of_file(path)
     return None if found is None else f"this is {found}"
+
+
+def _of_file(path: Path) -> str | None:
+    if path.suffix.lower() == ".xml":
+        return _xml(path)
+    content = json_if_any(path)
+    if isinstance(content, list):
+        return _of_list(content)
+    return _of_object(content) if isinstance(content, dict) else None
 
 
 def _xml(path: Path) -> str | None:

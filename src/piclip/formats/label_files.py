@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
@@ -52,7 +52,7 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
-def check_lines(names: Iterable[str]) -> None:
+def check_lines(names: Sequence[str]) -> None:
     """Refuse names that `read_lines` would not give back as they are (UsageError)."""
     for name in names:
         if [line.strip() for line in name.splitlines()] != [name]:

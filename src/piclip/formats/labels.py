@@ -274,13 +274,31 @@ class Labels:
         Raises:
             ImageError: The folder is missing or has no images.
         """
+        return list(self.find_unlabelled(image_root)[0])
+
+    def find_unlabelled(
+        self, image_root: str | Path
+    ) -> tuple[dict[Path, LabelledFile | None], list[LabelledFile]]:
+        """As `unlabelled`, with what is known of each image.
+
+        Returns:
+            The images with what the labels say of those that they list, and what they list without
+            a label and is not there.
+        """
         root = Path(image_root)
         folder = ImageFolder(root)
-        known = {file: folder.find(file.path) for file in self.images}
-        labelled = {root / path for file, path in known.items() if path and file.labelled}
-        folders = {(root / path).parent for path in known.values() if path} or {root}
+        found: dict[Path, LabelledFile] = {}
+        missing = []
+        for file in self.images:
+            if (path := folder.find(file.path)) is not None:
+                found[root / path] = file
+            elif not file.labelled:
+                missing.append(file)
+        folders = {path.parent for path in found} or {root}
         listed = [path for folder in sorted(folders) for path in list_images(folder)]
-        return [path for path in listed if path not in labelled]
+        known = {path: found.get(path) for path in listed}
+        waiting = {path: file for path, file in known.items() if file is None or not file.labelled}
+        return waiting, missing
 
 
 def placed(

@@ -96,27 +96,31 @@ def write(labels: Labels, destination: str | Path) -> list[Path]:
     """Write ``CLASS/NAME.png`` for every class that an image is labelled with or without.
 
     As `write_labels` says.
-    A class whose name cannot be a folder's is a UsageError.
     """
-    for name in labels.class_names:
+    check_folders(labels.class_names)
+    return [
+        write_png(file.mask_of(name), Path(destination) / name / target)
+        for file, target in labels.with_paths(".png")
+        for name in (*file.class_names, *file.absent)
+    ]
+
+
+def check_folders(class_names: Sequence[str]) -> None:
+    """Refuse names that cannot be those of folders, of which no two are one (UsageError)."""
+    for name in class_names:
         # Windows takes no name that ends so, and gives one folder to names that differ in case.
         if name[-1] in ". " or name[0] == " " or set(name) & _NEVER_IN_NAMES:
             raise UsageError(
                 f"The class {name!r} cannot be the name of a folder of masks; rename it or write "
                 f"another format, such as coco."
             )
-    by_folder = {name.casefold(): name for name in labels.class_names}
-    for name in labels.class_names:
+    by_folder = {name.casefold(): name for name in class_names}
+    for name in class_names:
         if (other := by_folder[name.casefold()]) != name:
             raise UsageError(
                 f"The classes {name!r} and {other!r} differ in case only and would share a folder "
                 f"on many computers; rename one or write another format, such as coco."
             )
-    return [
-        write_png(file.mask_of(name), Path(destination) / name / target)
-        for file, target in labels.with_paths(".png")
-        for name in (*file.class_names, *file.absent)
-    ]
 
 
 def _masks(folder: Path, images: str | Path | None) -> list[Path]:

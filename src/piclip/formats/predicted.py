@@ -63,14 +63,15 @@ def from_segmentation(
         if not mask.any():
             continue
         scores = segmentation.score_of(name)
-        parts, count = ndimage.label(mask, structure=TOUCHING) if instances else (mask, 1)
-        for part in range(1, count + 1):
-            pixels = np.asarray(parts == part)
-            area = int(pixels.sum())
-            if area == 0 or area < least:
+        parts = ndimage.label(mask, structure=TOUCHING)[0] if instances else mask.astype(np.uint8)
+        for part, box in enumerate(ndimage.find_objects(parts), start=1):
+            pixels = parts[box] == part
+            if pixels.sum() < least:
                 continue
-            score = round(float(scores[pixels].mean()), _DIGITS)
-            regions.append(Region(name, RunLengthMask.from_array(pixels), score=score))
+            score = round(float(scores[box][pixels].mean()), _DIGITS)
+            corner = (box[0].start, box[1].start)
+            whole = RunLengthMask.from_box(pixels, corner, segmentation.size)
+            regions.append(Region(name, whole, score=score))
     unknown = segmentation.class_map == IGNORE
     return LabelledFile(
         path or segmentation.file_name,

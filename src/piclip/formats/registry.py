@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol, get_args
@@ -10,6 +10,7 @@ from typing import Protocol, get_args
 from piclip.errors import MaskError, UsageError
 from piclip.formats import coco, cvat, foreign, labelme, labelstudio, masks, voc, yolo
 from piclip.formats.image_files import ImageFolder
+from piclip.formats.label_files import check_lines
 from piclip.formats.labels import Labels
 from piclip.formats.problems import Boxes
 from piclip.io.decoding import reason
@@ -62,6 +63,11 @@ FORMATS: dict[str, Format] = {
 }
 READERS: dict[str, Reader] = {"cvat": cvat, **FORMATS}
 """Also those that are only read."""
+_CHECKED: dict[str, Callable[[Sequence[str]], None]] = {
+    "voc": check_lines,
+    "masks": masks.check_folders,
+}
+"""Refuse the names of classes that a format cannot hold."""
 _BY_NAME = (*FORMATS, "cvat")
 _OUTLINED: dict[str, Outlined] = {"coco": coco, "labelme": labelme, "yolo": yolo}
 
@@ -83,6 +89,16 @@ def get_outlined(name: str) -> Outlined:
             f"one of {', '.join(_OUTLINED)}."
         )
     return _OUTLINED[name]
+
+
+def check_names(format: str, class_names: Sequence[str]) -> None:
+    """Refuse names of classes that a format cannot hold, before there is anything to write.
+
+    Raises:
+        UsageError: It cannot hold them.
+    """
+    if format in _CHECKED:
+        _CHECKED[format](class_names)
 
 
 def detect(source: str | Path) -> str:
@@ -143,7 +159,8 @@ def read_labels(
     try:
         labels = READERS[name].read(path, images=images, class_names=class_names, boxes=boxes)
     except UsageError:
-        if what := foreign.what_it_is(path):
+        # What lies in a folder beside its labels is no reason.
+        if path.is_file() and (what := foreign.what_it_is(path)):
             raise UsageError(f"{path}: {what}.") from None
         raise
     if images is not None:

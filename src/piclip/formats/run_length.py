@@ -38,6 +38,28 @@ class RunLengthMask:
         return cls(mask.shape[0], mask.shape[1], packed["counts"])
 
     @classmethod
+    def from_box(
+        cls, pixels: npt.NDArray[np.bool_], corner: tuple[int, int], size: tuple[int, int]
+    ) -> RunLengthMask:
+        """As `from_array`, without a look at the pixels outside a box, of which there may be many.
+
+        Args:
+            pixels: Those in the box, bool (h, w), one of them at least in the mask.
+            corner: (top, left) of the box.
+            size: (height, width) of the image.
+        """
+        (height, width), (top, left) = size, corner
+        columns, rows = np.nonzero(pixels.T)
+        places = (columns + left) * height + rows + top  # column by column, as the runs
+        gaps = np.flatnonzero(np.diff(places) > 1)
+        starts, ends = places[np.r_[0, gaps + 1]], places[np.r_[gaps, -1]] + 1
+        edges = np.r_[0, np.stack([starts, ends], axis=1).ravel(), height * width]
+        runs = np.diff(edges).tolist()
+        given = {"size": [height, width], "counts": runs if runs[-1] else runs[:-1]}
+        packed = library("pycocotools.mask").frPyObjects(given, height, width)
+        return cls(height, width, packed["counts"])
+
+    @classmethod
     def from_polygons(
         cls, polygons: Sequence[npt.NDArray[np.float64]], size: tuple[int, int], where: str
     ) -> RunLengthMask:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import yaml
@@ -28,6 +29,8 @@ from piclip.io.documents import read_yaml
 
 _YAML, _YAMLS, _CLASSES = "data.yaml", ("data.yaml", "dataset.yaml"), "classes.txt"
 _OTHER_TEXTS = re.compile(r"(readme|license|notes|train|val|valid|test)\b.*", re.IGNORECASE)
+_LOOKED_AT = 20
+"""Texts of a folder; some are empty."""
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -35,9 +38,11 @@ def recognise(source: Path) -> bool:
     """Is this a data.yaml, or a folder with one or with text labels?"""
     if source.is_file():
         return source.name in _YAMLS
-    return any((source / part).exists() for part in (*_YAMLS, _CLASSES)) or any(
+    if any((source / part).exists() for part in (*_YAMLS, _CLASSES)) or any(
         next(source.glob(pattern), None) for pattern in ("labels/**/*.txt", "*/labels/**/*.txt")
-    )
+    ):
+        return True
+    return any(map(_has_labels, islice(_label_files(source), _LOOKED_AT)))
 
 
 def read(
@@ -199,6 +204,15 @@ def _label_files(folder: Path) -> list[Path]:
     paths = [path for path in folder.rglob("*.txt") if path.name != _CLASSES]
     named = [path for path in paths if "labels" in path.relative_to(folder).parts]
     return named or [path for path in paths if not _OTHER_TEXTS.fullmatch(path.name)]
+
+
+def _has_labels(path: Path) -> bool:
+    """Whether the text begins with a class's index and the corners of a box at least."""
+    try:
+        words = read_text(path).split(maxsplit=5)[:5]
+        return words[0].isdecimal() and len([float(word) for word in words]) == 5
+    except (UsageError, ValueError, IndexError):
+        return False
 
 
 def _names_in_yaml(path: Path) -> tuple[str, ...]:
