@@ -13,6 +13,9 @@ from PIL import Image
 
 from piclip.clip.checkpoints import BUILTIN_FOLDER
 from piclip.datasets.scenes import make_scene
+from piclip.evaluation.metrics import confidence_interval
+from piclip.evaluation.records import read_result
+from piclip.evaluation.tables import make_tables, render, shown
 
 ROOT = Path(__file__).parents[1]
 MODEL = "openai/clip-vit-base-patch16"
@@ -257,3 +260,61 @@ def test_the_figures_of_the_decoders_are_those_of_their_results():
             for prior in ("imagenet", "piclip")
         ]
         assert row("docs/measured.md", title) == ["1 / 5", *expected]
+
+
+PHOTOS5I = ROOT / "benchmarks" / "photos5i"
+
+
+@pytest.fixture(scope="module")
+def on_photographs():
+    """The results of the comparison on photographs, by the names of their files."""
+    return {file.stem: read_result(file) for file in sorted(PHOTOS5I.glob("results/*.json"))}
+
+
+def test_the_tables_of_decoders_on_photographs_are_those_of_the_files(on_photographs):
+    named = [(f"{name}.json", result) for name, result in on_photographs.items()]
+    for style in ("main", "priors"):
+        page = (PHOTOS5I / f"{style}.md").read_text(encoding="utf-8")
+        assert page == "\n".join(render(table, "markdown") for table in make_tables(named, style))
+
+
+def test_the_figures_of_decoders_on_photographs_are_those_of_their_results(on_photographs):
+    page = "benchmarks/photos5i/README.md"
+    folds = sorted({result.fold for result in on_photographs.values()})
+    assert f"folds {', '.join(map(str, folds))}" in " ".join((ROOT / page).read_text().split())
+    priors = ("none", "imagenet", "vtp", "vtp+pir", "vvp", "piclip")
+    methods = {"PFENet": "pfenet", "BAM": "bam", "HDMNet": "hdmnet", "threshold": "threshold"}
+
+    def by_seed(name, shots):
+        """Mean over the folds for each seed, or None where a prior is not measured."""
+        parts = [on_photographs.get(f"{name}-fold{fold}-{shots}shot") for fold in folds]
+        if None in parts:
+            return None
+        assert all(part.complete for part in parts)
+        return np.mean([[one.miou for one in part.per_seed] for part in parts], axis=0)
+
+    def cell(figures, form):
+        return "-" if figures is None else shown(confidence_interval([*figures]), form)
+
+    for title, name in methods.items():
+        for shots in (1, 5):
+            found = {prior: by_seed(f"{name}-{prior}", shots) for prior in priors}
+            expected = [cell(found[prior], ".1f") for prior in priors]
+            assert row(page, f"{title}, {shots} shot") == expected
+            gains = [None if own is None else own - found["imagenet"] for own in found.values()]
+            expected = [cell(gain, "+.1f") for gain in gains]
+            assert row(page, f"{title}, gain, {shots} shot") == expected
+    for kind, title in (("named", "segmenter, stand-in texts"), ("nameless", "segmenter, no text")):
+        figures = [by_seed(f"segmenter-{kind}", shots) for shots in (1, 5)]
+        assert row(page, title) == [cell(each, ".1f") for each in figures]
+
+
+def test_how_the_decoders_on_photographs_were_trained_is_what_the_page_says(on_photographs):
+    trainings = json.loads((PHOTOS5I / "trainings.json").read_text())["trainings"]
+    page = "benchmarks/photos5i/README.md"
+    for title, decoder in (("PFENet", "pfenet"), ("BAM", "bam"), ("HDMNet", "hdmnet")):
+        own = [training for training in trainings if training["decoder"] == decoder]
+        assert len(own) == sum(name.startswith(decoder) for name in on_photographs) / 2
+        scores = [[score for _, score in sorted(t["scores"].items())] for t in own]
+        expected = [f"{score:.1f}" for score in np.mean(scores, axis=0)]
+        assert row(page, f"{title}, base classes") == expected

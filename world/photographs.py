@@ -284,13 +284,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data/pascal"), help="VOC's photographs")
     parser.add_argument("--model", default=MODEL, help="name or folder of the ViT")
-    parser.add_argument("--output", type=Path, default=LISTS / "results")
-    parser.add_argument("--runs", type=Path, default=Path("runs/photographs"))
+    parser.add_argument("--output", type=Path, help=f"default: {LISTS}/results, quick in the runs")
+    parser.add_argument("--runs", type=Path, help="default: runs/photographs, or -quick")
     parser.add_argument("--quick", action="store_true", help="one fold, short trainings: minutes")
     parser.add_argument("--report", action="store_true", help="tables alone, of what is there")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings at once")
     options = parser.parse_args()
-    plan = Photographs(options.data, options.model, options.output, options.runs)
+    runs = options.runs or Path("runs/photographs-quick" if options.quick else "runs/photographs")
+    output = options.output or (runs if options.quick else LISTS) / "results"
+    plan = Photographs(options.data, options.model, output, runs)
     if options.quick:  # the same path; its figures say little
         plan = replace(plan, folds=(0,), seeds=2, episodes=20, overrides=QUICK)
     try:

@@ -22,6 +22,7 @@ from piclip.decoders.trained import TrainedDecoder
 from piclip.errors import ModelError, UsageError
 from piclip.evaluation.records import read_result
 from sentences import one_sentence
+from world import photographs
 from world.photographs import MODEL, PRIORS, Photographs, PriorAlone, report
 from world.stand_in import IMAGENET, StandIn
 
@@ -161,6 +162,31 @@ def test_all_of_it_in_small_from_a_name_on_the_hub(data, tmp_path):
     assert "HDMNet" in page and "VTP+PIR" in page and "Threshold" in page
     trainings = json.loads((plan.results.parent / "trainings.json").read_text())["trainings"]
     assert len(trainings) == 4 and all(set(t["scores"]) == {"1", "2"} for t in trainings)
+
+
+@pytest.mark.parametrize(
+    ("words", "output", "runs", "folds"),
+    [
+        ([], "benchmarks/photos5i/results", "runs/photographs", 4),
+        (["--quick"], "runs/photographs-quick/results", "runs/photographs-quick", 1),
+        (["--output", "out", "--runs", "own"], "out", "own", 4),
+    ],
+)
+def test_what_is_asked_for_on_the_command_line(monkeypatch, words, output, runs, folds):
+    asked = []
+    monkeypatch.setattr(photographs, "run", lambda plan, workers: asked.append((plan, workers)))
+    monkeypatch.setattr(photographs, "report", lambda plan: asked.append(plan))
+    monkeypatch.setattr("sys.argv", ["photographs", "--data", "d", "--workers", "3", *words])
+    assert photographs.main() == 0
+    (plan, workers), reported = asked
+    assert reported is plan and workers == 3 and (plan.data, plan.model) == (Path("d"), MODEL)
+    assert (plan.results, plan.runs, len(plan.folds)) == (Path(output), Path(runs), folds)
+
+
+def test_a_report_of_nothing_is_refused(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("sys.argv", ["photographs", "--report", "--output", str(tmp_path)])
+    assert photographs.main() == 1
+    assert "at least one result" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
