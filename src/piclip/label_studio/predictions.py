@@ -23,11 +23,12 @@ _TOLERANCE = 1.0
 
 
 Answer = dict[str, Any] | list[dict[str, Any]]
-"""What a backend answers for a task: a prediction, or any number of them.
+"""What a backend answers for a task: a prediction, or a list of any number of them.
 
-None where nothing can be said. A prediction without regions would be kept, shown beside later ones,
-turned into an annotation with the others, and keep Label Studio from asking when the task is opened
-in the Data Manager. It says that none of the classes is in the image.
+The list is empty where nothing can be said: nothing is learned, or the image cannot be had. A
+prediction without regions says that none of the classes is in the image. Label Studio keeps it and
+shows it beside later ones, makes an annotation of it with the others, and asks no more when the
+task is opened in the Data Manager.
 """
 
 
