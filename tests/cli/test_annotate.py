@@ -144,13 +144,20 @@ def test_labelme_files_lie_beside_the_images_where_their_folder_is_the_output(an
     labels = album.labels()
     write_labels(Labels(labels.class_names, labels.images[:3]), album.photos, format="labelme")
     unlabelled = album.photos / "photo2.json"
-    unlabelled.write_text(json.dumps(album.json("photos/photo2.json") | {"flags": {"night": True}}))
+    point = {"label": "nose", "shape_type": "point", "points": [[3, 4]], "attributes": {"a": 1}}
+    kept = {"flags": {"night": True}, "checked": True, "shapes": [point]}
+    unlabelled.write_text(json.dumps(album.json("photos/photo2.json") | kept, indent=2))
     given = (album.photos / "photo0.json").read_bytes()
     options = {"labels": "photos", "output": "photos"}
     ran = annotate("--with-labels", **options)
     assert (ran.code, "holds the labels already" in ran.sentence) == (2, True)
     assert annotate(**options).code == 0
-    assert album.json("photos/photo2.json")["flags"] == {"night": True}
+    found = album.json("photos/photo2.json")
+    assert {key: found[key] for key in ("flags", "checked")} == {
+        "flags": {"night": True},
+        "checked": True,
+    }
+    assert found["shapes"][0] == point
     assert sorted(path.stem for path in album.photos.glob("*.json")) == [
         f"photo{number}" for number in range(6)
     ]
@@ -168,6 +175,12 @@ def test_labelme_files_of_somebody_else_are_not_written_over(annotate, album):
     assert theirs.read_text() == "{}"
     theirs.unlink()
     assert annotate(*options, output="photos").code == 0
+    assert annotate(*options, output="photos").code == 0
+    corrected = json.dumps(album.json("photos/photo4.json") | {"shapes": []}, indent=2)
+    theirs.write_text(corrected)  # as labelme saves it
+    ran = annotate(*options, output="photos")
+    assert (ran.code, "photo4.json was changed since it was written" in ran.sentence) == (2, True)
+    assert theirs.read_text() == corrected
 
 
 def test_labels_of_another_format_teach_the_same(annotate, album):

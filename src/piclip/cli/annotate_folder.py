@@ -19,7 +19,7 @@ from piclip.annotation.queries import Failure, Queries, find_queries
 from piclip.annotation.sinks import Proposal
 from piclip.cli.console import people, print_some, print_table, progress_with_rate
 from piclip.errors import MaskError, UsageError
-from piclip.formats import LabelledFile, Labels, detect, read_labels
+from piclip.formats import LabelledFile, Labels, detect, labelme, read_labels
 from piclip.formats.cleaning import Cleaning, kept
 from piclip.formats.labels import label_paths
 from piclip.formats.registry import FORMATS, READERS, check_names, get_format, get_outlined
@@ -184,7 +184,14 @@ def check_output(
             raise UsageError("The --output holds the labels already; leave out --with-labels.")
         known = {path for path in queries.paths if labels and path in queries.known}
         targets = label_paths((path for path in paths if path not in known), ".json")
-        foreign = any((output / target).exists() for target in targets)
+        there = [output / target for target in targets if (output / target).exists()]
+        foreign = bool(there)
+        edited = next((path for path in there if labelme.is_edited(path)), None)
+        if edited is not None and not overwrite:
+            raise UsageError(
+                f"{edited} was changed since it was written, and would be written over; give "
+                f"--labels {output} to learn from it, or choose another --output."
+            )
     else:
         foreign = output.is_file() or (output.is_dir() and any(output.iterdir()))
     if foreign and not journal_path(output).exists() and not overwrite:

@@ -4,8 +4,10 @@ In: polygons, rectangles (turned ones too), circles and masks; points and lines 
 left out. Shapes with one label and one group number are one object.
 Out: polygons along pixel edges, several with a group number for an object in parts, and masks for
 objects with holes, which labelme's polygons cannot have. Reading keeps the pixels that a polygon
-covers, not its corners. The flags of an image are kept, and presence is in the description of each
-shape. Lost on the way: crowds, pixels to ignore, scores, and the order of the classes.
+covers, not its corners; what else is said of it (flags, description, group, attributes of
+X-AnyLabeling) is kept, as are shapes that are no areas and all other fields but the picture itself.
+Presence is in the description of each shape. Lost on the way: crowds, pixels to ignore, scores, and
+the order of the classes.
 """
 
 from __future__ import annotations
@@ -22,7 +24,14 @@ from PIL import Image
 
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import relative_path
-from piclip.formats.label_files import dump_json, field, image_size_field, json_if_any, load_json
+from piclip.formats.label_files import (
+    dump_json,
+    field,
+    image_size_field,
+    json_if_any,
+    load_json,
+    read_text,
+)
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class, placed
 from piclip.formats.polygons import Corners, corners_from, ellipse, outlines, rectangle
 from piclip.formats.problems import Boxes, Problems
@@ -31,6 +40,9 @@ from piclip.io.decoding import decode_bytes, reason
 from piclip.io.images import MAX_PIXELS
 
 _VERSION = "5.5.0"
+_OF_FILE = frozenset({"shapes", "imagePath", "imageData", "imageHeight", "imageWidth"})
+_OF_SHAPE = frozenset({"label", "shape_type", "points", "mask"})
+"""Fields that are written anew; all others are handed back as they are."""
 
 
 def recognise(source: Path) -> bool:
@@ -77,6 +89,11 @@ def write(labels: Labels, destination: str | Path, *, simplify: float = 0.0) -> 
     ]
 
 
+def is_edited(path: Path) -> bool:
+    """Whether a tool or a person has written a labelme file: in lines, where `write` has one."""
+    return len(read_text(path).splitlines()) > 1
+
+
 def _read_file(
     path: Path, folder: str, class_names: Sequence[str], problems: Problems
 ) -> LabelledFile:
@@ -84,8 +101,11 @@ def _read_file(
     size = image_size_field(content, str(path), height="imageHeight", width="imageWidth")
     image = PurePosixPath(folder, relative_path(field(content, "imagePath", str, str(path))))
     parts: dict[tuple[str, object], list[RunLengthMask]] = {}
+    told: dict[tuple[str, object], dict[str, Any]] = {}
+    others = []
     for index, shape in enumerate(field(content, "shapes", list, str(path))):
         where = f"{path}: image {image.name!r}, shape {index}"
+        others.append(shape)
         with problems.noted():
             name = field(shape, "label", str, where, MaskError)
             if class_names:
@@ -94,10 +114,24 @@ def _read_file(
             key = (name, ("alone", index) if group is None else ("group", str(group)))
             mask = _mask(shape, size, where)
             parts.setdefault(key, []).append(mask)
-    regions = [Region(name, RunLengthMask.union(masks)) for (name, _), masks in parts.items()]
-    flags = content.get("flags")
-    extra = {"flags": flags} if isinstance(flags, dict) and flags else None
+            told.setdefault(key, _said(shape, _OF_SHAPE))
+            others.pop()
+    regions = [
+        Region(key[0], RunLengthMask.union(masks), extra=told[key] or None)
+        for key, masks in parts.items()
+    ]
+    said = _said(content, _OF_FILE) | ({"shapes": others} if others else {})
+    extra = {"labelme": said} if said else None
     return LabelledFile(str(image), *size, regions=tuple(regions), extra=extra)
+
+
+def _said(item: dict[str, Any], without: frozenset[str]) -> dict[str, Any]:
+    """The other fields of a file or shape, without those that would be written all the same."""
+    return {
+        name: value
+        for name, value in item.items()
+        if name not in without and value not in (None, "", {}, [], _VERSION)
+    }
 
 
 def _mask(shape: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthMask:
@@ -160,15 +194,22 @@ def _decode(text: str, where: str) -> npt.NDArray[np.bool_]:
 
 
 def _content(file: LabelledFile, simplify: float) -> dict[str, Any]:
+    said = dict((file.extra or {}).get("labelme", {}))
+    others = said.pop("shapes", [])
+    # Two objects of one class and group would be one.
+    taken = [region.extra for region in file.regions if region.extra] + others
+    groups = [item.get("group_id") for item in taken if isinstance(item, dict)]
+    first = 1 + max((group for group in groups if isinstance(group, int)), default=-1)
     shapes = [
         shape
-        for group, region in enumerate(file.regions)
+        for group, region in enumerate(file.regions, start=first)
         for shape in _shapes(file, region, group, simplify)
     ]
     return {
         "version": _VERSION,
-        "flags": (file.extra or {}).get("flags", {}),
-        "shapes": shapes,
+        "flags": {},
+        **said,
+        "shapes": [*others, *shapes],
         "imagePath": PurePosixPath(file.path).name,
         "imageData": None,
         "imageHeight": file.height,
@@ -180,7 +221,12 @@ def _shapes(
     file: LabelledFile, region: Region, group: int, simplify: float
 ) -> list[dict[str, Any]]:
     told = file.presence and f"presence {file.presence[region.class_name]:.4f}"
-    common = {"label": region.class_name, "flags": {}, "description": told or ""}
+    common: dict[str, Any] = {
+        "label": region.class_name,
+        "flags": {},
+        "description": told or "",
+        **(region.extra or {}),
+    }
     mask = region.mask.to_array()
     parts = outlines(mask, simplify)
     if any(len(loops) > 1 for loops in parts):
@@ -193,7 +239,7 @@ def _shapes(
                 "shape_type": "mask",
                 "points": [[left, top], [left + width - 1, top + height - 1]],
                 "mask": base64.b64encode(png.getvalue()).decode("ascii"),
-                "group_id": None,
+                "group_id": common.get("group_id"),
             }
         ]
     return [
@@ -201,7 +247,7 @@ def _shapes(
         | {
             "shape_type": "polygon",
             "points": loops[0].tolist(),
-            "group_id": group if len(parts) > 1 else None,
+            "group_id": common.get("group_id", group if len(parts) > 1 else None),
         }
         for loops in parts
     ]

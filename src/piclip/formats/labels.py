@@ -30,12 +30,15 @@ class Region:
         mask: Its pixels, at the image's size.
         crowd: A group labelled as one (COCO's ``iscrowd``).
         score: Confidence of a prediction, 0 to 1; None for a person's label.
+        extra: What else the tool says of the region, which its own format hands back unchanged: the
+            flags, description, attributes ... of labelme and X-AnyLabeling.
     """
 
     class_name: str
     mask: RunLengthMask
     crowd: bool = False
     score: float | None = None
+    extra: Mapping[str, Any] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,8 @@ class LabelledFile:
             neither regions nor these is unlabelled.
         presence: Of a prediction, the probability of each class to be in the image, if it is known.
         extra: What else the tool says of the image, which its own format hands back unchanged:
-            "flags" of labelme, "data", "from_name" and "to_name" of Label Studio.
+            "labelme" has the fields of its file, with the shapes that are no regions; "data",
+            "from_name" and "to_name" are of Label Studio.
     """
 
     path: str
