@@ -251,6 +251,23 @@ def test_a_missing_labelled_image_is_listed_and_the_rest_is_used(annotate, album
     assert "4 of 4 images annotated" in ran.err
 
 
+def test_labels_that_cannot_be_used_are_listed_and_strict_ends_there(annotate, album):
+    content = album.json("labels.json")
+    [box] = [a for a in content["annotations"] if a["image_id"] == 101 and a["category_id"] == 3]
+    box["segmentation"] = []
+    content["annotations"].append(box | {"id": 99, "image_id": 7})
+    (album.folder / "labels.json").write_text(json.dumps(content))
+    ran = annotate("--json", "--min-area", 0)
+    assert ran.code == 0
+    assert "2 of the labels cannot be used and are left out (--strict ends there):" in ran.err
+    for words in ("annotation 99: the image id 7 is not among", "this is a box without a mask"):
+        assert sum(words in sentence for sentence in json.loads(ran.out)["skipped"]) == 1
+    ran = annotate("--overwrite", "--strict")
+    assert (ran.code, "2 of the labels cannot be used:" in ran.err) == (1, True)
+    ran = annotate("--overwrite", "--boxes", "as-masks")
+    assert (ran.code, "1 of the labels cannot be used" in ran.err) == (0, True)
+
+
 def test_labels_of_more_images_than_are_there_work(annotate, album):
     for number in (1, 2, 4, 5):
         (album.photos / f"photo{number}.png").unlink()

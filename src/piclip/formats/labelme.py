@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -39,16 +40,25 @@ from piclip.formats.run_length import RunLengthMask
 from piclip.io.decoding import decode_bytes, reason
 from piclip.io.images import MAX_PIXELS
 
+_LOOKED_AT = 20
+"""Files of a folder; some may be something else."""
 _VERSION = "5.5.0"
-_OF_FILE = frozenset({"shapes", "imagePath", "imageData", "imageHeight", "imageWidth"})
+_OF_FILE = frozenset({"shapes", "imagePath", "imageHeight", "imageWidth"})
 _OF_SHAPE = frozenset({"label", "shape_type", "points", "mask"})
 """Fields that are written anew; all others are handed back as they are."""
 
 
 def recognise(source: Path) -> bool:
     """Is this a labelme file, or a folder with one?"""
-    first = next(iter(sorted(source.rglob("*.json"))), None) if source.is_dir() else source
-    content = None if first is None else json_if_any(first)
+    paths = islice(sorted(source.rglob("*.json")), _LOOKED_AT) if source.is_dir() else [source]
+    return any(map(_has_shapes, paths))
+
+
+def _has_shapes(path: Path) -> bool:
+    try:
+        content = json_if_any(path)
+    except UsageError:
+        return False
     return isinstance(content, dict) and "shapes" in content
 
 
@@ -69,9 +79,15 @@ def read(
     paths = sorted(path.rglob("*.json")) if path.is_dir() else [path]
     if not paths:
         raise UsageError(f"{path}: there are no labelme files (.json) here; check the path.")
-    problems = Problems()
+    problems, contents = Problems(), {}
+    for one in paths:
+        with problems.noted(*([UsageError] if paths[1:] else [])):
+            contents[one] = _load(one)
+    if not contents:
+        raise UsageError(problems.sentences[0])
     listed = [
-        _read_file(p, p.relative_to(root).parent.as_posix(), class_names, problems) for p in paths
+        _file(at, at.relative_to(root).parent.as_posix(), content, class_names, problems)
+        for at, content in contents.items()
     ]
     files = placed(listed, images, problems)
     found = dict.fromkeys(name for file in files for name in file.class_names)
@@ -94,16 +110,28 @@ def is_edited(path: Path) -> bool:
     return len(read_text(path).splitlines()) > 1
 
 
-def _read_file(
-    path: Path, folder: str, class_names: Sequence[str], problems: Problems
-) -> LabelledFile:
+def _load(path: Path) -> dict[str, Any]:
+    """What is in a labelme file, without its picture (UsageError or ImageError if it is none)."""
     content = load_json(path)
-    size = image_size_field(content, str(path), height="imageHeight", width="imageWidth")
-    image = PurePosixPath(folder, relative_path(field(content, "imagePath", str, str(path))))
+    field(content, "shapes", list, str(path))
+    field(content, "imagePath", str, str(path))
+    image_size_field(content, str(path), height="imageHeight", width="imageWidth")
+    return {name: value for name, value in content.items() if name != "imageData"}
+
+
+def _file(
+    path: Path,
+    folder: str,
+    content: dict[str, Any],
+    class_names: Sequence[str],
+    problems: Problems,
+) -> LabelledFile:
+    size = content["imageHeight"], content["imageWidth"]
+    image = PurePosixPath(folder, relative_path(content["imagePath"]))
     parts: dict[tuple[str, object], list[RunLengthMask]] = {}
     told: dict[tuple[str, object], dict[str, Any]] = {}
     others = []
-    for index, shape in enumerate(field(content, "shapes", list, str(path))):
+    for index, shape in enumerate(content["shapes"]):
         where = f"{path}: image {image.name!r}, shape {index}"
         others.append(shape)
         with problems.noted():
