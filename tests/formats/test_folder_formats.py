@@ -163,6 +163,43 @@ def test_labelme_keeps_the_flags_of_an_image_and_tells_presence(tmp_path):
     assert labelme.read(tmp_path / "again").images == found.images
 
 
+def test_labelme_keeps_what_is_said_of_shapes_and_those_that_are_no_areas(tmp_path):
+    square = [[1, 1], [3, 1], [3, 3], [1, 3]]
+    said = {
+        "flags": {"occluded": True},
+        "description": "the left one",
+        "group_id": 4,
+        "difficult": True,
+        "attributes": {"age": "old"},
+        "kie_linking": [],
+    }
+    other = {"label": "cat", "shape_type": "polygon", "points": [[4, 0], [7, 0], [7, 2]]}
+    point = {"label": "nose", "shape_type": "point", "points": [[2, 2]], "flags": {"x": True}}
+    broken = {"label": "cat", "points": [[1, 1], [90, 90], [1, 90]], "difficult": False}
+    square_shape = {"label": "cat", "shape_type": "polygon", "points": square, **said}
+    path = labelme_file(tmp_path)
+    content = json.loads(path.read_text()) | {"shapes": [square_shape, point, other, broken]}
+    path.write_text(json.dumps(content | {"version": "2.4.4", "checked": True, "imageData": "x"}))
+    labels = labelme.read(tmp_path)
+    bars = pack(mask_of(["#.#....", *["......."] * 4]))
+    [file] = labels.images
+    proposed = Region("cat", bars, score=0.5)
+    file = replace(file, regions=(*file.regions, proposed))
+    labelme.write(replace(labels, images=(file,)), tmp_path / "again")
+    again = json.loads((tmp_path / "again/photo.json").read_text())
+    assert (again["version"], again["checked"], again["imageData"]) == ("2.4.4", True, None)
+    assert again["shapes"][:2] == [point, broken]
+    first, second, *parts = again["shapes"][2:]
+    assert {key: first[key] for key in said if said[key]} == {k: v for k, v in said.items() if v}
+    assert sorted(first["points"]) == sorted(square)
+    assert (second["group_id"], second["flags"], second["description"]) == (None, {}, "")
+    # Parts of one object, of another group than any that was there.
+    assert len(parts) == 2 and len({part["group_id"] for part in parts} - {4, None}) == 1
+    assert [r.mask for r in labelme.read(tmp_path / "again").images[0].regions] == [
+        region.mask for region in file.regions
+    ]
+
+
 def test_yolo_leaves_crowds_out():
     crowd = Region("cat", pack(HOLED), crowd=True)
     file = LabelledFile("photo.png", *HOLED.shape, (crowd,))

@@ -93,6 +93,22 @@ def test_gray_maps_of_classes_are_never_one_class(tmp_path, layout, values):
     assert "--format voc" in one.notes[0]
 
 
+@pytest.mark.parametrize("kind", ["colours", "shades", "cut-out"])
+def test_masks_of_several_colours_are_said(tmp_path, kind):
+    rgb = np.zeros((40, 60, 3), np.uint8)
+    rgb[:, :20], rgb[:, 20:30] = (255, 0, 0), (0, 255, 0) if kind == "colours" else (140, 0, 0)
+    image = Image.fromarray(rgb)
+    if kind == "cut-out":
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+        image.putalpha(Image.fromarray(DISC * np.uint8(255)))
+    root = lay(tmp_path / "masks", photos="../photos", image=image)
+    labels = read_labels(root, images=tmp_path / "photos")
+    assert len(labels.labelled) == 1
+    assert ["several small values or colours" in note for note in labels.notes] == (
+        [True] if kind == "colours" else []
+    )
+
+
 def test_soft_borders_are_no_classes(tmp_path):
     soft = Image.fromarray(DISC * np.uint8(255)).resize(
         (60, 40), Image.Resampling.LANCZOS, (0, 0, 59, 39)

@@ -105,6 +105,34 @@ def test_shapes_without_a_known_class_cost_only_themselves(tmp_path):
             )
 
 
+def test_a_label_file_that_cannot_be_read_costs_only_itself(tmp_path):
+    (tmp_path / "classes.txt").write_text("cat")
+    shapes = [{"label": "cat", "points": [[1, 1], [3, 1], [3, 3], [1, 3]]}]
+    content = {"shapes": shapes, "imagePath": "b.png", "imageHeight": 10, "imageWidth": 10}
+    for name in "abc":
+        Image.new("RGB", (10, 10)).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text("0.0 0 0 1 0 1 1\n")
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "a.json").write_text("{")
+    (tmp_path / "b.json").write_text(json.dumps(content))
+    (tmp_path / "notes.json").write_text('{"author": "me"}')
+    yolo = read_labels(tmp_path, format="yolo", images=tmp_path)
+    assert [file.path for file in yolo.labelled] == ["a.png", "c.png"]
+    assert ["b.txt: this is not a text" in sentence for sentence in yolo.skipped] == [True]
+    (tmp_path / "a.json").write_text("[]")
+    for text in ("[]", "{"):
+        (tmp_path / "a.json").write_text(text)
+        labelme = read_labels(tmp_path, format="labelme", images=tmp_path)
+        for path in tmp_path.glob("*.txt"):
+            path.unlink()
+        assert read_labels(tmp_path, images=tmp_path) == labelme
+        assert [file.path for file in labelme.labelled] == ["b.png"]
+        assert [name in s for name, s in zip(("a.json", "notes"), labelme.skipped, strict=True)]
+    (tmp_path / "b.json").unlink()
+    with pytest.raises(UsageError, match=r"a\.json: this is not valid JSON"):
+        read_labels(tmp_path, format="labelme", images=tmp_path)
+
+
 def test_boxes_are_masks_only_where_it_is_asked_for(tmp_path):
     path = coco_file(tmp_path, {"segmentation": []}, {}, {"segmentation": [[2, 3, 4, 5]]})
     assert all("--boxes as-masks" in sentence for sentence in read_labels(path).skipped)

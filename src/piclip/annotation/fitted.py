@@ -9,12 +9,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
-from piclip.errors import ImageError
+from piclip.errors import ImageError, MaskError
 from piclip.formats.image_files import find_image
 from piclip.formats.labels import LabelledFile, Labels
+from piclip.io.bands import Bands
 from piclip.io.decoding import reason
 from piclip.io.documents import check_regular
-from piclip.io.images import MAX_PIXELS
+from piclip.io.images import MAX_PIXELS, read_image
 
 if TYPE_CHECKING:
     from piclip.segmenter import FewShotSegmenter
@@ -58,6 +59,48 @@ def choose_negatives(labels: Labels, most: int = MOST_SUPPORTS) -> dict[str, lis
     files = sorted(labels.images, key=lambda file: file.path)
     without = {n: [file for file in files if n in file.absent] for n in labels.class_names}
     return {name: spread(found, most) for name, found in without.items() if found}
+
+
+def with_readable(
+    labels: Labels,
+    image_root: str | Path,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    bands: Bands | None = None,
+) -> Labels:
+    """Leave out the labels of images that cannot be learned from, so that they cost no others.
+
+    Of the images that `choose_examples` and `choose_negatives` choose, each is read once; for one
+    that cannot be used others are chosen.
+
+    Args:
+        labels: What is labelled.
+        image_root: The folder of images.
+        max_pixels: Larger images are refused.
+        bands: As of `piclip.FewShotSegmenter`.
+
+    Returns:
+        The labels without those of images that are missing, cannot be read or have another size
+        than their label says; ``skipped`` has a sentence for each.
+
+    Raises:
+        UsageError: Nothing else is labelled.
+    """
+    good: set[str] = set()
+    while True:
+        chosen = (*choose_examples(labels).values(), *choose_negatives(labels).values())
+        reasons = {}
+        for file in {file.path: file for files in chosen for file in files}.values():
+            if file.path in good:
+                continue
+            try:
+                read_image(file.image_in(Path(image_root)), max_pixels=max_pixels, bands=bands)
+                good.add(file.path)
+            except (ImageError, MaskError) as error:
+                reasons[file.path] = str(error)
+        if not reasons:
+            return labels
+        labels = labels.without(reasons)
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:

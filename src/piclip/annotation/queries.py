@@ -141,7 +141,7 @@ def query_files(queries: Iterable[Path], output: Path, labelled: Iterable[Path])
     return list(found)
 
 
-def find_queries(labels: Labels, image_root: str | Path) -> tuple[Queries, list[Failure]]:
+def find_queries(labels: Labels, image_root: str | Path) -> tuple[Queries, list[str]]:
     """Find the images that have no label.
 
     Args:
@@ -149,7 +149,8 @@ def find_queries(labels: Labels, image_root: str | Path) -> tuple[Queries, list[
         image_root: The folder of images; for its subfolders see `Labels.unlabelled`.
 
     Returns:
-        The images by folder and name, and those that the labels list but that are not there.
+        The images by folder and name, and the paths of those that the labels list without a usable
+        label and that are not there.
 
     Raises:
         ImageError: The folder is missing or has no images.
@@ -163,11 +164,7 @@ def find_queries(labels: Labels, image_root: str | Path) -> tuple[Queries, list[
     ]
     files = {file.path: str(path) for path, file in listed.items()}
     known = {file.path: file for file in listed.values()}
-    failures = [
-        Failure(file.path, f"{file.path}: the labels list this image, but it is not here.")
-        for file in missing
-    ]
-    return Queries(paths, str(root), files, known=known), failures
+    return Queries(paths, str(root), files, known=known), [file.path for file in missing]
 
 
 def own_names(

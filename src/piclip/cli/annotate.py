@@ -204,7 +204,7 @@ def annotate(
     from piclip.annotation.answers import How
     from piclip.annotation.fitted import choose_examples, digest, learn
     from piclip.annotation.jobs import region_job
-    from piclip.annotation.queries import Queries, find_queries
+    from piclip.annotation.queries import Queries
     from piclip.cli import annotate_folder as work
     from piclip.cli.annotate_shards import Cluster, annotate_shards, check_sharded
     from piclip.cli.console import (
@@ -216,6 +216,7 @@ def annotate(
     )
     from piclip.formats.cleaning import Cleaning
 
+    cleaning, chosen = Cleaning(min_area, largest, fill_holes), bands_of(bands)
     read = partial(
         work.read_and_say,
         format=format,
@@ -224,7 +225,7 @@ def annotate(
         strict=strict,
         empty_as_negatives=empty_as_negatives,
     )
-    cleaning, chosen = Cleaning(min_area, largest, fill_holes), bands_of(bands)
+    usable = partial(work.readable, strict=strict, max_pixels=max_pixels, bands=chosen)
 
     def load() -> FewShotSegmenter:
         with loading_model():
@@ -253,6 +254,7 @@ def annotate(
             ),
             format=format,
             read=read,
+            usable=usable,
             output_format=output_format,
             load=load,
             cluster=cluster,
@@ -270,10 +272,10 @@ def annotate(
     target = work.written_format(labels, format, output_format, simplify=simplify)
     place = Path(output) if output else None
     work.check_wanted(place, holdout=holdout, review=review)
-    known = read(labels, images)
+    known = usable(read(labels, images), images)
     examples = choose_examples(known)
     shown = known.labelled if with_labels else ()
-    queries, failures = find_queries(known, images) if output else (Queries(()), [])
+    queries, missing = work.find_and_say(known, images) if output else (Queries(()), [])
     if place:
         others = [Path(labels), review]
         work.check_output(
@@ -294,7 +296,7 @@ def annotate(
     how = How(threshold, min_presence, batch_size, max_pixels)
 
     opened = region_job(queries, place, settings, overwrite=overwrite) if place else nullcontext()
-    expectations, done, regions = [], 0, {}
+    expectations, done, failures, regions = [], 0, [], {}
     with opened as job:
         if holdout or (job and job.waiting):
             with people().status("Learning from the labelled images"):
@@ -312,8 +314,7 @@ def annotate(
         if job and place:
             with running("Annotating", job) as on_progress:
                 job.run(segmenter, how, workers=workers, on_progress=on_progress)
-            done = len(queries) - len(tried := job.failures())
-            failures += tried
+            done = len(queries) - len(failures := job.failures())
             regions = work.write_proposals(
                 job,
                 known,
@@ -343,6 +344,7 @@ def annotate(
                 "earlier": job.earlier if job else 0,
                 "regions": regions,
                 "skipped": list(known.skipped),
+                "missing": missing,
                 "failed": [{"image": f.path, "reason": f.reason} for f in failures],
                 "holdout": [work.expectation_json(found) for found in expectations],
             }

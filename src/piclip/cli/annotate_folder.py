@@ -11,18 +11,19 @@ from typing import Any
 from piclip import FewShotSegmenter
 from piclip.annotation.answers import How
 from piclip.annotation.export import Review, check_destination, write_files, write_review
-from piclip.annotation.fitted import Examples, choose_negatives
+from piclip.annotation.fitted import Examples, choose_negatives, with_readable
 from piclip.annotation.holdout import Expectation, held_out_images, hold_out
 from piclip.annotation.jobs import Job, journal_path
 from piclip.annotation.parquet import Row, failure_row, row_of, write_rows
-from piclip.annotation.queries import Failure, Queries
+from piclip.annotation.queries import Failure, Queries, find_queries
 from piclip.annotation.sinks import Proposal
 from piclip.cli.console import people, print_some, print_table, progress_with_rate
-from piclip.errors import UsageError
-from piclip.formats import LabelledFile, Labels, detect, read_labels
+from piclip.errors import MaskError, UsageError
+from piclip.formats import LabelledFile, Labels, detect, labelme, read_labels
 from piclip.formats.cleaning import Cleaning, kept
 from piclip.formats.labels import label_paths
 from piclip.formats.registry import FORMATS, READERS, check_names, get_format, get_outlined
+from piclip.io.bands import Bands
 from piclip.io.extras import arrow
 from piclip.io.outputs import atomic_path
 from piclip.training_free.scorer import TrainingFreeScorer
@@ -54,12 +55,7 @@ def read_and_say(
         )
     for note in labels.notes:
         people().print(note)
-    if labels.skipped:
-        people().print(
-            f"{len(labels.skipped)} of the labels cannot be used and are left out (--strict ends "
-            f"there):"
-        )
-        print_some(labels.skipped, "see --json")
+    _say_skipped(labels.skipped)
     if not empty_as_negatives or images is None:
         return labels
     if (detect(source) if format == "auto" else format.replace("-", "")) == "labelstudio":
@@ -68,6 +64,46 @@ def read_and_say(
             "out --empty-as-negatives."
         )
     return labels.with_empty_as_negatives(images)
+
+
+def readable(
+    labels: Labels,
+    images: str | Path,
+    *,
+    strict: bool,
+    max_pixels: int,
+    bands: Bands | None,
+) -> Labels:
+    """As `with_readable`; print which labels are left out.
+
+    Raises:
+        MaskError: With ``strict``, an image cannot be learned from.
+        UsageError: No other image is labelled.
+    """
+    with people().status("Reading the labelled images"):
+        found = with_readable(labels, images, max_pixels=max_pixels, bands=bands)
+    more = found.skipped[len(labels.skipped) :]
+    if strict and more:
+        raise MaskError("\n".join(more))
+    _say_skipped(more)
+    return found
+
+
+def _say_skipped(sentences: Sequence[str]) -> None:
+    if sentences:
+        people().print(
+            f"{len(sentences)} of the labels cannot be used and are left out (--strict ends there):"
+        )
+        print_some(sentences, "see --json")
+
+
+def find_and_say(labels: Labels, images: str | Path) -> tuple[Queries, list[str]]:
+    """As `find_queries`; print which images are not there: labels are often of more of them."""
+    queries, missing = find_queries(labels, images)
+    if missing:
+        people().print(f"{len(missing)} images that the labels list are not in {images}:")
+        print_some(missing, "see --json")
+    return queries, missing
 
 
 def check_wanted(output: Path | None, *, holdout: bool, review: Path | None) -> None:
@@ -148,7 +184,14 @@ def check_output(
             raise UsageError("The --output holds the labels already; leave out --with-labels.")
         known = {path for path in queries.paths if labels and path in queries.known}
         targets = label_paths((path for path in paths if path not in known), ".json")
-        foreign = any((output / target).exists() for target in targets)
+        there = [output / target for target in targets if (output / target).exists()]
+        foreign = bool(there)
+        edited = next((path for path in there if labelme.is_edited(path)), None)
+        if edited is not None and not overwrite:
+            raise UsageError(
+                f"{edited} was changed since it was written, and would be written over; give "
+                f"--labels {output} to learn from it, or choose another --output."
+            )
     else:
         foreign = output.is_file() or (output.is_dir() and any(output.iterdir()))
     if foreign and not journal_path(output).exists() and not overwrite:

@@ -90,6 +90,7 @@ def annotate_shards(
     *,
     format: str,
     read: Callable[[Path, Path | None], Labels],
+    usable: Callable[[Labels, Path], Labels],
     output_format: str | None,
     load: Callable[[], FewShotSegmenter],
     cluster: Cluster,
@@ -106,6 +107,7 @@ def annotate_shards(
     """Learn, annotate shard by shard, and write the shards in the format that is wanted."""
     with TemporaryDirectory(prefix="piclip-") as scratch:
         known, folder = _labels(absolute(labels), root_of(absolute(images)), Path(scratch), read)
+        known = usable(known, folder.images)
         target = written_format(folder.labels, format, output_format, simplify=simplify)
         if target == "parquet" and (min_score or cleaning.largest or cleaning.fill_holes):
             raise UsageError(

@@ -4,8 +4,10 @@ In: polygons, rectangles (turned ones too), circles and masks; points and lines 
 left out. Shapes with one label and one group number are one object.
 Out: polygons along pixel edges, several with a group number for an object in parts, and masks for
 objects with holes, which labelme's polygons cannot have. Reading keeps the pixels that a polygon
-covers, not its corners. The flags of an image are kept, and presence is in the description of each
-shape. Lost on the way: crowds, pixels to ignore, scores, and the order of the classes.
+covers, not its corners; what else is said of it (flags, description, group, attributes of
+X-AnyLabeling) is kept, as are shapes that are no areas and all other fields but the picture itself.
+Presence is in the description of each shape. Lost on the way: crowds, pixels to ignore, scores, and
+the order of the classes.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,7 +25,14 @@ from PIL import Image
 
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import relative_path
-from piclip.formats.label_files import dump_json, field, image_size_field, json_if_any, load_json
+from piclip.formats.label_files import (
+    dump_json,
+    field,
+    image_size_field,
+    json_if_any,
+    load_json,
+    read_text,
+)
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class, placed
 from piclip.formats.polygons import Corners, corners_from, ellipse, outlines, rectangle
 from piclip.formats.problems import Boxes, Problems
@@ -30,13 +40,25 @@ from piclip.formats.run_length import RunLengthMask
 from piclip.io.decoding import decode_bytes, reason
 from piclip.io.images import MAX_PIXELS
 
+_LOOKED_AT = 20
+"""Files of a folder; some may be something else."""
 _VERSION = "5.5.0"
+_OF_FILE = frozenset({"shapes", "imagePath", "imageHeight", "imageWidth"})
+_OF_SHAPE = frozenset({"label", "shape_type", "points", "mask"})
+"""Fields that are written anew; all others are handed back as they are."""
 
 
 def recognise(source: Path) -> bool:
     """Is this a labelme file, or a folder with one?"""
-    first = next(iter(sorted(source.rglob("*.json"))), None) if source.is_dir() else source
-    content = None if first is None else json_if_any(first)
+    paths = islice(sorted(source.rglob("*.json")), _LOOKED_AT) if source.is_dir() else [source]
+    return any(map(_has_shapes, paths))
+
+
+def _has_shapes(path: Path) -> bool:
+    try:
+        content = json_if_any(path)
+    except UsageError:
+        return False
     return isinstance(content, dict) and "shapes" in content
 
 
@@ -57,9 +79,15 @@ def read(
     paths = sorted(path.rglob("*.json")) if path.is_dir() else [path]
     if not paths:
         raise UsageError(f"{path}: there are no labelme files (.json) here; check the path.")
-    problems = Problems()
+    problems, contents = Problems(), {}
+    for one in paths:
+        with problems.noted(*([UsageError] if paths[1:] else [])):
+            contents[one] = _load(one)
+    if not contents:
+        raise UsageError(problems.sentences[0])
     listed = [
-        _read_file(p, p.relative_to(root).parent.as_posix(), class_names, problems) for p in paths
+        _file(at, at.relative_to(root).parent.as_posix(), content, class_names, problems)
+        for at, content in contents.items()
     ]
     files = placed(listed, images, problems)
     found = dict.fromkeys(name for file in files for name in file.class_names)
@@ -77,15 +105,35 @@ def write(labels: Labels, destination: str | Path, *, simplify: float = 0.0) -> 
     ]
 
 
-def _read_file(
-    path: Path, folder: str, class_names: Sequence[str], problems: Problems
-) -> LabelledFile:
+def is_edited(path: Path) -> bool:
+    """Whether a tool or a person has written a labelme file: in lines, where `write` has one."""
+    return len(read_text(path).splitlines()) > 1
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """What is in a labelme file, without its picture (UsageError or ImageError if it is none)."""
     content = load_json(path)
-    size = image_size_field(content, str(path), height="imageHeight", width="imageWidth")
-    image = PurePosixPath(folder, relative_path(field(content, "imagePath", str, str(path))))
+    field(content, "shapes", list, str(path))
+    field(content, "imagePath", str, str(path))
+    image_size_field(content, str(path), height="imageHeight", width="imageWidth")
+    return {name: value for name, value in content.items() if name != "imageData"}
+
+
+def _file(
+    path: Path,
+    folder: str,
+    content: dict[str, Any],
+    class_names: Sequence[str],
+    problems: Problems,
+) -> LabelledFile:
+    size = content["imageHeight"], content["imageWidth"]
+    image = PurePosixPath(folder, relative_path(content["imagePath"]))
     parts: dict[tuple[str, object], list[RunLengthMask]] = {}
-    for index, shape in enumerate(field(content, "shapes", list, str(path))):
+    told: dict[tuple[str, object], dict[str, Any]] = {}
+    others = []
+    for index, shape in enumerate(content["shapes"]):
         where = f"{path}: image {image.name!r}, shape {index}"
+        others.append(shape)
         with problems.noted():
             name = field(shape, "label", str, where, MaskError)
             if class_names:
@@ -94,10 +142,24 @@ def _read_file(
             key = (name, ("alone", index) if group is None else ("group", str(group)))
             mask = _mask(shape, size, where)
             parts.setdefault(key, []).append(mask)
-    regions = [Region(name, RunLengthMask.union(masks)) for (name, _), masks in parts.items()]
-    flags = content.get("flags")
-    extra = {"flags": flags} if isinstance(flags, dict) and flags else None
+            told.setdefault(key, _said(shape, _OF_SHAPE))
+            others.pop()
+    regions = [
+        Region(key[0], RunLengthMask.union(masks), extra=told[key] or None)
+        for key, masks in parts.items()
+    ]
+    said = _said(content, _OF_FILE) | ({"shapes": others} if others else {})
+    extra = {"labelme": said} if said else None
     return LabelledFile(str(image), *size, regions=tuple(regions), extra=extra)
+
+
+def _said(item: dict[str, Any], without: frozenset[str]) -> dict[str, Any]:
+    """The other fields of a file or shape, without those that would be written all the same."""
+    return {
+        name: value
+        for name, value in item.items()
+        if name not in without and value not in (None, "", {}, [], _VERSION)
+    }
 
 
 def _mask(shape: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthMask:
@@ -160,15 +222,22 @@ def _decode(text: str, where: str) -> npt.NDArray[np.bool_]:
 
 
 def _content(file: LabelledFile, simplify: float) -> dict[str, Any]:
+    said = dict((file.extra or {}).get("labelme", {}))
+    others = said.pop("shapes", [])
+    # Two objects of one class and group would be one.
+    taken = [region.extra for region in file.regions if region.extra] + others
+    groups = [item.get("group_id") for item in taken if isinstance(item, dict)]
+    first = 1 + max((group for group in groups if isinstance(group, int)), default=-1)
     shapes = [
         shape
-        for group, region in enumerate(file.regions)
+        for group, region in enumerate(file.regions, start=first)
         for shape in _shapes(file, region, group, simplify)
     ]
     return {
         "version": _VERSION,
-        "flags": (file.extra or {}).get("flags", {}),
-        "shapes": shapes,
+        "flags": {},
+        **said,
+        "shapes": [*others, *shapes],
         "imagePath": PurePosixPath(file.path).name,
         "imageData": None,
         "imageHeight": file.height,
@@ -180,7 +249,12 @@ def _shapes(
     file: LabelledFile, region: Region, group: int, simplify: float
 ) -> list[dict[str, Any]]:
     told = file.presence and f"presence {file.presence[region.class_name]:.4f}"
-    common = {"label": region.class_name, "flags": {}, "description": told or ""}
+    common: dict[str, Any] = {
+        "label": region.class_name,
+        "flags": {},
+        "description": told or "",
+        **(region.extra or {}),
+    }
     mask = region.mask.to_array()
     parts = outlines(mask, simplify)
     if any(len(loops) > 1 for loops in parts):
@@ -193,7 +267,7 @@ def _shapes(
                 "shape_type": "mask",
                 "points": [[left, top], [left + width - 1, top + height - 1]],
                 "mask": base64.b64encode(png.getvalue()).decode("ascii"),
-                "group_id": None,
+                "group_id": common.get("group_id"),
             }
         ]
     return [
@@ -201,7 +275,7 @@ def _shapes(
         | {
             "shape_type": "polygon",
             "points": loops[0].tolist(),
-            "group_id": group if len(parts) > 1 else None,
+            "group_id": common.get("group_id", group if len(parts) > 1 else None),
         }
         for loops in parts
     ]

@@ -30,12 +30,15 @@ class Region:
         mask: Its pixels, at the image's size.
         crowd: A group labelled as one (COCO's ``iscrowd``).
         score: Confidence of a prediction, 0 to 1; None for a person's label.
+        extra: What else the tool says of the region, which its own format hands back unchanged: the
+            flags, description, attributes ... of labelme and X-AnyLabeling.
     """
 
     class_name: str
     mask: RunLengthMask
     crowd: bool = False
     score: float | None = None
+    extra: Mapping[str, Any] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,8 @@ class LabelledFile:
             neither regions nor these is unlabelled.
         presence: Of a prediction, the probability of each class to be in the image, if it is known.
         extra: What else the tool says of the image, which its own format hands back unchanged:
-            "flags" of labelme, "data", "from_name" and "to_name" of Label Studio.
+            "labelme" has the fields of its file, with the shapes that are no regions; "data",
+            "from_name" and "to_name" are of Label Studio.
     """
 
     path: str
@@ -114,10 +118,10 @@ class LabelledFile:
         return path
 
     def is_in(self, root: Path) -> bool:
-        """Whether its file is there, as `image_in` finds it (MaskError for another size)."""
+        """Whether its file is there, as `image_in` finds it, and of its size."""
         try:
             self.image_in(root)
-        except ImageError:
+        except (ImageError, MaskError):
             return False
         return True
 
@@ -193,17 +197,30 @@ class Labels:
         """The images of which a label says what is in them, or what is not."""
         return tuple(file for file in self.images if file.labelled)
 
+    def without(self, reasons: Mapping[str, str]) -> Labels:
+        """Leave out the labels of some images.
+
+        Args:
+            reasons: By path of the image, the sentence that says why.
+
+        Returns:
+            The labels, in which these images have none, with the sentences in ``skipped``.
+        """
+        files = (
+            replace(file, regions=(), absent=(), ignore=None) if file.path in reasons else file
+            for file in self.images
+        )
+        return replace(self, images=tuple(files), skipped=(*self.skipped, *reasons.values()))
+
     def with_empty_as_negatives(self, image_root: str | Path) -> Labels:
         """Take each image that is listed without a label as one that holds none of the classes.
 
         Args:
-            image_root: The folder of images; what is listed but not there stays unlabelled.
+            image_root: The folder of images; what is listed but not there, or has another size
+                than the labels say, stays unlabelled.
 
         Returns:
             The labels, in which these images are labelled as without every class.
-
-        Raises:
-            MaskError: An image has another size than the labels say.
         """
         files = (
             replace(file, absent=self.class_names)

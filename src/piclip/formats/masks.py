@@ -81,8 +81,9 @@ def read(
         )
     if maps:
         problems.notes.append(
-            f"{maps[0]}: {len(maps)} masks such as this hold several small values, as maps of "
-            f"classes do; all but 0 counts as one class. --format voc takes each for a class."
+            f"{maps[0]}: {len(maps)} masks such as this hold several small values or colours, as "
+            f"maps of classes do; all but 0 counts as one class. --format voc takes each for a "
+            f"class, colours with a labelmap.txt."
         )
     return Labels(
         tuple(class_names) or tuple(names),

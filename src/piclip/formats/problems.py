@@ -25,11 +25,13 @@ class Problems:
         self.notes: list[str] = []
 
     @contextmanager
-    def noted(self) -> Iterator[None]:
-        """Leaves out what its block reads if that is a MaskError or ImageError."""
+    def noted(self, *more: type[PiclipError]) -> Iterator[None]:
+        """Leaves out what its block reads if that is a MaskError or ImageError, or one of more."""
         try:
             yield
-        except (MaskError, ImageError) as error:
+        except PiclipError as error:
+            if not isinstance(error, (MaskError, ImageError, *more)):
+                raise
             self.note(error)
 
     def note(self, error: PiclipError) -> None:

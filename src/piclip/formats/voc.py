@@ -55,19 +55,34 @@ def recognise(source: Path) -> bool:
 
 
 def is_class_map(path: Path) -> bool:
-    """Whether a mask holds several small values above 0, as only maps of classes do.
+    """Whether a mask holds several small values above 0, or several colours, as maps of classes do.
 
-    Masks with soft borders hold greater ones, too. A file that cannot be read is none.
+    Masks with soft borders hold greater values, too, and shades of one colour. A file that cannot
+    be read, or with loss, is none.
     """
     try:
-        pixels = np.asarray(decode(path, MAX_PIXELS)).ravel()
+        image = decode(path, MAX_PIXELS)
     except ImageError:
         return False
-    if pixels.dtype != np.uint8:
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or image.format in {"JPEG", "MPO", "WEBP"}:
         return False
-    values = np.flatnonzero(np.bincount(pixels)).tolist()
+    if image.mode in {"RGB", "RGBA"}:
+        opaque = image.mode == "RGB" or bool(pixels[:, :, 3].min() > 0)  # else alpha is the mask
+        return opaque and _hues(pixels[:, :, :3]) > 1
+    if pixels.ndim != 2:
+        return False
+    values = np.flatnonzero(np.bincount(pixels.ravel())).tolist()
     marks = [value for value in values if value not in {0, IGNORE}]
     return values[0] == 0 and len(marks) > 1 and marks[-1] <= _SMALL
+
+
+def _hues(rgb: npt.NDArray[np.uint8]) -> int:
+    """The number of colours (gray is none) of light pixels, where shades of one count once."""
+    top = rgb.max(axis=2)
+    light = rgb[(top >= 128) & (rgb.min(axis=2) < top)].astype(np.float32)
+    steps = np.round(4 * light / light.max(axis=1, keepdims=True)).astype(np.int64)
+    return np.count_nonzero(np.bincount(steps @ np.array([25, 5, 1])))
 
 
 def _mode(path: Path) -> str:

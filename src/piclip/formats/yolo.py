@@ -38,9 +38,11 @@ def recognise(source: Path) -> bool:
     """Is this a data.yaml, or a folder with one or with text labels?"""
     if source.is_file():
         return source.name in _YAMLS
-    if any((source / part).exists() for part in (*_YAMLS, _CLASSES)) or any(
+    if any((source / part).exists() for part in _YAMLS) or any(
         next(source.glob(pattern), None) for pattern in ("labels/**/*.txt", "*/labels/**/*.txt")
     ):
+        return True
+    if (source / _CLASSES).exists() and not next(source.glob("*.png"), None):
         return True
     return any(map(_has_labels, islice(_label_files(source), _LOOKED_AT)))
 
@@ -67,12 +69,14 @@ def read(
     if not values:
         raise UsageError(
             f"{folder}: what the class indices mean is not said; put one class name per line, that "
-            f"of index 0 first, into {folder / _CLASSES}."
+            f"of index 0 first, into {folder / _CLASSES}, or give each its --name in that order."
         )
     names, files = tuple(class_names) or values, []
     for path, image, size in labels.with_images(texts):
-        regions = []
-        for number, line in enumerate(read_text(path).splitlines(), start=1):
+        regions, lines = [], list[str]()
+        with problems.noted(UsageError):
+            lines = read_text(path).splitlines()
+        for number, line in enumerate(lines, start=1):
             if line.strip():
                 where = f"{path}: line {number}"
                 with problems.noted():
@@ -169,14 +173,16 @@ def _region(
     words: list[str], class_names: Sequence[str], size: tuple[int, int], where: str, boxes: Boxes
 ) -> Region:
     try:
-        index, numbers = int(words[0]), [float(word) for word in words[1:]]
+        index, *numbers = map(float, words)  # Ultralytics, too, takes 0.0 for a class's index
+        if not index.is_integer():
+            raise ValueError
     except ValueError as error:
         raise MaskError(
             f"{where}: 'class x y x y ...' in numbers was expected, not {' '.join(words)[:40]!r}."
         ) from error
     if not 0 <= index < len(class_names):
         raise MaskError(
-            f"{where}: the class index {index} is unknown; there are {len(class_names)} classes, "
+            f"{where}: the class index {index:g} is unknown; there are {len(class_names)} classes, "
             f"the first has the index 0."
         )
     corners = corners_from(numbers, where) * [size[1], size[0]]
@@ -185,7 +191,7 @@ def _region(
             raise box_without_mask(where)
         centre, sides = corners
         corners = rectangle(centre - sides / 2, centre + sides / 2)
-    return Region(class_names[index], RunLengthMask.from_polygons([corners], size, where))
+    return Region(class_names[int(index)], RunLengthMask.from_polygons([corners], size, where))
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
