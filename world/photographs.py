@@ -91,6 +91,7 @@ class Photographs:
         overrides: Changes to every recipe.
         lists: Folder with the lists of each fold.
         recipes: Folder of the recipes.
+        untrained: Whether what needs no training is evaluated, too.
     """
 
     data: Path
@@ -107,6 +108,7 @@ class Photographs:
     overrides: tuple[str, ...] = ()
     lists: Path = LISTS
     recipes: Path = Path("recipes/photographs")
+    untrained: bool = True
 
     def phases(self) -> tuple[list[Part], list[Part], list[Part]]:
         """The base learners; priors and decoders, fold by fold; and the segmenter."""
@@ -115,7 +117,7 @@ class Photographs:
         ]
         parts: list[Part] = []
         for fold in self.folds:
-            priors = [prior for prior in self.priors if prior != "none"]
+            priors = [prior for prior in self.priors if prior != "none" and self.untrained]
             parts += [self._evaluations(f"threshold-{p}", fold, threshold, p) for p in priors]
             for decoder in self.decoders:
                 for prior in self.priors:
@@ -123,7 +125,8 @@ class Photographs:
                     step = partial(learn, self, fold, decoder, prior)
                     asked = self._evaluations(folder.name, fold, decode, folder)
                     parts.append([(folder / "decoder", step), *asked])
-        segmenters = [(fold, kind) for fold in self.folds for kind in SEGMENTERS]
+        kinds = SEGMENTERS if self.untrained else ()
+        segmenters = [(fold, kind) for fold in self.folds for kind in kinds]
         without = [self._evaluations(f"segmenter-{n}", fold, segment, n) for fold, n in segmenters]
         return learners, parts, without
 
@@ -278,23 +281,32 @@ def _trainings(plan: Photographs) -> Iterator[dict[str, Any]]:
 
 QUICK = ("base.steps=40", "episodic.steps=60", "validation.every=30", "validation.episodes=20")
 
+LONGER = ("episodic.steps=1200",)
+
 
 def main() -> int:
     """The command line of the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data/pascal"), help="VOC's photographs")
     parser.add_argument("--model", default=MODEL, help="name or folder of the ViT")
-    parser.add_argument("--output", type=Path, help=f"default: {LISTS}/results, quick in the runs")
-    parser.add_argument("--runs", type=Path, help="default: runs/photographs, or -quick")
+    parser.add_argument("--output", type=Path, help=f"default: {LISTS}/results, or -longer")
+    parser.add_argument("--runs", type=Path, help="default: runs/photographs, or -quick, -longer")
     parser.add_argument("--quick", action="store_true", help="one fold, short trainings: minutes")
+    parser.add_argument(
+        "--longer", action="store_true", help="one fold, three times the steps: has it settled?"
+    )
     parser.add_argument("--report", action="store_true", help="tables alone, of what is there")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings at once")
     options = parser.parse_args()
-    runs = options.runs or Path("runs/photographs-quick" if options.quick else "runs/photographs")
-    output = options.output or (runs if options.quick else LISTS) / "results"
+    kind = "-quick" if options.quick else "-longer" if options.longer else ""
+    runs = options.runs or Path(f"runs/photographs{kind}")
+    output = options.output or (runs if options.quick else Path(f"{LISTS}{kind}")) / "results"
     plan = Photographs(options.data, options.model, output, runs)
     if options.quick:  # the same path; its figures say little
         plan = replace(plan, folds=(0,), seeds=2, episodes=20, overrides=QUICK)
+    elif options.longer:
+        priors = ("imagenet", "piclip", "none")
+        plan = replace(plan, folds=(0,), priors=priors, overrides=LONGER, untrained=False)
     try:
         if not options.report:
             run(plan, options.workers)

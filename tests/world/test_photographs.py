@@ -169,13 +169,14 @@ def test_all_of_it_in_small_from_a_name_on_the_hub(data, tmp_path):
     [
         ([], "benchmarks/photos5i/results", "runs/photographs", 4),
         (["--quick"], "runs/photographs-quick/results", "runs/photographs-quick", 1),
+        (["--longer"], "benchmarks/photos5i-longer/results", "runs/photographs-longer", 1),
         (["--output", "out", "--runs", "own"], "out", "own", 4),
     ],
 )
 def test_what_is_asked_for_on_the_command_line(monkeypatch, words, output, runs, folds):
     asked = []
     monkeypatch.setattr(photographs, "run", lambda plan, workers: asked.append((plan, workers)))
-    monkeypatch.setattr(photographs, "report", lambda plan: asked.append(plan))
+    monkeypatch.setattr(photographs, "report", asked.append)
     monkeypatch.setattr("sys.argv", ["photographs", "--data", "d", "--workers", "3", *words])
     assert photographs.main() == 0
     (plan, workers), reported = asked
