@@ -73,6 +73,17 @@ def test_bands_of_any_kind_are_scaled_by_what_they_use(tmp_path, kind, top, full
     )
 
 
+@pytest.mark.parametrize(("kind", "nothing"), [("f4", "-9999"), ("i2", "-32768\0"), ("f8", "x")])
+def test_pixels_of_which_nothing_was_measured_are_black(tmp_path, kind, nothing):
+    values = samples(5, kind, top=1 if kind[0] == "f" else 4000)
+    expected = scaled(values[:, :, [4, 2, 0]], 1 if kind[0] == "f" else 4095)
+    if nothing != "x":
+        values[3:6, 4:9] = float(nothing.rstrip("\0"))
+        expected[3:6, 4:9] = 0
+    write_tiff(tmp_path / "a.tif", values, no_data=nothing)
+    np.testing.assert_array_equal(shown(tmp_path / "a.tif", (5, 3, 1)), expected)
+
+
 @pytest.mark.parametrize("layout", ["strips", "tiles", "planes"])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_floats_that_are_stored_as_differences(tmp_path, layout, order):
