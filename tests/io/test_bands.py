@@ -202,6 +202,18 @@ def test_deep_inks_are_read_as_before(tmp_path):
     np.testing.assert_array_equal(shown(tmp_path / "a.tif"), 255)
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_masks_of_deep_colours_are_read_as_before(tmp_path, orientation):
+    values = np.zeros((3, 4, 3), np.uint16)
+    values[1, 2] = 65535
+    write_tiff(tmp_path / "a.tif", values, photometric=2, orientation=orientation)
+    expected = np.zeros((3, 4), bool)
+    expected[1, 2] = True
+    expected = np.rot90(expected, -1) if orientation == 6 else expected
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.tif"), expected)
+    np.testing.assert_array_equal(shown(tmp_path / "a.tif")[:, :, 0] == 255, expected)
+
+
 def deep_png(path, values, kind=2):
     """A PNG of 16 bits, which Pillow cannot write in colours."""
     height, width, _ = values.shape

@@ -80,6 +80,11 @@ def open_tiff(stream: Any, bands: Bands | None) -> ImageFile.ImageFile:  # noqa:
     return banded
 
 
+def is_deep(tiff: TiffImagePlugin.TiffImageFile) -> bool:
+    """Whether its colours have more than the 8 bits that Pillow reads of them."""
+    return tiff.mode in {"RGB", "RGBX"} and max(tiff.tag_v2.get(_BITS, (1,))) > 8
+
+
 class BandedTiff(TiffImagePlugin.TiffImageFile):
     """A TIFF whose header Pillow reads, and whose bands are read here."""
 
@@ -90,13 +95,10 @@ class BandedTiff(TiffImagePlugin.TiffImageFile):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it says what its bands are, and has no more bits than Pillow reads of them."""
-        samples, bits = self._whole(_SAMPLES, 1), self.tag_v2.get(_BITS, (1,))
+        """Whether it says what its bands are."""
+        samples, inks = self._whole(_SAMPLES, 1), self.tag_v2.get(_PHOTOMETRIC) == _CMYK
         alpha = self.tag_v2.get(_EXTRA, (0,))[0] in {1, 2}
-        photometric = self.tag_v2.get(_PHOTOMETRIC)
-        most = 5 if photometric == _CMYK else 4
-        deep = photometric == _RGB and max(bits) > 8 and not alpha
-        return samples <= most and not deep and (samples != 2 or alpha)
+        return samples <= (5 if inks else 4) and (samples != 2 or alpha)
 
     def samples(self, bands: Bands | None, name: str) -> npt.NDArray[Any]:
         """The values of some bands, neither turned nor scaled; 0 where nothing was measured.
