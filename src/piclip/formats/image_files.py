@@ -20,6 +20,10 @@ Size: TypeAlias = tuple[int, int]
 """(height, width) in pixels."""
 
 
+PNG = "*.[pP][nN][gG]"
+"""What PNG files are called, on Windows too."""
+
+
 def relative_path(text: str) -> str:
     """Clean a path of a label file: ``/`` only, and nothing that leads out of the folder.
 
