@@ -122,6 +122,15 @@ def test_a_label_finds_its_image_whatever_the_case_of_its_name(tmp_path):
         assert (file.path, file.class_names) == ("IMG.JPG", ("cat",))
 
 
+@pytest.mark.parametrize("format", ["masks", "voc", "yolo"])
+def test_a_label_may_be_called_as_its_image_with_a_suffix_more(tmp_path, format):
+    root = photos(tmp_path / "photos", "x/1.JPG", "y/1.png", "2.b.jpg")
+    names = ("x/1.jpg.png", "y/1.png.png", "2.b.png")
+    write_labels(labelled(*names), tmp_path / "out", format=format)
+    labels = read_labels(tmp_path / "out", format=format, images=root)
+    assert sorted(file.path for file in labels.images) == ["2.b.jpg", "x/1.JPG", "y/1.png"]
+
+
 def test_a_photo_is_read_though_its_original_lies_beside_it(tmp_path):
     root = photos(tmp_path / "photos", "1.jpg")
     (root / "1.heic").touch()
