@@ -36,6 +36,7 @@ def write_tiff(
         338: [tags.get("alpha", 0)] * extra,
         339: [kind] * bands,
         **({322: [across], 323: [down]} if tile else {278: [rows]}),
+        42113: list(tags.get("no_data", "").encode()),
     }
     entries = {tag: found for tag, found in entries.items() if found}
     at = 8 + 2 + 12 * (len(entries) + 2) + 4
@@ -45,12 +46,12 @@ def write_tiff(
     body = b"".join(pieces)
     table = b""
     for tag, found in sorted(entries.items()):
-        long = tag in {273, 279, 324, 325}
-        data = struct.pack(f"{order}{len(found)}{'I' if long else 'H'}", *found)
+        code = {273: 4, 279: 4, 324: 4, 325: 4, 42113: 2}.get(tag, 3)
+        data = struct.pack(f"{order}{len(found)}{' BHI'[code - 1]}", *found)
         if len(data) > 4:
             body += bytes(len(body) % 2)
             data, body = struct.pack(f"{order}I", at + len(body)), body + data
-        table += struct.pack(f"{order}HHI", tag, 4 if long else 3, len(found))
+        table += struct.pack(f"{order}HHI", tag, code, len(found))
         table += data.ljust(4, b"\0")
     start = b"II*\0" if order == "<" else b"MM\0*"
     head = start + struct.pack(f"{order}IH", 8, len(entries))

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from piclip import FewShotSegmenter, Support
-from piclip.annotation.fitted import MOST_SUPPORTS, choose_examples, digest, learn, spread
+from piclip.annotation.fitted import (
+    MOST_SUPPORTS,
+    choose_examples,
+    digest,
+    learn,
+    spread,
+    with_readable,
+)
 from piclip.errors import ImageError, UsageError
 from piclip.formats import LabelledFile, Labels, Region, RunLengthMask
 
@@ -26,6 +33,15 @@ def dots(**classes):
         for path, shown in classes.items()
     ]
     return Labels(names, tuple(files))
+
+
+def test_where_no_image_can_be_used_not_all_are_tried(tmp_path):
+    mask = RunLengthMask.from_array(np.ones((4, 4), bool))
+    files = [LabelledFile(f"{n:04}.png", 4, 4, (Region("cat", mask),)) for n in range(4000)]
+    labels = Labels(("cat",), tuple(files))
+    words = rf"None of {MOST_SUPPORTS} labelled images can be learned from, the first: .*0000\.png"
+    with pytest.raises(UsageError, match=words):
+        with_readable(labels, tmp_path)
 
 
 def test_an_image_serves_the_classes_labelled_in_it_and_no_others():

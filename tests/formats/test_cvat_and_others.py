@@ -187,6 +187,14 @@ def test_files_that_are_none_of_ours_are_called_by_their_name(tmp_path, content,
     one_sentence(error)
 
 
+@pytest.mark.parametrize("format", ["coco", "labelstudio"])
+def test_of_a_folder_with_one_file_that_file_is_asked_for(tmp_path, format):
+    (tmp_path / "annotations").mkdir()
+    write_labels(simple(HOLED), tmp_path / "annotations/a.json", format=format)
+    with pytest.raises(UsageError, match=r"annotations/a\.json in it is .*; give that file itself"):
+        detect(tmp_path)
+
+
 def test_an_archive_is_to_be_unpacked(tmp_path):
     with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
         archive.writestr("a.json", "{}")

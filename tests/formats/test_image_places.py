@@ -108,10 +108,27 @@ def test_labels_may_lie_beside_their_images(tmp_path, format):
 def test_a_label_finds_its_image_whatever_the_case_of_its_name(tmp_path):
     root = photos(tmp_path / "photos", "IMG.JPG", "Photo.Png", "photo.png")
     (tmp_path / "masks/cat").mkdir(parents=True)
-    for name in ("img", "photo"):
-        Image.fromarray(HOLED).save(tmp_path / f"masks/cat/{name}.png")
+    for name in ("img.PNG", "photo.png"):
+        Image.fromarray(HOLED).save(tmp_path / "masks/cat" / name)
     labels = read_labels(tmp_path / "masks", images=root)
     assert [file.path for file in labels.images] == ["IMG.JPG", "photo.png"]
+    (tmp_path / "maps").mkdir()
+    maps = Image.fromarray(HOLED.astype(np.uint8)).convert("P")
+    maps.save(tmp_path / "maps/img.PNG")
+    for format in ("auto", "voc"):
+        [file] = read_labels(
+            tmp_path / "maps", format=format, images=root, class_names=["cat"]
+        ).images
+        assert (file.path, file.class_names) == ("IMG.JPG", ("cat",))
+
+
+@pytest.mark.parametrize("format", ["masks", "voc", "yolo"])
+def test_a_label_may_be_called_as_its_image_with_a_suffix_more(tmp_path, format):
+    root = photos(tmp_path / "photos", "x/1.JPG", "y/1.png", "2.b.jpg")
+    names = ("x/1.jpg.png", "y/1.png.png", "2.b.png")
+    write_labels(labelled(*names), tmp_path / "out", format=format)
+    labels = read_labels(tmp_path / "out", format=format, images=root)
+    assert sorted(file.path for file in labels.images) == ["2.b.jpg", "x/1.JPG", "y/1.png"]
 
 
 def test_a_photo_is_read_though_its_original_lies_beside_it(tmp_path):

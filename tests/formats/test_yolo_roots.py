@@ -41,7 +41,10 @@ def test_a_root_of_roboflow(tmp_path):
     for source in (root, root / "data.yaml"):
         check(read_labels(source, images=root), "train/images/a.jpg", "valid/images/a.jpg")
     check(read_labels(root / "train", images=root / "train/images"), "a.jpg")
-    (root / "data.yaml").unlink()
+    (root / "data.yaml").rename(root / "cats and dogs.YML")
+    assert detect(root / "cats and dogs.YML") == "yolo"
+    by_name = read_labels(root / "cats and dogs.YML", images=root)
+    check(by_name, "train/images/a.jpg", "valid/images/a.jpg")
     assert detect(root) == "yolo"
     with pytest.raises(UsageError, match="what the class indices mean is not said"):
         read_labels(root, images=root)

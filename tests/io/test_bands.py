@@ -73,6 +73,17 @@ def test_bands_of_any_kind_are_scaled_by_what_they_use(tmp_path, kind, top, full
     )
 
 
+@pytest.mark.parametrize(("kind", "nothing"), [("f4", "-9999"), ("i2", "-32768\0"), ("f8", "x")])
+def test_pixels_of_which_nothing_was_measured_are_black(tmp_path, kind, nothing):
+    values = samples(5, kind, top=1 if kind[0] == "f" else 4000)
+    expected = scaled(values[:, :, [4, 2, 0]], 1 if kind[0] == "f" else 4095)
+    if nothing != "x":
+        values[3:6, 4:9] = float(nothing.rstrip("\0"))
+        expected[3:6, 4:9] = 0
+    write_tiff(tmp_path / "a.tif", values, no_data=nothing)
+    np.testing.assert_array_equal(shown(tmp_path / "a.tif", (5, 3, 1)), expected)
+
+
 @pytest.mark.parametrize("layout", ["strips", "tiles", "planes"])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_floats_that_are_stored_as_differences(tmp_path, layout, order):
@@ -189,6 +200,18 @@ def test_deep_colours_of_a_tiff_are_scaled_by_the_bits_that_they_use(tmp_path, b
 def test_deep_inks_are_read_as_before(tmp_path):
     write_tiff(tmp_path / "a.tif", np.zeros((3, 4, 4), np.uint16), photometric=5)
     np.testing.assert_array_equal(shown(tmp_path / "a.tif"), 255)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_masks_of_deep_colours_are_read_as_before(tmp_path, orientation):
+    values = np.zeros((3, 4, 3), np.uint16)
+    values[1, 2] = 65535
+    write_tiff(tmp_path / "a.tif", values, photometric=2, orientation=orientation)
+    expected = np.zeros((3, 4), bool)
+    expected[1, 2] = True
+    expected = np.rot90(expected, -1) if orientation == 6 else expected
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.tif"), expected)
+    np.testing.assert_array_equal(shown(tmp_path / "a.tif")[:, :, 0] == 255, expected)
 
 
 def deep_png(path, values, kind=2):

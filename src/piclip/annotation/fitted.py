@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
-from piclip.errors import ImageError, MaskError
+from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import find_image
 from piclip.formats.labels import LabelledFile, Labels
 from piclip.io.bands import Bands
@@ -84,13 +84,14 @@ def with_readable(
         than their label says; ``skipped`` has a sentence for each.
 
     Raises:
-        UsageError: Nothing else is labelled.
+        UsageError: Nothing else is labelled, or none of many images can be used.
     """
     good: set[str] = set()
     while True:
         chosen = (*choose_examples(labels).values(), *choose_negatives(labels).values())
+        tried = {file.path: file for files in chosen for file in files}
         reasons = {}
-        for file in {file.path: file for files in chosen for file in files}.values():
+        for file in tried.values():
             if file.path in good:
                 continue
             try:
@@ -100,6 +101,11 @@ def with_readable(
                 reasons[file.path] = str(error)
         if not reasons:
             return labels
+        if len(reasons) == len(tried) >= MOST_SUPPORTS:
+            raise UsageError(
+                f"None of {len(tried)} labelled images can be learned from, the first: "
+                f"{next(iter(reasons.values()))}"
+            )
         labels = labels.without(reasons)
 
 

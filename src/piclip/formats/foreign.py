@@ -20,8 +20,8 @@ def what_it_is(path: Path) -> str | None:
     if path.is_dir():
         for pattern in ("*.xml", "*.json"):
             first = next(iter(sorted(path.rglob(pattern))), None)
-            if first is not None and (found := _of_file(first)):
-                return f"{first.name} in it is {found}"
+            if first is not None and (found := _of_file(first) or _of_one_file(first)):
+                return f"{first.relative_to(path)} in it is {found}"
         return None
     if not path.is_file():
         return None
@@ -39,6 +39,17 @@ def _of_file(path: Path) -> str | None:
     if isinstance(content, list):
         return _of_list(content)
     return _of_object(content) if isinstance(content, dict) else None
+
+
+def _of_one_file(path: Path) -> str | None:
+    """Formats of ours that are one file and no folder."""
+    content = json_if_any(path)
+    if isinstance(content, dict) and {"images", "categories"} <= content.keys():
+        return "a COCO file; give that file itself"
+    first = content[0] if isinstance(content, list) and content else None
+    if isinstance(first, dict) and "data" in first:
+        return "an export of Label Studio; give that file itself"
+    return None
 
 
 def _xml(path: Path) -> str | None:

@@ -20,6 +20,10 @@ Size: TypeAlias = tuple[int, int]
 """(height, width) in pixels."""
 
 
+PNG = "*.[pP][nN][gG]"
+"""What PNG files are called, on Windows too."""
+
+
 def relative_path(text: str) -> str:
     """Clean a path of a label file: ``/`` only, and nothing that leads out of the folder.
 
@@ -107,7 +111,9 @@ class ImageFolder:
             except (OSError, ValueError):  # no file can have this name
                 return None
         name = _plain(parts[-1])
-        files = self._by_stem.get(PurePosixPath(name).stem, [])
+        files = self._by_stem.get(stem := PurePosixPath(name).stem, [])
+        if any_suffix and not files and PurePosixPath(stem).suffix in SUFFIXES | UNREAD:
+            return self.find(str(PurePosixPath(path).with_suffix("")))  # the label is a.jpg.png
         if not any_suffix:
             files = [file for file in files if _plain(file.name) == name]
         # Beside a photo and what was made of it, such as IMG.HEIC, IMG.JPG is the one to use.

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from piclip.errors import ImageError, UsageError
-from piclip.formats.image_files import LabelFiles
+from piclip.formats.image_files import PNG, LabelFiles
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.problems import Boxes, Problems
 from piclip.formats.run_length import RunLengthMask
@@ -34,7 +34,7 @@ def recognise(source: Path) -> bool:
     if not source.is_dir():
         return False
     first = next(iter(_masks(source, None)), None)
-    png = next(source.rglob("*.png"), None)
+    png = next(source.rglob(PNG), None)
     return png is not None or (first is not None and _is_black_and_white(first))
 
 
@@ -128,7 +128,7 @@ def _masks(folder: Path, images: str | Path | None) -> list[Path]:
     """The pictures in a folder and its subfolders that are masks, not the labelled images."""
     photos = None if images is None else Path(images).absolute()
     if photos == folder.absolute():
-        return sorted(folder.rglob("*.png"))
+        return sorted(folder.rglob(PNG))
     pictures = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if photos is None or not photos.is_relative_to(folder.absolute()):
         return sorted(pictures)

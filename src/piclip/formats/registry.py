@@ -13,6 +13,7 @@ from piclip.formats.image_files import ImageFolder
 from piclip.formats.label_files import check_lines
 from piclip.formats.labels import Labels
 from piclip.formats.problems import Boxes
+from piclip.io.bands import Bands
 from piclip.io.decoding import reason
 from piclip.io.images import read_image
 from piclip.io.outputs import write_png
@@ -197,7 +198,12 @@ def write_labels(
 
 
 def write_overlays(
-    labels: Labels, destination: str | Path, *, images: str | Path, alpha: float = 0.5
+    labels: Labels,
+    destination: str | Path,
+    *,
+    images: str | Path,
+    alpha: float = 0.5,
+    bands: Bands | None = None,
 ) -> list[Path]:
     """Draw labels over their images, to look at; nothing reads them back.
 
@@ -206,6 +212,7 @@ def write_overlays(
         destination: The folder for ``NAME.png``, made if need be.
         images: The folder of images.
         alpha: Weight of the tint, 0 (outlines only) to 1.
+        bands: Of TIFF images, as of `piclip.io.images.read_image`.
 
     Returns:
         The files written.
@@ -217,7 +224,7 @@ def write_overlays(
     """
     written = []
     for file in labels.labelled:
-        image = read_image(file.image_in(Path(images)))
+        image = read_image(file.image_in(Path(images)), bands=bands)
         drawn = draw_overlay(image, file.class_map(labels.class_names), alpha)
         target = PurePosixPath(file.path).with_suffix(".png")
         written.append(write_png(drawn, Path(destination) / target))

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from piclip.errors import ImageError, MaskError, UsageError
-from piclip.formats.image_files import LabelFiles
+from piclip.formats.image_files import PNG, LabelFiles
 from piclip.formats.label_files import check_lines, read_lines, write_text
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.problems import Boxes, Problems
@@ -47,10 +47,10 @@ def recognise(source: Path) -> bool:
         return True
     if source.name in _MAPS and (source.parent / _COLOURS).is_file():
         return True
-    first = next(iter(sorted(source.glob("*.png"))), None)
+    first = next(iter(sorted(source.glob(PNG))), None)
     if first is not None and _mode(first) == "P":
         return True
-    some = islice(sorted(source.rglob("*.png")), _LOOKED_AT)
+    some = islice(sorted(source.rglob(PNG)), _LOOKED_AT)
     return any(is_class_map(path) for path in some if _mode(path) == "L")
 
 
@@ -79,6 +79,8 @@ def is_class_map(path: Path) -> bool:
 
 def _hues(rgb: npt.NDArray[np.uint8]) -> int:
     """The number of colours (gray is none) of light pixels, where shades of one count once."""
+    apart = 1 + rgb.size // 50_000_000  # of a large mask, a part says it
+    rgb = rgb[::apart, ::apart]
     top = rgb.max(axis=2)
     light = rgb[(top >= 128) & (rgb.min(axis=2) < top)].astype(np.float32)
     steps = np.round(4 * light / light.max(axis=1, keepdims=True)).astype(np.int64)
@@ -112,9 +114,7 @@ def read(
         images = folder.parent / "JPEGImages"
     problems = Problems()
     others = [path for path in folder.parent.glob("Segmentation*") if path != folder]
-    maps = LabelFiles(
-        *(folder, folder.rglob("*.png"), images, "class maps", problems), without=others
-    )
+    maps = LabelFiles(*(folder, folder.rglob(PNG), images, "class maps", problems), without=others)
     colours = _colour_map(folder)
     values = colours.class_names if colours else _class_names(folder) or tuple(class_names)
     if not values:
@@ -163,7 +163,7 @@ def write(labels: Labels, destination: str | Path) -> list[Path]:
 def _maps_in(source: Path) -> Path:
     """The folder of maps: that below a root of VOC, or else the folder itself."""
     for name in _MAPS:
-        if next((source / name).glob("*.png"), None) is not None:
+        if next((source / name).glob(PNG), None) is not None:
             return source / name
     return source
 

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from piclip.errors import MaskError, UsageError
-from piclip.formats.image_files import LabelFiles
+from piclip.formats.image_files import PNG, LabelFiles
 from piclip.formats.label_files import read_lines, read_text, readable, write_text
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import corners_from, joined, outlines, rectangle
@@ -27,6 +27,7 @@ from piclip.formats.problems import Boxes, Problems, box_without_mask
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.documents import read_yaml
 
+_YAML_SUFFIXES = frozenset({".yaml", ".yml"})
 _YAML, _YAMLS, _CLASSES = "data.yaml", ("data.yaml", "dataset.yaml"), "classes.txt"
 _OTHER_TEXTS = re.compile(r"(readme|license|notes|train|val|valid|test)\b.*", re.IGNORECASE)
 _LOOKED_AT = 20
@@ -35,14 +36,14 @@ _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", 
 
 
 def recognise(source: Path) -> bool:
-    """Is this a data.yaml, or a folder with one or with text labels?"""
+    """Is this YAML, or a folder with a data.yaml or with text labels?"""
     if source.is_file():
-        return source.name in _YAMLS
+        return source.suffix.lower() in _YAML_SUFFIXES
     if any((source / part).exists() for part in _YAMLS) or any(
         next(source.glob(pattern), None) for pattern in ("labels/**/*.txt", "*/labels/**/*.txt")
     ):
         return True
-    if (source / _CLASSES).exists() and not next(source.glob("*.png"), None):
+    if (source / _CLASSES).exists() and not next(source.glob(PNG), None):
         return True
     return any(map(_has_labels, islice(_label_files(source), _LOOKED_AT)))
 
@@ -56,16 +57,18 @@ def read(
 ) -> Labels:
     """Read YOLO segmentation labels, as `read_labels` says.
 
-    The source is the folder of text files, or one with folders ``labels`` in it, or its data.yaml.
+    The source is the folder of text files, or one with folders ``labels`` in it, or the YAML in it.
     ``images`` is needed, and ``class_names`` in the order of their indices if no data.yaml,
     dataset.yaml or classes.txt is in the folder or the two above it. An empty file is an image
     without label.
     """
-    folder = Path(source).parent if Path(source).suffix == ".yaml" else Path(source)
+    given = Path(source)
+    folder = given.parent if given.suffix.lower() in _YAML_SUFFIXES else given
     texts = folder / "labels" if (folder / "labels").is_dir() else folder
     problems = Problems()
     labels = LabelFiles(texts, _label_files(texts), images, "YOLO labels", problems)
-    values = _class_names(folder) or tuple(class_names)
+    named = _class_names(folder) if folder == given else _names_in_yaml(given)
+    values = named or tuple(class_names)
     if not values:
         raise UsageError(
             f"{folder}: what the class indices mean is not said; put one class name per line, that "

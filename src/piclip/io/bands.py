@@ -24,6 +24,7 @@ Bands: TypeAlias = tuple[int, ...]
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _STRIPS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANAR, _PREDICTOR = 273, 277, 278, 279, 284, 317
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _EXTRA, _FORMAT = 322, 323, 324, 325, 338, 339
+_NO_DATA = 42113  # GDAL's
 _GRAY, _RGB, _CMYK = 1, 2, 5  # photometric
 _UNPACKED = 1
 _PACKED = frozenset({5, 8, 32773, 32946, 34925, 50000})
@@ -79,6 +80,11 @@ def open_tiff(stream: Any, bands: Bands | None) -> ImageFile.ImageFile:  # noqa:
     return banded
 
 
+def is_deep(tiff: TiffImagePlugin.TiffImageFile) -> bool:
+    """Whether its colours have more than the 8 bits that Pillow reads of them."""
+    return tiff.mode in {"RGB", "RGBX"} and max(tiff.tag_v2.get(_BITS, (1,))) > 8
+
+
 class BandedTiff(TiffImagePlugin.TiffImageFile):
     """A TIFF whose header Pillow reads, and whose bands are read here."""
 
@@ -89,16 +95,13 @@ class BandedTiff(TiffImagePlugin.TiffImageFile):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it says what its bands are, and has no more bits than Pillow reads of them."""
-        samples, bits = self._whole(_SAMPLES, 1), self.tag_v2.get(_BITS, (1,))
+        """Whether it says what its bands are."""
+        samples, inks = self._whole(_SAMPLES, 1), self.tag_v2.get(_PHOTOMETRIC) == _CMYK
         alpha = self.tag_v2.get(_EXTRA, (0,))[0] in {1, 2}
-        photometric = self.tag_v2.get(_PHOTOMETRIC)
-        most = 5 if photometric == _CMYK else 4
-        deep = photometric == _RGB and max(bits) > 8 and not alpha
-        return samples <= most and not deep and (samples != 2 or alpha)
+        return samples <= (5 if inks else 4) and (samples != 2 or alpha)
 
     def samples(self, bands: Bands | None, name: str) -> npt.NDArray[Any]:
-        """The values of some bands, as they are stored: neither turned nor scaled.
+        """The values of some bands, neither turned nor scaled; 0 where nothing was measured.
 
         Args:
             bands: Which; None for those that the header calls colours.
@@ -140,7 +143,15 @@ class BandedTiff(TiffImagePlugin.TiffImageFile):
             for at, plane in enumerate(index):
                 for top, left, piece in self._pieces(kind, 1, plane):
                     _lay(piece, values[:, :, at : at + 1], top, left)
+        values[values == self._no_data()] = 0
         return values[:, :, 0] if len(index) == 1 else values
+
+    def _no_data(self) -> float:
+        """What stands for pixels that nothing was measured of; no number where nothing does."""
+        try:
+            return float(self.tag_v2.get(_NO_DATA, "nan"))
+        except (TypeError, ValueError):
+            return float("nan")
 
     def _told(self) -> Bands | None:
         """The bands that the header calls gray, or red, green and blue."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin, TiffImagePlugin
 
 from piclip.errors import ImageError
-from piclip.io.bands import BandedTiff, Bands, open_tiff, to_8_bits
+from piclip.io.bands import BandedTiff, Bands, is_deep, open_tiff, to_8_bits
 
 ImageSource: TypeAlias = str | Path | Image.Image | npt.NDArray[Any]
 
@@ -195,12 +195,15 @@ def _own_mode(image: ImageFile.ImageFile, name: str) -> Image.Image:
 
 
 def _colours(image: ImageFile.ImageFile, bands: Bands | None, name: str) -> Image.Image:
+    stream: Any = image.fp
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and is_deep(image):
+        stream.seek(0)
+        image = BandedTiff(stream, "")
     if isinstance(image, BandedTiff):
         return Image.fromarray(to_8_bits(image.samples(bands, name)))
-    if isinstance(image, PngImagePlugin.PngImageFile) and not image.has_transparency_data:
-        stream, halves = image.fp, [tile[3] for tile in image.tile]
-        if stream is not None and halves == ["RGB;16B"]:
-            return Image.fromarray(to_8_bits(_deep_png(image, stream)))
+    halves = isinstance(image, PngImagePlugin.PngImageFile) and image.tile[0][3] == "RGB;16B"
+    if halves and not image.has_transparency_data:
+        return Image.fromarray(to_8_bits(_deep_png(image, stream)))
     image.load()
     return image
 
