@@ -64,7 +64,7 @@ def page_tables(
     for kind, title in SEGMENTERS.items():
         own = [by_seed(f"segmenter-{kind}", shots) for shots in SHOTS]
         without.append([title, *map(cell, own)])
-    course = []
+    course: list[list[str]] = []
     for decoder in list(METHODS)[:3]:
         every = [
             t["scores"] for t in trainings if (t["decoder"], t["fold"] in folds) == (decoder, True)
