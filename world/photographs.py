@@ -43,6 +43,7 @@ from piclip.training.recipe import Recipe, load_recipe
 from piclip.training.train import train, train_base_learner
 from piclip.training_free.scorer import TrainingFreeScorer
 from world.experiments import ABLATION, MAIN, Part, is_done, run
+from world.photographs_page import page_tables, write_tables
 from world.stand_in import StandIn
 
 MODEL = "facebook/deit-tiny-patch16-224"
@@ -252,18 +253,30 @@ def _dataset(plan: Photographs, fold: int) -> Dataset:
 
 
 def report(plan: Photographs) -> None:
-    """Writes the tables beside the folder of results, and how the trainings went.
+    """Writes tables beside the folder of results, of the folds that are done but for the segmenter.
 
     Raises:
-        PiclipError: There is no result yet, or a file cannot be written.
+        PiclipError: No fold is done, or a file cannot be written.
     """
-    results = [(file.name, read_result(file)) for file in sorted(plan.results.glob("*.json"))]
-    for name, style in (("main", "main"), ("priors", "priors")):
-        tables = make_tables(results, style)  # type: ignore[arg-type]  # refuses other styles
+    folds = [fold for fold in plan.folds if all(map(plan.is_done, _files(plan, fold)))]
+    found = {file.stem: read_result(file) for file in sorted(plan.results.glob("*.json"))}
+    results = {name: each for name, each in found.items() if each.fold in folds and each.complete}
+    trainings = [each for each in _trainings(plan) if each["fold"] in folds]
+    place = plan.results.parent
+    write_json({"trainings": trainings}, place / "trainings.json")
+    for style in ("main", "priors"):
+        tables = make_tables([*results.items()], style)
         text = "\n".join(render(table, "markdown") for table in tables)
-        with atomic_path(plan.results.parent / f"{name}.md") as path:
+        with atomic_path(place / f"{style}.md") as path:
             path.write_text(text, encoding="utf-8")
-    write_json({"trainings": [*_trainings(plan)]}, plan.results.parent / "trainings.json")
+    if (place / "README.md").is_file():
+        write_tables(place / "README.md", page_tables(results, trainings, folds))
+
+
+def _files(plan: Photographs, fold: int) -> list[Path]:
+    """The result files of the priors and decoders of a fold."""
+    parts = replace(plan, folds=(fold,)).phases()[1]
+    return [shown for part in parts for shown, _ in part if shown.suffix == ".json"]
 
 
 def _trainings(plan: Photographs) -> Iterator[dict[str, Any]]:
@@ -281,7 +294,12 @@ def _trainings(plan: Photographs) -> Iterator[dict[str, Any]]:
 
 QUICK = ("base.steps=40", "episodic.steps=60", "validation.every=30", "validation.episodes=20")
 
-LONGER = ("episodic.steps=1200",)
+CONTROLS = {
+    "shorter": ("episodic.steps=400",),
+    "longer": ("episodic.steps=2000",),
+    "again": ("seed=1",),
+}
+"""Changes under which the first fold is trained again, to see how much they matter."""
 
 
 def main() -> int:
@@ -289,24 +307,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data/pascal"), help="VOC's photographs")
     parser.add_argument("--model", default=MODEL, help="name or folder of the ViT")
-    parser.add_argument("--output", type=Path, help=f"default: {LISTS}/results, or -longer")
-    parser.add_argument("--runs", type=Path, help="default: runs/photographs, or -quick, -longer")
+    parser.add_argument(
+        "--output", type=Path, help=f"default: {LISTS}/results, or that of a control"
+    )
+    parser.add_argument("--runs", type=Path, help="default: runs/photographs, or one beside it")
     parser.add_argument("--quick", action="store_true", help="one fold, short trainings: minutes")
     parser.add_argument(
-        "--longer", action="store_true", help="one fold, three times the steps: has it settled?"
+        "--control",
+        choices=CONTROLS,
+        help="one fold, trained for another time or from another seed",
     )
     parser.add_argument("--report", action="store_true", help="tables alone, of what is there")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings at once")
     options = parser.parse_args()
-    kind = "-quick" if options.quick else "-longer" if options.longer else ""
+    kind = "-quick" if options.quick else f"-{options.control}" if options.control else ""
     runs = options.runs or Path(f"runs/photographs{kind}")
     output = options.output or (runs if options.quick else Path(f"{LISTS}{kind}")) / "results"
     plan = Photographs(options.data, options.model, output, runs)
     if options.quick:  # the same path; its figures say little
         plan = replace(plan, folds=(0,), seeds=2, episodes=20, overrides=QUICK)
-    elif options.longer:
-        priors = ("imagenet", "piclip", "none")
-        plan = replace(plan, folds=(0,), priors=priors, overrides=LONGER, untrained=False)
+    elif options.control:
+        changes, priors = CONTROLS[options.control], ("imagenet", "piclip", "none")
+        plan = replace(plan, folds=(0,), priors=priors, overrides=changes, untrained=False)
     try:
         if not options.report:
             run(plan, options.workers)

@@ -35,12 +35,13 @@ def test_a_mirror_is_a_mirror():
     torch.testing.assert_close(view.image(image), as_tensor(image).flip(-1), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("height", "width"), [(60, 40), (20, 31)])
-def test_a_whole_view_is_that_of_the_evaluation(height, width):
-    recipe = AugmentationRecipe(size=32, whole=True, **STILL)
+@pytest.mark.parametrize(("height", "width", "size"), [(60, 40, 32), (20, 31, 32), (375, 281, 224)])
+def test_a_whole_view_is_that_of_the_evaluation(height, width, size):
+    recipe = AugmentationRecipe(size=size, whole=True, **STILL)
     inside = np.ones((height, width), dtype=bool)
-    view = draw_view((0, 1), height, width, recipe, inside)
-    torch.testing.assert_close(view.theta, whole_view(height, width, 32).theta)
+    whole = whole_view(height, width, size).theta
+    for key in range(5):  # to the last bit, so that what is kept of it is found again
+        assert torch.equal(draw_view((0, key), height, width, recipe, inside).theta, whole)
     assert recipe.comes_back and not AugmentationRecipe(whole=True).comes_back
     nearer = draw_view((0, 1), 32, 32, AugmentationRecipe(size=32, whole=True, scale=(2, 2)))
     assert nearer.kept(np.ones((32, 32), dtype=bool)) < 0.3

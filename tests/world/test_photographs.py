@@ -169,7 +169,12 @@ def test_all_of_it_in_small_from_a_name_on_the_hub(data, tmp_path):
     [
         ([], "benchmarks/photos5i/results", "runs/photographs", 4),
         (["--quick"], "runs/photographs-quick/results", "runs/photographs-quick", 1),
-        (["--longer"], "benchmarks/photos5i-longer/results", "runs/photographs-longer", 1),
+        (
+            ["--control", "longer"],
+            "benchmarks/photos5i-longer/results",
+            "runs/photographs-longer",
+            1,
+        ),
         (["--output", "out", "--runs", "own"], "out", "own", 4),
     ],
 )

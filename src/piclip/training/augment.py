@@ -45,7 +45,8 @@ def draw_view(
     angle = math.radians(random.uniform(-recipe.rotation, recipe.rotation))
     blur, mirror = random.random() < recipe.blur, random.random() < recipe.flip
     # A crop lies anywhere inside the scaled image; a smaller image lies in the middle of it.
-    reach = [max(0.0, (side * scale - recipe.size) / 2) for side in (width, height)]
+    # Rounded, for 375 * (224 / 375) is more than 224, and a whole view should come back exactly.
+    reach = [max(0.0, round(side * scale - recipe.size, 6) / 2) for side in (width, height)]
     crops = []
     for _ in range(_ATTEMPTS):
         offset = (random.uniform(-reach[0], reach[0]), random.uniform(-reach[1], reach[1]))
