@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -305,8 +306,11 @@ def test_the_figures_of_decoders_on_photographs_are_those_of_their_results(on_ph
     for kind, title in (("named", "segmenter, stand-in texts"), ("nameless", "segmenter, no text")):
         assert row(page, title) == [figure(f"segmenter-{kind}", shots) for shots in (1, 5)]
     trainings = json.loads((PHOTOS5I / "trainings.json").read_text())["trainings"]
-    for title in ("PFENet", "BAM", "HDMNet"):
-        own = [each for each in trainings if each["decoder"] == title.lower()]
-        assert len(own) == 6 * len(folds)
-        expected = [np.mean([each["scores"][f"{step}00"] for each in own]) for step in (1, 2, 3, 4)]
-        assert row(page, f"{title}, base classes") == [f"{score:.1f}" for score in expected]
+    assert len(trainings) == 18 * len(folds)
+    for title, (name, prior) in product(
+        ("PFENet", "BAM", "HDMNet"),
+        {"none": "none", "previous": "imagenet", "PI-CLIP's": "piclip"}.items(),
+    ):
+        own = [t for t in trainings if (t["decoder"], t["prior"]) == (title.lower(), prior)]
+        expected = [np.mean([t["scores"][f"{step}00"] for t in own]) for step in (2, 4, 6, 8, 10)]
+        assert row(page, f"{title}, {name}") == [f"{score:.1f}" for score in expected]

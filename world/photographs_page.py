@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ PRIORS = {
     "vvp": "VVP",
     "piclip": "PI-CLIP's",
 }
-METHODS = {"pfenet": "PFENet", "bam": "BAM", "hdmnet": "HDMNet", "threshold": "threshold"}
+DECODERS = {"pfenet": "PFENet", "bam": "BAM", "hdmnet": "HDMNet"}
+METHODS = {**DECODERS, "threshold": "threshold"}
+COURSES = ("none", "imagenet", "piclip")
 SEGMENTERS = {"named": "segmenter, stand-in texts", "nameless": "segmenter, no text"}
 SHOTS = (1, 5)
 
@@ -38,7 +41,7 @@ def page_tables(
 
     Args:
         results: By the names of their files, without what follows the dot.
-        trainings: Decoder, fold and scores of base classes by step.
+        trainings: Decoder, prior and scores of base classes by step, of these folds.
         folds: What means are taken over.
     """
 
@@ -65,14 +68,15 @@ def page_tables(
         own = [by_seed(f"segmenter-{kind}", shots) for shots in SHOTS]
         without.append([title, *map(cell, own)])
     course: list[list[str]] = []
-    for decoder in list(METHODS)[:3]:
-        every = [
-            t["scores"] for t in trainings if (t["decoder"], t["fold"] in folds) == (decoder, True)
-        ]
-        steps = sorted({int(step) for scores in every for step in scores})
+    for decoder, prior in product(DECODERS, COURSES):
+        kind = (decoder, prior)
+        own = [t["scores"] for t in trainings if (t["decoder"], t["prior"]) == kind]
+        if not own:
+            continue
+        steps = sorted(int(step) for step in own[0])[1::2]
         course = course or [["mIoU of base classes after", *(f"{step} steps" for step in steps)]]
-        means = [np.mean([scores[str(step)] for scores in every]) for step in steps]
-        course.append([f"{METHODS[decoder]}, base classes", *(f"{mean:.1f}" for mean in means)])
+        means = [np.mean([scores[str(step)] for scores in own]) for step in steps]
+        course.append([f"{METHODS[decoder]}, {PRIORS[prior]}", *(f"{mean:.1f}" for mean in means)])
     return "\n".join(map(_markdown, (figures, gains, without, course)))
 
 

@@ -157,7 +157,28 @@ def test_all_of_it_in_small_from_a_name_on_the_hub(data, tmp_path):
     assert results["hdmnet-vtp+pir-fold2-1shot"].clip["name"] == f"stand-in: {MODEL}"
     assert results["pfenet-vtp+pir-fold2-1shot"].prior == "vtp+pir"
     assert results["segmenter-nameless-fold2-1shot"].prior == "none"
+    readme = plan.results.parent / "README.md"
+    readme.write_text("Before\n\n<!-- figures -->\nearlier\n<!-- end of figures -->\n\nAfter\n")
     report(plan)
+    written = readme.read_text()
+    assert (
+        "earlier" not in written and written.startswith("Before\n") and written.endswith("After\n")
+    )
+    gains = [
+        each.miou - base.miou
+        for each, base in zip(
+            results["hdmnet-vtp+pir-fold2-1shot"].per_seed,
+            results["hdmnet-imagenet-fold2-1shot"].per_seed,
+            strict=True,
+        )
+    ]
+    assert f"| HDMNet, gain, 1 shot | - | +0.0 ± 0.0 | - | {np.mean(gains):+.1f} ± " in written
+    report(plan)
+    assert readme.read_text() == written
+    readme.write_text("no place")
+    with pytest.raises(UsageError, match="no place for figures") as error:
+        report(plan)
+    assert one_sentence(error)
     page = (plan.results.parent / "main.md").read_text()
     assert "HDMNet" in page and "VTP+PIR" in page and "Threshold" in page
     trainings = json.loads((plan.results.parent / "trainings.json").read_text())["trainings"]
