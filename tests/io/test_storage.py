@@ -43,6 +43,20 @@ def test_what_is_put_is_there_and_can_be_fetched(place, tmp_path):
     assert storage.names(place) == []
 
 
+@pytest.mark.parametrize("name", ["what?.png", "a*.png", "b[0].png", "50%20 #1.png", "ü.png"])
+def test_any_name_is_a_name_and_no_pattern(place, tmp_path, name):
+    others = ["whatx.png", "ab.png", "b0.png"]
+    for other in others:
+        put(f"{place}/{other}", b"other")
+    put(f"{place}/{name}", b"one")
+    put(f"{place}/{name}", b"two")
+    assert list(storage.files_below(place)) == sorted([*others, name])
+    storage.fetch(f"{place}/{name}", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"two"
+    storage.remove(f"{place}/{name}")
+    assert storage.names(place) == sorted(others)
+
+
 def test_nobody_sees_half_a_file(place):
     put(f"{place}/a.txt", b"old")
     with pytest.raises(KeyboardInterrupt), storage.new_file(f"{place}/a.txt") as file:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -154,7 +156,9 @@ def new_file(place: str) -> Iterator[Path]:
             sent = str(target.with_name(f".{secrets.token_hex(6)}-{target.name}"))
             system.makedirs(str(target.parent), exist_ok=True)
             system.put_file(str(temporary), sent)
-            system.mv(sent, path)
+            # Not mv, which takes ?, * and [ in a name for a pattern.
+            system.cp_file(sent, path)
+            system.rm_file(sent)
 
 
 @contextmanager
@@ -172,7 +176,7 @@ def put_all(source: Path, place: str) -> None:
         if file.is_file():
             below = file.relative_to(source).as_posix()
             with new_file(place if file == source else f"{place}/{below}") as copy:
-                copy.write_bytes(file.read_bytes())
+                shutil.copyfile(file, copy)
 
 
 def remove(place: str) -> None:
@@ -180,7 +184,9 @@ def remove(place: str) -> None:
     with _reading(place, OutputError):
         system, path = file_system(place)
         if system.exists(path):
-            system.rm(path, recursive=True)
+            # Elsewhere than here ?, * and [ in a name are taken for a pattern.
+            own = local_path(place) is not None
+            system.rm(path if own else glob.escape(path), recursive=True)
 
 
 @contextmanager
