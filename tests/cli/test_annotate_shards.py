@@ -8,6 +8,7 @@ import pytest
 
 from piclip.annotation.parquet import proposal_of, read_rows
 from piclip.formats import Labels, read_labels, write_labels
+from piclip.io.storage import file_system, files_below, names, put_all
 
 
 @pytest.fixture
@@ -104,6 +105,32 @@ def test_everything_in_a_bucket(annotate, command, album, memory):
     assert (again.code, "is a file" in again.sentence) == (2, True)
 
 
+@pytest.mark.parametrize("kind", ["path", "memory"])
+def test_a_higher_min_score_takes_masks_away_and_nothing_else(annotate, album, memory, kind):
+    top = {"path": str(album.folder), "memory": "memory://found"}[kind]
+    options = ("--engine", "local", "--output-format", "masks", "--output", f"{top}/out/")
+    assert annotate(*options, output=None).code == 0
+    assert set(names(f"{top}/out")) <= {"cat", "sky"}
+    assert names(f"{top}/out.shards") != []
+    masks = set(files_below(f"{top}/out"))
+    put_all(album.photos / "photo0.png", f"{top}/out/cat/theirs.png")
+    scores = sorted(
+        region["score"] for row in read_job(f"{top}/out.shards") for region in row["regions"]
+    )
+    assert annotate(*options, "--min-score", scores[-1], output=None).code == 0
+    assert "cat/theirs.png" in (left := set(files_below(f"{top}/out")))
+    assert 0 < len(left - {"cat/theirs.png"}) < len(masks)
+    assert annotate(*options, output=None).code == 0
+    assert set(files_below(f"{top}/out")) == masks | {"cat/theirs.png"}
+
+
+def read_job(folder):
+    for name in names(f"{folder}/shards"):
+        system, path = file_system(f"{folder}/shards/{name}")
+        with system.open(path, "rb") as file:
+            yield from read_rows(file)
+
+
 def test_labels_in_folders_of_a_bucket_find_their_images(annotate, command, album, memory):
     labels = album.labels()
     write_labels(Labels(labels.class_names, labels.labelled), album.folder / "m", format="masks")
@@ -144,6 +171,8 @@ def test_what_others_have_made_is_not_written_over(annotate, album):
     ran = annotate("--engine", "local", "--output-format", "masks", output="theirs")
     assert (ran.code, "no run of piclip annotate has made it" in ran.sentence) == (2, True)
     assert (album.folder / "theirs" / "photo2.png").read_bytes() == b"theirs"
+    ran = annotate("--engine", "local", "--output-format", "masks", "--overwrite", output=".")
+    assert (ran.code, "holds the images themselves" in ran.sentence) == (2, True)
     assert (album.folder / "labels.json").read_bytes() == labels
     for _ in range(2):
         assert annotate("--engine", "local").code == 0

@@ -125,8 +125,16 @@ def write_image_files(
         return
     while batch := tuple(islice(files, _AT_ONCE)):
         if format == "masks":
-            _remove_masks(batch, labels.class_names, folder)
+            for path in missing_masks(batch, labels.class_names):
+                (folder / path).unlink(missing_ok=True)
         write_labels(replace(labels, images=batch), folder, format=format, simplify=simplify)
+
+
+def missing_masks(files: Iterable[LabelledFile], class_names: Sequence[str]) -> Iterator[str]:
+    """Where no mask may stay from an earlier run with more regions: a missing one says none."""
+    for file in files:
+        for name in set(class_names) - set(file.class_names):
+            yield str(PurePosixPath(name, file.path).with_suffix(".png"))
 
 
 def write_lists(paths: Sequence[str], labels: Labels, folder: Path, format: str) -> None:
@@ -171,10 +179,3 @@ def write_table(entries: Iterable[Entry], destination: Path) -> None:
             for name, share in entry.found["shares"].items():
                 score = entry.found["scores"][name]
                 table.writerow([entry.path, name, share, presence.get(name), score])
-
-
-def _remove_masks(files: Sequence[LabelledFile], class_names: Sequence[str], folder: Path) -> None:
-    """Remove masks of an earlier run with more regions: a missing mask means that none is there."""
-    for file in files:
-        for name in set(class_names) - set(file.class_names):
-            (folder / name / PurePosixPath(file.path).with_suffix(".png")).unlink(missing_ok=True)

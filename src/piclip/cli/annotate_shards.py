@@ -114,10 +114,11 @@ def annotate_shards(
                 "The shards hold every region and its score; leave --min-score out, and --largest "
                 "and --fill-holes."
             )
-        job_folder = output if target == "parquet" else f"{output}.shards"
+        place = absolute(output)  # which actors elsewhere would not know, and without a / at its end
+        job_folder = place if target == "parquet" else f"{place}.shards"
         if target != "parquet":
             check_names(target, known.class_names)
-            _check_output(output, target, job_folder, (images, labels), overwrite=overwrite)
+            _check_output(place, target, job_folder, images, labels, overwrite=overwrite)
         examples = choose_examples(known)
         segmenter = load()
         negatives = negatives_for(segmenter, known)
@@ -147,23 +148,25 @@ def annotate_shards(
         if target != "parquet":
             keep = partial(kept, min_score=min_score, cleaning=cleaning)
             pool = Pool(cluster.address, cluster.actors) if cluster.engine == "ray" else None
-            Export(done.shards, known, output, target, keep, simplify).write(pool)
-    _report(done, output, json=json)
+            Export(done.shards, known, place, target, keep, simplify).write(pool)
+    _report(done, output, known.skipped, json=json)
     if done.failed:
         raise typer.Exit(1)
 
 
 def _check_output(
-    output: str, format: str, job: str, others: Sequence[str], *, overwrite: bool
+    output: str, format: str, job: str, images: str, labels: str, *, overwrite: bool
 ) -> None:
     """Refuse to write over what no earlier run has made (UsageError)."""
-    if absolute(output) in map(absolute, others):
+    root = root_of(absolute(images))
+    if output in {absolute(images), absolute(labels)}:
         raise UsageError(
             "The --images, the --labels and the --output must be different; choose another "
             "--output."
         )
     own = local_path(output)
-    check_destination(Path(own or PurePosixPath(output).name), format, (), ())
+    below = [Path(root) / "any"] if local_path(root) and own else []
+    check_destination(Path(own or PurePosixPath(output).name), format, (), below)
     foreign = is_file(output) or names(output)
     if foreign and not is_file(f"{job}/job.json") and not overwrite:
         raise UsageError(
@@ -234,7 +237,7 @@ def _bar() -> Iterator[Callable[[int, int], object]]:
             ) from error
 
 
-def _report(done: Annotated, output: str, *, json: bool) -> None:
+def _report(done: Annotated, output: str, skipped: Sequence[str], *, json: bool) -> None:
     failures = list(islice(done.shards.failures(), _MOST_FAILURES)) if done.failed else []
     print_outcome(
         "annotated",
@@ -252,6 +255,7 @@ def _report(done: Annotated, output: str, *, json: bool) -> None:
                 "shards": f"{done.shards.folder}/shards",
                 "annotated": done.images - done.failed,
                 "earlier": done.earlier,
+                "skipped": list(skipped),
                 "failures": done.failed,
                 "failed": [{"image": f.path, "reason": f.reason} for f in failures],
             }

@@ -7,17 +7,23 @@ does not grow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from piclip.annotation.export import ONE_FILE, write_files, write_image_files, write_lists
+from piclip.annotation.export import (
+    ONE_FILE,
+    missing_masks,
+    write_files,
+    write_image_files,
+    write_lists,
+)
 from piclip.distributed.ray_engine import Pool, each_by_ray
 from piclip.distributed.shards import Shards
 from piclip.formats.labels import LabelledFile, Labels, label_paths
-from piclip.io.storage import local_path, put_all
+from piclip.io.storage import local_path, names, put_all, remove
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Export:
         format: A name of `piclip.formats.FORMATS`.
         keep: What becomes of the regions of an image before.
         simplify: As `piclip.formats.write_labels` takes it.
+        replaces: Whether an earlier run may have written something there; `write` finds out.
     """
 
     shards: Shards
@@ -39,6 +46,7 @@ class Export:
     format: str
     keep: Callable[[LabelledFile], LabelledFile]
     simplify: float = 0.0
+    replaces: bool = False
 
     def write(self, pool: Pool | None = None) -> None:
         """Write all shards.
@@ -63,7 +71,9 @@ class Export:
         label_paths(paths, "")
         done = self.shards.done()
         # Whoever writes a part of a folder needs none of the images that were labelled before.
-        part = replace(self, labels=replace(self.labels, images=()))
+        part = replace(
+            self, labels=replace(self.labels, images=()), replaces=bool(names(self.output))
+        )
         if pool is None:
             for number in done:
                 part.write_part(number)
@@ -74,14 +84,21 @@ class Export:
 
     def write_part(self, number: int) -> None:
         """Write the files of a shard's images (OutputError if that fails)."""
-        files = (replace(file, path=_below(file.path)) for file in self._kept(frozenset({number})))
+
+        def files() -> Iterator[LabelledFile]:
+            kept = self._kept({number})
+            return (replace(file, path=_below(file.path)) for file in kept)
+
         with self._place() as place:
-            write_image_files(files, self.labels, place, self.format, self.simplify)
+            write_image_files(files(), self.labels, place, self.format, self.simplify)
+        if self.replaces and self.format == "masks" and local_path(self.output) is None:
+            for path in missing_masks(files(), self.labels.class_names):
+                remove(f"{self.output}/{path}")
 
     def _files(self) -> Iterator[LabelledFile]:
         return self._kept(self.shards.done())
 
-    def _kept(self, numbers: frozenset[int] | set[int]) -> Iterator[LabelledFile]:
+    def _kept(self, numbers: Collection[int]) -> Iterator[LabelledFile]:
         return (self.keep(proposal.file) for proposal in self.shards.proposals(numbers))
 
     @contextmanager
