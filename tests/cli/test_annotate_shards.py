@@ -178,6 +178,20 @@ def test_what_others_have_made_is_not_written_over(annotate, album):
         assert annotate("--engine", "local").code == 0
 
 
+def test_what_a_person_has_corrected_in_labelme_is_kept(annotate, album):
+    options = ("--engine", "local", "--output-format", "labelme")
+    for _ in range(2):
+        assert annotate(*options, output="out").code == 0
+    file = album.folder / "out" / "photo3.json"
+    file.write_text(json.dumps(json.loads(file.read_text()), indent=2))
+    corrected = file.read_bytes()
+    ran = annotate(*options, "--min-score", 0.5, output="out")
+    assert (ran.code, "photo3.json was changed since" in ran.sentence) == (2, True)
+    assert file.read_bytes() == corrected
+    assert annotate(*options, "--overwrite", output="out").code == 0
+    assert file.read_bytes() != corrected
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -43,7 +43,7 @@ def test_what_is_put_is_there_and_can_be_fetched(place, tmp_path):
     assert storage.names(place) == []
 
 
-@pytest.mark.parametrize("name", ["what?.png", "a*.png", "b[0].png", "50%20 #1.png", "ü.png"])
+@pytest.mark.parametrize("name", ["what?.png", "a*.png", "b[0].png", "50%20 #1.png", "~.png"])
 def test_any_name_is_a_name_and_no_pattern(place, tmp_path, name):
     others = ["whatx.png", "ab.png", "b0.png"]
     for other in others:
@@ -55,6 +55,13 @@ def test_any_name_is_a_name_and_no_pattern(place, tmp_path, name):
     assert (tmp_path / "copy").read_bytes() == b"two"
     storage.remove(f"{place}/{name}")
     assert storage.names(place) == sorted(others)
+
+
+def test_a_path_is_a_path_whatever_is_in_it(tmp_path):
+    for name in ("a::b", "~", "c?d#e"):
+        put(f"{tmp_path}/{name}/file.txt", b"one")
+        assert list(storage.files_below(f"file://{tmp_path}/{name}")) == ["file.txt"]
+        assert (tmp_path / name / "file.txt").read_bytes() == b"one"
 
 
 def test_nobody_sees_half_a_file(place):

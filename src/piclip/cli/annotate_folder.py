@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -186,18 +186,24 @@ def check_output(
         targets = label_paths((path for path in paths if path not in known), ".json")
         there = [output / target for target in targets if (output / target).exists()]
         foreign = bool(there)
-        edited = next((path for path in there if labelme.is_edited(path)), None)
-        if edited is not None and not overwrite:
-            raise UsageError(
-                f"{edited} was changed since it was written, and would be written over; give "
-                f"--labels {output} to learn from it, or choose another --output."
-            )
+        if not overwrite:
+            refuse_edited(there, output)
     else:
         foreign = output.is_file() or (output.is_dir() and any(output.iterdir()))
     if foreign and not journal_path(output).exists() and not overwrite:
         raise UsageError(
             f"{output} is there already and no run of piclip annotate has made it; choose another "
             f"--output, or add --overwrite."
+        )
+
+
+def refuse_edited(files: Iterable[Path], output: Path) -> None:
+    """Refuse to write over labelme files that a person has corrected (UsageError)."""
+    edited = next(filter(labelme.is_edited, files), None)
+    if edited is not None:
+        raise UsageError(
+            f"{edited} was changed since it was written, and would be written over; give "
+            f"--labels {output} to learn from it, or choose another --output."
         )
 
 

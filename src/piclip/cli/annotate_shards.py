@@ -15,7 +15,7 @@ import typer
 from piclip import FewShotSegmenter
 from piclip.annotation.export import check_destination
 from piclip.annotation.fitted import choose_examples, digest, learn
-from piclip.cli.annotate_folder import negatives_for, written_format
+from piclip.cli.annotate_folder import negatives_for, refuse_edited, written_format
 from piclip.cli.console import people, print_json, print_outcome, progress_bar
 from piclip.distributed.catalogue import root_of
 from piclip.distributed.export import Export
@@ -173,6 +173,8 @@ def _check_output(
             f"{output} is there already and no run of piclip annotate has made it; choose another "
             f"--output, or add --overwrite."
         )
+    if format == "labelme" and own and not overwrite:
+        refuse_edited(Path(own).rglob("*.json"), Path(own))
 
 
 @dataclass(frozen=True)

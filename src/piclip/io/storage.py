@@ -56,8 +56,9 @@ def file_system(place: str) -> tuple[Any, str]:
     Raises:
         UsageError: There is no such kind of URL, or its library is not installed.
     """
-    found = _URL.match(place)
-    scheme = found[1] if found else "file"
+    if (own := local_path(place)) is not None:
+        return fsspec.filesystem("file"), os.path.abspath(own)  # noqa: PTH100
+    scheme = place.partition("://")[0]
     if scheme not in _SCHEMES or "::" in place:
         raise UsageError(f"{place}: only URLs of {', '.join(_SCHEMES)} can be read.")
     try:
