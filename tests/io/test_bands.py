@@ -1,6 +1,7 @@
 """TIFF images of any number and kind of bands, and colours of more than 8 bits."""
 
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -152,6 +153,41 @@ def test_what_is_packed_otherwise_is_said(tmp_path):
     with pytest.raises(ImageError, match="bands of this TIFF image cannot be read here") as error:
         read_image(tmp_path / "a.tif", bands=(1,))
     one_sentence(error)
+
+
+def test_a_large_strip_is_read_unless_it_is_compressed(tmp_path, monkeypatch):
+    values = samples(5)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # of Pillow, for a whole process
+    monkeypatch.setattr("piclip.io.bands._MOST_PACKED", 2000)
+    write_tiff(tmp_path / "a.tif", values, rows=24)
+    np.testing.assert_array_equal(
+        shown(tmp_path / "a.tif", (5,))[..., 0], scaled(values, 16383)[..., 4]
+    )
+    write_tiff(tmp_path / "b.tif", values, rows=24, deflate=True)
+    with pytest.raises(ImageError, match="in tiles by deflate") as error:
+        read_image(tmp_path / "b.tif", bands=(5,))
+    one_sentence(error)
+    write_tiff(tmp_path / "c.tif", values, rows=2, deflate=True)
+    assert shown(tmp_path / "c.tif", (5,)).max() > 0
+
+
+@pytest.mark.parametrize("bands", [None, (3, 2, 1)])
+def test_what_a_few_bytes_declare_takes_no_memory(tmp_path, bands):
+    write_tiff(tmp_path / "a.tif", samples(5, "u1", size=(5, 5)), tile=(1, 1))
+    data = (tmp_path / "a.tif").read_bytes()
+    for tag in (256, 257):
+        assert (old := struct.pack("<HHIHH", tag, 3, 1, 5, 0)) in data
+        data = data.replace(old, struct.pack("<HHIHH", tag, 3, 1, 3000, 0))
+    (tmp_path / "a.tif").write_bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError) as error:
+            read_image(tmp_path / "a.tif", bands=bands)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    one_sentence(error)
+    assert most < 3 * 3000 * 3000 + 10**6  # the pixels that are asked for
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -114,7 +114,9 @@ def annotate_shards(
                 "The shards hold every region and its score; leave --min-score out, and --largest "
                 "and --fill-holes."
             )
-        place = absolute(output)  # which actors elsewhere would not know, and without a / at its end
+        place = absolute(
+            output
+        )  # which actors elsewhere would not know, and without a / at its end
         job_folder = place if target == "parquet" else f"{place}.shards"
         if target != "parquet":
             check_names(target, known.class_names)

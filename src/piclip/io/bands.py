@@ -8,6 +8,7 @@ the samples are made of the bytes here.
 from __future__ import annotations
 
 import io
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
@@ -32,6 +33,7 @@ _PACKED = frozenset({5, 8, 32773, 32946, 34925, 50000})
 _DIFFERENCES, _FLOAT_DIFFERENCES = 2, 3  # predictors
 _KINDS = {1: "u", 2: "i", 3: "f"}
 _MOST_BYTES = 2**31 - 1
+_MOST_PACKED = 178_956_970  # as many pixels as Pillow takes for no attack
 _TILE_PIXELS = 2**20
 
 
@@ -129,14 +131,21 @@ class BandedTiff(TiffImagePlugin.TiffImageFile):
             )
         kind = self._kind()
         width, height = self._whole(_WIDTH), self._whole(_HEIGHT)
-        if kind is None or width * height * count * kind.itemsize > _MOST_BYTES:
+        together = count if self.tag_v2.get(_PLANAR, 1) == 1 else 1
+        if (
+            kind is None
+            or width * height * count * kind.itemsize > _MOST_BYTES
+            or (
+                self._is_packed and math.prod(self._piece) * together * kind.itemsize > _MOST_PACKED
+            )
+        ):
             raise ImageError(
                 f"{name}: the bands of this TIFF image cannot be read here; save them with 8, 16 "
-                f"or 32 bits, uncompressed or by deflate, and less than 2 GB."
+                f"or 32 bits, uncompressed or in tiles by deflate, and less than 2 GB."
             )
         index = [band - 1 for band in chosen]
         values = np.empty((height, width, len(index)), kind)
-        if self.tag_v2.get(_PLANAR, 1) == 1:
+        if together == count:
             for top, left, piece in self._pieces(kind, count, 0):
                 _lay(piece[:, :, index], values, top, left)
         else:
@@ -171,22 +180,35 @@ class BandedTiff(TiffImagePlugin.TiffImageFile):
         order = "<" if tags.prefix[:2] == b"II" else ">"
         return np.dtype(f"{order}{letter}{size // 8}") if known else None
 
+    @property
+    def _piece(self) -> tuple[int, int]:
+        """(height, width) of its strips or tiles."""
+        if _TILES in self.tag_v2:
+            return self._whole(_TILE_HEIGHT), self._whole(_TILE_WIDTH)
+        height = self._whole(_HEIGHT)
+        return min(self._whole(_ROWS, height), height), self._whole(_WIDTH)
+
+    @property
+    def _is_packed(self) -> bool:
+        """Whether Pillow must unpack it: compressed, or with the bits of its bytes turned round."""
+        return (self.tag_v2.get(_COMPRESSION, 1), self.tag_v2.get(_FILL_ORDER, 1)) != (1, 1)
+
     def _pieces(
         self, kind: np.dtype[Any], count: int, plane: int
     ) -> Iterator[tuple[int, int, npt.NDArray[Any]]]:
         """The strips or tiles of a plane: where each begins, and its samples (h, w, count)."""
         tags, width, height = self.tag_v2, self._whole(_WIDTH), self._whole(_HEIGHT)
-        tiled = _TILES in tags
-        across = self._whole(_TILE_WIDTH) if tiled else width
-        down = self._whole(_TILE_HEIGHT) if tiled else min(self._whole(_ROWS, height), height)
+        tiled, (down, across) = _TILES in tags, self._piece
         if across * down > max(width * height, _TILE_PIXELS):  # a few bytes could stand for it
             raise ValueError("its tiles are larger than the image")
         places = tags[_TILES if tiled else _STRIPS]
         sizes = tags[_TILE_BYTES if tiled else _STRIP_BYTES]
-        grid = [(top, left) for top in range(0, height, down) for left in range(0, width, across)]
+        tops, lefts = range(0, height, down), range(0, width, across)
         stream = self.fp
         assert stream is not None
-        for number, (top, left) in enumerate(grid, start=plane * len(grid)):
+        # One after the other: a few bytes could say that there are millions.
+        grid = ((top, left) for top in tops for left in lefts)
+        for number, (top, left) in enumerate(grid, start=plane * len(tops) * len(lefts)):
             rows = down if tiled else min(down, height - top)
             stream.seek(places[number])
             packed = stream.read(sizes[number])
@@ -201,9 +223,12 @@ class BandedTiff(TiffImagePlugin.TiffImageFile):
         columns = across * count * kind.itemsize
         if packing == _UNPACKED and len(packed) < rows * columns:
             raise OSError("it ends too early")
-        gray = _gray_tiff(packed, (rows, columns), packing, tags.get(_FILL_ORDER, 1))
-        with TiffImagePlugin.TiffImageFile(io.BytesIO(gray)) as image:
-            stored = np.asarray(image)
+        if self._is_packed:
+            gray = _gray_tiff(packed, (rows, columns), packing, tags.get(_FILL_ORDER, 1))
+            with TiffImagePlugin.TiffImageFile(io.BytesIO(gray)) as image:
+                stored = np.asarray(image)
+        else:
+            stored = np.frombuffer(packed, np.uint8, rows * columns).reshape(rows, columns)
         if predictor == _FLOAT_DIFFERENCES:  # of bytes; the highest of a row's samples come first
             summed = stored.reshape(rows, -1, count).cumsum(axis=1, dtype=np.uint8)
             stored = np.stack(np.split(summed.reshape(rows, -1), kind.itemsize, axis=1), axis=-1)
