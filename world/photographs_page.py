@@ -53,7 +53,8 @@ def page_tables(
     def cell(figures: NDArray[np.float64] | None, form: str = ".1f") -> str:
         return "-" if figures is None else shown(confidence_interval([*figures]), form)
 
-    of = f"mean over folds {', '.join(map(str, folds))}"
+    numbers = ", ".join(map(str, folds))
+    of = f"mean over folds {numbers}" if len(folds) > 1 else f"fold {numbers} alone"
     figures = [[f"mIoU, {of}", *PRIORS.values()]]
     gains = [[f"gain over the previous prior, {of}", *PRIORS.values()]]
     for method, title in METHODS.items():
