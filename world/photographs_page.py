@@ -53,7 +53,8 @@ def page_tables(
     def cell(figures: NDArray[np.float64] | None, form: str = ".1f") -> str:
         return "-" if figures is None else shown(confidence_interval([*figures]), form)
 
-    of = f"mean over folds {', '.join(map(str, folds))}"
+    numbers = ", ".join(map(str, folds))
+    of = f"mean over folds {numbers}" if len(folds) > 1 else f"fold {numbers} alone"
     figures = [[f"mIoU, {of}", *PRIORS.values()]]
     gains = [[f"gain over the previous prior, {of}", *PRIORS.values()]]
     for method, title in METHODS.items():
@@ -67,17 +68,21 @@ def page_tables(
     for kind, title in SEGMENTERS.items():
         own = [by_seed(f"segmenter-{kind}", shots) for shots in SHOTS]
         without.append([title, *map(cell, own)])
-    course: list[list[str]] = []
+    return "\n".join(map(_markdown, (figures, gains, without, _course(trainings))))
+
+
+def _course(trainings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """How well base classes are segmented after every second validation."""
+    rows: list[list[str]] = []
     for decoder, prior in product(DECODERS, COURSES):
-        kind = (decoder, prior)
-        own = [t["scores"] for t in trainings if (t["decoder"], t["prior"]) == kind]
-        if not own:
-            continue
-        steps = sorted(int(step) for step in own[0])[1::2]
-        course = course or [["mIoU of base classes after", *(f"{step} steps" for step in steps)]]
-        means = [np.mean([scores[str(step)] for scores in own]) for step in steps]
-        course.append([f"{METHODS[decoder]}, {PRIORS[prior]}", *(f"{mean:.1f}" for mean in means)])
-    return "\n".join(map(_markdown, (figures, gains, without, course)))
+        own = [t["scores"] for t in trainings if t["decoder"] == decoder and t["prior"] == prior]
+        if own:
+            steps = sorted(int(step) for step in own[0])[1::2]
+            rows = rows or [["mIoU of base classes after", *(f"{step} steps" for step in steps)]]
+            means = [np.mean([scores[str(step)] for scores in own]) for step in steps]
+            title = f"{METHODS[decoder]}, {PRIORS[prior]}"
+            rows.append([title, *(f"{mean:.1f}" for mean in means)])
+    return rows
 
 
 def write_tables(page: Path, tables: str) -> None:
