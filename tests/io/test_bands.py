@@ -208,6 +208,16 @@ def test_no_banded_tiff_is_read_in_part(tmp_path, deflate, tile):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("bands", [None, (4, 3, 2)])
+def test_a_header_that_is_cut_off_says_nothing_of_the_bands(tmp_path, bands):
+    write_tiff(tmp_path / "a.tif", samples(5, "u1", top=200))
+    data = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ImageError, match=r"truncated or damaged \(its header ends too early\)"):
+        read_image(tmp_path / "a.tif", bands=bands)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_flipped_bytes_end_in_nothing_but_an_image_error(tmp_path):
     write_tiff(tmp_path / "a.tif", samples(5, "u2"), deflate=True, tile=(16, 16), predictor=2)
     data = (tmp_path / "a.tif").read_bytes()

@@ -94,6 +94,8 @@ class BandedTiff(TiffImagePlugin.TiffImageFile):
         """What Pillow wants to know of a file before it loads any pixel."""
         self._size, self._mode = (self._whole(_WIDTH), self._whole(_HEIGHT)), "RGB"
         self.tile = []
+        if not {_STRIPS, _TILES} & set(self.tag_v2):  # Pillow warns, and takes what it has
+            raise ValueError("its header ends too early")
 
     @property
     def is_plain(self) -> bool:
