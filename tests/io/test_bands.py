@@ -113,7 +113,7 @@ def test_which_bands_of_a_tiff_are_colours_is_asked(tmp_path, bands, kind, photo
     one_sentence(error)
 
 
-@pytest.mark.parametrize("bands", [(), (1, 2), (1, 2, 3, 4), (0, 1, 2)])
+@pytest.mark.parametrize("bands", [(), (1, 2), (1, 2, 3, 4), (0, 1, 2), "432", 4, (4.5, 3, 2)])
 def test_bands_are_one_or_three(tmp_path, bands):
     with pytest.raises(UsageError, match="numbers of red, green and blue"):
         read_image(tmp_path / "a.tif", bands=bands)
