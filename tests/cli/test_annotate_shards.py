@@ -227,6 +227,7 @@ def test_what_a_person_has_corrected_in_labelme_is_kept(annotate, album):
     [
         (("--engine", "local", "--review", "r.csv"), "--review is for a folder on this computer"),
         (("--engine", "local", "--holdout", "--workers", 2), "--holdout, --workers is for"),
+        (("--labels", "memory://nowhere/l.json"), "memory://nowhere/l.json: there is no such file"),
         (("--engine", "slurm"), "choose local or ray"),
         (("--actors", 2), "are for work in shards"),
         (("--engine", "local", "--actors", 2), "for the engine ray"),
