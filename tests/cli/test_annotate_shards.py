@@ -222,6 +222,29 @@ def test_what_a_person_has_corrected_in_labelme_is_kept(annotate, album):
     assert file.read_bytes() != corrected
 
 
+def test_every_field_of_json_is_documented(annotate, piclip, album, model):
+    text = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    section = text.split("## What is printed as JSON")[1].split("\n## ")[0]
+    (album.photos / "broken.png").write_bytes(b"no image")
+    write_labels(album.labels(), album.folder / "masks", format="masks")
+    for ran in (
+        annotate("--json", "--holdout"),
+        annotate("--json", "--engine", "local", output="shards.json"),
+        piclip(
+            *("segment", "--model", model, "--device", "cpu", "--overlay", "--json"),
+            *("--support", album.photos / "photo0.png", "--name", "cat"),
+            *("--mask", album.folder / "masks" / "cat" / "photo0.png"),
+            *("--query", album.photos, "--output", album.folder / "out"),
+        ),
+    ):
+        assert ran.code == 1, ran.err
+        printed = json.loads(ran.out)
+        items = [item for name in ("failed", "holdout", "images") for item in printed.get(name, [])]
+        assert items
+        for fields in [printed, *items]:
+            assert [field for field in fields if f"`{field}`" not in section] == []
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
