@@ -131,6 +131,36 @@ def read_job(folder):
             yield from read_rows(file)
 
 
+def test_images_of_coco_keep_their_numbers(annotate, album):
+    for engine in ((), ("--engine", "local")):
+        assert annotate(*engine, output=f"out{len(engine)}.json").code == 0
+    alone, shards = (
+        {file.path: file.id for file in album.labels(name).images}
+        for name in ("out0.json", "out2.json")
+    )
+    assert shards == alone == {f"photo{number}.png": 100 + number for number in range(2, 6)}
+
+
+def test_tasks_of_label_studio_keep_their_data(annotate, album):
+    options = ("--output-format", "label-studio", "--min-score", 0.5, "--batch-size", 1)
+    assert annotate(*options, "--with-labels", output="tasks.json").code == 0
+    tasks = album.json("tasks.json")
+    for number, task in enumerate(tasks):
+        task["data"]["patient"] = f"number {number}"
+        task["id"] = number + 7
+        shapes = task.pop("predictions")[0]["result"]
+        task["annotations"] = [{"result": shapes}] if number < 2 else []
+    (album.folder / "tasks.json").write_text(json.dumps(tasks))
+    found = []
+    for more in ((), ("--engine", "local")):
+        ran = annotate(*options, *more, labels="tasks.json", output=f"found{len(more)}.json")
+        assert ran.code == 0, ran.err
+        found.append(album.json(f"found{len(more)}.json"))
+    alone, shards = ({task["data"]["image"]: task for task in tasks} for tasks in found)
+    assert shards == alone
+    assert all("patient" in task["data"] for task in found[1])
+
+
 def test_labels_in_folders_of_a_bucket_find_their_images(annotate, command, album, memory):
     labels = album.labels()
     write_labels(Labels(labels.class_names, labels.labelled), album.folder / "m", format="masks")
@@ -192,11 +222,35 @@ def test_what_a_person_has_corrected_in_labelme_is_kept(annotate, album):
     assert file.read_bytes() != corrected
 
 
+def test_every_field_of_json_is_documented(annotate, piclip, album, model):
+    text = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    section = text.split("## What is printed as JSON")[1].split("\n## ")[0]
+    (album.photos / "broken.png").write_bytes(b"no image")
+    write_labels(album.labels(), album.folder / "masks", format="masks")
+    for ran in (
+        annotate("--json", "--holdout"),
+        annotate("--json", "--engine", "local", output="shards.json"),
+        piclip(
+            *("segment", "--model", model, "--device", "cpu", "--overlay", "--json"),
+            *("--support", album.photos / "photo0.png", "--name", "cat"),
+            *("--mask", album.folder / "masks" / "cat" / "photo0.png"),
+            *("--query", album.photos, "--output", album.folder / "out"),
+        ),
+    ):
+        assert ran.code == 1, ran.err
+        printed = json.loads(ran.out)
+        items = [item for name in ("failed", "holdout", "images") for item in printed.get(name, [])]
+        assert items
+        for fields in [printed, *items]:
+            assert [field for field in fields if f"`{field}`" not in section] == []
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (("--engine", "local", "--review", "r.csv"), "--review is for a folder on this computer"),
         (("--engine", "local", "--holdout", "--workers", 2), "--holdout, --workers is for"),
+        (("--labels", "memory://nowhere/l.json"), "memory://nowhere/l.json: there is no such file"),
         (("--engine", "slurm"), "choose local or ray"),
         (("--actors", 2), "are for work in shards"),
         (("--engine", "local", "--actors", 2), "for the engine ray"),
@@ -211,6 +265,20 @@ def test_what_shards_cannot_do_is_refused(annotate, album, options, sentence):
     ran = annotate(*options)
     assert (ran.code, sentence in ran.sentence) == (2, True), ran.sentence
     assert not (album.folder / "out.json").exists()
+
+
+@pytest.mark.parametrize("engine", [(), ("--engine", "local")])
+def test_ctrl_c_while_labels_are_written_says_how_to_go_on(annotate, album, monkeypatch, engine):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("piclip.formats.coco.write", interrupted)
+        ran = annotate(*engine)
+    assert (ran.code, "run the same command again to go on" in ran.sentence) == (1, True)
+    ran = annotate(*engine, "--json")
+    assert (ran.code, json.loads(ran.out)["earlier"]) == (0, 4)
+    assert len(album.labels("out.json").images) == 4
 
 
 def test_ctrl_c_says_how_far_it_is(annotate, album, monkeypatch):

@@ -113,7 +113,7 @@ def test_which_bands_of_a_tiff_are_colours_is_asked(tmp_path, bands, kind, photo
     one_sentence(error)
 
 
-@pytest.mark.parametrize("bands", [(), (1, 2), (1, 2, 3, 4), (0, 1, 2)])
+@pytest.mark.parametrize("bands", [(), (1, 2), (1, 2, 3, 4), (0, 1, 2), "432", 4, (4.5, 3, 2)])
 def test_bands_are_one_or_three(tmp_path, bands):
     with pytest.raises(UsageError, match="numbers of red, green and blue"):
         read_image(tmp_path / "a.tif", bands=bands)
@@ -176,8 +176,9 @@ def test_what_a_few_bytes_declare_takes_no_memory(tmp_path, bands):
     write_tiff(tmp_path / "a.tif", samples(5, "u1", size=(5, 5)), tile=(1, 1))
     data = (tmp_path / "a.tif").read_bytes()
     for tag in (256, 257):
-        assert (old := struct.pack("<HHIHH", tag, 3, 1, 5, 0)) in data
-        data = data.replace(old, struct.pack("<HHIHH", tag, 3, 1, 3000, 0))
+        small, large = (struct.pack("<HHIHH", tag, 3, 1, side, 0) for side in (5, 3000))
+        assert small in data
+        data = data.replace(small, large)
     (tmp_path / "a.tif").write_bytes(data)
     tracemalloc.start()
     try:
@@ -205,6 +206,16 @@ def test_no_banded_tiff_is_read_in_part(tmp_path, deflate, tile):
         else:  # only what is written after the pixels was missing
             np.testing.assert_array_equal(found, whole)
             assert length > len(data) * 0.97
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("bands", [None, (4, 3, 2)])
+def test_a_header_that_is_cut_off_says_nothing_of_the_bands(tmp_path, bands):
+    write_tiff(tmp_path / "a.tif", samples(5, "u1", top=200))
+    data = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ImageError, match=r"truncated or damaged \(its header ends too early\)"):
+        read_image(tmp_path / "a.tif", bands=bands)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -105,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         _stop_as_by_ctrl_c()
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged files are told of by name
     try:
         typer.main.get_command(app)(args=arguments, prog_name="piclip")
     except SystemExit as leaving:

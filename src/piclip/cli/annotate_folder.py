@@ -17,7 +17,7 @@ from piclip.annotation.jobs import Job, journal_path
 from piclip.annotation.parquet import Row, failure_row, row_of, write_rows
 from piclip.annotation.queries import Failure, Queries, find_queries
 from piclip.annotation.sinks import Proposal
-from piclip.cli.console import people, print_some, print_table, progress_with_rate
+from piclip.cli.console import people, print_some, print_table, progress_with_rate, writing
 from piclip.errors import MaskError, UsageError
 from piclip.formats import LabelledFile, Labels, detect, labelme, read_labels
 from piclip.formats.cleaning import Cleaning, kept
@@ -253,18 +253,19 @@ def write_proposals(
 
     counts = Counter(dict.fromkeys(labels.class_names, 0))
     reviews = []
-    for file, certainty in proposed():
-        scores = [region.score for region in file.regions if region.score is not None]
-        counts.update(region.class_name for region in file.regions)
-        lowest = min(scores, default=None)
-        reviews.append(Review(file.path, certainty, len(scores), lowest, file.presence))
-    if review is not None:
-        write_review(reviews, review)
-    if format == "parquet":
-        with atomic_path(output) as temporary:
-            write_rows(rows(), temporary)
-    else:
-        write_files(files, labels, output, format, simplify=simplify)
+    with writing(output):
+        for file, certainty in proposed():
+            scores = [region.score for region in file.regions if region.score is not None]
+            counts.update(region.class_name for region in file.regions)
+            lowest = min(scores, default=None)
+            reviews.append(Review(file.path, certainty, len(scores), lowest, file.presence))
+        if review is not None:
+            write_review(reviews, review)
+        if format == "parquet":
+            with atomic_path(output) as temporary:
+                write_rows(rows(), temporary)
+        else:
+            write_files(files, labels, output, format, simplify=simplify)
     return dict(counts)
 
 

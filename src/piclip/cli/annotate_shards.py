@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -13,10 +13,10 @@ from tempfile import TemporaryDirectory
 import typer
 
 from piclip import FewShotSegmenter
-from piclip.annotation.export import check_destination
+from piclip.annotation.export import ONE_FILE, check_destination
 from piclip.annotation.fitted import choose_examples, digest, learn
 from piclip.cli.annotate_folder import negatives_for, refuse_edited, written_format
-from piclip.cli.console import people, print_json, print_outcome, progress_bar
+from piclip.cli.console import people, print_json, print_outcome, progress_bar, writing
 from piclip.distributed.catalogue import root_of
 from piclip.distributed.export import Export
 from piclip.distributed.job import Annotated, annotate
@@ -148,12 +148,32 @@ def annotate_shards(
                 on_progress=on_progress,
             )
         if target != "parquet":
-            keep = partial(kept, min_score=min_score, cleaning=cleaning)
+            listed = {
+                file.path: file
+                for file in known.images
+                if not file.labelled and (file.extra or target in ONE_FILE)
+            }
+            keep = partial(_kept, min_score=min_score, cleaning=cleaning, listed=listed)
             pool = Pool(cluster.address, cluster.actors) if cluster.engine == "ray" else None
-            Export(done.shards, known, place, target, keep, simplify).write(pool)
+            with writing(output):
+                Export(done.shards, known, place, target, keep, simplify).write(pool)
     _report(done, output, known.skipped, json=json)
     if done.failed:
         raise typer.Exit(1)
+
+
+def _kept(
+    file: LabelledFile,
+    *,
+    min_score: float,
+    cleaning: Cleaning,
+    listed: Mapping[str, LabelledFile],
+) -> LabelledFile:
+    """What is written of an image, with what the labels say of it; tasks of Ray call it, too."""
+    file = kept(file, min_score, cleaning)
+    if (known := listed.get(file.path)) is None:
+        return file
+    return replace(file, id=known.id, source=known.source, extra=known.extra)
 
 
 def _check_output(

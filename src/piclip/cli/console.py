@@ -142,6 +142,19 @@ def running(what: str, job: Job) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
+def writing(output: str | Path) -> Iterator[None]:
+    """Say that labels are being written; Ctrl-C in the block says how to go on (PiclipError)."""
+    with people().status(f"Writing {output}"):
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            raise PiclipError(
+                f"Stopped while {output} was written; run the same command again to go on: what "
+                f"was found is kept."
+            ) from error
+
+
+@contextmanager
 def progress_bar(*more: ProgressColumn) -> Iterator[Progress]:
     """A progress bar on stderr with the time that is left, and further columns before that."""
     columns = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import operator
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
@@ -39,12 +40,16 @@ _TILE_PIXELS = 2**20
 
 def check_bands(bands: Sequence[int]) -> Bands:
     """One or three numbers of bands (UsageError for others)."""
-    if len(bands) not in {1, 3} or min(bands) < 1:
+    try:
+        chosen = tuple(map(operator.index, bands))
+    except TypeError:
+        chosen = ()
+    if len(chosen) not in {1, 3} or min(chosen) < 1:
         raise UsageError(
             f"The bands are the numbers of red, green and blue, such as 4,3,2, or of one that is "
-            f"gray, counted from 1, not {','.join(map(str, bands)) or 'none'}."
+            f"gray, counted from 1, not {','.join(map(str, chosen)) or repr(bands)}."
         )
-    return tuple(bands)
+    return chosen
 
 
 def to_8_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -94,6 +99,8 @@ class BandedTiff(TiffImagePlugin.TiffImageFile):
         """What Pillow wants to know of a file before it loads any pixel."""
         self._size, self._mode = (self._whole(_WIDTH), self._whole(_HEIGHT)), "RGB"
         self.tile = []
+        if not {_STRIPS, _TILES} & set(self.tag_v2):  # Pillow warns, and takes what it has
+            raise ValueError("its header ends too early")
 
     @property
     def is_plain(self) -> bool:

@@ -71,7 +71,7 @@ def read_image(
         UsageError: ``bands`` are neither one nor three numbers.
     """
     if bands is not None:
-        check_bands(bands)
+        bands = check_bands(bands)
     if isinstance(source, np.ndarray):
         rgb = _to_rgb(_from_array(source, max_pixels))
     else:

@@ -125,14 +125,20 @@ def fetch(place: str, to: Path) -> None:
 
 
 def fetch_all(place: str, to: Path) -> Path:
-    """Copy a file, or a folder and its subfolders (ImageError); gives where it is now."""
+    """Copy a file, or a folder and its subfolders; gives where it is now.
+
+    Raises:
+        UsageError: Nothing is there.
+        ImageError: A file cannot be read.
+    """
     target = to / PurePosixPath(place).name
     if is_file(place):
         fetch(place, target)
-    else:
-        target.mkdir(parents=True, exist_ok=True)
-        for path in files_below(place):
-            fetch(f"{place}/{path}", target / path)
+        return target
+    for path in files_below(place):
+        fetch(f"{place}/{path}", target / path)
+    if not target.is_dir():
+        raise UsageError(f"{place}: there is no such file, nor a folder with files; check the URL.")
     return target
 
 
