@@ -114,9 +114,8 @@ def annotate_shards(
                 "The shards hold every region and its score; leave --min-score out, and --largest "
                 "and --fill-holes."
             )
-        place = absolute(
-            output
-        )  # which actors elsewhere would not know, and without a / at its end
+        # Tasks elsewhere have another working directory, and OUT/.shards would lie within OUT.
+        place = absolute(output)
         job_folder = place if target == "parquet" else f"{place}.shards"
         if target != "parquet":
             check_names(target, known.class_names)
