@@ -112,7 +112,7 @@ def write_files(
         dump_list((labelstudio.to_task(file, url) for file in files()), destination)
     else:
         write_image_files(files(), labels, destination, format, simplify)
-        write_lists([file.path for file in files()], labels, destination, format)
+        write_lists((file.path for file in files()), labels, destination, format)
 
 
 def write_image_files(
@@ -137,10 +137,13 @@ def missing_masks(files: Iterable[LabelledFile], class_names: Sequence[str]) -> 
             yield str(PurePosixPath(name, file.path).with_suffix(".png"))
 
 
-def write_lists(paths: Sequence[str], labels: Labels, folder: Path, format: str) -> None:
-    """Write what a format has beside the label files of its images (OutputError if that fails)."""
+def write_lists(paths: Iterable[str], labels: Labels, folder: Path, format: str) -> None:
+    """Write what a format has beside the label files of its images (OutputError if that fails).
+
+    Most formats have nothing, and do not ask for the paths.
+    """
     if format == "yolo":
-        yolo.write_lists(labels.class_names, paths, folder)
+        yolo.write_lists(labels.class_names, list(paths), folder)
 
 
 def write_review(rows: Iterable[Review], destination: Path) -> None:
