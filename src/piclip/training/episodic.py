@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
+from piclip.clip.cache import MemoryCache, content_key
 from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode, FewShotView, base_class_map
 from piclip.decoders.base import FewShotDecoder
@@ -69,7 +70,7 @@ class TrainingEpisodes(Dataset[TrainingEpisode]):
     ) -> None:
         self.view, self.recipe, self.seed = view, recipe, seed
         self.augment, self.base_labels = augment, base_labels
-        self._kept: dict[tuple[str, int, bytes], tuple[Tensor, Tensor]] = {}
+        self._kept = MemoryCache()
 
     def __getitem__(self, index: int) -> TrainingEpisode:
         """The episode of this number, 0 or more."""
@@ -105,10 +106,13 @@ class TrainingEpisodes(Dataset[TrainingEpisode]):
             view = whole_view(height, width, self.recipe.augmentation.size)
         if not self.recipe.augmentation.comes_back:
             return view, *_through(view, sample, inside)
-        place = (sample.key, class_index, view.theta.numpy().tobytes())
-        if place not in self._kept:
-            self._kept[place] = _through(view, sample, inside)
-        return view, *self._kept[place]
+        key_of_view = content_key(sample.key, str(class_index), view.theta)
+        kept = self._kept.get(key_of_view)
+        if kept is None:
+            image, truth = _through(view, sample, inside)
+            kept = {"image": image, "truth": truth}
+            self._kept.put(key_of_view, kept)
+        return view, kept["image"], kept["truth"]
 
     def _others(self, episode: Episode) -> tuple[str, ...]:
         if self.recipe.clip.candidates == "target":
