@@ -40,7 +40,12 @@ def demo(tmp_path_factory, model):
 
 def test_demo_writes_everything_and_reports_true_ious(demo):
     folder, data, err = demo
-    assert len(data["images"]) == 6
+    assert len(data["images"]) == 4 and len(data["without"]) == 2
+    for image in data["without"]:
+        assert not np.asarray(Image.open(folder / "truth" / image["file"])).any()
+        mask = np.asarray(Image.open(folder / "masks" / image["file"])) > 0
+        assert image["marked"] == pytest.approx(100 * mask.mean(), abs=0.01)
+        assert f"no cat; {mask.mean():.1%} marked" in err
     for image in data["images"]:
         name = image["file"]
         mask = np.asarray(Image.open(folder / "masks" / name)) > 0

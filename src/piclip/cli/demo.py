@@ -17,7 +17,8 @@ EXAMPLES = examples(
 )
 CLASS_NAME = "cat"
 _SEED = 2405  # used nowhere else; the first scenes are taken as they come
-_NAMES = ("support", *(f"query_{number}" for number in range(1, 7)))
+_WITH, _WITHOUT = 4, 2  # queries that hold the class, and that do not
+_NAMES = ("support", *(f"query_{number}" for number in range(1, 1 + _WITH + _WITHOUT)))
 
 
 def demo(
@@ -42,8 +43,9 @@ def demo(
 ) -> None:
     """Segment a few generated scenes with the built-in model: offline, in seconds.
 
-    Draws a labelled scene and six others, segments them from the one labelled example, and
-    writes images, masks, overlays and one figure with every step.
+    Draws a labelled scene and six others, two of them without the class, none of them chosen;
+    segments them from the one labelled example, and writes images, masks, overlays and one figure
+    with every step.
 
     With --photos, segments two photographs of cheetahs, and two without any, from a third one.
     """
@@ -59,11 +61,15 @@ def demo(
     from piclip.cli.console import people, print_json, print_table
 
     with people().status("Segmenting"):
-        figure, ious = _segment_scenes(out)
+        figure, ious, marked = _segment_scenes(out)
     mean = fmean(ious.values())
-    rows = [(file, f"{100 * iou:.1f} %") for file, iou in (*ious.items(), ("mean", mean))]
-    print_table(f"Masks of '{CLASS_NAME}' from one labelled image", ("image", "IoU"), rows)
-    people().print(f"Every step is drawn in {figure}; masks and overlays lie beside it.")
+    rows = [(file, f"IoU {100 * iou:.1f} %") for file, iou in (*ious.items(), ("mean", mean))]
+    rows += [(file, f"no {CLASS_NAME}; {share:.1%} marked") for file, share in marked.items()]
+    print_table(f"Masks of '{CLASS_NAME}' from one labelled image", ("image", "result"), rows)
+    people().print(
+        f"The scenes were not chosen. Every step is drawn in {figure}; masks and overlays lie "
+        f"beside it."
+    )
     if json:
         print_json(
             {
@@ -72,6 +78,9 @@ def demo(
                 "class": CLASS_NAME,
                 "images": [{"file": f, "iou": round(100 * iou, 2)} for f, iou in ious.items()],
                 "mean_iou": round(100 * mean, 2),
+                "without": [
+                    {"file": f, "marked": round(100 * share, 2)} for f, share in marked.items()
+                ],
             }
         )
 
@@ -105,8 +114,15 @@ def _show_photos(out: Path, model: str, visual: str | None, *, json: bool) -> No
         )
 
 
-def _segment_scenes(folder: Path) -> tuple[Path, dict[str, float]]:
-    """Fill the folder; gives back the figure's file and each query's IoU, 0 to 1, by file name."""
+def _segment_scenes(folder: Path) -> tuple[Path, dict[str, float], dict[str, float]]:
+    """Fill the folder.
+
+    Returns:
+        The figure's file; by file name the IoU, 0 to 1, of queries that hold the class, and the
+        share of those without it that is marked.
+    """
+    from itertools import count, islice
+
     from PIL import Image
 
     from piclip import FewShotSegmenter, Support
@@ -115,7 +131,9 @@ def _segment_scenes(folder: Path) -> tuple[Path, dict[str, float]]:
     from piclip.io.outputs import write_png
     from piclip.training_free.scorer import TrainingFreeScorer
 
-    scenes = [make_scene(_SEED, index, include=CLASS_NAME) for index in range(len(_NAMES))]
+    scenes = [make_scene(_SEED, index, include=CLASS_NAME) for index in range(1 + _WITH)]
+    others = (make_scene(_SEED, index) for index in count(1 + _WITH))
+    scenes += islice((scene for scene in others if not scene.mask(CLASS_NAME).any()), _WITHOUT)
     images = [Image.fromarray(scene.image) for scene in scenes]
     truths = [scene.mask(CLASS_NAME) for scene in scenes]
     paths = [folder / "images" / f"{name}.png" for name in _NAMES]
@@ -138,4 +156,6 @@ def _segment_scenes(folder: Path) -> tuple[Path, dict[str, float]]:
         for result, truth, other in zip(results, truths[1:], as_published, strict=True)
     ]
     figure = save_figure(episodes_figure(rows), folder / "demo.png")
-    return figure, {path.name: row.iou or 0.0 for path, row in zip(paths[1:], rows, strict=True)}
+    shown = {path.name: row for path, row in zip(paths[1:], rows, strict=True)}
+    ious = {name: shown[name].iou or 0.0 for name in [*shown][:_WITH]}
+    return figure, ious, {name: shown[name].prediction.mean().item() for name in [*shown][_WITH:]}
