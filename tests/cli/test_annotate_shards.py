@@ -304,3 +304,21 @@ def test_ctrl_c_says_how_far_it_is(annotate, album, monkeypatch):
     assert 0 < json.loads(ran.out)["earlier"] < 4
     shards = album.folder / "out.json.shards" / "shards"
     assert sum(pq.read_metadata(path).num_rows for path in shards.iterdir()) == 4
+
+
+@pytest.mark.slow
+def test_shards_and_label_files_on_ray_are_made_by_one_connection(annotate, album, monkeypatch):
+    import ray
+
+    init, connections = ray.init, []
+
+    def counted(**options):
+        connections.append(options)
+        return init(**options)
+
+    monkeypatch.setattr(ray, "init", counted)
+    ran = annotate(*("--engine", "ray", "--actors", 1, "--output-format", "masks"), output="on-ray")
+    assert ran.code == 0, ran.err
+    assert list((album.folder / "on-ray").rglob("*.png"))
+    assert len(connections) == 1
+    assert not ray.is_initialized()

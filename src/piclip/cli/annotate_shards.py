@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -20,7 +20,7 @@ from piclip.cli.console import people, print_json, print_outcome, progress_bar, 
 from piclip.distributed.catalogue import root_of
 from piclip.distributed.export import Export
 from piclip.distributed.job import Annotated, annotate
-from piclip.distributed.ray_engine import Pool
+from piclip.distributed.ray_engine import Pool, connected
 from piclip.errors import ImageError, PiclipError, UsageError
 from piclip.formats import LabelledFile, Labels
 from piclip.formats.cleaning import Cleaning, kept
@@ -127,35 +127,38 @@ def annotate_shards(
             learned = digest(examples, folder.images, negatives=negatives)
             learn(segmenter, examples, folder.images, negatives=negatives, max_pixels=max_pixels)
         labelled = (find_image(folder.images, file.path) for file in known.labelled)
-        with _bar() as on_progress:
-            done = annotate(
-                segmenter,
-                images,
-                job_folder,
-                without=[p.relative_to(folder.images).as_posix() for p in labelled if p],
-                learned=learned,
-                threshold=threshold,
-                min_presence=min_presence,
-                batch_size=batch_size,
-                max_pixels=max_pixels,
-                shards=cluster.shards,
-                engine=cluster.engine or "local",  # type: ignore[arg-type]  # refuses others
-                ray_address=cluster.address,
-                actors=cluster.actors,
-                num_gpus=cluster.num_gpus,
-                overwrite=overwrite,
-                on_progress=on_progress,
-            )
-        if target != "parquet":
-            listed = {
-                file.path: file
-                for file in known.images
-                if not file.labelled and (file.extra or target in ONE_FILE)
-            }
-            keep = partial(_kept, min_score=min_score, cleaning=cleaning, listed=listed)
-            pool = Pool(cluster.address, cluster.actors) if cluster.engine == "ray" else None
-            with writing(output):
-                Export(done.shards, known, place, target, keep, simplify).write(pool)
+        pool = None
+        if cluster.engine == "ray" and target not in (*ONE_FILE, "parquet"):
+            pool = Pool(cluster.address, cluster.actors)
+        with connected(pool) if pool else nullcontext():  # once, for the shards and label files
+            with _bar() as on_progress:
+                done = annotate(
+                    segmenter,
+                    images,
+                    job_folder,
+                    without=[p.relative_to(folder.images).as_posix() for p in labelled if p],
+                    learned=learned,
+                    threshold=threshold,
+                    min_presence=min_presence,
+                    batch_size=batch_size,
+                    max_pixels=max_pixels,
+                    shards=cluster.shards,
+                    engine=cluster.engine or "local",  # type: ignore[arg-type]  # refuses others
+                    ray_address=cluster.address,
+                    actors=cluster.actors,
+                    num_gpus=cluster.num_gpus,
+                    overwrite=overwrite,
+                    on_progress=on_progress,
+                )
+            if target != "parquet":
+                listed = {
+                    file.path: file
+                    for file in known.images
+                    if not file.labelled and (file.extra or target in ONE_FILE)
+                }
+                keep = partial(_kept, min_score=min_score, cleaning=cleaning, listed=listed)
+                with writing(output):
+                    Export(done.shards, known, place, target, keep, simplify).write(pool)
     _report(done, output, known.skipped, json=json)
     if done.failed:
         raise typer.Exit(1)
