@@ -268,6 +268,15 @@ def test_what_shards_cannot_do_is_refused(annotate, album, options, sentence):
 
 
 @pytest.mark.parametrize("engine", [(), ("--engine", "local")])
+def test_images_that_failed_earlier_are_none_of_those_annotated_earlier(annotate, album, engine):
+    (album.photos / "photo3.png").write_bytes(b"no image")
+    for earlier in (0, 3):
+        ran = annotate(*engine, "--json")
+        assert (ran.code, json.loads(ran.out)["earlier"]) == (1, earlier)
+    assert "3 of 4 images annotated (3 from an earlier run)" in ran.err
+
+
+@pytest.mark.parametrize("engine", [(), ("--engine", "local")])
 def test_ctrl_c_while_labels_are_written_says_how_to_go_on(annotate, album, monkeypatch, engine):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

@@ -264,11 +264,12 @@ def _bar() -> Iterator[Callable[[int, int], object]]:
 
 
 def _report(done: Annotated, output: str, skipped: Sequence[str], *, json: bool) -> None:
+    earlier = done.earlier - done.earlier_failed
     failures = list(islice(done.shards.failures(), _MOST_FAILURES)) if done.failed else []
     print_outcome(
         "annotated",
         done=done.images - done.failed,
-        earlier=done.earlier,
+        earlier=earlier,
         failures=[failure.with_name for failure in failures],
         where=f"see the rows with a reason in {done.shards.folder}/shards",
         output=output,
@@ -280,7 +281,7 @@ def _report(done: Annotated, output: str, skipped: Sequence[str], *, json: bool)
                 "output": output,
                 "shards": f"{done.shards.folder}/shards",
                 "annotated": done.images - done.failed,
-                "earlier": done.earlier,
+                "earlier": earlier,
                 "skipped": list(skipped),
                 "failures": done.failed,
                 "failed": [{"image": f.path, "reason": f.reason} for f in failures],
