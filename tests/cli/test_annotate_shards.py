@@ -105,6 +105,23 @@ def test_everything_in_a_bucket(annotate, command, album, memory):
     assert (again.code, "is a file" in again.sentence) == (2, True)
 
 
+def test_what_is_said_of_labels_that_were_fetched_names_their_url(command, album, memory):
+    labels = album.json("labels.json")
+    labels["annotations"][-1]["category_id"] = 77
+    (album.photos / "photo1.png").write_bytes(b"no image")
+    memory.pipe("/bucket/labels.json", json.dumps(labels).encode())
+    for file in album.photos.iterdir():
+        memory.pipe(f"/bucket/photos/{file.name}", file.read_bytes())
+    places = ("memory://bucket/photos", "memory://bucket/labels.json", "memory://found/out.json")
+    ran = command(*places)
+    assert "memory://bucket/labels.json: annotation " in ran.err
+    assert "memory://bucket/photos/photo1.png: this is not an image" in ran.err
+    memory.pipe("/bucket/labels.json", b"{")
+    damaged = command(*places)
+    assert damaged.sentence.startswith("memory://bucket/labels.json: this is not ")
+    assert "/piclip-" not in ran.err + damaged.err
+
+
 @pytest.mark.parametrize("kind", ["path", "memory"])
 def test_a_higher_min_score_takes_masks_away_and_nothing_else(annotate, album, memory, kind):
     top = {"path": str(album.folder), "memory": "memory://found"}[kind]

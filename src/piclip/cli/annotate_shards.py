@@ -89,8 +89,8 @@ def annotate_shards(
     output: str,
     *,
     format: str,
-    read: Callable[[Path, Path | None], Labels],
-    usable: Callable[[Labels, Path], Labels],
+    read: Callable[..., Labels],
+    usable: Callable[..., Labels],
     output_format: str | None,
     load: Callable[[], FewShotSegmenter],
     cluster: Cluster,
@@ -104,10 +104,14 @@ def annotate_shards(
     overwrite: bool,
     json: bool,
 ) -> None:
-    """Learn, annotate shard by shard, and write the shards in the format that is wanted."""
-    with TemporaryDirectory(prefix="piclip-") as scratch:
-        known, folder = _labels(absolute(labels), root_of(absolute(images)), Path(scratch), read)
-        known = usable(known, folder.images)
+    """Learn, annotate shard by shard, and write the shards in the format that is wanted.
+
+    ``read`` and ``usable`` are `read_and_say` and `readable`, but for their options.
+    """
+    labels_at, root = absolute(labels), root_of(absolute(images))
+    with _scratch(labels_at, root) as (scratch, called):
+        known, folder = _labels(labels_at, root, scratch, partial(read, called=called))
+        known = usable(known, folder.images, called=called)
         target = written_format(folder.labels, format, output_format, simplify=simplify)
         if target == "parquet" and (min_score or cleaning.largest or cleaning.fill_holes):
             raise UsageError(
@@ -207,6 +211,24 @@ class _Copies:
 
     labels: Path
     images: Path
+
+
+@contextmanager
+def _scratch(labels: str, root: str) -> Iterator[tuple[Path, Callable[[str], str]]]:
+    """A folder for what `_labels` fetches, and how a sentence about that comes to name its URL.
+
+    An error that leaves the block does so, too.
+    """
+    with TemporaryDirectory(prefix="piclip-") as folder:
+
+        def called(sentence: str) -> str:
+            copy = f"{folder}/labels/{PurePosixPath(labels).name}"
+            return sentence.replace(copy, labels).replace(f"{folder}/images", root)
+
+        try:
+            yield Path(folder), called
+        except PiclipError as error:
+            raise type(error)(called(str(error))) from error
 
 
 def _labels(
