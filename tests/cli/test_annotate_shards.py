@@ -105,6 +105,23 @@ def test_everything_in_a_bucket(annotate, command, album, memory):
     assert (again.code, "is a file" in again.sentence) == (2, True)
 
 
+def test_what_is_said_of_labels_that_were_fetched_names_their_url(command, album, memory):
+    labels = album.json("labels.json")
+    labels["annotations"][-1]["category_id"] = 77
+    (album.photos / "photo1.png").write_bytes(b"no image")
+    memory.pipe("/bucket/labels.json", json.dumps(labels).encode())
+    for file in album.photos.iterdir():
+        memory.pipe(f"/bucket/photos/{file.name}", file.read_bytes())
+    places = ("memory://bucket/photos", "memory://bucket/labels.json", "memory://found/out.json")
+    ran = command(*places)
+    assert "memory://bucket/labels.json: annotation " in ran.err
+    assert "memory://bucket/photos/photo1.png: this is not an image" in ran.err
+    memory.pipe("/bucket/labels.json", b"{")
+    damaged = command(*places)
+    assert damaged.sentence.startswith("memory://bucket/labels.json: this is not ")
+    assert "/piclip-" not in ran.err + damaged.err
+
+
 @pytest.mark.parametrize("kind", ["path", "memory"])
 def test_a_higher_min_score_takes_masks_away_and_nothing_else(annotate, album, memory, kind):
     top = {"path": str(album.folder), "memory": "memory://found"}[kind]
@@ -268,6 +285,15 @@ def test_what_shards_cannot_do_is_refused(annotate, album, options, sentence):
 
 
 @pytest.mark.parametrize("engine", [(), ("--engine", "local")])
+def test_images_that_failed_earlier_are_none_of_those_annotated_earlier(annotate, album, engine):
+    (album.photos / "photo3.png").write_bytes(b"no image")
+    for earlier in (0, 3):
+        ran = annotate(*engine, "--json")
+        assert (ran.code, json.loads(ran.out)["earlier"]) == (1, earlier)
+    assert "3 of 4 images annotated (3 from an earlier run)" in ran.err
+
+
+@pytest.mark.parametrize("engine", [(), ("--engine", "local")])
 def test_ctrl_c_while_labels_are_written_says_how_to_go_on(annotate, album, monkeypatch, engine):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -304,3 +330,21 @@ def test_ctrl_c_says_how_far_it_is(annotate, album, monkeypatch):
     assert 0 < json.loads(ran.out)["earlier"] < 4
     shards = album.folder / "out.json.shards" / "shards"
     assert sum(pq.read_metadata(path).num_rows for path in shards.iterdir()) == 4
+
+
+@pytest.mark.slow
+def test_shards_and_label_files_on_ray_are_made_by_one_connection(annotate, album, monkeypatch):
+    import ray
+
+    init, connections = ray.init, []
+
+    def counted(**options):
+        connections.append(options)
+        return init(**options)
+
+    monkeypatch.setattr(ray, "init", counted)
+    ran = annotate(*("--engine", "ray", "--actors", 1, "--output-format", "masks"), output="on-ray")
+    assert ran.code == 0, ran.err
+    assert list((album.folder / "on-ray").rglob("*.png"))
+    assert len(connections) == 1
+    assert not ray.is_initialized()

@@ -24,12 +24,9 @@ def commands(command, path=()):
         yield from commands(below, (*path, name))
 
 
-MAIN = "import sys; from piclip.cli import main; sys.exit(main())"
-
-
 def run(*arguments, **more):
     return subprocess.run(
-        [sys.executable, "-c", MAIN, *arguments],
+        [sys.executable, "-m", "piclip", *arguments],
         capture_output=True,
         text=True,
         timeout=120,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,11 @@ class Job:
             entries = answers(segmenter, queries, self.sink, how)
         else:
             entries = answers_of_workers(segmenter, queries, self.sink, how, workers)
-        for tried, entry in enumerate(entries, start=1):
-            self.journal.append(entry)
-            self.finished += entry.reason is None
-            on_progress(tried)
+        with closing(entries):  # an error ends the threads that write before anybody tidies up
+            for tried, entry in enumerate(entries, start=1):
+                self.journal.append(entry)
+                self.finished += entry.reason is None
+                on_progress(tried)
 
     def failures(self) -> list[Failure]:
         """The images that have no result after a run, or changed meanwhile."""

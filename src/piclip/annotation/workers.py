@@ -68,6 +68,9 @@ def answers_of_workers(
             while waiting:
                 yield from waiting.popleft().result()
         except BrokenProcessPool as error:
+            for future in waiting:
+                if future.done() and not future.exception():
+                    yield from future.result()
             raise PiclipError(
                 "A worker process ended unexpectedly, perhaps for want of memory; run the same "
                 "command again with fewer workers: what is finished is kept."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,11 @@ def read_and_say(
     boxes: str,
     strict: bool,
     empty_as_negatives: bool,
+    called: Callable[[str], str] = str,
 ) -> Labels:
     """Read labels as `read_labels`; print what was decided in it, and what of them is left out.
+
+    ``called`` makes a sentence name what people know, where other files are read in its place.
 
     Raises:
         UsageError: Images without a label are to be negatives, but the labels tell these.
@@ -53,6 +56,7 @@ def read_and_say(
             boxes=boxes,  # type: ignore[arg-type]  # refuses others
             strict=strict,
         )
+    labels = _told(labels, called)
     for note in labels.notes:
         people().print(note)
     _say_skipped(labels.skipped)
@@ -73,20 +77,26 @@ def readable(
     strict: bool,
     max_pixels: int,
     bands: Bands | None,
+    called: Callable[[str], str] = str,
 ) -> Labels:
-    """As `with_readable`; print which labels are left out.
+    """As `with_readable`; print which labels are left out. ``called`` as in `read_and_say`.
 
     Raises:
         MaskError: With ``strict``, an image cannot be learned from.
         UsageError: No other image is labelled.
     """
     with people().status("Reading the labelled images"):
-        found = with_readable(labels, images, max_pixels=max_pixels, bands=bands)
+        found = _told(with_readable(labels, images, max_pixels=max_pixels, bands=bands), called)
     more = found.skipped[len(labels.skipped) :]
     if strict and more:
         raise MaskError("\n".join(more))
     _say_skipped(more)
     return found
+
+
+def _told(labels: Labels, called: Callable[[str], str]) -> Labels:
+    skipped, notes = (tuple(map(called, said)) for said in (labels.skipped, labels.notes))
+    return replace(labels, skipped=skipped, notes=notes)
 
 
 def _say_skipped(sentences: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -20,7 +20,7 @@ from piclip.cli.console import people, print_json, print_outcome, progress_bar, 
 from piclip.distributed.catalogue import root_of
 from piclip.distributed.export import Export
 from piclip.distributed.job import Annotated, annotate
-from piclip.distributed.ray_engine import Pool
+from piclip.distributed.ray_engine import Pool, connected
 from piclip.errors import ImageError, PiclipError, UsageError
 from piclip.formats import LabelledFile, Labels
 from piclip.formats.cleaning import Cleaning, kept
@@ -89,8 +89,8 @@ def annotate_shards(
     output: str,
     *,
     format: str,
-    read: Callable[[Path, Path | None], Labels],
-    usable: Callable[[Labels, Path], Labels],
+    read: Callable[..., Labels],
+    usable: Callable[..., Labels],
     output_format: str | None,
     load: Callable[[], FewShotSegmenter],
     cluster: Cluster,
@@ -104,10 +104,14 @@ def annotate_shards(
     overwrite: bool,
     json: bool,
 ) -> None:
-    """Learn, annotate shard by shard, and write the shards in the format that is wanted."""
-    with TemporaryDirectory(prefix="piclip-") as scratch:
-        known, folder = _labels(absolute(labels), root_of(absolute(images)), Path(scratch), read)
-        known = usable(known, folder.images)
+    """Learn, annotate shard by shard, and write the shards in the format that is wanted.
+
+    ``read`` and ``usable`` are `read_and_say` and `readable`, but for their options.
+    """
+    labels_at, root = absolute(labels), root_of(absolute(images))
+    with _scratch(labels_at, root) as (scratch, called):
+        known, folder = _labels(labels_at, root, scratch, partial(read, called=called))
+        known = usable(known, folder.images, called=called)
         target = written_format(folder.labels, format, output_format, simplify=simplify)
         if target == "parquet" and (min_score or cleaning.largest or cleaning.fill_holes):
             raise UsageError(
@@ -127,35 +131,38 @@ def annotate_shards(
             learned = digest(examples, folder.images, negatives=negatives)
             learn(segmenter, examples, folder.images, negatives=negatives, max_pixels=max_pixels)
         labelled = (find_image(folder.images, file.path) for file in known.labelled)
-        with _bar() as on_progress:
-            done = annotate(
-                segmenter,
-                images,
-                job_folder,
-                without=[p.relative_to(folder.images).as_posix() for p in labelled if p],
-                learned=learned,
-                threshold=threshold,
-                min_presence=min_presence,
-                batch_size=batch_size,
-                max_pixels=max_pixels,
-                shards=cluster.shards,
-                engine=cluster.engine or "local",  # type: ignore[arg-type]  # refuses others
-                ray_address=cluster.address,
-                actors=cluster.actors,
-                num_gpus=cluster.num_gpus,
-                overwrite=overwrite,
-                on_progress=on_progress,
-            )
-        if target != "parquet":
-            listed = {
-                file.path: file
-                for file in known.images
-                if not file.labelled and (file.extra or target in ONE_FILE)
-            }
-            keep = partial(_kept, min_score=min_score, cleaning=cleaning, listed=listed)
-            pool = Pool(cluster.address, cluster.actors) if cluster.engine == "ray" else None
-            with writing(output):
-                Export(done.shards, known, place, target, keep, simplify).write(pool)
+        pool = None
+        if cluster.engine == "ray" and target not in (*ONE_FILE, "parquet"):
+            pool = Pool(cluster.address, cluster.actors)
+        with connected(pool) if pool else nullcontext():  # once, for the shards and label files
+            with _bar() as on_progress:
+                done = annotate(
+                    segmenter,
+                    images,
+                    job_folder,
+                    without=[p.relative_to(folder.images).as_posix() for p in labelled if p],
+                    learned=learned,
+                    threshold=threshold,
+                    min_presence=min_presence,
+                    batch_size=batch_size,
+                    max_pixels=max_pixels,
+                    shards=cluster.shards,
+                    engine=cluster.engine or "local",  # type: ignore[arg-type]  # refuses others
+                    ray_address=cluster.address,
+                    actors=cluster.actors,
+                    num_gpus=cluster.num_gpus,
+                    overwrite=overwrite,
+                    on_progress=on_progress,
+                )
+            if target != "parquet":
+                listed = {
+                    file.path: file
+                    for file in known.images
+                    if not file.labelled and (file.extra or target in ONE_FILE)
+                }
+                keep = partial(_kept, min_score=min_score, cleaning=cleaning, listed=listed)
+                with writing(output):
+                    Export(done.shards, known, place, target, keep, simplify).write(pool)
     _report(done, output, known.skipped, json=json)
     if done.failed:
         raise typer.Exit(1)
@@ -204,6 +211,24 @@ class _Copies:
 
     labels: Path
     images: Path
+
+
+@contextmanager
+def _scratch(labels: str, root: str) -> Iterator[tuple[Path, Callable[[str], str]]]:
+    """A folder for what `_labels` fetches, and how a sentence about that comes to name its URL.
+
+    An error that leaves the block does so, too.
+    """
+    with TemporaryDirectory(prefix="piclip-") as folder:
+
+        def called(sentence: str) -> str:
+            copy = f"{folder}/labels/{PurePosixPath(labels).name}"
+            return sentence.replace(copy, labels).replace(f"{folder}/images", root)
+
+        try:
+            yield Path(folder), called
+        except PiclipError as error:
+            raise type(error)(called(str(error))) from error
 
 
 def _labels(
@@ -261,11 +286,12 @@ def _bar() -> Iterator[Callable[[int, int], object]]:
 
 
 def _report(done: Annotated, output: str, skipped: Sequence[str], *, json: bool) -> None:
+    earlier = done.earlier - done.earlier_failed
     failures = list(islice(done.shards.failures(), _MOST_FAILURES)) if done.failed else []
     print_outcome(
         "annotated",
         done=done.images - done.failed,
-        earlier=done.earlier,
+        earlier=earlier,
         failures=[failure.with_name for failure in failures],
         where=f"see the rows with a reason in {done.shards.folder}/shards",
         output=output,
@@ -277,7 +303,7 @@ def _report(done: Annotated, output: str, skipped: Sequence[str], *, json: bool)
                 "output": output,
                 "shards": f"{done.shards.folder}/shards",
                 "annotated": done.images - done.failed,
-                "earlier": done.earlier,
+                "earlier": earlier,
                 "skipped": list(skipped),
                 "failures": done.failed,
                 "failed": [{"image": f.path, "reason": f.reason} for f in failures],

@@ -34,13 +34,15 @@ class Annotated:
         shards: What was found.
         images: How many images it has.
         failed: In how many of them nothing could be found out.
-        earlier: How many were finished by earlier runs.
+        earlier: How many were finished by earlier runs, failed ones included.
+        earlier_failed: How many of these failed.
     """
 
     shards: Shards
     images: int
     failed: int
     earlier: int
+    earlier_failed: int
 
 
 def annotate(
@@ -125,8 +127,8 @@ def annotate(
             folder, absolute(str(images)), settings, count=shards, overwrite=overwrite
         )
         done = job.done()
-        earlier, failed = job.counts(done)
-        total = earlier
+        earlier, earlier_failed = job.counts(done)
+        total, failed = earlier, earlier_failed
         missing = frozenset(range(job.count)) - done
         left_out = frozenset(joined(job.images, path) for path in without)
         on_progress(total, job.catalogue.rows)
@@ -142,7 +144,7 @@ def annotate(
         on_progress(total, total)
     if total == 0:
         raise UsageError("There is no image to annotate; give others, or leave fewer out.")
-    return Annotated(job, total, failed, earlier)
+    return Annotated(job, total, failed, earlier, earlier_failed)
 
 
 def _shards_here(

@@ -59,7 +59,7 @@ def shards_by_ray(
     for place in (shards.folder, shards.images, shards.catalogue.place):
         if place.startswith("memory://"):
             raise UsageError(f"{place} is known to this process alone; use the engine local.")
-    with _connected(pool) as ray:
+    with connected(pool) as ray:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         actors = pool.actors or _room(ray.cluster_resources(), pool.num_gpus)
@@ -98,7 +98,7 @@ def each_by_ray(work: Callable[[int], None], numbers: Iterable[int], pool: Pool)
     Raises:
         PiclipError: The cluster is not there or cannot go on, or as the function.
     """
-    with _connected(pool) as ray, _one_sentence(ray):
+    with connected(pool) as ray, _one_sentence(ray):
         task = ray.remote(num_cpus=1)(_without_result)
         shared = ray.put(work)
         ray.get([task.remote(shared, number) for number in numbers])
@@ -138,8 +138,13 @@ def _room(resources: Mapping[str, float], num_gpus: float) -> int:
 
 
 @contextmanager
-def _connected(pool: Pool) -> Iterator[Any]:
-    """Ray, connected for the block unless it was before."""
+def connected(pool: Pool) -> Iterator[Any]:
+    """Ray, connected for the block unless it was before, so that blocks within share this one.
+
+    Raises:
+        UsageError: Ray is not installed.
+        PiclipError: The cluster is not there.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # people see a progress bar
     with needs_extra("ray", "Working on a cluster"):
