@@ -74,17 +74,14 @@ benchmark: $(INSTALLED)
 	$(BIN)/piclip benchmark speed
 
 # Result files, tables and figures; a run that was stopped goes on where it was.
-experiments: RESULTS := benchmarks/results
+experiments: RESULTS := benchmarks/scenes5i
 experiments: RUNS := runs/experiments
-experiments-quick: RESULTS := runs/quick/results
-experiments-quick: RUNS := runs/quick
+experiments-quick: RESULTS := runs/experiments-quick
+experiments-quick: RUNS := runs/experiments-quick
 experiments-quick: QUICK := --quick
 
 experiments experiments-quick: $(INSTALLED)
-	$(BIN)/python -m world.experiments $(QUICK) --output $(RESULTS) --runs $(RUNS)
-	$(BIN)/piclip table $(RESULTS)/*.json > $(RESULTS)/main.md
-	$(BIN)/piclip table $(RESULTS)/*.json --style priors > $(RESULTS)/priors.md
-	$(BIN)/piclip table $(RESULTS)/*.json --style ablation > $(RESULTS)/ablation.md
+	$(BIN)/python -m world.experiments $(QUICK)
 	$(BIN)/piclip figure fig1 --baseline $(RUNS)/fold0/pfenet-imagenet --output $(RESULTS)/fig1.jpg
 	$(BIN)/piclip figure fig3 --baseline $(RUNS)/fold0/hdmnet-imagenet \
 	  --ours $(RUNS)/fold0/hdmnet-piclip --output $(RESULTS)/fig3.jpg

@@ -1,226 +1,154 @@
 """The paper's comparison on the built-in world: ``python -m world.experiments``.
 
-Trains one base learner per fold, every decoder on it with every prior, and evaluates each on the
-novel classes of the fold, all by ``piclip train`` and ``piclip evaluate``; what is there already
-is not repeated. Parts do not depend on each other, so they share out the cores.
+The backbone is trained on what whole scenes show, of all classes (`world.pretraining`), and
+frozen, so that the previous prior is made of features as a network of ImageNet would give them;
+the CLIP is the built-in one. What is there already is not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
+import json
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import ClassVar
 
-from piclip.cli import main as piclip
-from piclip.errors import PiclipError
-from piclip.evaluation.evaluate import worker_pool
-from piclip.evaluation.records import read_result
+from PIL import Image
 
-MAIN = {prior: (f"prior={prior}",) for prior in ("imagenet", "piclip")}
-"""The priors of the main table, as changes to the recipe."""
-ABLATION = {
-    "vtp": ("prior=piclip", "clip.text=plain", "clip.visual=none"),
-    "vtp+pir": ("prior=piclip", "clip.text=refined", "clip.visual=none"),
-    "vvp": ("prior=piclip", "clip.text=none", "clip.visual=plain"),
-    "vtp+vvp": ("prior=piclip", "clip.text=plain", "clip.visual=plain"),
-    "none": ("prior=none",),
-}
-"""The rows of the ablation that are not in the main table."""
+from piclip.clip.encoder import Encoder
+from piclip.clip.towers import VisualTower
+from piclip.datasets.catalogue import open_dataset
+from piclip.datasets.dataset import Dataset
+from piclip.datasets.few_shot import FewShotView
+from piclip.evaluation.calibration import Case, calibrate, save_calibrated
+from piclip.evaluation.predictor import truth_of
+from piclip.segmenter import FewShotSegmenter
+from piclip.training_free.scorer import TrainingFreeScorer
+from world.comparison import Comparison, asked, compare
+from world.jobs import Part
+from world.pretraining import EPOCHS, SCENES, pretrain
 
-Step: TypeAlias = Callable[[], None]
-"""A training or an evaluation; other processes can be sent it. It raises a PiclipError."""
-Part: TypeAlias = list[tuple[Path, Step]]
-"""What is done one after the other: what shows that a step is done, and the step."""
+RESULTS = Path("benchmarks/scenes5i")
 
 
-class Experiment(Protocol):
-    """What is trained and evaluated."""
-
-    @property
-    def results(self) -> Path:
-        """Folder of the result files."""
-        ...
-
-    @property
-    def runs(self) -> Path:
-        """Folder of the trainings, and of the log."""
-        ...
-
-    def phases(self) -> Sequence[list[Part]]:
-        """Phase after phase; the parts of one in any order."""
-        ...
-
-    def is_done(self, shown: Path) -> bool:
-        """Whether what shows that a step is done does so."""
-        ...
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is trained and how much is asked.
+@dataclass(frozen=True, kw_only=True)
+class Scenes(Comparison):
+    """See `Comparison`.
 
     Attributes:
-        results: Folder of the result files.
-        runs: Folder of the trainings.
-        folds: Which folds are held out in turn.
-        decoders: Which decoders, by the names of their recipes.
-        ablated: The decoder that the ablation is made with; None leaves the ablation out.
-        shots: Numbers of supports in the evaluation, of the ablation the first alone; training is
-            with one.
-        seeds: Independent draws of the test episodes.
-        episodes: Test episodes of each seed.
-        overrides: Changes to every recipe.
-        recipes: Folder of the recipes.
+        pretraining: Scenes that the backbone learns from, and how often it sees each.
+        cases: Episodes of base classes that set the segmenter's constants, of one support and of
+            five each.
     """
 
-    results: Path
-    runs: Path
-    folds: tuple[int, ...] = (0, 1, 2, 3)
-    decoders: tuple[str, ...] = ("pfenet", "bam", "hdmnet")
-    ablated: str | None = "pfenet"
-    shots: tuple[int, ...] = (1, 5)
-    seeds: int = 5
-    episodes: int = 60
-    overrides: tuple[str, ...] = ("workers=0",)
     recipes: Path = Path("recipes/scenes")
+    pretraining: tuple[int, int] = (SCENES, EPOCHS)
+    cases: int = 60
 
-    def phases(self) -> tuple[list[Part], list[Part]]:
-        """The base learners, then all that is built on them; the parts of a phase in any order."""
-        rows = [(decoder, prior) for decoder in self.decoders for prior in MAIN]
-        ablation = [(self.ablated, prior) for prior in ABLATION if self.ablated is not None]
-        learners = [[self._learner(fold)] for fold in self.folds]
-        decoders = [self._decoder(fold, *row) for fold in self.folds for row in rows]
-        decoders += [self._decoder(fold, *row) for row in ablation for fold in self.folds]
-        without = [self._evaluations("training-free", fold, "training-free") for fold in self.folds]
-        return learners, decoders + without
+    command: ClassVar = "python -m world.experiments"
+    segmenters: ClassVar = {"named": "segmenter, named", "nameless": "segmenter, no text"}
 
-    def _learner(self, fold: int) -> tuple[Path, Step]:
-        folder = self.runs / f"fold{fold}" / "base-learner"
-        changes = [*self.overrides, f"fold={fold}"]
-        return folder / "base", self._train(self.decoders[0], folder, "--base-only", *changes)
+    def places(self, fold: int) -> tuple[str, ...]:
+        """See `Comparison.places`."""
+        return (f"decoder.backbone_weights={json.dumps(str(self.weights))}",)
 
-    def _decoder(self, fold: int, decoder: str, prior: str) -> Part:
-        run = self.runs / f"fold{fold}" / f"{decoder}-{prior}"
-        base = f"base.folder={self._learner(fold)[0]}"
-        changes = [*self.overrides, f"fold={fold}", base, *(MAIN | ABLATION)[prior]]
-        shots = self.shots if prior in MAIN else self.shots[:1]
-        training = (run / "decoder", self._train(decoder, run, *changes))
-        return [training, *self._evaluations(str(run), fold, run.name, shots)]
+    @property
+    def weights(self) -> Path:
+        """The backbone's."""
+        return self.runs / "backbone.safetensors"
 
-    def _train(self, decoder: str, run: Path, *changes: str) -> Step:
-        recipe = self.recipes / f"{decoder}.yaml"
-        return partial(cli, ["train", "--config", str(recipe), "--output", str(run), *changes])
+    def preparations(self) -> list[Part]:
+        """The backbone, and the segmenter's constants by the base classes of each fold."""
+        width = self.recipe(0, self.decoders[0]).decoder.backbone_options["width"]
+        scenes, epochs = self.pretraining
+        step = partial(pretrain, self.weights, width, scenes=scenes, epochs=epochs)
+        parts: list[Part] = [[(self.weights, step)]]
+        if self.untrained:
+            parts += [[(self.calibrated(f), partial(self.calibrate, f))] for f in self.folds]
+        return parts
 
-    def _evaluations(
-        self, checkpoint: str, fold: int, name: str, shots: tuple[int, ...] | None = None
-    ) -> Part:
-        amount = ["--seeds", str(self.seeds), "--episodes", str(self.episodes)]
-        scenes = ["--dataset", "scenes", "--option", f"cache={self.runs / 'presence'}"]
-        part: Part = []
-        for shot in shots or self.shots:
-            file = self.results / f"{name}-fold{fold}-{shot}shot.json"
-            asked = ["--fold", str(fold), "--shot", str(shot), *amount, "--output", str(file)]
-            part.append((file, partial(cli, ["evaluate", checkpoint, *scenes, *asked])))
-        return part
+    def calibrated(self, fold: int) -> Path:
+        """The built-in model with constants of the base classes."""
+        return self.runs / f"fold{fold}" / "calibrated"
 
-    def is_done(self, shown: Path) -> bool:
-        """Whether a folder is there, or a result file with all that is asked."""
-        return is_done(shown, self.seeds, self.episodes)
+    def calibrate(self, fold: int) -> None:
+        """Sets the segmenter's constants on base classes of the training's scenes."""
+        scorer = TrainingFreeScorer(Encoder.from_pretrained("builtin", device="cpu"))
+        base = FewShotView(
+            self.dataset(fold), fold=fold, split="train", classes="base", minimum_images=6
+        )
+        cases = [_case(base, number, shots) for shots in (1, 5) for number in range(self.cases)]
+        found = calibrate(scorer, cases)
+        save_calibrated(scorer, found.settings, self.calibrated(fold))
 
+    def dataset(self, fold: int) -> Dataset:
+        """See `Comparison.dataset`."""
+        options = self.recipe(fold, self.decoders[0]).dataset.options
+        return _dataset(json.dumps(options), self.runs / "presence")
 
-def is_done(shown: Path, seeds: int, episodes: int) -> bool:
-    """Whether a folder is there, or a result file with so many seeds and episodes."""
-    if shown.suffix != ".json":
-        return shown.is_dir()
-    if not shown.exists():
-        return False
-    there = read_result(shown)
-    return (len(there.seeds), there.episodes) == (seeds, episodes) and there.complete
+    def encoder(self) -> Encoder:
+        """See `Comparison.encoder`."""
+        return _builtin()
 
-
-def run(experiment: Experiment, processes: int) -> None:
-    """Does all that is not done yet, each part in a process with one thread.
-
-    Raises:
-        PiclipError: A step failed; what is finished is kept.
-    """
-    experiment.results.mkdir(parents=True, exist_ok=True)
-    for parts in experiment.phases():
-        steps = [[s for shown, s in part if not experiment.is_done(shown)] for part in parts]
-        with worker_pool(processes) as pool:
-            jobs = [pool.submit(work, own, experiment.runs) for own in steps if own]
-            for number, job in enumerate(as_completed(jobs), start=1):
-                if failed := job.result():
-                    pool.shutdown(cancel_futures=True)
-                    raise PiclipError(f"{failed} See {experiment.runs / 'log'}.")
-                print(f"{number} of {len(jobs)} parts done", file=sys.stderr)
+    def segmenter(self, fold: int, kind: str) -> FewShotSegmenter:
+        """With the constants of the fold's base classes, asked by name or without any text."""
+        folder = self.calibrated(fold)
+        if kind == "named":
+            return FewShotSegmenter.from_pretrained(folder, device="cpu")
+        tower = VisualTower.from_pretrained(folder, device="cpu")
+        return FewShotSegmenter(TrainingFreeScorer(None, tower))
 
 
-def work(steps: Sequence[Step], runs: Path) -> str | None:
-    """Takes steps one after the other; gives what is wrong with the one that failed."""
-    runs.mkdir(parents=True, exist_ok=True)
-    with (runs / "log").open("a", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
-        for step in steps:
-            try:
-                step()
-            except PiclipError as error:
-                print(error)
-                return str(error)
-    return None
+def _case(view: FewShotView, number: int, shots: int) -> Case:
+    """An episode of the view, for calibration."""
+    episode = view.load(view.episode(0, number, shots))
+    own = episode.class_index
+    supports = tuple((Image.fromarray(s.image), s.mask(own)) for s in episode.supports)
+    query = episode.query
+    return Case(episode.name, supports, Image.fromarray(query.image), truth_of(query, own))
 
 
-def cli(words: list[str]) -> None:
-    """Runs a command of piclip.
+@cache
+def _builtin() -> Encoder:
+    return Encoder.from_pretrained("builtin", device="cpu")
 
-    Raises:
-        PiclipError: It failed; it has said why.
-    """
-    print(f"\npiclip {shlex.join(words)}")
-    sys.argv = ["piclip", *words]  # for the record
-    if piclip(words):
-        raise PiclipError(f"`piclip {shlex.join(words)}` failed.")
+
+@cache
+def _dataset(options: str, counts: Path) -> Dataset:
+    dataset = open_dataset("scenes", None, cache=counts, **json.loads(options))
+    dataset.keep_in_memory()
+    return dataset
+
+
+QUICK = (
+    "base.steps=40",
+    "episodic.steps=60",
+    "validation.every=30",
+    "validation.episodes=20",
+    "dataset.options.train_images=400",
+)
 
 
 def main() -> int:
     """The command line of the module."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--runs", type=Path, default=Path("runs/experiments"))
-    parser.add_argument("--quick", action="store_true", help="one fold, short trainings: minutes")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings at once")
-    options = parser.parse_args()
-    plan = Plan(options.output, options.runs)
+    options = asked(argparse.ArgumentParser(description=__doc__))
+    kind = "-quick" if options.quick else ""
+    runs = options.runs or Path(f"runs/experiments{kind}")
+    output = options.output or (runs if options.quick else RESULTS) / "results"
+    plan = Scenes(results=output, runs=runs)
     if options.quick:  # the same path; its figures say little
-        plan = Plan(
-            options.output,
-            options.runs,
+        plan = replace(
+            plan,
             folds=(0,),
-            ablated=None,
             seeds=2,
-            episodes=40,
-            overrides=(
-                "workers=0",
-                "base.steps=100",
-                "episodic.steps=200",  # by fewer, PFENet and BAM mark nothing yet
-                "episodic.batch=3",
-                "episodic.optimizer.lr=2.0e-3",
-                "dataset.options.train_images=400",
-            ),
+            episodes=20,
+            overrides=QUICK,
+            pretraining=(400, 2),
+            cases=10,
         )
-    try:
-        run(plan, options.workers)
-    except PiclipError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return compare(plan, options)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def test_every_recipe_is_valid_and_names_what_its_file_says(file):
     assert recipe.decoder.backbone == (backbone or {"scenes": "tiny", "photographs": "vit"}[group])
     names = {"pascal": "pascal-5i", "coco": "coco-20i", "photographs": "voc-photos"}
     assert recipe.dataset.name == names.get(group, "scenes")
-    assert recipe.select == ("base-val" if group == "photographs" else "last")
+    assert recipe.select == ("base-val" if group in ("photographs", "scenes") else "last")
     assert recipe.prior == "piclip"
     assert (recipe.base is None) == (decoder == "pfenet" and file in PAPERS)
     assert load_recipe(file, ["prior=imagenet", "fold=3", "shot=5"]).shot == 5

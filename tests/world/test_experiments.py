@@ -1,49 +1,80 @@
-"""The experiments: what is planned, that nothing is repeated, that no process is left."""
+"""The comparison on drawn scenes: what is planned, what is repeated, that no process is left."""
 
+import json
 import os
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("accelerate")
 
+from piclip.decoders.backbones import build_backbone
+from piclip.decoders.published import load_published
+from piclip.errors import PiclipError
 from piclip.evaluation.records import read_result
-from world import experiments
-from world.experiments import Plan
+from world import jobs, pretraining
+from world.experiments import Scenes
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes" / "scenes"
 
 
 def test_every_cell_of_the_paper_is_planned_once(tmp_path):
-    plan = Plan(tmp_path / "results", tmp_path / "runs")
-    learners, parts = plan.phases()
-    shown = [path.relative_to(tmp_path) for part in learners for path, _ in part]
+    plan = Scenes(results=tmp_path / "results", runs=tmp_path / "runs", recipes=RECIPES)
+    before, learners, parts, without = plan.phases()
+    shown = [path.relative_to(tmp_path).as_posix() for part in before for path, _ in part]
+    calibrated = [f"runs/fold{fold}/calibrated" for fold in range(4)]
+    assert shown == ["runs/backbone.safetensors", *calibrated]
+    shown = [path.relative_to(tmp_path).as_posix() for part in learners for path, _ in part]
     # All decoders of a fold are built on one base learner.
-    assert shown == [Path(f"runs/fold{fold}/base-learner/base") for fold in range(4)]
+    assert shown == [f"runs/fold{fold}/base-learner/base" for fold in range(4)]
     shown = [path.relative_to(tmp_path).as_posix() for part in parts for path, _ in part]
-    assert len(set(shown)) == len(shown)
-    results = {path.name for path in (ROOT / "benchmarks" / "results").glob("*.json")}
-    assert len(results) == 76
-    assert {path.split("/")[1] for path in shown if path.startswith("results/")} == results
+    assert len(set(shown)) == len(shown) == 4 * (5 * 2 + 3 * 6 * 3)
+    assert len(without) == 4 * 2
     for fold in range(4):
-        for decoder in ("pfenet", "bam", "hdmnet"):
-            assert f"runs/fold{fold}/{decoder}-piclip/decoder" in shown
+        recipe = plan.recipe(fold, "hdmnet")
+        assert recipe.fold == fold and recipe.decoder.backbone_weights == plan.weights
+        assert recipe.base is not None and not recipe.base.train_backbone
 
 
-def test_what_is_done_is_not_done_again_and_a_failure_is_told(tmp_path, monkeypatch):
+def test_what_is_done_is_not_done_again_and_a_failure_is_told(tmp_path):
     worked = []
-    monkeypatch.setattr(experiments, "piclip", lambda command: worked.append(command) or 0)
-    steps = [partial(experiments.cli, [word]) for word in ("one", "two", "three", "four")]
-    assert experiments.work(steps[:2], tmp_path) is None
-    assert worked == [["one"], ["two"]]
-    monkeypatch.setattr(experiments, "piclip", lambda command: worked.append(command) or 1)
-    assert experiments.work(steps[2:], tmp_path) == "`piclip three` failed."
-    assert worked[2:] == [["three"]]
-    assert "piclip three" in (tmp_path / "log").read_text()
+
+    def fail():
+        raise PiclipError("piclip three failed.")
+
+    steps = [partial(worked.append, "one"), partial(worked.append, "two")]
+    assert jobs.work(steps, tmp_path / "runs" / "log") is None
+    assert worked == ["one", "two"]
+    assert jobs.work([fail, steps[0]], tmp_path / "runs" / "log") == "piclip three failed."
+    assert worked == ["one", "two"]
+    assert "piclip three" in (tmp_path / "runs" / "log").read_text()
+
+
+def test_average_precision_is_the_mean_precision_at_the_hits():
+    scores, shown = np.array([0.9, 0.1, 0.5, 0.4], np.float32), np.array([1, 0, 0, 1], np.float32)
+    assert pretraining._precision(scores, shown) == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_the_backbone_that_image_labels_train_fits_the_decoders(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "HELD_OUT", 150)
+    file = tmp_path / "backbone.safetensors"
+    pretraining.pretrain(file, 4, scenes=64, epochs=1)
+    backbone = build_backbone("tiny", width=4)
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    load_published(backbone, file)
+    changed = [
+        name
+        for name, tensor in backbone.state_dict().items()
+        if not torch.equal(tensor, before[name])
+    ]
+    assert len(changed) > len(before) / 2
+    assert 0 < json.loads(file.with_suffix(".json").read_text())["held_out_map"] < 1
 
 
 SCRIPT = """
@@ -71,28 +102,33 @@ def test_no_process_outlives_a_parent_that_is_killed(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_folds_at_once_leave_every_result_and_a_second_run_does_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # the features' cache lies in the folder where the command runs
-    plan = Plan(
-        tmp_path / "results",
-        tmp_path / "runs",
+def test_two_folds_at_once_leave_every_result_and_a_second_run_does_nothing(tmp_path):
+    plan = Scenes(
+        results=tmp_path / "results",
+        runs=tmp_path / "runs",
+        recipes=RECIPES,
         folds=(0, 1),
         decoders=("pfenet",),
+        priors=("imagenet", "piclip", "none"),
         shots=(1,),
         seeds=1,
         episodes=4,
+        threshold_episodes=4,
         overrides=(
-            "workers=0",
             "base.steps=1",
-            "episodic.steps=1",
-            "dataset.options.train_images=120",
+            "episodic.steps=2",
+            "validation={every: 1, episodes: 2}",
+            "dataset.options={train_images: 120, val_images: 100}",
         ),
-        recipes=RECIPES,
+        pretraining=(64, 1),
+        cases=2,
     )
-    experiments.run(plan, 2)
+    both = {"done": plan.is_done, "log": plan.runs / "log"}
+    plan.results.mkdir()
+    jobs.run(plan.phases(), 2, **both)
     files = sorted(plan.results.glob("*.json"))
-    assert len(files) == 2 * (2 + 5 + 1)
+    assert len(files) == 2 * (3 + 2 + 2)
     assert all(read_result(file).complete for file in files)
     before = {file: file.stat().st_mtime_ns for file in files}
-    experiments.run(plan, 1)
+    jobs.run(plan.phases(), 1, **both)
     assert {file: file.stat().st_mtime_ns for file in files} == before

@@ -22,8 +22,10 @@ from piclip.decoders.trained import TrainedDecoder
 from piclip.errors import ModelError, UsageError
 from piclip.evaluation.records import read_result
 from sentences import one_sentence
-from world import photographs
-from world.photographs import MODEL, PRIORS, Photographs, PriorAlone, report
+from world import comparison, photographs
+from world.comparison import report
+from world.photographs import MODEL, Photographs
+from world.prior_alone import PriorAlone
 from world.stand_in import IMAGENET, StandIn
 
 ROOT = Path(__file__).parents[2]
@@ -109,15 +111,16 @@ def test_the_stand_in_is_a_classifier_of_imagenet(tmp_path):
 
 
 def test_every_cell_is_planned_once_and_one_fold_after_the_other(tmp_path):
-    plan = Photographs(tmp_path / "data", MODEL, tmp_path / "results", tmp_path / "runs")
-    learners, parts, without = plan.phases()
+    plan = Photographs(data=tmp_path / "data", results=tmp_path / "results", runs=tmp_path / "runs")
+    before, learners, parts, without = plan.phases()
+    assert before == []
     assert [len(part) for part in learners] == [1] * 4
     assert len(without) == 4 * 2
     shown = [path.relative_to(tmp_path).as_posix() for part in parts for path, _ in part]
     assert len(set(shown)) == len(shown) == 4 * (5 * 2 + 3 * 6 * 3)
     for fold in range(4):
         for decoder in ("pfenet", "bam", "hdmnet"):
-            for prior in PRIORS:
+            for prior in ("none", "imagenet", "vtp", "vtp+pir", "vvp", "piclip"):
                 assert f"runs/fold{fold}/{decoder}-{prior}/decoder" in shown
                 for shots in (1, 5):
                     assert f"results/{decoder}-{prior}-fold{fold}-{shots}shot.json" in shown
@@ -128,10 +131,9 @@ def test_every_cell_is_planned_once_and_one_fold_after_the_other(tmp_path):
 @pytest.mark.usefixtures("hub")
 def test_all_of_it_in_small_from_a_name_on_the_hub(data, tmp_path):
     plan = Photographs(
-        data,
-        MODEL,
-        tmp_path / "photos" / "results",
-        tmp_path / "runs",
+        data=data,
+        results=tmp_path / "photos" / "results",
+        runs=tmp_path / "runs",
         folds=(2,),
         decoders=("pfenet", "hdmnet"),
         priors=("imagenet", "vtp+pir"),
@@ -199,14 +201,19 @@ def test_all_of_it_in_small_from_a_name_on_the_hub(data, tmp_path):
         (["--output", "out", "--runs", "own"], "out", "own", 4),
     ],
 )
-def test_what_is_asked_for_on_the_command_line(monkeypatch, words, output, runs, folds):
+def test_what_is_asked_for_on_the_command_line(monkeypatch, tmp_path, words, output, runs, folds):
     asked = []
-    monkeypatch.setattr(photographs, "run", lambda plan, workers: asked.append((plan, workers)))
-    monkeypatch.setattr(photographs, "report", asked.append)
+    monkeypatch.setattr(
+        comparison, "run", lambda phases, workers, **rest: asked.append((workers, rest["log"]))
+    )
+    monkeypatch.setattr(comparison, "report", asked.append)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["photographs", "--data", "d", "--workers", "3", *words])
     assert photographs.main() == 0
-    (plan, workers), reported = asked
-    assert reported is plan and workers == 3 and (plan.data, plan.model) == (Path("d"), MODEL)
+    (workers, log), plan = asked
+    assert (
+        workers == 3 and log == Path(runs) / "log" and (plan.data, plan.model) == (Path("d"), MODEL)
+    )
     assert (plan.results, plan.runs, len(plan.folds)) == (Path(output), Path(runs), folds)
 
 

@@ -1,4 +1,4 @@
-"""The tables of the comparison on photographs, as its page in ``benchmarks/`` has them."""
+"""The tables of a comparison, as its page in ``benchmarks/`` has them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ PRIORS = {
 DECODERS = {"pfenet": "PFENet", "bam": "BAM", "hdmnet": "HDMNet"}
 METHODS = {**DECODERS, "threshold": "threshold"}
 COURSES = ("none", "imagenet", "piclip")
-SEGMENTERS = {"named": "segmenter, stand-in texts", "nameless": "segmenter, no text"}
 SHOTS = (1, 5)
 
 _PLACE = re.compile(r"(?<=<!-- figures -->\n).*(?=<!-- end of figures -->)", re.DOTALL)
 
 
 def page_tables(
-    results: Mapping[str, Evaluation], trainings: Sequence[Mapping[str, Any]], folds: Sequence[int]
+    results: Mapping[str, Evaluation],
+    trainings: Sequence[Mapping[str, Any]],
+    folds: Sequence[int],
+    segmenters: Mapping[str, str],
 ) -> str:
     """The mIoU of all methods, the gains over the previous prior, and the trainings' course.
 
@@ -43,6 +45,7 @@ def page_tables(
         results: By the names of their files, without what follows the dot.
         trainings: Decoder, prior and scores of base classes by step, of these folds.
         folds: What means are taken over.
+        segmenters: What the segmenter was told, and what its row is called.
     """
 
     def by_seed(name: str, shots: int) -> NDArray[np.float64] | None:
@@ -65,7 +68,7 @@ def page_tables(
             more = [None if own is None or base is None else own - base for own in found.values()]
             gains.append([f"{title}, gain, {shots} shot", *(cell(gain, "+.1f") for gain in more)])
     without = [[f"without training, {of}", *(f"{shots} shot" for shots in SHOTS)]]
-    for kind, title in SEGMENTERS.items():
+    for kind, title in segmenters.items():
         own = [by_seed(f"segmenter-{kind}", shots) for shots in SHOTS]
         without.append([title, *map(cell, own)])
     return "\n".join(map(_markdown, (figures, gains, without, _course(trainings))))
