@@ -222,9 +222,9 @@ def test_a_name_for_something_else_than_the_supports_show_is_believed_less():
     right, wrong = [], []
     for scene in [scene for scene in scenes if len(scene.classes) > 1][:4]:
         shown, other = scene.classes[:2]
-        example = Support(scene.image, scene.mask(shown))
+        example = (Image.fromarray(scene.image), scene.mask(shown))
         for name, trusts in ((shown, right), (other, wrong)):
-            memory = scorer.fit(name, [example], negatives=(), synonyms=None, max_pixels=10**6)
+            memory = scorer.fit(name, [example], negatives=(), synonyms=None)
             trusts.append(float(memory.agreement * memory.named.sigmoid()))
     assert np.mean(right) > np.mean(wrong) + 0.2, (right, wrong)
 

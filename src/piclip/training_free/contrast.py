@@ -27,6 +27,7 @@ from torch import Tensor
 
 from piclip.clip.preprocessing import mask_coverage
 from piclip.errors import UsageError
+from piclip.io.supports import Labelled
 from piclip.priors import contrast_prior
 from piclip.training_free.clusters import average_over_parts, cluster_parts
 from piclip.training_free.evidence import Answer, ClassMemory, Shown, cosine_spreads
@@ -60,7 +61,7 @@ class ContrastEvidence:
     def learn(
         self,
         name: str,
-        supports: Iterable[tuple[Image.Image, NDArray[np.bool_]]],
+        supports: Iterable[Labelled],
         texts: Tensor,
         negatives: Iterable[Image.Image],
     ) -> ClassMemory:

@@ -19,6 +19,7 @@ from piclip.clip.preprocessing import (
     object_pixels,
     to_pixels,
 )
+from piclip.io.supports import Labelled
 from piclip.priors import box_mask, mean_cosines, min_max, spread, transition_matrix
 from piclip.training_free.evidence import Answer, ClassMemory
 from piclip.training_free.naming import text_map
@@ -42,7 +43,7 @@ class PublishedEvidence:
     def learn(
         self,
         name: str,
-        supports: Iterable[tuple[Image.Image, NDArray[np.bool_]]],
+        supports: Iterable[Labelled],
         texts: Tensor,
         negatives: Iterable[Image.Image],
     ) -> ClassMemory:
