@@ -15,22 +15,8 @@ from piclip.clip.prompts import Synonyms
 from piclip.io.supports import Labelled
 from piclip.results import Priors, ScoreMaps
 
-
-class Memory(Protocol):
-    """What a scorer keeps of the supports of one class."""
-
-    @property
-    def name(self) -> str:
-        """The class."""
-        ...
-
-    @property
-    def shots(self) -> int:
-        """Number of supports K."""
-        ...
-
-
-MemoryT = TypeVar("MemoryT", bound=Memory)
+MemoryT = TypeVar("MemoryT")
+"""What a scorer keeps of the supports of one class; nobody else looks into it."""
 
 
 class Scored(NamedTuple):

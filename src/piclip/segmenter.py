@@ -22,7 +22,7 @@ from piclip.io.outputs import atomic_path, ensure_folder, write_json
 from piclip.io.reading import Read, batches, read_ahead, sources
 from piclip.io.supports import Support, read_labelled
 from piclip.results import MIN_PRESENCE, Segmentation, check_share, class_map_at
-from piclip.scorer import Memory, Scored, Scorer
+from piclip.scorer import Scored, Scorer
 from piclip.training_free.scorer import EvidenceName, TrainingFreeScorer
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class FewShotSegmenter:
         self.scorer: Scorer[Any] = (
             TrainingFreeScorer(scorer) if isinstance(scorer, Encoder) else scorer
         )
-        self._memories: dict[str, Memory] = {}
+        self._memories: dict[str, Any] = {}
 
     @classmethod
     def from_pretrained(

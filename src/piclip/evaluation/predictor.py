@@ -136,14 +136,13 @@ class Predictor:
         text, visual = PRIORS[self.prior or "vtp+vvp+pir"]
         scorer = self.segmenter.scorer
         assert isinstance(scorer, TrainingFreeScorer)
-        main = scorer.encoder or scorer.visual
-        assert main is not None
+        main, *others = scorer.models
         settings: dict[str, Any] = {
             "threshold": self.least_score,
             "image_size": main.settings.image_size,
         }
-        if scorer.visual not in (None, main):
-            settings["visual"] = scorer.visual.source or "in memory"
+        if others:
+            settings["visual"] = others[0].source or "in memory"
         if scorer.encoder is None:
             text, visual = "none", "none"
         return Method(

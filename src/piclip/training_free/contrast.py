@@ -100,7 +100,9 @@ class ContrastEvidence:
             )
         if memory.coverage.min() == 1:
             memory = self._by_name_alone(memory)
-        level = presence_level(self, memory, shown, without, default=self.settings.presence)
+        level = presence_level(
+            self.log_odds, memory, shown, without, default=self.settings.presence
+        )
         return replace(memory, level=level)
 
     def answer(

@@ -61,11 +61,11 @@ class TrainingFreeScorer:
         evidence: EvidenceName = "contrast",
         cache: Cache | None = None,
     ) -> None:
-        tower = visual or encoder
-        if tower is None:
+        self.models = [model for model in (encoder, visual) if model is not None]
+        if not self.models:
             raise UsageError("A training-free segmenter needs a CLIP, another ViT, or both.")
         self.encoder, self.visual, self.evidence_name = encoder, visual, evidence
-        self.vision = Vision(tower, encoder, cache)
+        self.vision = Vision(self.models[-1], encoder, cache)
         if evidence == "contrast":
             self.evidence: Evidence = ContrastEvidence(self.vision)
         elif evidence == "published" and encoder is not None and visual is None:
@@ -123,9 +123,8 @@ class TrainingFreeScorer:
 
     def to(self, device: str | torch.device) -> None:
         """Moves the models."""
-        for model in (self.encoder, self.visual):
-            if model is not None:
-                model.to(device)
+        for model in self.models:
+            model.to(device)
 
     def fit(
         self,
@@ -162,19 +161,17 @@ class TrainingFreeScorer:
     def identity(self) -> dict[str, Any]:
         """The models' names, a revision if one was asked for, the evidence and a token's width."""
         said: dict[str, Any] = {"evidence": self.evidence_name, "width": self.vision.tower.width}
-        main = self.encoder or self.visual
-        assert main is not None
+        main, *others = self.models
         said["model"] = main.source
         if main.revision is not None:
             said["revision"] = main.revision
-        if self.encoder is not None and self.visual is not None:
-            said["visual"] = self.visual.source
+        if others:
+            said["visual"] = others[0].source
         return said
 
     def fingerprint(self) -> str:
         """That of the models' weights."""
-        models = [part.model for part in (self.encoder, self.visual) if part is not None]
-        return content_key(self.evidence_name, *(weights_hash(model) for model in models))
+        return content_key(self.evidence_name, *(weights_hash(m.model) for m in self.models))
 
     def tensors(self, memory: ClassMemory) -> dict[str, Tensor]:
         """The memory's fields."""

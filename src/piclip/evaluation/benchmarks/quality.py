@@ -311,9 +311,7 @@ def measure(
         for shot in shots
         for mode in MODES
     ]
-    model = " + ".join(
-        part.source or "in memory" for part in (scorer.encoder, scorer.visual) if part
-    )
+    model = " + ".join(part.source or "in memory" for part in scorer.models)
     return Report(tuple(rows), tuple(kinds), model, protocol)
 
 
