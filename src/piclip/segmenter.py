@@ -21,7 +21,7 @@ from piclip.io.images import MAX_PIXELS, read_image
 from piclip.io.outputs import atomic_path, ensure_folder, write_json
 from piclip.io.reading import Read, batches, read_ahead, sources
 from piclip.io.supports import Support, read_labelled
-from piclip.results import MIN_PRESENCE, Segmentation, check_share, class_map_at
+from piclip.results import MIN_PRESENCE, Segmentation, check_limits, class_map_at
 from piclip.scorer import Scored, Scorer
 from piclip.training_free.scorer import EvidenceName, TrainingFreeScorer
 
@@ -347,8 +347,7 @@ class FewShotSegmenter:
         if batch_size < 1:
             raise UsageError(f"The batch size must be 1 or more, not {batch_size}.")
         threshold = self.threshold if threshold is None else threshold
-        check_share("The threshold", threshold)
-        check_share("The least presence", min_presence)
+        check_limits(threshold, min_presence)
         names = self.classes
         score = partial(
             self.scorer.score,
