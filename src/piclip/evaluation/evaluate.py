@@ -20,7 +20,6 @@ from piclip.errors import ModelError, UsageError
 from piclip.evaluation.metrics import THRESHOLDS, FewShotIoU
 from piclip.evaluation.predictor import (
     FINAL,
-    Method,
     Predictor,
     as_measured,
     blind,
@@ -29,6 +28,7 @@ from piclip.evaluation.predictor import (
 )
 from piclip.evaluation.records import (
     Evaluation,
+    Method,
     SeedResult,
     library_versions,
     read_result,
@@ -248,7 +248,8 @@ def evaluate(
         DatasetError: A class has too few images.
         OutputError: The file cannot be written.
     """
-    _check_file(protocol, view)
+    if protocol.file is not None:
+        protocol.file.check_view(view)
     record = _described(predictor.method, view, protocol, command)
     if output is not None and Path(output).exists():
         record = _resumed(record, output, view, protocol)
@@ -380,23 +381,3 @@ def _resumed(
 
 def _hash(view: FewShotView, keys: Sequence[EpisodeKeys]) -> str:
     return episodes_hash(keys, view.dataset.class_names)
-
-
-def _check_file(protocol: EpisodeProtocol, view: FewShotView) -> None:
-    file = protocol.file
-    if file is None:
-        return
-    file.check(view.dataset)
-    for name, own in (("fold", view.fold), ("split", view.split), ("classes", view.kind)):
-        if getattr(file, name) != own:
-            raise UsageError(
-                f"The episodes of the file are for the {name} {getattr(file, name)}, not {own}; "
-                f"evaluate that one or give another file."
-            )
-    foreign = {key.class_index for key in file.episodes} - set(view.classes)
-    if foreign:
-        name = view.dataset.class_names[min(foreign)]
-        raise UsageError(
-            f"The episodes of the file ask for {name!r}, which is no {view.kind} class of fold "
-            f"{view.fold} here; draw other episodes."
-        )

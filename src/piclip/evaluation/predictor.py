@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 
 from piclip.clip.cache import MemoryCache, weights_hash
+from piclip.clip.encoder import Encoder
 from piclip.clip.prompts import Synonyms
+from piclip.clip.towers import VisualTower
 from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode
 from piclip.datasets.protocols import Measure
@@ -24,6 +26,7 @@ from piclip.decoders.scorer import DecoderScorer
 from piclip.decoders.trained import TrainedDecoder
 from piclip.decoders.views import laid_back
 from piclip.errors import UsageError
+from piclip.evaluation.records import Method
 from piclip.io.images import IGNORE
 from piclip.io.supports import Support
 from piclip.results import MIN_PRESENCE, Segmentation, priors_of
@@ -52,21 +55,6 @@ _FIELDS = {
     ("visual", "plain"): "visual_visual",
     ("visual", "refined"): "visual_visual_refined",
 }
-
-
-@dataclass(frozen=True)
-class Method:
-    """What a predictor is, in the words of `piclip.evaluation.records.Evaluation`."""
-
-    method: str
-    prior: str
-    backbone: str | None = None
-    text: str | None = None
-    visual: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    recipe: Mapping[str, Any] | None = None
-    clip: Mapping[str, str] | None = None
-    weights_sha256: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,29 +117,27 @@ class Predictor:
     @property
     def method(self) -> Method:
         """Names, options and hashes of what segments."""
-        if isinstance(self.segmenter.scorer, DecoderScorer):
-            found = _decoder(self.segmenter.scorer.trained, self.recipe)
-            cut = {} if self.threshold is None else {"threshold": self.threshold}
-            return replace(found, settings={**found.settings, **cut})
-        text, visual = PRIORS[self.prior or "vtp+vvp+pir"]
         scorer = self.segmenter.scorer
+        if isinstance(scorer, DecoderScorer):
+            cut = {} if self.threshold is None else {"threshold": self.threshold}
+            return _decoder(scorer.trained, self.recipe, cut)
         assert isinstance(scorer, TrainingFreeScorer)
         main, *others = scorer.models
+        reads = scorer.encoder is not None
+        text, visual = PRIORS[self.prior or "vtp+vvp+pir"] if reads else ("none", "none")
         settings: dict[str, Any] = {
             "threshold": self.least_score,
             "image_size": main.settings.image_size,
         }
         if others:
             settings["visual"] = others[0].source or "in memory"
-        if scorer.encoder is None:
-            text, visual = "none", "none"
         return Method(
             method="threshold" if self.prior else "training-free",
-            prior=self.prior or ("none" if scorer.encoder is None else "piclip"),
+            prior=self.prior or ("piclip" if reads else "none"),
             text=text,
             visual=visual,
             settings=settings,
-            clip={"name": main.source or "in memory", "sha256": weights_hash(main.model)},
+            clip=_named(main),
         )
 
     @property
@@ -302,24 +288,29 @@ def imagenet_prior(predictor: Predictor, episode: Episode) -> npt.NDArray[np.flo
     return np.asarray(laid_back(view, (height, width))[0].clamp(0, 1).numpy())
 
 
-def _decoder(trained: TrainedDecoder, recipe: Mapping[str, Any] | None) -> Method:
+def _decoder(
+    trained: TrainedDecoder, recipe: Mapping[str, Any] | None, settings: Mapping[str, Any]
+) -> Method:
     decoder, maker = trained.decoder, trained.maker
     method = Method(
         method=decoder.name,
         prior=decoder.prior,
         backbone=decoder.backbone_name,
-        settings={"size": trained.size},
+        settings={"size": trained.size, **settings},
         recipe=recipe,
         weights_sha256=weights_hash(decoder),
     )
     if maker is None:
         return method
-    encoder = maker.encoder
     return replace(
         method,
         prior=prior_name(maker.text, maker.visual),
         text=maker.text,
         visual=maker.visual,
-        settings={"size": trained.size, "clip_sees": trained.sees},
-        clip={"name": encoder.source or "in memory", "sha256": weights_hash(encoder.model)},
+        settings={**method.settings, "clip_sees": trained.sees},
+        clip=_named(maker.encoder),
     )
+
+
+def _named(model: Encoder | VisualTower) -> dict[str, str]:
+    return {"name": model.source or "in memory", "sha256": weights_hash(model.model)}
