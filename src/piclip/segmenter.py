@@ -473,20 +473,18 @@ def _named(
         by_name = {name: supports}
     named = {}
     for class_name, given in by_name.items():
-        examples = (
-            [given] if isinstance(given, Support) or not isinstance(given, Iterable) else given
-        )
-        named[class_name] = list(examples)
-        if wrong := [one for one in named[class_name] if not isinstance(one, Support)]:
+        examples = list(given) if isinstance(given, Iterable) else [given]
+        if wrong := [one for one in examples if not isinstance(one, Support)]:
             raise UsageError(
                 f"The class '{class_name}' is learned from piclip.Support(image, mask), one or "
                 f"many, not from {type(wrong[0]).__name__}."
             )
-        if not 1 <= len(named[class_name]) <= _MOST_SHOTS:
+        if not 1 <= len(examples) <= _MOST_SHOTS:
             raise UsageError(
-                f"The class '{class_name}' has {len(named[class_name])} labelled images; give 1 to "
+                f"The class '{class_name}' has {len(examples)} labelled images; give 1 to "
                 f"{_MOST_SHOTS}."
             )
+        named[class_name] = examples
     return named
 
 
