@@ -24,11 +24,11 @@ from piclip.evaluation.predictor import (
     Predictor,
     as_measured,
     blind,
-    imagenet_prior,
     load_decoder,
     prior_name,
     query_map,
 )
+from piclip.figures.episodes import imagenet_prior
 
 torch.set_num_threads(1)
 

@@ -21,10 +21,8 @@ from piclip.clip.towers import VisualTower
 from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode
 from piclip.datasets.protocols import Measure
-from piclip.decoders.backbones import resize
 from piclip.decoders.scorer import DecoderScorer
 from piclip.decoders.trained import TrainedDecoder
-from piclip.decoders.views import laid_back
 from piclip.errors import UsageError
 from piclip.evaluation.records import Method
 from piclip.io.images import IGNORE
@@ -49,12 +47,7 @@ CONTRAST, FUSED, FINAL = "contrast", "fused", "final"
 finished scores."""
 
 _MOST_FITS = 8  # sets of supports that are kept; a decoder's take up to 50 MB a support
-_FIELDS = {
-    ("text", "plain"): "visual_text",
-    ("text", "refined"): "visual_text_refined",
-    ("visual", "plain"): "visual_visual",
-    ("visual", "refined"): "visual_visual_refined",
-}
+_SUFFIXES = {"plain": "", "refined": "_refined"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,8 +193,8 @@ def query_map(result: Segmentation, name: str) -> npt.NDArray[np.float32]:
         absent = result.presence is not None and result.presence[0] < MIN_PRESENCE
         return np.zeros(result.size, dtype=np.float32) if absent else result.score_maps[0]
     there = priors_of(result).maps()
-    chosen = zip(("text", "visual"), PRIORS.get(name, ()), strict=False)
-    fields = [_FIELDS[pair] for pair in chosen if pair in _FIELDS] or [name]
+    kinds = zip(("visual_text", "visual_visual"), PRIORS.get(name, ()), strict=False)
+    fields = [prior + _SUFFIXES[kind] for prior, kind in kinds if kind != "none"] or [name]
     if missing := [one for one in fields if one not in there]:
         raise UsageError(f"The segmenter makes no map {missing[0]}, but only {', '.join(there)}.")
     mean = torch.from_numpy(np.mean([there[one] for one in fields], axis=0))
@@ -256,36 +249,6 @@ def as_measured(
     )
     nearest = F.interpolate(torch.from_numpy(truth)[None, None].float(), size, mode="nearest")
     return np.asarray(laid[0, 0].numpy()), nearest[0, 0].numpy().astype(np.uint8)
-
-
-@torch.inference_mode()
-def imagenet_prior(predictor: Predictor, episode: Episode) -> npt.NDArray[np.float32]:
-    """The previous approach's prior of a decoder's backbone, mean over shots, (H, W) in [0, 1].
-
-    Raises:
-        UsageError: There is no decoder, or it was trained with another prior.
-    """
-    scorer = predictor.segmenter.scorer
-    if not isinstance(scorer, DecoderScorer):
-        raise UsageError(
-            "The previous prior needs a trained decoder, whose backbone it looks at; name the run "
-            "of a training."
-        )
-    trained = scorer.trained
-    if trained.decoder.prior != "imagenet":
-        raise UsageError(
-            f"The previous prior is that of a decoder trained with prior=imagenet, but the "
-            f"prior of this one is '{trained.decoder.prior}'; name another run."
-        )
-    labelled = [(s.image, truth_of(s, episode.class_index)) for s in episode.supports]
-    (query,) = trained.encode_queries([episode.query.image])
-    shown = trained.encode_supports(labelled)
-    masks = shown.masks[None].to(trained.device)
-    prior = trained.decoder.imagenet_priors(query.maps, shown.maps, masks)
-    mean = prior.mean(dim=1, keepdim=True).float().cpu()
-    view = resize(mean, (trained.size, trained.size))[0]
-    height, width = episode.query.class_map.shape
-    return np.asarray(laid_back(view, (height, width))[0].clamp(0, 1).numpy())
 
 
 def _decoder(
