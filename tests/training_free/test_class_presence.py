@@ -66,7 +66,7 @@ def test_the_names_log_odds_are_those_of_clip(encoder):
     # size is asked for.
     large = torch.nn.functional.interpolate((pixels - mean) / std, size=(128, 128))
     texts = torch.stack([encoder.encode_text([f"a {n}", f"no {n}"]) for n in ("cat", "dog")])
-    found = named_log_odds(encoder.encode(large), texts, encoder.logit_scale)
+    found = named_log_odds(encoder.encode(large), texts)
     with torch.inference_mode():
         theirs = normalize(encoder.model.get_image_features(large).pooler_output, dim=-1)
     logits = encoder.logit_scale * torch.einsum("bd,ckd->bck", theirs, texts)

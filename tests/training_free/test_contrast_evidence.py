@@ -57,9 +57,7 @@ def test_the_answer_is_the_formula(encoder):
         averaged = average_over_parts(z[index], cluster_parts(joint))
         r = ((z[index] + averaged) / 2).view(8, 8)
         assert_close(answer.maps["contrast"][index, 0], r.sigmoid(), atol=1e-4, rtol=0)
-        plain, refined = text_maps(
-            seen.encoding, texts[None], logit_scale=encoder.logit_scale, contrast=None
-        )
+        plain, refined = text_maps(seen.encoding, texts[None])
         assert_close(answer.maps["visual_text"], plain)
         assert_close(answer.maps["visual_text_refined"], refined)
         t = refined[index, 0].clamp(0.01, 0.99)

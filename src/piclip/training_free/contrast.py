@@ -138,7 +138,7 @@ class ContrastEvidence:
         """The CLIP's own log-odds that the names are true of queries, (B, C), if there is one."""
         if seen.encoding is None:
             return None
-        return named_log_odds(seen.encoding, _texts(memories), self._scale)
+        return named_log_odds(seen.encoding, _texts(memories))
 
     def name_maps(
         self, seen: Seen, memories: Sequence[ClassMemory], contrast: Tensor | None = None
@@ -150,9 +150,7 @@ class ContrastEvidence:
         """
         if seen.encoding is None:
             raise UsageError("There is no CLIP to read names; give one beside the other tower.")
-        plain, refined = text_maps(
-            seen.encoding, _texts(memories), logit_scale=self._scale, contrast=contrast
-        )
+        plain, refined = text_maps(seen.encoding, _texts(memories), contrast=contrast)
         return _on_grid(plain, seen.grid), _on_grid(refined, seen.grid)
 
     def log_odds(self, seen: Seen, memories: Sequence[ClassMemory]) -> Tensor:
@@ -183,9 +181,9 @@ class ContrastEvidence:
         seen = self.vision.see_support(image)
         refined = named = None
         if seen.encoding is not None:
-            _, found = text_maps(seen.encoding, texts[None], logit_scale=self._scale)
+            _, found = text_maps(seen.encoding, texts[None])
             refined = _on_grid(found, seen.grid).flatten()
-            named = named_log_odds(seen.encoding, texts[None], self._scale)
+            named = named_log_odds(seen.encoding, texts[None])
         coverage = mask_coverage(mask, seen.grid).flatten().to(seen.tokens.device)
         return Shown(replace(seen, encoding=None), coverage, refined, named)
 
@@ -197,10 +195,6 @@ class ContrastEvidence:
             raise UsageError(f"{shown}, so that nothing tells it from other things; add {wanted}.")
         warnings.warn(f"{shown}, so only its name says where it is; add {wanted}.", stacklevel=2)
         return replace(memory, agreement=torch.ones_like(memory.agreement))
-
-    @property
-    def _scale(self) -> float:
-        return 0.0 if self.vision.encoder is None else self.vision.encoder.logit_scale
 
 
 def _texts(memories: Sequence[ClassMemory]) -> Tensor:

@@ -71,7 +71,7 @@ class PublishedEvidence:
         encoding = seen.encoding
         assert encoding is not None
         texts = torch.stack([memory.texts for memory in memories])
-        plain = text_map(encoding, texts, logit_scale=self.encoder.logit_scale, contrast=contrast)
+        plain = text_map(encoding, texts, contrast=contrast)
         blocks = (encoding.last, encoding.previous)
         cosines = [mean_cosines(blocks, *_objects(memory)) for memory in memories]
         visual = min_max(torch.stack(cosines, dim=1).unflatten(2, encoding.grid))
