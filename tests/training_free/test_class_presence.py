@@ -45,7 +45,8 @@ def test_the_score_is_the_formula(encoder, vit, named):
     memory = evidence.learn("zebra", [pillow(), pillow((30, 20), seed=2)], texts, [])
     memory = replace(memory, agreement=torch.tensor(0.7), named=torch.tensor(1.3))
     seen = evidence.vision.see([pillow(seed=3)[0], pillow((0, 40), seed=4)[0]])
-    log_odds, said = evidence.log_odds(seen, [memory]), evidence.named(seen, [memory])
+    log_odds, read = evidence.log_odds(seen, [memory]), evidence.said(seen, texts[None])
+    said = read and read.log_odds
     assert (said is not None) == named
     found = presence_scores(seen, [memory], log_odds, said)[:, 0]
     flat = log_odds[:, 0].flatten(1)

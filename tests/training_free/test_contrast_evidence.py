@@ -61,7 +61,10 @@ def test_the_answer_is_the_formula(encoder):
         assert_close(answer.maps["visual_text"], plain)
         assert_close(answer.maps["visual_text_refined"], refined)
         t = refined[index, 0].clamp(0.01, 0.99)
-        level, asked = evidence.settings.text_level, evidence.named(seen, [memory])[index, 0]
+        level, asked = (
+            evidence.settings.text_level,
+            evidence.said(seen, texts[None]).log_odds[index, 0],
+        )
         trust = 0.5 / (1 + np.exp(level - 0.4)) / (1 + np.exp(level - float(asked)))
         r = r + evidence.settings.text_weight * trust * torch.log(t / (1 - t))
         assert_close(answer.values[index, 0], r, atol=1e-3, rtol=0)

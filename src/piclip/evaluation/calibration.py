@@ -173,11 +173,12 @@ def _trials(vision: Vision, cases: Sequence[Case], told: Callable[[], None]) -> 
         reads = vision.encoder is not None
         for name in (case.name, *([unknown_name(number)] if reads else [])):
             memory = evidence.learn(name, case.supports, vision.texts([name], None)[0], ())
-            log_odds, asked = evidence.log_odds(query, [memory]), evidence.named(query, [memory])
+            log_odds = evidence.log_odds(query, [memory])
+            read = evidence.said(query, memory.texts[None])
+            asked, maps = None, torch.zeros_like(log_odds)
+            if read is not None:
+                asked, maps = read.log_odds, map_log_odds(read.refined)
             presence = presence_scores(query, [memory], log_odds, asked)
-            maps = torch.zeros_like(log_odds)
-            if asked is not None:
-                maps = map_log_odds(evidence.name_maps(query, [memory])[1])
             both = torch.cat([log_odds[0], maps[0]])
             supports_say, named = evidence.follow_edges(both, case.query).cpu()
             said = (

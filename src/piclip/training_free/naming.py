@@ -12,6 +12,7 @@ log-odds that the name is true of the supports (mean) and of the query.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,20 @@ from piclip.clip.encoder import Encoding
 from piclip.priors import refine_prior, visual_text_prior
 
 _CLAMP = 1e-2  # of a map before its logit: +-4.6
+
+
+class Said(NamedTuple):
+    """What a CLIP says of C names in B images.
+
+    Attributes:
+        plain: VTP, (B, C, h, w) in [0, 1].
+        refined: The same after PIR.
+        log_odds: That the name is true of the image, (B, C).
+    """
+
+    plain: Tensor
+    refined: Tensor
+    log_odds: Tensor
 
 
 def text_map(encoding: Encoding, texts: Tensor, *, contrast: Tensor | None = None) -> Tensor:

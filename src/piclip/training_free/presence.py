@@ -100,7 +100,8 @@ def presence_level(
 
     def score(one: Shown, known: ClassMemory) -> Tensor:
         supports_say = log_odds(one.seen, [known])
-        return presence_scores(one.seen, [known], supports_say, one.named).flatten()
+        named = None if one.said is None else one.said.log_odds
+        return presence_scores(one.seen, [known], supports_say, named).flatten()
 
     level = memory.coverage.new_tensor(default)
     if len(supports) > 1:
