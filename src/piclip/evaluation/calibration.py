@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from piclip.errors import UsageError
 from piclip.evaluation.benchmarks.quality import CALIBRATION, Questions, unknown_name
 from piclip.evaluation.predictor import truth_of
 from piclip.io.images import IGNORE
-from piclip.io.outputs import Progress, write_json
+from piclip.io.outputs import Progress, summed, write_json
 from piclip.training_free.contrast import ContrastEvidence
 from piclip.training_free.naming import map_log_odds, name_trust
 from piclip.training_free.presence import presence_scores
@@ -142,14 +143,7 @@ def calibrate(
     """
     if not cases or scorer.evidence_name != "contrast":
         raise UsageError("Calibration needs labelled images and evidence='contrast'.")
-    vision, passes = scorer.vision, 0
-
-    def told() -> None:
-        nonlocal passes
-        passes += 1
-        if progress is not None:
-            progress(passes, 3 * len(cases))
-
+    vision, told = scorer.vision, partial(summed(progress, 3 * len(cases)), 1)
     before = _curve(_trials(vision, cases, told), vision.settings)
     chosen = replace(vision.settings, blocks=_best_blocks(vision, cases, told))
     trials = _trials(Vision(vision.tower, vision.encoder, settings=chosen), cases, told)

@@ -34,7 +34,7 @@ from piclip.evaluation.records import (
     read_result,
     write_result,
 )
-from piclip.io.outputs import Progress
+from piclip.io.outputs import Progress, summed
 
 if TYPE_CHECKING:
     from typing import Self
@@ -235,13 +235,7 @@ def evaluate(
         record = _resumed(record, output, view, protocol)
     done = {result.seed for result in record.per_seed}
     finished, total = (protocol.episodes * len(seeds) for seeds in (done, record.seeds))
-
-    def told(count: int) -> None:
-        nonlocal finished
-        finished += count
-        if progress is not None:
-            progress(finished, total)
-
+    told = summed(progress, total, finished)
     told(0)
     if record.complete:
         return record
