@@ -12,9 +12,10 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from piclip.errors import OutputError, UsageError
+from piclip.formats.predicted import merge_coco
 from piclip.io.images import read_mask
 from piclip.io.overlays import COLOURS, voc_palette
-from piclip.results import Priors, Segmentation, class_map_at, merge_coco
+from piclip.results import Priors, Segmentation, class_map_at
 from sentences import one_sentence
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from piclip.errors import PiclipError
+    from piclip.formats.predicted import merge_coco
     from piclip.io.supports import Support
-    from piclip.results import Priors, Segmentation, merge_coco
+    from piclip.results import Priors, Segmentation
     from piclip.segmenter import FewShotSegmenter
 
 __version__ = "0.1.0"
@@ -23,7 +24,7 @@ _HOMES = {
     "Priors": "piclip.results",
     "Segmentation": "piclip.results",
     "Support": "piclip.io.supports",
-    "merge_coco": "piclip.results",
+    "merge_coco": "piclip.formats.predicted",
 }
 
 

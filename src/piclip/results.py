@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
-from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, reduce
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -32,7 +29,6 @@ OVERLAYS = "overlays"
 _MAX_CLASSES = 254
 _NOTEBOOK_PIXELS = 800
 _DIGITS = 4
-_ANNOTATION_BITS = 12  # with the 40 of an image, ids that JavaScript can count too
 
 
 class ScoreMaps(Protocol):
@@ -247,8 +243,7 @@ class Segmentation:
         Raises:
             UsageError: A number is not in [0, 1].
         """
-        check_share("The threshold", threshold)
-        check_share("The least presence", min_presence)
+        check_limits(threshold, min_presence)
         found = class_map_at(self.score_maps, threshold, self.presence, min_presence)
         return replace(self, class_map=found)
 
@@ -359,17 +354,9 @@ class Segmentation:
             is a number of 40 bits made of its file, and those of the annotations follow from it,
             so the lists of several images can be joined; `merge_coco` numbers them anew.
         """
-        from piclip.formats import Labels, coco, from_segmentation  # noqa: PLC0415  (needs an extra)
+        from piclip.formats.predicted import to_coco  # noqa: PLC0415  (needs an extra)
 
-        name = file_name or self.file_name
-        file = from_segmentation(self, name, instances=instances)
-        digest = hashlib.sha256((file_name or self.source or self.name).encode()).digest()
-        number = int.from_bytes(digest[:5], "big") or 1
-        labels = Labels(self.class_names, (replace(file, id=number),))
-        content = coco.to_dict(labels, polygons=polygons)
-        for annotation in content["annotations"]:
-            annotation["id"] += number << _ANNOTATION_BITS
-        return content
+        return to_coco(self, file_name, instances=instances, polygons=polygons)
 
     def to_yolo(self, *, instances: bool = True) -> str:
         """Give the lines of a YOLO segmentation label, see `piclip.formats.yolo`.
@@ -443,48 +430,15 @@ def class_map_at(
     return class_map
 
 
-def check_share(what: str, value: float) -> None:
-    """Refuses what is no share.
+def check_limits(threshold: float, min_presence: float) -> None:
+    """Refuses a least score or a least presence that no figure in [0, 1] can be compared with.
 
     Raises:
-        UsageError: The value is not in [0, 1].
+        UsageError: One is not in [0, 1].
     """
-    if not 0 <= value <= 1:
-        raise UsageError(f"{what} must be between 0 and 1, not {value}.")
-
-
-def merge_coco(
-    results: Iterable[Segmentation], *, instances: bool = True, polygons: bool = False
-) -> dict[str, Any]:
-    """One COCO file of many results, with images and annotations numbered from 1.
-
-    Images are called by their files, relative to the folder that all of them have in common.
-
-    Args:
-        results: Their masks are forgotten one by one, so a stream may be given.
-        instances: One annotation per connected part, or else per class.
-        polygons: Outlines instead of run lengths.
-
-    Returns:
-        The content, for ``json.dump``; the categories are the classes of all results.
-
-    Raises:
-        UsageError: There is no result, or two have the same name.
-    """
-    from piclip.formats import Labels, coco, from_segmentation  # noqa: PLC0415  (needs an extra)
-
-    files, names = [], dict[str, None]()
-    for result in results:
-        path = result.name if result.source is None else Path(result.source).as_posix()
-        files.append(from_segmentation(result, path, instances=instances))
-        names |= dict.fromkeys(result.class_names)
-    if not files:
-        raise UsageError("There is no result to merge; predict at least one image.")
-    root = os.path.commonpath([PurePosixPath(file.path).parent for file in files])
-    files = [
-        replace(file, path=PurePosixPath(file.path).relative_to(root).as_posix()) for file in files
-    ]
-    return coco.to_dict(Labels(tuple(names), tuple(files)), polygons=polygons)
+    for what, value in (("threshold", threshold), ("least presence", min_presence)):
+        if not 0 <= value <= 1:
+            raise UsageError(f"The {what} must be between 0 and 1, not {value}.")
 
 
 def priors_of(segmentation: Segmentation) -> Priors:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,31 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from piclip.clip.prompts import Synonyms
-from piclip.io.bands import Bands
-from piclip.io.decoding import ImageSource
-from piclip.io.supports import Support
+from piclip.io.supports import Labelled
 from piclip.results import Priors, ScoreMaps
 
-
-class Memory(Protocol):
-    """What a scorer keeps of the supports of one class."""
-
-    @property
-    def name(self) -> str:
-        """The class."""
-        ...
-
-    @property
-    def shots(self) -> int:
-        """Number of supports K."""
-        ...
+MemoryT = TypeVar("MemoryT")
+"""What a scorer keeps of the supports of one class; nobody else looks into it."""
 
 
-MemoryT = TypeVar("MemoryT", bound=Memory)
-
-
-@dataclass(frozen=True, eq=False)
-class Scored:
+class Scored(NamedTuple):
     """What is said about one image, at its own size.
 
     Attributes:
@@ -77,17 +59,12 @@ class Scorer(Protocol[MemoryT]):
     def fit(
         self,
         name: str,
-        supports: Sequence[Support],
+        supports: Iterable[Labelled],
         *,
-        negatives: Sequence[ImageSource],
+        negatives: Iterable[Image.Image],
         synonyms: Synonyms | None,
-        max_pixels: int,
-        bands: Bands | None,
     ) -> MemoryT:
-        """Learns one class; arguments and errors are those of `FewShotSegmenter.fit`.
-
-        ``bands`` are those of the segmenter.
-        """
+        """Learns one class from images that are read as they are asked for."""
         ...
 
     def score(
@@ -98,9 +75,8 @@ class Scorer(Protocol[MemoryT]):
         contrast: Sequence[str],
         synonyms: Synonyms | None,
         mirror: bool,
-        batch_size: int,
     ) -> Sequence[Scored]:
-        """Scores RGB images, in order; see `FewShotSegmenter.predict` for the arguments."""
+        """Scores one batch of RGB images; see `FewShotSegmenter.predict` for the arguments."""
         ...
 
     def identity(self) -> dict[str, Any]:

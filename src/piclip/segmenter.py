@@ -7,9 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from piclip.clip.encoder import DEFAULT_MODEL, Encoder
@@ -21,10 +19,10 @@ from piclip.io.decoding import ImageSource
 from piclip.io.documents import check_regular, read_json
 from piclip.io.images import MAX_PIXELS, read_image
 from piclip.io.outputs import atomic_path, ensure_folder, write_json
-from piclip.io.reading import Broken, Read, batches, read_ahead, sources
-from piclip.io.supports import Support
-from piclip.results import MIN_PRESENCE, Segmentation, check_share, class_map_at
-from piclip.scorer import Memory, Scored, Scorer
+from piclip.io.reading import Read, batches, read_ahead, sources
+from piclip.io.supports import Support, read_labelled
+from piclip.results import MIN_PRESENCE, Segmentation, check_limits, class_map_at
+from piclip.scorer import Scored, Scorer
 from piclip.training_free.scorer import EvidenceName, TrainingFreeScorer
 
 if TYPE_CHECKING:
@@ -32,6 +30,10 @@ if TYPE_CHECKING:
 
 OnError: TypeAlias = Callable[[ImageSource, PiclipError], object]
 """Told of an image that has no result, and why."""
+
+_Score: TypeAlias = Callable[[Sequence[Image.Image]], Sequence[Scored]]
+_Answer: TypeAlias = tuple[ImageSource, tuple[Image.Image, Scored] | PiclipError]
+"""An image with what is said of it, or why nothing is."""
 
 _MOST_SHOTS = 50
 _FORMAT = 2
@@ -69,7 +71,7 @@ class FewShotSegmenter:
         self.scorer: Scorer[Any] = (
             TrainingFreeScorer(scorer) if isinstance(scorer, Encoder) else scorer
         )
-        self._memories: dict[str, Memory] = {}
+        self._memories: dict[str, Any] = {}
 
     @classmethod
     def from_pretrained(
@@ -226,15 +228,12 @@ class FewShotSegmenter:
             ImageError: A support's image cannot be read.
             MaskError: A support's mask is empty or of another size than its image.
         """
+        read = partial(read_image, max_pixels=max_pixels, bands=self.bands)
+        labelled = partial(read_labelled, max_pixels=max_pixels, bands=self.bands)
         without = list(sources(negatives))
         self._memories |= {
             class_name: self.scorer.fit(
-                class_name,
-                examples,
-                negatives=without,
-                synonyms=synonyms,
-                max_pixels=max_pixels,
-                bands=self.bands,
+                class_name, map(labelled, examples), negatives=map(read, without), synonyms=synonyms
             )
             for class_name, examples in _named(supports, name).items()
         }
@@ -348,58 +347,33 @@ class FewShotSegmenter:
         if batch_size < 1:
             raise UsageError(f"The batch size must be 1 or more, not {batch_size}.")
         threshold = self.threshold if threshold is None else threshold
-        check_share("The threshold", threshold)
-        check_share("The least presence", min_presence)
+        check_limits(threshold, min_presence)
+        names = self.classes
         score = partial(
             self.scorer.score,
             memories=list(self._memories.values()),
             contrast=(contrast,) if isinstance(contrast, str) else tuple(contrast),
             synonyms=synonyms,
             mirror=mirror,
-            batch_size=batch_size,
         )
         read = partial(read_image, max_pixels=max_pixels, bands=self.bands)
         read_on = read_ahead(sources(images), read, batch_size)
-        grouped = batches(read_on, batch_size)
 
-        def mapped(found: Scored) -> NDArray[np.uint8]:
-            return class_map_at(found.scores, threshold, found.presence, min_presence)
-
-        return self._results(grouped, self.classes, score, mapped, on_error)
-
-    def _results(
-        self,
-        groups: Iterable[Sequence[Read]],
-        names: tuple[str, ...],
-        score: Callable[[Sequence[Image.Image]], Sequence[Any]],
-        mapped: Callable[[Scored], NDArray[np.uint8]],
-        on_error: OnError | None,
-    ) -> Iterator[Segmentation]:
-        number = 0
-        for batch in groups:
-            good = [image for _, image in batch if isinstance(image, Image.Image)]
-            scored = iter(_scored(good, score))
-            for source, image in batch:
-                if isinstance(image, Broken):
-                    raise image.error
-                found = image if isinstance(image, PiclipError) else next(scored)
-                if isinstance(image, PiclipError) or isinstance(found, PiclipError):
+        def results() -> Iterator[Segmentation]:
+            answers = _answers(batches(read_on, batch_size), score)
+            for number, (source, found) in enumerate(answers):
+                if isinstance(found, PiclipError):
                     if on_error is None:
                         raise found
                     on_error(source, found)
-                else:
-                    file = str(source) if isinstance(source, str | Path) else None
-                    yield Segmentation(
-                        names,
-                        mapped(found),
-                        found.scores,
-                        found.priors,
-                        image,
-                        f"{number:05d}" if file is None else Path(file).stem,
-                        file,
-                        found.presence,
-                    )
-                number += 1
+                    continue
+                image, (scores, priors, presence) = found
+                class_map = class_map_at(scores, threshold, presence, min_presence)
+                file = str(source) if isinstance(source, str | Path) else None
+                name = f"{number:05d}" if file is None else Path(file).stem
+                yield Segmentation(names, class_map, scores, priors, image, name, file, presence)
+
+        return results()
 
     def save(self, folder: str | Path) -> Path:
         """Writes what was learned as safetensors and JSON; the model itself is not copied.
@@ -499,29 +473,34 @@ def _named(
         by_name = {name: supports}
     named = {}
     for class_name, given in by_name.items():
-        examples = (
-            [given] if isinstance(given, Support) or not isinstance(given, Iterable) else given
-        )
-        named[class_name] = list(examples)
-        if wrong := [one for one in named[class_name] if not isinstance(one, Support)]:
+        examples = list(given) if isinstance(given, Iterable) else [given]
+        if wrong := [one for one in examples if not isinstance(one, Support)]:
             raise UsageError(
                 f"The class '{class_name}' is learned from piclip.Support(image, mask), one or "
                 f"many, not from {type(wrong[0]).__name__}."
             )
-        if not 1 <= len(named[class_name]) <= _MOST_SHOTS:
+        if not 1 <= len(examples) <= _MOST_SHOTS:
             raise UsageError(
-                f"The class '{class_name}' has {len(named[class_name])} labelled images; give 1 to "
+                f"The class '{class_name}' has {len(examples)} labelled images; give 1 to "
                 f"{_MOST_SHOTS}."
             )
+        named[class_name] = examples
     return named
 
 
+def _answers(groups: Iterable[Sequence[Read]], score: _Score) -> Iterator[_Answer]:
+    for batch in groups:
+        scored = iter(_scored([i for _, i in batch if isinstance(i, Image.Image)], score))
+        for source, image in batch:
+            yield source, image if isinstance(image, PiclipError) else next(scored)
+
+
 def _scored(
-    images: Sequence[Image.Image], score: Callable[[Sequence[Image.Image]], Sequence[Any]]
-) -> Sequence[Any]:
-    """What is said of each image, or why nothing is: one that fails does not spoil the others."""
+    images: Sequence[Image.Image], score: _Score
+) -> Sequence[tuple[Image.Image, Scored] | PiclipError]:
+    """Images with their scores, or why they have none: one that fails does not spoil the others."""
     try:
-        return score(images)
+        return list(zip(images, score(images), strict=True))
     except UsageError:
         raise
     except PiclipError as error:

@@ -108,7 +108,13 @@ def _nothing_but_output(predictor, view, protocol, *, output, **_):
     from piclip.evaluation.records import Evaluation, SeedResult, write_result
 
     result = Evaluation(
-        *("training-free", "piclip", "scenes", view.fold, 1, "target", 2),
+        method="training-free",
+        prior="piclip",
+        dataset="scenes",
+        fold=view.fold,
+        shots=1,
+        candidates="target",
+        episodes=2,
         per_seed=(SeedResult(0, "h", {"cat": (1, 1, 2, 2)}),),
     )
     write_result(result, output)

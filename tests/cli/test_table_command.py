@@ -13,7 +13,13 @@ def folder(tmp_path):
         for fold in range(4):
             counts = {"cat": (800, hits, 1000, 1000)}
             result = Evaluation(
-                *("pfenet", prior, "scenes", fold, 1, "target", 10),
+                method="pfenet",
+                prior=prior,
+                dataset="scenes",
+                fold=fold,
+                shots=1,
+                candidates="target",
+                episodes=10,
                 folds=4,
                 seeds=(0,),
                 per_seed=(SeedResult(0, f"h{fold}", counts),),

@@ -40,8 +40,7 @@ class Witness:
 
 
 def counted(predictor, view, keys, candidates="target"):
-    (counts,) = Task.of(predictor, view, candidates).count(predictor, keys)
-    return counts
+    return Task(view, (predictor.least_score,), candidates).count(predictor, keys)
 
 
 @pytest.mark.parametrize("name", ["training_free", "decoder"])
@@ -54,7 +53,8 @@ def test_order_and_neighbours_do_not_change_a_count(name, view, request):
         expected.merge(counted(replace(predictor), view, [key]))  # fits anew
     shuffled = [keys[i] for i in np.random.default_rng(0).permutation(len(keys))]
     told = []
-    (together,) = Counter(predictor, Task.of(predictor, view).count).count(keys, told.append)
+    task = Task(view, (predictor.least_score,))
+    together = Counter(predictor, task.count).count(keys, told.append)
     assert sum(told) == len(keys)
     for counts in (together, counted(predictor, view, shuffled)):
         assert np.array_equal(counts.intersection, expected.intersection)
@@ -154,7 +154,7 @@ def test_episodes_of_a_file_are_the_ones_asked(training_free, view, tmp_path):
 def test_a_protocol_says_how_an_answer_is_measured(view):
     keys = PFENET.episodes(view, 0, 6, 2)
     rules = replace(PFENET, side=50, ignoring=())
-    (counts,) = Task.of(Witness(), view, rules=rules).count(Witness(), keys)
+    counts = Task(view, (0.5,), rules=rules).count(Witness(), keys)
     inter, union = np.zeros((2, len(view.classes))), np.zeros((2, len(view.classes)))
     for key in keys:
         query = view.dataset.sample(key.query)
@@ -189,14 +189,14 @@ def test_the_record_names_the_protocol_and_asks_its_episodes(training_free, view
 
 
 def test_weights_that_change_during_an_evaluation_are_noticed(training_free, view, monkeypatch):
-    count = Task.of(training_free, view).count
+    count = Task(view, (training_free.least_score,)).count
     monkeypatch.setattr(evaluation, "_counting", {})
     evaluation._start_counting(lambda: training_free, count, "older")
     with pytest.raises(ModelError, match="changed while"):
         evaluation._count_in_worker([view.episode(0, 0, 1)])
     fingerprint = training_free.segmenter.scorer.fingerprint()
     evaluation._start_counting(lambda: training_free, count, fingerprint)
-    assert evaluation._count_in_worker([view.episode(0, 0, 1)])[0].seen.any()
+    assert evaluation._count_in_worker([view.episode(0, 0, 1)]).seen.any()
 
 
 @pytest.mark.parametrize(

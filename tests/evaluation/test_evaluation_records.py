@@ -72,7 +72,16 @@ def test_the_figures_are_those_of_the_meters(result):
 def test_one_seed_has_no_interval_and_an_unseen_class_no_figure(result, tmp_path):
     meter = FewShotIoU(("cat", "star"))
     meter.add("cat", np.ones((2, 2), bool), np.ones((2, 2), np.uint8))
-    single = Evaluation("training-free", "piclip", "scenes", 0, 1, "target", 1, seeds=(0, 1))
+    single = Evaluation(
+        method="training-free",
+        prior="piclip",
+        dataset="scenes",
+        fold=0,
+        shots=1,
+        candidates="target",
+        episodes=1,
+        seeds=(0, 1),
+    )
     single = single.with_seed(SeedResult.of(0, "h", meter))
     data = json.loads(write_result(single, tmp_path / "r.json").read_text())
     assert data["miou"] == [100.0, None]
@@ -86,7 +95,15 @@ def test_a_class_without_episodes_counts_as_its_protocol_says(tmp_path):
     meter.add("cat", np.ones((2, 2), bool), np.ones((2, 2), np.uint8))
     for protocol, zero, miou in (("ours", False, 100), ("pfenet", True, 50)):
         result = Evaluation(
-            *("pfenet", "none", "scenes", 0, 1, "target", 1), seeds=(0,), protocol=protocol
+            method="pfenet",
+            prior="none",
+            dataset="scenes",
+            fold=0,
+            shots=1,
+            candidates="target",
+            episodes=1,
+            seeds=(0,),
+            protocol=protocol,
         ).with_seed(SeedResult.of(0, "h", meter, zero))
         assert result.miou[0] == miou
         assert read_result(write_result(result, tmp_path / f"{protocol}.json")) == result
@@ -138,7 +155,16 @@ def test_a_file_that_is_no_record_is_refused(tmp_path, content, sentence):
 
 
 def test_nothing_done_has_no_figures():
-    empty = Evaluation("training-free", "piclip", "scenes", 0, 1, "target", 1, seeds=(0,))
+    empty = Evaluation(
+        method="training-free",
+        prior="piclip",
+        dataset="scenes",
+        fold=0,
+        shots=1,
+        candidates="target",
+        episodes=1,
+        seeds=(0,),
+    )
     assert "miou" not in empty.to_json()
     with pytest.raises(UsageError, match="No seed"):
         _ = empty.miou

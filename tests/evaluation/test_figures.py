@@ -5,10 +5,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from piclip.errors import UsageError
-from piclip.evaluation.predictor import imagenet_prior
 from piclip.figures.episodes import (
     baseline_and_ours,
     before_and_after,
+    imagenet_prior,
     pick_episodes,
     previous_and_ours,
 )

@@ -24,11 +24,11 @@ from piclip.evaluation.predictor import (
     Predictor,
     as_measured,
     blind,
-    imagenet_prior,
     load_decoder,
     prior_name,
     query_map,
 )
+from piclip.figures.episodes import imagenet_prior
 
 torch.set_num_threads(1)
 
@@ -158,7 +158,8 @@ def test_a_decoder_without_clip_needs_no_maker_and_one_with_clip_does(
 ):
     predictor = decoder_in_memory("imagenet")
     assert predictor.method.clip is None
-    (counts,) = Task.of(predictor, view).count(predictor, [view.episode(0, 0, 1)])
+    task = Task(view, (predictor.least_score,))
+    counts = task.count(predictor, [view.episode(0, 0, 1)])
     assert counts.seen.sum() == 1
     with pytest.raises(UsageError, match="PriorMaker"):
         TrainedDecoder(small_pfenet("piclip"))

@@ -21,8 +21,8 @@ def _result(miou, *, fold=0, shots=1, prior="imagenet", method="pfenet", seeds=(
     )
     values = {"candidates": "target", "backbone": "resnet50", "text": text, "visual": visual}
     return Evaluation(
-        method, prior, "pascal-5i", fold, shots, episodes=1000, folds=4, seeds=seeds,
-        per_seed=per_seed, **{**values, **more},
+        method=method, prior=prior, dataset="pascal-5i", fold=fold, shots=shots, episodes=1000,
+        folds=4, seeds=seeds, per_seed=per_seed, **{**values, **more},
     )  # fmt: skip
 
 

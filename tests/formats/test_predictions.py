@@ -26,9 +26,10 @@ from piclip.formats import (
     write_labels,
     write_overlays,
 )
+from piclip.formats.predicted import merge_coco
 from piclip.io.extras import library
 from piclip.io.overlays import draw_overlay
-from piclip.results import Priors, Segmentation, merge_coco
+from piclip.results import Priors, Segmentation
 
 MAP = np.array([[1, 0, 0, 2, 2], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1], [255, 0, 0, 0, 1]], np.uint8)
 

@@ -45,7 +45,8 @@ def test_the_score_is_the_formula(encoder, vit, named):
     memory = evidence.learn("zebra", [pillow(), pillow((30, 20), seed=2)], texts, [])
     memory = replace(memory, agreement=torch.tensor(0.7), named=torch.tensor(1.3))
     seen = evidence.vision.see([pillow(seed=3)[0], pillow((0, 40), seed=4)[0]])
-    log_odds, said = evidence.log_odds(seen, [memory]), evidence.named(seen, [memory])
+    log_odds, read = evidence.log_odds(seen, [memory]), evidence.said(seen, texts[None])
+    said = read and read.log_odds
     assert (said is not None) == named
     found = presence_scores(seen, [memory], log_odds, said)[:, 0]
     flat = log_odds[:, 0].flatten(1)
@@ -66,7 +67,7 @@ def test_the_names_log_odds_are_those_of_clip(encoder):
     # size is asked for.
     large = torch.nn.functional.interpolate((pixels - mean) / std, size=(128, 128))
     texts = torch.stack([encoder.encode_text([f"a {n}", f"no {n}"]) for n in ("cat", "dog")])
-    found = named_log_odds(encoder.encode(large), texts, encoder.logit_scale)
+    found = named_log_odds(encoder.encode(large), texts)
     with torch.inference_mode():
         theirs = normalize(encoder.model.get_image_features(large).pooler_output, dim=-1)
     logits = encoder.logit_scale * torch.einsum("bd,ckd->bck", theirs, texts)

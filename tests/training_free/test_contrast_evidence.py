@@ -57,13 +57,14 @@ def test_the_answer_is_the_formula(encoder):
         averaged = average_over_parts(z[index], cluster_parts(joint))
         r = ((z[index] + averaged) / 2).view(8, 8)
         assert_close(answer.maps["contrast"][index, 0], r.sigmoid(), atol=1e-4, rtol=0)
-        plain, refined = text_maps(
-            seen.encoding, texts[None], logit_scale=encoder.logit_scale, contrast=None
-        )
+        plain, refined = text_maps(seen.encoding, texts[None])
         assert_close(answer.maps["visual_text"], plain)
         assert_close(answer.maps["visual_text_refined"], refined)
         t = refined[index, 0].clamp(0.01, 0.99)
-        level, asked = evidence.settings.text_level, evidence.named(seen, [memory])[index, 0]
+        level, asked = (
+            evidence.settings.text_level,
+            evidence.said(seen, texts[None]).log_odds[index, 0],
+        )
         trust = 0.5 / (1 + np.exp(level - 0.4)) / (1 + np.exp(level - float(asked)))
         r = r + evidence.settings.text_weight * trust * torch.log(t / (1 - t))
         assert_close(answer.values[index, 0], r, atol=1e-3, rtol=0)
@@ -222,9 +223,9 @@ def test_a_name_for_something_else_than_the_supports_show_is_believed_less():
     right, wrong = [], []
     for scene in [scene for scene in scenes if len(scene.classes) > 1][:4]:
         shown, other = scene.classes[:2]
-        example = Support(scene.image, scene.mask(shown))
+        example = (Image.fromarray(scene.image), scene.mask(shown))
         for name, trusts in ((shown, right), (other, wrong)):
-            memory = scorer.fit(name, [example], negatives=(), synonyms=None, max_pixels=10**6)
+            memory = scorer.fit(name, [example], negatives=(), synonyms=None)
             trusts.append(float(memory.agreement * memory.named.sigmoid()))
     assert np.mean(right) > np.mean(wrong) + 0.2, (right, wrong)
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import gradio as gr
 
+from piclip.app.answers import Answer
 from piclip.app.example_scenes import load_example
 from piclip.app.files import coco_json, masks_zip
 from piclip.app.handlers import Handlers, told
-from piclip.app.session import Answer, AppSession
+from piclip.app.session import AppSession
 from piclip.errors import UsageError
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from piclip.app.session import AppSession, fit_picture
+from piclip.app.answers import fit_picture
+from piclip.app.session import AppSession
 from piclip.errors import UsageError
 from piclip.io.images import read_image
 

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from piclip.app.answers import fit_picture
 from piclip.app.example_photos import load_photos
-from piclip.app.session import AppSession, fit_picture
+from piclip.app.session import AppSession
 from piclip.datasets.scenes import IMAGE_SIZE, Layout, make_scene
 from piclip.errors import UsageError
 from piclip.io.outputs import write_png

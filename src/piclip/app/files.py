@@ -7,7 +7,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from piclip.app.session import Answer, AppSession
+from piclip.app.answers import Answer
+from piclip.app.session import AppSession
 from piclip.errors import UsageError
 from piclip.formats import Labels, from_segmentation
 from piclip.formats.coco import to_dict

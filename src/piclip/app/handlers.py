@@ -14,20 +14,14 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
+from piclip.app.answers import THUMBNAIL_PIXELS, Answer, fit_picture
 from piclip.app.example_photos import missing_photo
 from piclip.app.example_scenes import PHOTOGRAPHS, load_example
 from piclip.app.files import coco_json, masks_zip, pair_by_name
 from piclip.app.models import BUILTIN, Models, hint
 from piclip.app.painting import painted_mask
-from piclip.app.session import (
-    THUMBNAIL_PIXELS,
-    Answer,
-    AppSession,
-    Example,
-    Sessions,
-    Step,
-    fit_picture,
-)
+from piclip.app.session import AppSession, Example, Step
+from piclip.app.sessions import Sessions
 from piclip.errors import PiclipError, UsageError
 from piclip.figures.panels import heat
 from piclip.io.overlays import draw_overlay

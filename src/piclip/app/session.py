@@ -1,13 +1,12 @@
-"""What browser tabs have: labelled examples, images to segment, results. No page code here."""
+"""What a browser tab has: labelled examples, images to segment, results. No page code here."""
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from time import monotonic, time
@@ -20,22 +19,23 @@ from PIL import Image
 from piclip.annotation.answers import How, answers
 from piclip.annotation.queries import Query as ToSegment
 from piclip.annotation.sinks import Kept
+from piclip.app.answers import (
+    THUMBNAIL_PIXELS,
+    Answer,
+    Query,
+    fit_picture,
+    preview_of,
+    write_scores,
+)
 from piclip.errors import ImageError, PiclipError, UsageError
 from piclip.io.decoding import ImageSource
 from piclip.io.images import MAX_PIXELS, read_image, read_mask
 from piclip.io.supports import Support
-from piclip.results import MIN_PRESENCE, ScoreMaps, Segmentation
+from piclip.results import MIN_PRESENCE, Segmentation
 from piclip.segmenter import FewShotSegmenter
-
-PREVIEW_PIXELS = 720
-"""Longer side of what the page shows, small images enlarged: the slider must answer at once."""
-
-THUMBNAIL_PIXELS = 240
 
 _LONGEST_NAME = 60
 _PATIENCE = 60.0  # seconds that a stopped run has to finish the image it is at
-_IDLE_SECONDS = 6 * 3600.0
-_MOST_SESSIONS = 200
 
 
 @dataclass(frozen=True)
@@ -65,44 +65,6 @@ class Example:
     class_name: str
     image: Image.Image
     mask: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, eq=False)
-class Query:
-    """One image to segment.
-
-    Attributes:
-        file_name: What its owner calls it, such as ``herd.jpg``; numbered if two are called so.
-        name: The same without suffix, different from all others of the tab.
-        path: The tab's own copy.
-        thumbnail: The image, small.
-    """
-
-    file_name: str
-    name: str
-    path: Path
-    thumbnail: Image.Image
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """The result for one query: small to look at, at its full size in a file.
-
-    Attributes:
-        query: What was segmented.
-        preview: The result with its longer side at ``PREVIEW_PIXELS``; it holds its image.
-        scores_file: The scores at the query's own size, float16 (C, H, W).
-    """
-
-    query: Query
-    preview: Segmentation
-    scores_file: Path
-
-    def at_threshold(self, threshold: float, *, min_presence: float = MIN_PRESENCE) -> Segmentation:
-        """The result at the query's own size, without its image."""
-        scores = _KeptScores(np.load(self.scores_file, mmap_mode="r"))
-        whole = _with_scores(self.preview, scores, None)
-        return whole.at_threshold(threshold, min_presence=min_presence)
 
 
 class Step(NamedTuple):
@@ -304,20 +266,14 @@ class AppSession:
         """Store a result: full scores on disk, a preview in memory."""
         if result.image is None:
             raise UsageError("The result holds no image.")
-        image = fit_picture(result.image, PREVIEW_PIXELS)
-        preview = _with_scores(result, _fit_maps(result.score_maps, image.size), image)
-        preview = replace(preview, name=query.name).at_threshold(
+        preview = preview_of(result, result.image, query.name).at_threshold(
             self.threshold, min_presence=self.min_presence
         )
         with self._lock:
             if self._closed or query not in self.queries:
                 return
             file = query.path.with_suffix(".npy")
-            kept = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-                file, mode="w+", dtype=np.float16, shape=result.score_maps.shape
-            )
-            for index in range(len(kept)):
-                kept[index] = _rounded_down(result.score_maps[index])
+            write_scores(result.score_maps, file)
             self.answers.append(Answer(query, preview, file))
 
     def answer(self, index: int) -> Answer:
@@ -351,117 +307,3 @@ class _Answers:
         """Give a result to the session."""
         self.session.keep(self.queries[query.path], result)
         return Kept({})
-
-
-class Sessions:
-    """The sessions of all tabs and API clients, by user and session identifier.
-
-    Tabs never mix, and abandoned ones are forgotten.
-
-    Args:
-        folder: Where the sessions make their folders.
-        limits: What each may hold.
-        browser: Where gradio keeps what browsers sent and show, of all tabs together.
-    """
-
-    def __init__(self, folder: Path, limits: Limits, browser: Path | None = None) -> None:
-        self._folder, self._browser = folder, browser
-        self.limits = limits
-        self._sessions: dict[tuple[str, str], AppSession] = {}
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        """How many tabs are known."""
-        return len(self._sessions)
-
-    def of(self, user: str | None, identifier: str | None) -> AppSession:
-        """The session of one tab, made when first asked for.
-
-        Args:
-            user: Who logged in, or None.
-            identifier: What the tab calls itself.
-
-        Raises:
-            UsageError: The request names no session, or there are too many.
-        """
-        if not identifier:
-            raise UsageError("The request has no session_hash; call through gradio_client.")
-        key, now = (user or "", identifier), monotonic()
-        with self._lock:
-            for other, session in list(self._sessions.items()):
-                if now - session.used > _IDLE_SECONDS and not session.running:
-                    self._sessions.pop(other).close()
-            if key not in self._sessions:
-                if len(self._sessions) >= _MOST_SESSIONS:
-                    raise UsageError("Too many pages are open on this server; try again later.")
-                folder = self._folder / secrets.token_hex(8)
-                self._sessions[key] = AppSession(folder, self.limits)
-            self._sessions[key].used = now
-            return self._sessions[key]
-
-    def close(self, user: str | None, identifier: str | None) -> None:
-        """End the session of a tab that was closed; nothing happens if there is none."""
-        with self._lock:
-            session = self._sessions.pop((user or "", identifier or ""), None)
-        if session is not None:
-            session.close()
-            self._forget_browser()
-
-    def _forget_browser(self) -> None:
-        """Delete what is older than every open tab: it was a closed one's."""
-        if self._browser is None:
-            return
-        with self._lock:
-            oldest = min((session.began for session in self._sessions.values()), default=None)
-        for file in list(self._browser.rglob("*")):
-            with suppress(OSError):  # gradio deletes, too
-                if file.is_file() and (oldest is None or file.stat().st_mtime < oldest):
-                    file.unlink()
-
-    def close_all(self) -> None:
-        """End all sessions and delete their files."""
-        with self._lock:
-            while self._sessions:
-                self._sessions.popitem()[1].close()
-
-
-def fit_picture(image: Image.Image, longest: int) -> Image.Image:
-    """The image as RGB with its longer side at ``longest`` pixels, enlarged if need be."""
-    scale = longest / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
-
-
-@dataclass(frozen=True, eq=False)
-class _KeptScores:
-    """Scores in a file, read class by class: float16 (C, H, W)."""
-
-    array: npt.NDArray[np.float16]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    def __getitem__(self, index: int, /) -> npt.NDArray[np.float32]:
-        return np.asarray(self.array[index], dtype=np.float32)
-
-
-def _rounded_down(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
-    """Scores in float16, none above what it was: whatever a threshold lets pass did so before."""
-    near = scores.astype(np.float16)
-    return np.where(near > scores, np.nextafter(near, np.float16(0)), near)
-
-
-def _fit_maps(maps: ScoreMaps, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Maps in [0, 1], resized to (width, height): float32 (C, height, width)."""
-    each = (Image.fromarray(maps[index]) for index in range(maps.shape[0]))
-    resized = [np.asarray(one.resize(size, Image.Resampling.BILINEAR)) for one in each]
-    return np.clip(np.stack(resized), 0, 1)
-
-
-def _with_scores(
-    result: Segmentation, scores: ScoreMaps, image: Image.Image | None
-) -> Segmentation:
-    """A result with scores of another size; nothing is decided yet."""
-    blank = np.zeros(scores.shape[1:], dtype=np.uint8)
-    return replace(result, score_maps=scores, class_map=blank, image=image)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from piclip.cli.evaluation_runs import EvaluateRequest
     from piclip.datasets.few_shot import EpisodeKeys, FewShotView
-    from piclip.evaluation.predictor import Method
+    from piclip.evaluation.records import Method
 
 EXAMPLES = examples(
     "piclip figure fig4 --dataset scenes --output fig4.png",

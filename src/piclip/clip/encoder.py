@@ -49,24 +49,32 @@ class Encoding:
     """What one pass over a batch of images gives; N = h * w patches in row-major order.
 
     Attributes:
-        last: Patch tokens after the last block, before the final layer norm, (B, N, D).
-        previous: Patch tokens after the second-to-last block, (B, N, D).
         attention: Self-attention between patches, float32 (B, N, N): mean over the heads of the
             last m blocks, with the row and the column of the cls token dropped (so that rows sum
             to less than one).
         last_input: Tokens that enter the last block, cls first, (B, 1 + N, D).
         grid: (h, w).
         last_block: Record of the last block's forward pass, for `piclip.priors`.
+        logit_scale: Factor on cosines of images and texts before a softmax.
         tokens: Patch tokens after each of the blocks that were asked for, (B, N, D) each.
     """
 
-    last: Tensor
-    previous: Tensor
     attention: Tensor
     last_input: Tensor
     grid: tuple[int, int]
     last_block: LastBlock
+    logit_scale: float
     tokens: tuple[Tensor, ...] = ()
+
+    @property
+    def last(self) -> Tensor:
+        """Patch tokens after the last block, before the final layer norm, (B, N, D)."""
+        return self.last_block.output[:, 1:]
+
+    @property
+    def previous(self) -> Tensor:
+        """Patch tokens after the second-to-last block, (B, N, D)."""
+        return self.last_input[:, 1:]
 
 
 class Encoder:
@@ -111,6 +119,8 @@ class Encoder:
         self.width: int = vision.hidden_size
         self._blocks = _block_weights(self.model.vision_model)
         self._head = _head_weights(self.model)
+        self.logit_scale = float(self.model.logit_scale.float().exp())
+        """Factor on cosines before a softmax over texts (100 in the published models)."""
         self.attention_blocks = self._resolve_attention_blocks(attention_blocks)
         self._positions: dict[tuple[int, int], Tensor] = {}
         self.source: str | None = None
@@ -178,11 +188,6 @@ class Encoder:
         return self._head.projection.shape[0]
 
     @property
-    def logit_scale(self) -> float:
-        """Factor on cosines before a softmax over texts (100 in the published models)."""
-        return float(self.model.logit_scale.float().exp())
-
-    @property
     def depth(self) -> int:
         """Number of blocks."""
         return len(self._blocks)
@@ -219,12 +224,11 @@ class Encoder:
         found[self.depth] = block.output[:, 1:]
         maps = self.attention_blocks * block.weights.heads
         return Encoding(
-            last=block.output[:, 1:],
-            previous=x[:, 1:],
             attention=attention[:, 1:, 1:] / maps,
             last_input=x,
             grid=grid,
             last_block=block,
+            logit_scale=self.logit_scale,
             tokens=tuple(found[number] for number in blocks),
         )
 
@@ -243,12 +247,11 @@ class Encoder:
         scratch = x.new_zeros(len(x), x.shape[1], x.shape[1], dtype=torch.float32)
         block = record_block(x, self._blocks[-1], self._head, scratch)
         return Encoding(
-            last=block.output[:, 1:],
-            previous=x[:, 1:],
             attention=attention.to(self.device),
             last_input=x,
             grid=grid,
             last_block=block,
+            logit_scale=self.logit_scale,
         )
 
     @torch.inference_mode()

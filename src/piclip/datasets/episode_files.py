@@ -77,6 +77,27 @@ class EpisodeFile:
                 f"dataset or draw other episodes."
             )
 
+    def check_view(self, view: FewShotView) -> None:
+        """Sees to it that the episodes can be asked in a view.
+
+        Raises:
+            UsageError: As of `check`, or it is of another fold, split or kind of classes.
+        """
+        self.check(view.dataset)
+        for name, own in (("fold", view.fold), ("split", view.split), ("classes", view.kind)):
+            if getattr(self, name) != own:
+                raise UsageError(
+                    f"The episodes of the file are for the {name} {getattr(self, name)}, not "
+                    f"{own}; evaluate that one or give another file."
+                )
+        foreign = {key.class_index for key in self.episodes} - set(view.classes)
+        if foreign:
+            name = view.dataset.class_names[min(foreign)]
+            raise UsageError(
+                f"The episodes of the file ask for {name!r}, which is no {view.kind} class of fold "
+                f"{view.fold} here; draw other episodes."
+            )
+
 
 def episodes_hash(
     episodes: Iterable[EpisodeKeys], class_names: Sequence[str] | Mapping[int, str]

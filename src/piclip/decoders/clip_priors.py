@@ -214,7 +214,7 @@ class PriorMaker:
             _one_image(encoding.last_block, index),
             texts.foreground[None],
             texts.background[None],
-            logit_scale=self.encoder.logit_scale,
+            logit_scale=encoding.logit_scale,
             grid=encoding.grid,
             contrast=torch.stack(vectors) if vectors else None,
         )

@@ -7,9 +7,8 @@ the likeliest one takes a pixel if it is likelier than the background.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +26,7 @@ from piclip.decoders.saved import Checkpoint
 from piclip.decoders.trained import EncodedSupports, TrainedDecoder
 from piclip.decoders.views import laid_back
 from piclip.errors import UsageError
-from piclip.io.bands import Bands
-from piclip.io.decoding import ImageSource
-from piclip.io.supports import Support, read_labelled
+from piclip.io.supports import Labelled
 from piclip.scorer import Scored
 
 if TYPE_CHECKING:
@@ -169,24 +166,20 @@ class DecoderScorer:
     def fit(
         self,
         name: str,
-        supports: Sequence[Support],
+        supports: Iterable[Labelled],
         *,
-        negatives: Sequence[ImageSource],
+        negatives: Iterable[Image.Image],
         synonyms: Synonyms | None,
-        max_pixels: int,
-        bands: Bands | None = None,
     ) -> DecoderMemory:
         """Looks at the supports once.
 
         Raises:
             UsageError: There are negatives, of which a decoder has no use.
         """
-        if negatives:
+        if any(True for _ in negatives):
             raise UsageError("A trained decoder learns from no negatives; leave them out.")
         maker = self.trained.maker
-        read = partial(read_labelled, max_pixels=max_pixels, bands=bands)
-        pairs = [read(support) for support in supports]
-        labelled = [(np.array(image), mask.astype(np.uint8)) for image, mask in pairs]
+        labelled = [(np.array(image), mask.astype(np.uint8)) for image, mask in supports]
         texts = None if maker is None else maker.texts(name, synonyms)
         return DecoderMemory(name, self.trained.encode_supports(labelled), texts)
 
@@ -198,20 +191,17 @@ class DecoderScorer:
         contrast: Sequence[str],
         synonyms: Synonyms | None,
         mirror: bool,
-        batch_size: int,
     ) -> list[Scored]:
         """Scores images; each is looked at once for all classes."""
         texts = self._contrast_texts(contrast, synonyms)
-        results: list[Scored] = []
-        for start in range(0, len(images), batch_size):
-            arrays = [np.array(image) for image in images[start : start + batch_size]]
-            views = [self._log_odds(arrays, memories, texts)]
-            if mirror:
-                views.append(self._log_odds([a[:, ::-1] for a in arrays], memories, texts))
-            for array, *seen in zip(arrays, *views, strict=True):
-                height, width = array.shape[:2]
-                results.append(Scored(LaidBackScores(tuple(seen), (height, width)), None))
-        return results
+        arrays = [np.array(image) for image in images]
+        views = [self._log_odds(arrays, memories, texts)]
+        if mirror:
+            views.append(self._log_odds([a[:, ::-1] for a in arrays], memories, texts))
+        return [
+            Scored(LaidBackScores(tuple(seen), (image.height, image.width)), None)
+            for image, *seen in zip(images, *views, strict=True)
+        ]
 
     def identity(self) -> dict[str, Any]:
         """The decoder's folder, weights and view, and another CLIP than its training's."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from piclip.errors import UsageError
 from piclip.evaluation.benchmarks.quality import CALIBRATION, Questions, unknown_name
 from piclip.evaluation.predictor import truth_of
 from piclip.io.images import IGNORE
-from piclip.io.outputs import Progress, write_json
+from piclip.io.outputs import Progress, summed, write_json
 from piclip.training_free.contrast import ContrastEvidence
 from piclip.training_free.naming import map_log_odds, name_trust
 from piclip.training_free.presence import presence_scores
@@ -142,14 +143,7 @@ def calibrate(
     """
     if not cases or scorer.evidence_name != "contrast":
         raise UsageError("Calibration needs labelled images and evidence='contrast'.")
-    vision, passes = scorer.vision, 0
-
-    def told() -> None:
-        nonlocal passes
-        passes += 1
-        if progress is not None:
-            progress(passes, 3 * len(cases))
-
+    vision, told = scorer.vision, partial(summed(progress, 3 * len(cases)), 1)
     before = _curve(_trials(vision, cases, told), vision.settings)
     chosen = replace(vision.settings, blocks=_best_blocks(vision, cases, told))
     trials = _trials(Vision(vision.tower, vision.encoder, settings=chosen), cases, told)
@@ -173,11 +167,12 @@ def _trials(vision: Vision, cases: Sequence[Case], told: Callable[[], None]) -> 
         reads = vision.encoder is not None
         for name in (case.name, *([unknown_name(number)] if reads else [])):
             memory = evidence.learn(name, case.supports, vision.texts([name], None)[0], ())
-            log_odds, asked = evidence.log_odds(query, [memory]), evidence.named(query, [memory])
+            log_odds = evidence.log_odds(query, [memory])
+            read = evidence.said(query, memory.texts[None])
+            asked, maps = None, torch.zeros_like(log_odds)
+            if read is not None:
+                asked, maps = read.log_odds, map_log_odds(read.refined)
             presence = presence_scores(query, [memory], log_odds, asked)
-            maps = torch.zeros_like(log_odds)
-            if asked is not None:
-                maps = map_log_odds(evidence.name_maps(query, [memory])[1])
             both = torch.cat([log_odds[0], maps[0]])
             supports_say, named = evidence.follow_edges(both, case.query).cpu()
             said = (

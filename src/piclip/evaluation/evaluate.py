@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -15,12 +15,11 @@ import torch
 
 from piclip.datasets.episode_files import EpisodeFile, episodes_hash
 from piclip.datasets.few_shot import Episode, EpisodeKeys, FewShotView
-from piclip.datasets.protocols import OURS, Measure, Protocol, protocol_named
+from piclip.datasets.protocols import OURS, Protocol, protocol_named
 from piclip.errors import ModelError, UsageError
 from piclip.evaluation.metrics import THRESHOLDS, FewShotIoU
 from piclip.evaluation.predictor import (
     FINAL,
-    Method,
     Predictor,
     as_measured,
     blind,
@@ -29,12 +28,13 @@ from piclip.evaluation.predictor import (
 )
 from piclip.evaluation.records import (
     Evaluation,
+    Method,
     SeedResult,
     library_versions,
     read_result,
     write_result,
 )
-from piclip.io.outputs import Progress
+from piclip.io.outputs import Progress, summed
 
 if TYPE_CHECKING:
     from typing import Self
@@ -99,54 +99,35 @@ class Task:
     """What is counted in episodes.
 
     Attributes:
-        load: Reads the images of an episode.
-        classes: Names of the classes that are asked for.
-        maps: Maps of the query, as `piclip.evaluation.predictor.query_map` calls them.
-        thresholds: Where each is cut.
-        oracle: Names of all classes, of which those in the query's truth are given as contrast
-            (candidates "oracle"); empty for "target".
-        measure: How maps are compared with the truth.
+        view: Whose classes are asked for.
+        thresholds: Where scores are cut.
+        candidates: As of `EpisodeProtocol`.
+        rules: How answers are compared with the truth.
     """
 
-    load: Callable[[EpisodeKeys], Episode]
-    classes: tuple[str, ...]
-    maps: tuple[str, ...] = (FINAL,)
+    view: FewShotView
     thresholds: tuple[float, ...] = THRESHOLDS
-    oracle: tuple[str, ...] = ()
-    measure: Measure = field(default_factory=Measure)
+    candidates: Candidates = "target"
+    rules: Protocol = OURS
 
-    @classmethod
-    def of(
-        cls,
-        predictor: Predictor,
-        view: FewShotView,
-        candidates: Candidates = "target",
-        rules: Protocol = OURS,
-    ) -> Task:
-        """The masks of a predictor on the classes of a view."""
-        every = view.dataset.class_names
-        return cls(
-            view.load,
-            tuple(every[index] for index in view.classes),
-            (predictor.prior or FINAL,),
-            (predictor.least_score,),
-            every if candidates == "oracle" else (),
-            rules.measure(view.dataset.name),
-        )
-
-    def count(self, predictor: Predictor, keys: Sequence[EpisodeKeys]) -> list[FewShotIoU]:
-        """Answers episodes and counts the pixels of each map; their order does not matter."""
-        meters = [FewShotIoU(self.classes, self.thresholds) for _ in self.maps]
+    def count(self, predictor: Predictor, keys: Sequence[EpisodeKeys]) -> FewShotIoU:
+        """Answers episodes and counts their pixels; the order of episodes does not matter."""
+        dataset, shown = self.view.dataset, predictor.prior or FINAL
+        measure = self.rules.measure(dataset.name)
+        names = [dataset.class_names[index] for index in self.view.classes]
+        meter = FewShotIoU(names, self.thresholds)
         for key in keys:
-            episode = self.load(key)
+            episode = self.view.load(key)
             truth = truth_of(episode.query, episode.class_index)
             result = predictor.segment(blind(episode), self._contrast(episode))
-            for meter, name in zip(meters, self.maps, strict=True):
-                meter.add(episode.name, *as_measured(query_map(result, name), truth, self.measure))
-        return meters
+            meter.add(episode.name, *as_measured(query_map(result, shown), truth, measure))
+        return meter
 
     def _contrast(self, episode: Episode) -> tuple[str, ...]:
-        shown = (name for index, name in enumerate(self.oracle) if episode.query.mask(index).any())
+        if self.candidates == "target":
+            return ()
+        every = enumerate(self.view.dataset.class_names)
+        shown = (name for index, name in every if episode.query.mask(index).any())
         return tuple(name for name in shown if name != episode.name)
 
 
@@ -165,7 +146,7 @@ class Counter(Generic[QuestionT, CountedT]):
     def __init__(
         self,
         predictor: Predictor,
-        task: Callable[[Predictor, Sequence[QuestionT]], list[CountedT]],
+        task: Callable[[Predictor, Sequence[QuestionT]], CountedT],
         workers: int = 1,
     ) -> None:
         if workers < 1:
@@ -187,7 +168,7 @@ class Counter(Generic[QuestionT, CountedT]):
 
     def parts(
         self, keys: Sequence[QuestionT], told: Callable[[int], None] = lambda _: None
-    ) -> Iterator[list[CountedT]]:
+    ) -> Iterator[CountedT]:
         """What the task counts in each chunk of episodes, in order.
 
         Args:
@@ -196,7 +177,7 @@ class Counter(Generic[QuestionT, CountedT]):
         """
         chunks = [keys[i : i + _CHUNK] for i in range(0, len(keys), _CHUNK)]
         if self._pool is None:
-            parts: Iterator[list[CountedT]] = (self.task(self.predictor, chunk) for chunk in chunks)
+            parts: Iterator[CountedT] = (self.task(self.predictor, chunk) for chunk in chunks)
         else:
             parts = self._pool.map(_count_in_worker, chunks)
         for chunk, part in zip(chunks, parts, strict=True):
@@ -207,14 +188,13 @@ class Counter(Generic[QuestionT, CountedT]):
         self: Counter[EpisodeKeys, FewShotIoU],
         keys: Sequence[EpisodeKeys],
         told: Callable[[int], None] = lambda _: None,
-    ) -> list[FewShotIoU]:
-        """The counts of each map of a `Task` over all episodes; arguments as `parts`."""
+    ) -> FewShotIoU:
+        """The counts of a `Task` over all episodes; arguments as `parts`."""
         # Neighbours share supports where any do, so that what was made of these is used again.
         ordered = sorted(keys, key=lambda e: (e.class_index, e.supports, e.query))
         whole, *others = self.parts(ordered, told)
         for part in others:
-            for meter, counted in zip(whole, part, strict=True):
-                meter.merge(counted)
+            whole.merge(part)
         return whole
 
 
@@ -248,27 +228,22 @@ def evaluate(
         DatasetError: A class has too few images.
         OutputError: The file cannot be written.
     """
-    _check_file(protocol, view)
+    if protocol.file is not None:
+        protocol.file.check_view(view)
     record = _described(predictor.method, view, protocol, command)
     if output is not None and Path(output).exists():
         record = _resumed(record, output, view, protocol)
     done = {result.seed for result in record.per_seed}
     finished, total = (protocol.episodes * len(seeds) for seeds in (done, record.seeds))
-
-    def told(count: int) -> None:
-        nonlocal finished
-        finished += count
-        if progress is not None:
-            progress(finished, total)
-
+    told = summed(progress, total, finished)
     told(0)
     if record.complete:
         return record
-    task = Task.of(predictor, view, protocol.candidates, protocol.rules)
+    task = Task(view, (predictor.least_score,), protocol.candidates, protocol.rules)
     with Counter(predictor, task.count, workers) as counter:
         for seed in (seed for seed in record.seeds if seed not in done):
             keys = protocol.questions(view, seed)
-            (meter,) = counter.count(keys, told)
+            meter = counter.count(keys, told)
             zero = protocol.rules.unseen_is_zero
             record = record.with_seed(SeedResult.of(seed, _hash(view, keys), meter, zero))
             if output is not None:
@@ -288,10 +263,8 @@ def choose_threshold(
         episodes: How many episodes decide.
         seed: Of these episodes.
     """
-    task = replace(Task.of(predictor, view), thresholds=THRESHOLDS)
     keys = [view.episode(seed, number, shots) for number in range(episodes)]
-    (meter,) = Counter(predictor, task.count).count(keys)
-    return meter.best_threshold()
+    return Counter(predictor, Task(view).count).count(keys).best_threshold()
 
 
 def worker_pool(
@@ -324,7 +297,7 @@ def _start_worker(
         start(*arguments)
 
 
-_Counts: TypeAlias = Callable[[Predictor, Sequence[Any]], list[Any]]
+_Counts: TypeAlias = Callable[[Predictor, Sequence[Any]], Any]
 _counting: dict[str, tuple[Predictor, _Counts, bool]] = {}
 
 
@@ -334,7 +307,7 @@ def _start_counting(reload: Callable[[], Predictor], task: _Counts, fingerprint:
     _counting["here"] = (predictor, task, same)
 
 
-def _count_in_worker(keys: Sequence[Any]) -> list[Any]:
+def _count_in_worker(keys: Sequence[Any]) -> Any:  # noqa: ANN401
     predictor, task, same = _counting["here"]
     if not same:
         raise ModelError("The weights on disk changed while they were evaluated; start again.")
@@ -380,23 +353,3 @@ def _resumed(
 
 def _hash(view: FewShotView, keys: Sequence[EpisodeKeys]) -> str:
     return episodes_hash(keys, view.dataset.class_names)
-
-
-def _check_file(protocol: EpisodeProtocol, view: FewShotView) -> None:
-    file = protocol.file
-    if file is None:
-        return
-    file.check(view.dataset)
-    for name, own in (("fold", view.fold), ("split", view.split), ("classes", view.kind)):
-        if getattr(file, name) != own:
-            raise UsageError(
-                f"The episodes of the file are for the {name} {getattr(file, name)}, not {own}; "
-                f"evaluate that one or give another file."
-            )
-    foreign = {key.class_index for key in file.episodes} - set(view.classes)
-    if foreign:
-        name = view.dataset.class_names[min(foreign)]
-        raise UsageError(
-            f"The episodes of the file ask for {name!r}, which is no {view.kind} class of fold "
-            f"{view.fold} here; draw other episodes."
-        )

@@ -15,15 +15,16 @@ import torch
 import torch.nn.functional as F
 
 from piclip.clip.cache import MemoryCache, weights_hash
+from piclip.clip.encoder import Encoder
 from piclip.clip.prompts import Synonyms
+from piclip.clip.towers import VisualTower
 from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode
 from piclip.datasets.protocols import Measure
-from piclip.decoders.backbones import resize
 from piclip.decoders.scorer import DecoderScorer
 from piclip.decoders.trained import TrainedDecoder
-from piclip.decoders.views import laid_back
 from piclip.errors import UsageError
+from piclip.evaluation.records import Method
 from piclip.io.images import IGNORE
 from piclip.io.supports import Support
 from piclip.results import MIN_PRESENCE, Segmentation, priors_of
@@ -46,27 +47,7 @@ CONTRAST, FUSED, FINAL = "contrast", "fused", "final"
 finished scores."""
 
 _MOST_FITS = 8  # sets of supports that are kept; a decoder's take up to 50 MB a support
-_FIELDS = {
-    ("text", "plain"): "visual_text",
-    ("text", "refined"): "visual_text_refined",
-    ("visual", "plain"): "visual_visual",
-    ("visual", "refined"): "visual_visual_refined",
-}
-
-
-@dataclass(frozen=True)
-class Method:
-    """What a predictor is, in the words of `piclip.evaluation.records.Evaluation`."""
-
-    method: str
-    prior: str
-    backbone: str | None = None
-    text: str | None = None
-    visual: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    recipe: Mapping[str, Any] | None = None
-    clip: Mapping[str, str] | None = None
-    weights_sha256: str | None = None
+_SUFFIXES = {"plain": "", "refined": "_refined"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,30 +110,27 @@ class Predictor:
     @property
     def method(self) -> Method:
         """Names, options and hashes of what segments."""
-        if isinstance(self.segmenter.scorer, DecoderScorer):
-            found = _decoder(self.segmenter.scorer.trained, self.recipe)
-            cut = {} if self.threshold is None else {"threshold": self.threshold}
-            return replace(found, settings={**found.settings, **cut})
-        text, visual = PRIORS[self.prior or "vtp+vvp+pir"]
         scorer = self.segmenter.scorer
+        if isinstance(scorer, DecoderScorer):
+            cut = {} if self.threshold is None else {"threshold": self.threshold}
+            return _decoder(scorer.trained, self.recipe, cut)
         assert isinstance(scorer, TrainingFreeScorer)
-        main = scorer.encoder or scorer.visual
-        assert main is not None
+        main, *others = scorer.models
+        reads = scorer.encoder is not None
+        text, visual = PRIORS[self.prior or "vtp+vvp+pir"] if reads else ("none", "none")
         settings: dict[str, Any] = {
             "threshold": self.least_score,
             "image_size": main.settings.image_size,
         }
-        if scorer.visual not in (None, main):
-            settings["visual"] = scorer.visual.source or "in memory"
-        if scorer.encoder is None:
-            text, visual = "none", "none"
+        if others:
+            settings["visual"] = others[0].source or "in memory"
         return Method(
             method="threshold" if self.prior else "training-free",
-            prior=self.prior or ("none" if scorer.encoder is None else "piclip"),
+            prior=self.prior or ("piclip" if reads else "none"),
             text=text,
             visual=visual,
             settings=settings,
-            clip={"name": main.source or "in memory", "sha256": weights_hash(main.model)},
+            clip=_named(main),
         )
 
     @property
@@ -215,8 +193,8 @@ def query_map(result: Segmentation, name: str) -> npt.NDArray[np.float32]:
         absent = result.presence is not None and result.presence[0] < MIN_PRESENCE
         return np.zeros(result.size, dtype=np.float32) if absent else result.score_maps[0]
     there = priors_of(result).maps()
-    chosen = zip(("text", "visual"), PRIORS.get(name, ()), strict=False)
-    fields = [_FIELDS[pair] for pair in chosen if pair in _FIELDS] or [name]
+    kinds = zip(("visual_text", "visual_visual"), PRIORS.get(name, ()), strict=False)
+    fields = [prior + _SUFFIXES[kind] for prior, kind in kinds if kind != "none"] or [name]
     if missing := [one for one in fields if one not in there]:
         raise UsageError(f"The segmenter makes no map {missing[0]}, but only {', '.join(there)}.")
     mean = torch.from_numpy(np.mean([there[one] for one in fields], axis=0))
@@ -273,54 +251,29 @@ def as_measured(
     return np.asarray(laid[0, 0].numpy()), nearest[0, 0].numpy().astype(np.uint8)
 
 
-@torch.inference_mode()
-def imagenet_prior(predictor: Predictor, episode: Episode) -> npt.NDArray[np.float32]:
-    """The previous approach's prior of a decoder's backbone, mean over shots, (H, W) in [0, 1].
-
-    Raises:
-        UsageError: There is no decoder, or it was trained with another prior.
-    """
-    scorer = predictor.segmenter.scorer
-    if not isinstance(scorer, DecoderScorer):
-        raise UsageError(
-            "The previous prior needs a trained decoder, whose backbone it looks at; name the run "
-            "of a training."
-        )
-    trained = scorer.trained
-    if trained.decoder.prior != "imagenet":
-        raise UsageError(
-            f"The previous prior is that of a decoder trained with prior=imagenet, but the "
-            f"prior of this one is '{trained.decoder.prior}'; name another run."
-        )
-    labelled = [(s.image, truth_of(s, episode.class_index)) for s in episode.supports]
-    (query,) = trained.encode_queries([episode.query.image])
-    shown = trained.encode_supports(labelled)
-    masks = shown.masks[None].to(trained.device)
-    prior = trained.decoder.imagenet_priors(query.maps, shown.maps, masks)
-    mean = prior.mean(dim=1, keepdim=True).float().cpu()
-    view = resize(mean, (trained.size, trained.size))[0]
-    height, width = episode.query.class_map.shape
-    return np.asarray(laid_back(view, (height, width))[0].clamp(0, 1).numpy())
-
-
-def _decoder(trained: TrainedDecoder, recipe: Mapping[str, Any] | None) -> Method:
+def _decoder(
+    trained: TrainedDecoder, recipe: Mapping[str, Any] | None, settings: Mapping[str, Any]
+) -> Method:
     decoder, maker = trained.decoder, trained.maker
     method = Method(
         method=decoder.name,
         prior=decoder.prior,
         backbone=decoder.backbone_name,
-        settings={"size": trained.size},
+        settings={"size": trained.size, **settings},
         recipe=recipe,
         weights_sha256=weights_hash(decoder),
     )
     if maker is None:
         return method
-    encoder = maker.encoder
     return replace(
         method,
         prior=prior_name(maker.text, maker.visual),
         text=maker.text,
         visual=maker.visual,
-        settings={"size": trained.size, "clip_sees": trained.sees},
-        clip={"name": encoder.source or "in memory", "sha256": weights_hash(encoder.model)},
+        settings={**method.settings, "clip_sees": trained.sees},
+        clip=_named(maker.encoder),
     )
+
+
+def _named(model: Encoder | VisualTower) -> dict[str, str]:
+    return {"name": model.source or "in memory", "sha256": weights_hash(model.model)}

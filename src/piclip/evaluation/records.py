@@ -77,13 +77,38 @@ class SeedResult:
         }
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """One method on one fold with one number of shots.
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What is evaluated: names, options and hashes.
 
     Attributes:
         method: "training-free", or the decoder's name.
         prior: "imagenet", "piclip", "none", or which CLIP maps were used ("vtp+vvp").
+        backbone: The decoder's backbone.
+        text: Visual-text map used: "none", "plain", "refined"; None where no CLIP is used.
+        visual: The same of the visual-visual map, or "raw" for its cosines.
+        settings: Whatever else decides the figures, such as the threshold or the input size.
+        recipe: The resolved recipe of the training; None without training.
+        clip: "name" and "sha256" of the CLIP; None without CLIP.
+        weights_sha256: Of the decoder's weights; None without a decoder.
+    """
+
+    method: str
+    prior: str
+    backbone: str | None = None
+    text: str | None = None
+    visual: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] | None = None
+    clip: Mapping[str, str] | None = None
+    weights_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Method):
+    """One method on one fold with one number of shots.
+
+    Attributes:
         dataset: Its name.
         fold: Which fold was held out.
         shots: Number of supports K.
@@ -92,21 +117,12 @@ class Evaluation:
         folds: How many folds the dataset has.
         seeds: The seeds asked for; those in ``per_seed`` are done.
         per_seed: What came out, in the order of ``seeds``.
-        backbone: The decoder's backbone.
-        text: Visual-text map used: "none", "plain", "refined"; None where no CLIP is used.
-        visual: The same of the visual-visual map, or "raw" for its cosines.
-        settings: Whatever else decides the figures, such as the threshold or the input size.
-        recipe: The resolved recipe of the training; None without training.
-        clip: "name" and "sha256" of the CLIP; None without CLIP.
-        weights_sha256: Of the decoder's weights; None without a decoder.
         versions: Of Python and the libraries.
         command: The command line.
         protocol: How episodes were drawn and answers measured, by a name of
             `piclip.datasets.protocols.PROTOCOLS`; files of old versions name none.
     """
 
-    method: str
-    prior: str
     dataset: str
     fold: int
     shots: int
@@ -115,13 +131,6 @@ class Evaluation:
     folds: int = 1
     seeds: tuple[int, ...] = ()
     per_seed: tuple[SeedResult, ...] = ()
-    backbone: str | None = None
-    text: str | None = None
-    visual: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    recipe: Mapping[str, Any] | None = None
-    clip: Mapping[str, str] | None = None
-    weights_sha256: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str | None = None
     protocol: str = OURS.name

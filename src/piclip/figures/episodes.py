@@ -7,21 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
 from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode, EpisodeKeys, FewShotView
+from piclip.decoders.backbones import resize
+from piclip.decoders.scorer import DecoderScorer
+from piclip.decoders.views import laid_back
 from piclip.errors import UsageError
 from piclip.evaluation.metrics import FewShotIoU
-from piclip.evaluation.predictor import (
-    CONTRAST,
-    Predictor,
-    blind,
-    imagenet_prior,
-    query_map,
-    truth_of,
-)
+from piclip.evaluation.predictor import CONTRAST, Predictor, blind, query_map, truth_of
 from piclip.figures.panels import Panel, grid_figure, heat, panel_picture, with_mask
 from piclip.figures.plots import TITLES
 from piclip.segmenter import FewShotSegmenter
@@ -131,6 +128,36 @@ def before_and_after(
         TITLES["contrast"],
     )
     return grid_figure(rows, titles, scale=True)
+
+
+@torch.inference_mode()
+def imagenet_prior(predictor: Predictor, episode: Episode) -> npt.NDArray[np.float32]:
+    """The previous approach's prior of a decoder's backbone, mean over shots, (H, W) in [0, 1].
+
+    Raises:
+        UsageError: There is no decoder, or it was trained with another prior.
+    """
+    scorer = predictor.segmenter.scorer
+    if not isinstance(scorer, DecoderScorer):
+        raise UsageError(
+            "The previous prior needs a trained decoder, whose backbone it looks at; name the run "
+            "of a training."
+        )
+    trained = scorer.trained
+    if trained.decoder.prior != "imagenet":
+        raise UsageError(
+            f"The previous prior is that of a decoder trained with prior=imagenet, but the "
+            f"prior of this one is '{trained.decoder.prior}'; name another run."
+        )
+    labelled = [(s.image, truth_of(s, episode.class_index)) for s in episode.supports]
+    (query,) = trained.encode_queries([episode.query.image])
+    shown = trained.encode_supports(labelled)
+    masks = shown.masks[None].to(trained.device)
+    prior = trained.decoder.imagenet_priors(query.maps, shown.maps, masks)
+    mean = prior.mean(dim=1, keepdim=True).float().cpu()
+    view = resize(mean, (trained.size, trained.size))[0]
+    height, width = episode.query.class_map.shape
+    return np.asarray(laid_back(view, (height, width))[0].clamp(0, 1).numpy())
 
 
 def _published(predictor: Predictor) -> Predictor:

@@ -1,19 +1,27 @@
-"""Turn predictions into labels, so that every format can write them."""
+"""Turn predictions into labels, so that every format can write them, and into COCO at once."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from piclip.errors import UsageError
+from piclip.formats import coco
 from piclip.formats.cleaning import TOUCHING, least_area
-from piclip.formats.labels import LabelledFile, Region
+from piclip.formats.labels import LabelledFile, Labels, Region
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.images import IGNORE
 
 _DIGITS = 4
+_ANNOTATION_BITS = 12  # with the 40 of an image, ids that JavaScript can count too
 
 
 class Prediction(Protocol):
@@ -25,6 +33,10 @@ class Prediction(Protocol):
     def class_map(self) -> npt.NDArray[np.uint8]: ...  # noqa: D102
     @property
     def presence_by_class(self) -> dict[str, float] | None: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def source(self) -> str | None: ...  # noqa: D102
     @property
     def file_name(self) -> str: ...  # noqa: D102
     @property
@@ -81,3 +93,49 @@ def from_segmentation(
         source=source,
         presence=segmentation.presence_by_class,
     )
+
+
+def to_coco(
+    segmentation: Prediction, file_name: str | None, *, instances: bool, polygons: bool
+) -> dict[str, Any]:
+    """The content of a COCO file for one image; see `Segmentation.to_coco`."""
+    file = from_segmentation(segmentation, file_name, instances=instances)
+    called = file_name or segmentation.source or segmentation.name
+    number = int.from_bytes(hashlib.sha256(called.encode()).digest()[:5], "big") or 1
+    labels = Labels(segmentation.class_names, (replace(file, id=number),))
+    content = coco.to_dict(labels, polygons=polygons)
+    for annotation in content["annotations"]:
+        annotation["id"] += number << _ANNOTATION_BITS
+    return content
+
+
+def merge_coco(
+    results: Iterable[Prediction], *, instances: bool = True, polygons: bool = False
+) -> dict[str, Any]:
+    """One COCO file of many results, with images and annotations numbered from 1.
+
+    Images are called by their files, relative to the folder that all of them have in common.
+
+    Args:
+        results: Segmentations; their masks are forgotten one by one, so a stream may be given.
+        instances: One annotation per connected part, or else per class.
+        polygons: Outlines instead of run lengths.
+
+    Returns:
+        The content, for ``json.dump``; the categories are the classes of all results.
+
+    Raises:
+        UsageError: There is no result, or two have the same name.
+    """
+    files, names = [], dict[str, None]()
+    for result in results:
+        path = result.name if result.source is None else Path(result.source).as_posix()
+        files.append(from_segmentation(result, path, instances=instances))
+        names |= dict.fromkeys(result.class_names)
+    if not files:
+        raise UsageError("There is no result to merge; predict at least one image.")
+    root = os.path.commonpath([PurePosixPath(file.path).parent for file in files])
+    files = [
+        replace(file, path=PurePosixPath(file.path).relative_to(root).as_posix()) for file in files
+    ]
+    return coco.to_dict(Labels(tuple(names), tuple(files)), polygons=polygons)

@@ -21,6 +21,19 @@ from piclip.errors import OutputError, UsageError
 Progress = Callable[[int, int | None], None]
 """Told how much is done and of how much, None where that is not known."""
 
+
+def summed(progress: Progress | None, total: int, done: int = 0) -> Callable[[int], None]:
+    """Tells a progress, if there is one, of work that is reported piece by piece."""
+
+    def told(more: int) -> None:
+        nonlocal done
+        done += more
+        if progress is not None:
+            progress(done, total)
+
+    return told
+
+
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -32,20 +31,17 @@ def sources(images: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource
         yield image
 
 
-@dataclass(frozen=True)
-class Broken:
-    """The images came to an end with an error of their own, or with something that is none."""
-
-    error: Exception
-
-
-Read: TypeAlias = tuple[ImageSource, Image.Image | PiclipError | Broken]
+Read: TypeAlias = tuple[ImageSource, Image.Image | PiclipError]
+"""An image, or why it cannot be read."""
 
 
 def read_ahead(
     sources: Iterable[ImageSource], read: Callable[[ImageSource], Image.Image], ahead: int
 ) -> Iterator[Read]:
-    """Images, or why they cannot be read, in order; a thread is up to ``ahead`` of them ahead."""
+    """Images, or why they cannot be read, in order; a thread is up to ``ahead`` of them ahead.
+
+    Where the sources end with an error, it comes after the images before it.
+    """
     waiting: deque[tuple[ImageSource, Future[Image.Image]]] = deque()
 
     def settled() -> Read:
@@ -57,32 +53,41 @@ def read_ahead(
 
     thread = ThreadPoolExecutor(1)
     try:
-        broken: Broken | None = None
+        broken: Exception | None = None
         try:
             for source in sources:
                 waiting.append((source, thread.submit(read, source)))
                 if len(waiting) > ahead:
                     yield settled()
-        except Exception as error:  # what was read before it gets its result
-            broken = Broken(error)
+        except Exception as error:
+            broken = error
         while waiting:
             yield settled()
         if broken is not None:
-            yield "", broken
+            raise broken
     finally:
         thread.shutdown(cancel_futures=True)
 
 
 def batches(images: Iterable[Read], batch_size: int) -> Iterator[list[Read]]:
-    """Groups of ``batch_size``, and of no more pixels than memory has room for."""
+    """Groups of ``batch_size``, and of no more pixels than memory has room for.
+
+    Where the images end with an error, it comes after the last group.
+    """
     batch: list[Read] = []
     pixels = 0
-    for source, image in images:
-        own = image.width * image.height if isinstance(image, Image.Image) else 0
-        if batch and (len(batch) == batch_size or pixels + own > _PIXELS_AT_ONCE):
-            yield batch
-            batch, pixels = [], 0
-        batch.append((source, image))
-        pixels += own
+    broken: Exception | None = None
+    try:
+        for source, image in images:
+            own = image.width * image.height if isinstance(image, Image.Image) else 0
+            if batch and (len(batch) == batch_size or pixels + own > _PIXELS_AT_ONCE):
+                yield batch
+                batch, pixels = [], 0
+            batch.append((source, image))
+            pixels += own
+    except Exception as error:
+        broken = error
     if batch:
         yield batch
+    if broken is not None:
+        raise broken

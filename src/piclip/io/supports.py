@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +27,13 @@ class Support:
     mask: ImageSource
 
 
+Labelled: TypeAlias = tuple[Image.Image, npt.NDArray[np.bool_]]
+"""An RGB image and its mask (H, W), not empty."""
+
+
 def read_labelled(
     support: Support, *, max_pixels: int = MAX_PIXELS, bands: Bands | None = None
-) -> tuple[Image.Image, npt.NDArray[np.bool_]]:
+) -> Labelled:
     """Reads a support: an RGB image, as `read_image`, and its bool mask (H, W), not empty.
 
     Raises:

@@ -27,10 +27,12 @@ from torch import Tensor
 
 from piclip.clip.preprocessing import mask_coverage
 from piclip.errors import UsageError
+from piclip.io.supports import Labelled
 from piclip.priors import contrast_prior
 from piclip.training_free.clusters import average_over_parts, cluster_parts
 from piclip.training_free.evidence import Answer, ClassMemory, Shown, cosine_spreads
 from piclip.training_free.naming import (
+    Said,
     agreement,
     map_log_odds,
     name_trust,
@@ -60,7 +62,7 @@ class ContrastEvidence:
     def learn(
         self,
         name: str,
-        supports: Iterable[tuple[Image.Image, NDArray[np.bool_]]],
+        supports: Iterable[Labelled],
         texts: Tensor,
         negatives: Iterable[Image.Image],
     ) -> ClassMemory:
@@ -88,18 +90,18 @@ class ContrastEvidence:
         for number, one in enumerate(without, len(shown)):
             parts.append((one.seen.tokens[:, 0], one.coverage, number))
         memory = _joined(name, len(shown), parts, texts)
-        if len(texts):
+        if said := [one.said for one in shown if one.said is not None]:
+            maps = [one.refined.flatten() for one in said]
             memory = replace(
                 memory,
-                agreement=agreement(
-                    [one.refined for one in shown if one.refined is not None],
-                    [one.coverage for one in shown],
-                ),
-                named=torch.cat([one.named for one in shown if one.named is not None]).mean(),
+                agreement=agreement(maps, [one.coverage for one in shown]),
+                named=torch.cat([one.log_odds for one in said]).mean(),
             )
         if memory.coverage.min() == 1:
             memory = self._by_name_alone(memory)
-        level = presence_level(self, memory, shown, without, default=self.settings.presence)
+        level = presence_level(
+            self.log_odds, memory, shown, without, default=self.settings.presence
+        )
         return replace(memory, level=level)
 
     def answer(
@@ -108,14 +110,15 @@ class ContrastEvidence:
         """See `Evidence.answer`."""
         supports_say = self.log_odds(seen, memories)
         maps, log_odds = {"contrast": torch.sigmoid(supports_say)}, supports_say
-        asked = self.named(seen, memories)
-        if asked is not None:
-            plain, refined = self.name_maps(seen, memories, contrast)
-            maps |= {"visual_text": plain, "visual_text_refined": refined}
+        said = self.said(seen, torch.stack([memory.texts for memory in memories]), contrast)
+        asked = None if said is None else said.log_odds
+        if said is not None:
+            maps |= {"visual_text": said.plain, "visual_text_refined": said.refined}
             agreed = torch.stack([memory.agreement for memory in memories])
             shown = torch.stack([memory.named for memory in memories])
-            trust = name_trust(agreed, shown, asked, self.settings.text_level)[:, :, None, None]
-            log_odds = supports_say + self.settings.text_weight * trust * map_log_odds(refined)
+            trust = name_trust(agreed, shown, said.log_odds, self.settings.text_level)
+            weight = self.settings.text_weight * trust[:, :, None, None]
+            log_odds = supports_say + weight * map_log_odds(said.refined)
         maps["fused"] = torch.sigmoid(log_odds)
         return Answer(log_odds, maps, class_presence(seen, memories, supports_say, asked))
 
@@ -131,26 +134,13 @@ class ContrastEvidence:
         colours = torch.from_numpy(np.array(small)).to(values.device).permute(2, 0, 1) / 255
         return edge_aware_upsample(values[None], colours[None])[0]
 
-    def named(self, seen: Seen, memories: Sequence[ClassMemory]) -> Tensor | None:
-        """The CLIP's own log-odds that the names are true of queries, (B, C), if there is one."""
+    def said(self, seen: Seen, texts: Tensor, contrast: Tensor | None = None) -> Said | None:
+        """What the CLIP says of names (C, 2, E) in images; None without a CLIP."""
         if seen.encoding is None:
             return None
-        return named_log_odds(seen.encoding, _texts(memories), self._scale)
-
-    def name_maps(
-        self, seen: Seen, memories: Sequence[ClassMemory], contrast: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """VTP of the names, plain and refined, on the tower's grid, (B, C, h, w) each.
-
-        Raises:
-            UsageError: There is no CLIP.
-        """
-        if seen.encoding is None:
-            raise UsageError("There is no CLIP to read names; give one beside the other tower.")
-        plain, refined = text_maps(
-            seen.encoding, _texts(memories), logit_scale=self._scale, contrast=contrast
-        )
-        return _on_grid(plain, seen.grid), _on_grid(refined, seen.grid)
+        plain, refined = text_maps(seen.encoding, texts, contrast=contrast)
+        log_odds = named_log_odds(seen.encoding, texts)
+        return Said(_on_grid(plain, seen.grid), _on_grid(refined, seen.grid), log_odds)
 
     def log_odds(self, seen: Seen, memories: Sequence[ClassMemory]) -> Tensor:
         """What the supports alone say: r without the names, (B, C, h, w)."""
@@ -178,13 +168,8 @@ class ContrastEvidence:
     def _shown(self, image: Image.Image, mask: NDArray[np.bool_], texts: Tensor) -> Shown:
         """One image that was labelled, without its encoding, which fifty of are too large."""
         seen = self.vision.see_support(image)
-        refined = named = None
-        if seen.encoding is not None:
-            _, found = text_maps(seen.encoding, texts[None], logit_scale=self._scale)
-            refined = _on_grid(found, seen.grid).flatten()
-            named = named_log_odds(seen.encoding, texts[None], self._scale)
         coverage = mask_coverage(mask, seen.grid).flatten().to(seen.tokens.device)
-        return Shown(replace(seen, encoding=None), coverage, refined, named)
+        return Shown(replace(seen, encoding=None), coverage, self.said(seen, texts[None]))
 
     def _by_name_alone(self, memory: ClassMemory) -> ClassMemory:
         """The memory with full trust in the name, where there is one."""
@@ -194,15 +179,6 @@ class ContrastEvidence:
             raise UsageError(f"{shown}, so that nothing tells it from other things; add {wanted}.")
         warnings.warn(f"{shown}, so only its name says where it is; add {wanted}.", stacklevel=2)
         return replace(memory, agreement=torch.ones_like(memory.agreement))
-
-    @property
-    def _scale(self) -> float:
-        return 0.0 if self.vision.encoder is None else self.vision.encoder.logit_scale
-
-
-def _texts(memories: Sequence[ClassMemory]) -> Tensor:
-    """(C, 2, E)."""
-    return torch.stack([memory.texts for memory in memories])
 
 
 def _joint(tokens: Tensor) -> Tensor:

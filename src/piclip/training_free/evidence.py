@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from piclip.io.supports import Labelled
+from piclip.training_free.naming import Said
 from piclip.training_free.upsampling import EnlargedScores
 from piclip.training_free.vision import Seen
 
@@ -84,14 +84,12 @@ class Shown:
     Attributes:
         seen: The image, whole and without its encoding.
         coverage: Share of each of its N patches that is object, (N,).
-        refined: The name's map, (N,); None without a CLIP.
-        named: The CLIP's log-odds of the name, (1, 1); None without one.
+        said: Of the name, B = C = 1; None without a CLIP.
     """
 
     seen: Seen
     coverage: Tensor
-    refined: Tensor | None
-    named: Tensor | None
+    said: Said | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +114,7 @@ class Evidence(Protocol):
     def learn(
         self,
         name: str,
-        supports: Iterable[tuple[Image.Image, NDArray[np.bool_]]],
+        supports: Iterable[Labelled],
         texts: Tensor,
         negatives: Iterable[Image.Image],
     ) -> ClassMemory:

@@ -12,6 +12,7 @@ log-odds that the name is true of the supports (mean) and of the query.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,15 +24,26 @@ from piclip.priors import refine_prior, visual_text_prior
 _CLAMP = 1e-2  # of a map before its logit: +-4.6
 
 
-def text_map(
-    encoding: Encoding, texts: Tensor, *, logit_scale: float, contrast: Tensor | None = None
-) -> Tensor:
+class Said(NamedTuple):
+    """What a CLIP says of C names in B images.
+
+    Attributes:
+        plain: VTP, (B, C, h, w) in [0, 1].
+        refined: The same after PIR.
+        log_odds: That the name is true of the image, (B, C).
+    """
+
+    plain: Tensor
+    refined: Tensor
+    log_odds: Tensor
+
+
+def text_map(encoding: Encoding, texts: Tensor, *, contrast: Tensor | None = None) -> Tensor:
     """VTP of classes, as published.
 
     Args:
         encoding: B images.
         texts: Vectors of each class and of its absence, (C, 2, E).
-        logit_scale: Factor on cosines before a softmax over texts.
         contrast: Further texts (X, E) that every class meets.
 
     Returns:
@@ -41,33 +53,32 @@ def text_map(
         encoding.last_block,
         texts[:, 0],
         texts[:, 1],
-        logit_scale=logit_scale,
+        logit_scale=encoding.logit_scale,
         grid=encoding.grid,
         contrast=contrast,
     )
 
 
 def text_maps(
-    encoding: Encoding, texts: Tensor, *, logit_scale: float, contrast: Tensor | None = None
+    encoding: Encoding, texts: Tensor, *, contrast: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """VTP of classes and what PIR makes of it, (B, C, h, w) each; as `text_map`."""
-    plain = text_map(encoding, texts, logit_scale=logit_scale, contrast=contrast)
+    plain = text_map(encoding, texts, contrast=contrast)
     return plain, refine_prior(plain, encoding.attention)
 
 
-def named_log_odds(encoding: Encoding, texts: Tensor, logit_scale: float) -> Tensor:
+def named_log_odds(encoding: Encoding, texts: Tensor) -> Tensor:
     """The CLIP's own log-odds that names are true of images, (B, C).
 
     Args:
         encoding: B images; their class token after the final norm and the projection speaks.
         texts: Vectors of each class and of its absence, (C, 2, E).
-        logit_scale: Factor on cosines of images and texts.
     """
     block = encoding.last_block
     head, token = block.head, block.output[:, 0]
     normed = F.layer_norm(token, token.shape[-1:], head.ln_weight, head.ln_bias, head.eps)
     image = F.normalize((normed @ head.projection.mT).float(), dim=-1)
-    log_odds: Tensor = logit_scale * image @ (texts[:, 0] - texts[:, 1]).mT
+    log_odds: Tensor = encoding.logit_scale * image @ (texts[:, 0] - texts[:, 1]).mT
     return log_odds
 
 

@@ -19,8 +19,7 @@ with negatives it lies above what these get.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -33,18 +32,6 @@ _SLOPE = 8.0
 _NEUTRAL = 0.6  # probability of the name that speaks neither for nor against the class
 _MARGIN = 0.1  # below the least of the supports' own scores
 _MOST_LEFT_OUT = 8  # supports that are asked for; more tell little and cost time
-
-
-class LogOdds(Protocol):
-    """What presence needs of the evidence."""
-
-    def log_odds(self, seen: Seen, memories: Sequence[ClassMemory]) -> Tensor:
-        """R without the names, (B, C, h, w)."""
-        ...
-
-    def named(self, seen: Seen, memories: Sequence[ClassMemory]) -> Tensor | None:
-        """The CLIP's log-odds of the names, (B, C); None without a CLIP."""
-        ...
 
 
 def presence_scores(
@@ -89,7 +76,7 @@ def class_presence(
 
 
 def presence_level(
-    evidence: LogOdds,
+    log_odds: Callable[[Seen, Sequence[ClassMemory]], Tensor],
     memory: ClassMemory,
     supports: Sequence[Shown],
     negatives: Sequence[Shown],
@@ -99,7 +86,7 @@ def presence_level(
     """What presence is 0.5 at.
 
     Args:
-        evidence: Makes the log-odds.
+        log_odds: r without the names of queries and classes, (B, C, h, w).
         memory: The class.
         supports: Its supports.
         negatives: Images without it; one that seems to hold it all the same is warned of.
@@ -112,8 +99,9 @@ def presence_level(
     """
 
     def score(one: Shown, known: ClassMemory) -> Tensor:
-        log_odds = evidence.log_odds(one.seen, [known])
-        return presence_scores(one.seen, [known], log_odds, one.named).flatten()
+        supports_say = log_odds(one.seen, [known])
+        named = None if one.said is None else one.said.log_odds
+        return presence_scores(one.seen, [known], supports_say, named).flatten()
 
     level = memory.coverage.new_tensor(default)
     if len(supports) > 1:

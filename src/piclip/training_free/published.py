@@ -19,6 +19,7 @@ from piclip.clip.preprocessing import (
     object_pixels,
     to_pixels,
 )
+from piclip.io.supports import Labelled
 from piclip.priors import box_mask, mean_cosines, min_max, spread, transition_matrix
 from piclip.training_free.evidence import Answer, ClassMemory
 from piclip.training_free.naming import text_map
@@ -42,7 +43,7 @@ class PublishedEvidence:
     def learn(
         self,
         name: str,
-        supports: Iterable[tuple[Image.Image, NDArray[np.bool_]]],
+        supports: Iterable[Labelled],
         texts: Tensor,
         negatives: Iterable[Image.Image],
     ) -> ClassMemory:
@@ -70,7 +71,7 @@ class PublishedEvidence:
         encoding = seen.encoding
         assert encoding is not None
         texts = torch.stack([memory.texts for memory in memories])
-        plain = text_map(encoding, texts, logit_scale=self.encoder.logit_scale, contrast=contrast)
+        plain = text_map(encoding, texts, contrast=contrast)
         blocks = (encoding.last, encoding.previous)
         cosines = [mean_cosines(blocks, *_objects(memory)) for memory in memories]
         visual = min_max(torch.stack(cosines, dim=1).unflatten(2, encoding.grid))

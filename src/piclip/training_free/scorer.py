@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,7 @@ from piclip.clip.encoder import Encoder
 from piclip.clip.prompts import Synonyms
 from piclip.clip.towers import VisualTower, holds_text_tower
 from piclip.errors import UsageError
-from piclip.io.bands import Bands
-from piclip.io.decoding import ImageSource
-from piclip.io.images import read_image
-from piclip.io.supports import Support, read_labelled
+from piclip.io.supports import Labelled
 from piclip.results import Priors
 from piclip.scorer import Scored
 from piclip.training_free.contrast import ContrastEvidence
@@ -64,11 +61,11 @@ class TrainingFreeScorer:
         evidence: EvidenceName = "contrast",
         cache: Cache | None = None,
     ) -> None:
-        tower = visual or encoder
-        if tower is None:
+        self.models = [model for model in (encoder, visual) if model is not None]
+        if not self.models:
             raise UsageError("A training-free segmenter needs a CLIP, another ViT, or both.")
         self.encoder, self.visual, self.evidence_name = encoder, visual, evidence
-        self.vision = Vision(tower, encoder, cache)
+        self.vision = Vision(self.models[-1], encoder, cache)
         if evidence == "contrast":
             self.evidence: Evidence = ContrastEvidence(self.vision)
         elif evidence == "published" and encoder is not None and visual is None:
@@ -126,27 +123,20 @@ class TrainingFreeScorer:
 
     def to(self, device: str | torch.device) -> None:
         """Moves the models."""
-        for model in (self.encoder, self.visual):
-            if model is not None:
-                model.to(device)
+        for model in self.models:
+            model.to(device)
 
     def fit(
         self,
         name: str,
-        supports: Sequence[Support],
+        supports: Iterable[Labelled],
         *,
-        negatives: Sequence[ImageSource],
+        negatives: Iterable[Image.Image],
         synonyms: Synonyms | None,
-        max_pixels: int,
-        bands: Bands | None = None,
     ) -> ClassMemory:
         """Encodes the supports once; their masks also say how far the name is believed."""
-        return self.evidence.learn(
-            name,
-            (read_labelled(support, max_pixels=max_pixels, bands=bands) for support in supports),
-            self.vision.texts([name], synonyms)[0],
-            (read_image(image, max_pixels=max_pixels, bands=bands) for image in negatives),
-        )
+        texts = self.vision.texts([name], synonyms)[0]
+        return self.evidence.learn(name, supports, texts, negatives)
 
     def score(
         self,
@@ -156,33 +146,32 @@ class TrainingFreeScorer:
         contrast: Sequence[str],
         synonyms: Synonyms | None,
         mirror: bool,
-        batch_size: int,
     ) -> list[Scored]:
         """Scores images; those of one input size are encoded together."""
         texts = self.vision.texts(contrast, synonyms)[:, 0] if contrast else None
+        together: dict[tuple[tuple[int, int], ...], list[int]] = {}
+        for index, image in enumerate(images):
+            together.setdefault(self.vision.sizes(image), []).append(index)
         results: dict[int, Scored] = {}
-        for indices in self._batches(images, batch_size):
-            batch = [images[index] for index in indices]
-            scored = self._scored(batch, memories, texts, mirror)
+        for indices in together.values():
+            scored = self._scored([images[index] for index in indices], memories, texts, mirror)
             results.update(zip(indices, scored, strict=True))
         return [results[index] for index in range(len(images))]
 
     def identity(self) -> dict[str, Any]:
         """The models' names, a revision if one was asked for, the evidence and a token's width."""
         said: dict[str, Any] = {"evidence": self.evidence_name, "width": self.vision.tower.width}
-        main = self.encoder or self.visual
-        assert main is not None
+        main, *others = self.models
         said["model"] = main.source
         if main.revision is not None:
             said["revision"] = main.revision
-        if self.encoder is not None and self.visual is not None:
-            said["visual"] = self.visual.source
+        if others:
+            said["visual"] = others[0].source
         return said
 
     def fingerprint(self) -> str:
         """That of the models' weights."""
-        models = [part.model for part in (self.encoder, self.visual) if part is not None]
-        return content_key(self.evidence_name, *(weights_hash(model) for model in models))
+        return content_key(self.evidence_name, *(weights_hash(m.model) for m in self.models))
 
     def tensors(self, memory: ClassMemory) -> dict[str, Tensor]:
         """The memory's fields."""
@@ -192,15 +181,6 @@ class TrainingFreeScorer:
         """The memory of these fields, on the models' device."""
         parts = {field: tensors[field].to(self.device) for field in _TENSOR_FIELDS}
         return ClassMemory(name=name, **parts)
-
-    def _batches(self, images: Sequence[Image.Image], batch_size: int) -> Iterator[list[int]]:
-        """Indices of images that can be seen together, at most ``batch_size`` at a time."""
-        groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
-        for index, image in enumerate(images):
-            groups.setdefault(self.vision.sizes(image), []).append(index)
-        for indices in groups.values():
-            for start in range(0, len(indices), batch_size):
-                yield indices[start : start + batch_size]
 
     @torch.inference_mode()
     def _scored(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -80,37 +80,48 @@ class Vision:
 
     def sizes(self, image: Image.Image) -> tuple[tuple[int, int], ...]:
         """Input sizes of an image, those of images that can be seen together are the same."""
-        return tuple(_input_size(image, tower) for tower in self._towers())
+        towers = (self.tower, self.encoder or self.tower)
+        return tuple(dict.fromkeys(_input_size(image, tower) for tower in towers))
 
-    def see(self, images: Sequence[Image.Image]) -> Seen:
-        """Encodes RGB images of the same `sizes`."""
-        pixels = _pixels(images, self.tower)
+    def see(self, images: Sequence[Image.Image], *, texts: bool = True) -> Seen:
+        """Encodes RGB images of the same `sizes`.
+
+        Args:
+            images: The batch.
+            texts: Whether names will be looked for in them.
+        """
+        encoder, pixels = self.encoder if texts else None, _pixels(images, self.tower)
         encoding: Encoding | None = None
-        if self.encoder is not None and self.encoder is self.tower:
-            encoding = self.encoder.encode(pixels, self.blocks)
+        if encoder is not None and encoder is self.tower:
+            encoding = encoder.encode(pixels, self.blocks)
             tokens: Sequence[Tensor] = encoding.tokens
         else:
             tokens = self.tower.tokens(pixels, self.blocks)
-            if self.encoder is not None:
-                encoding = self.encoder.encode(_pixels(images, self.encoder))
-        return Seen(_units(tokens), self._grid(pixels), encoding)
+            if encoder is not None:
+                encoding = encoder.encode(_pixels(images, encoder))
+        units = torch.stack([F.normalize(part.float(), dim=-1) for part in tokens])
+        return Seen(units, _grid(images[0], self.tower), encoding)
 
     def see_support(self, image: Image.Image, *, texts: bool = True) -> Seen:
-        """Encodes one RGB image, once for as long as the cache keeps it.
-
-        Args:
-            image: A support, or a part of it.
-            texts: Whether names will be looked for in it.
-        """
-        asked = self.encoder is not None and texts
-        key = "" if self.cache is None else content_key(_values(image), str(asked))
-        kept = None if self.cache is None else self.cache.get(key)
-        if kept is not None:
-            return self._again(kept)
-        seen = self.see([image]) if asked else self._tokens(image)
-        if self.cache is not None:
-            self.cache.put(key, _to_keep(seen))
-        return seen
+        """As `see` of one image, once for as long as the cache keeps it."""
+        if self.cache is None:
+            return self.see([image], texts=texts)
+        encoder = self.encoder if texts else None
+        key = content_key(torch.from_numpy(np.array(image)), str(encoder is not None))
+        kept = self.cache.get(key)
+        if kept is None:
+            seen = self.see([image], texts=texts)
+            kept = {"tokens": seen.tokens}
+            if seen.encoding is not None:
+                kept["last_input"] = seen.encoding.last_input
+                kept["attention"] = seen.encoding.attention
+            self.cache.put(key, kept)
+            return seen
+        encoding = None
+        if encoder is not None:  # only its last block is run again
+            grid = _grid(image, encoder)
+            encoding = encoder.resume(kept["last_input"], kept["attention"], grid)
+        return Seen(kept["tokens"].to(self.tower.device), _grid(image, self.tower), encoding)
 
     def texts(self, names: Sequence[str], synonyms: Synonyms | None) -> Tensor:
         """Vectors of X names and of their absence, (X, 2, E); (X, 0, 0) without a CLIP."""
@@ -119,31 +130,6 @@ class Vision:
         texts = text_prototypes(self.encoder.encode_text, list(names), synonyms)
         return torch.stack(texts, dim=1).to(self.tower.device)
 
-    def _again(self, kept: Mapping[str, Tensor]) -> Seen:
-        """What `_to_keep` kept; of the CLIP only the last block is run again."""
-        encoding = None
-        if self.encoder is not None and "read" in kept:
-            read = _pair(kept["read"])
-            encoding = self.encoder.resume(kept["last_input"], kept["attention"], read)
-        return Seen(kept["tokens"].to(self.tower.device), _pair(kept["grid"]), encoding)
-
-    def _tokens(self, image: Image.Image) -> Seen:
-        pixels = _pixels([image], self.tower)
-        return Seen(_units(self.tower.tokens(pixels, self.blocks)), self._grid(pixels), None)
-
-    def _grid(self, pixels: Tensor) -> tuple[int, int]:
-        patch = self.tower.patch_size
-        return pixels.shape[-2] // patch, pixels.shape[-1] // patch
-
-    def _towers(self) -> list[Tower]:
-        if self.encoder is None or self.encoder is self.tower:
-            return [self.tower]
-        return [self.tower, self.encoder]
-
-
-def _units(tokens: Sequence[Tensor]) -> Tensor:
-    return torch.stack([F.normalize(part.float(), dim=-1) for part in tokens])
-
 
 def _input_size(image: Image.Image, tower: Tower) -> tuple[int, int]:
     return fit_size(
@@ -151,26 +137,11 @@ def _input_size(image: Image.Image, tower: Tower) -> tuple[int, int]:
     )
 
 
+def _grid(image: Image.Image, tower: Tower) -> tuple[int, int]:
+    height, width = _input_size(image, tower)
+    return height // tower.patch_size, width // tower.patch_size
+
+
 def _pixels(images: Sequence[Image.Image], tower: Tower) -> Tensor:
     size, settings = _input_size(images[0], tower), tower.settings
     return torch.stack([to_pixels(image, size, settings.mean, settings.std) for image in images])
-
-
-def _values(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image))
-
-
-def _to_keep(seen: Seen) -> dict[str, Tensor]:
-    kept = {"tokens": seen.tokens, "grid": torch.tensor(seen.grid)}
-    if seen.encoding is not None:
-        kept |= {
-            "last_input": seen.encoding.last_input,
-            "attention": seen.encoding.attention,
-            "read": torch.tensor(seen.encoding.grid),
-        }
-    return kept
-
-
-def _pair(values: Tensor) -> tuple[int, int]:
-    first, second = values.tolist()
-    return first, second

@@ -17,7 +17,7 @@ from piclip.errors import UsageError
 from piclip.evaluation.evaluate import Counter
 from piclip.evaluation.metrics import THRESHOLDS, FewShotIoU
 from piclip.evaluation.predictor import CONTRAST, FINAL, FUSED, Predictor, query_map, truth_of
-from piclip.io.outputs import Progress
+from piclip.io.outputs import Progress, summed
 from piclip.segmenter import FewShotSegmenter
 from piclip.training_free.naming import area_under_curve
 from piclip.training_free.scorer import TrainingFreeScorer
@@ -280,14 +280,7 @@ def measure(
         jobs.insert(0, (_published(predictor), PUBLISHED, (CALIBRATION, NAMED)))
     asked = {(shot, mode): questions.ask(mode, shot) for shot in shots for mode in jobs[-1][2]}
     total = sum(len(asked[shot, mode]) for _, _, modes in jobs for shot in shots for mode in modes)
-    finished = 0
-
-    def told(count: int) -> None:
-        nonlocal finished
-        finished += count
-        if progress is not None:
-            progress(finished, total)
-
+    told = summed(progress, total)
     found: dict[tuple[int, str, str], list[Answer]] = {}
     for one, maps, modes in jobs:
         task = MapTask(questions.load, tuple(maps.values()))
@@ -311,9 +304,7 @@ def measure(
         for shot in shots
         for mode in MODES
     ]
-    model = " + ".join(
-        part.source or "in memory" for part in (scorer.encoder, scorer.visual) if part
-    )
+    model = " + ".join(part.source or "in memory" for part in scorer.models)
     return Report(tuple(rows), tuple(kinds), model, protocol)
 
 
