@@ -96,9 +96,8 @@ def build_model(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
     with torch.no_grad():
         _initialise_words(model, tokenizer)
         _initialise_patches(model)
-        layers = model.vision_model.encoder.layers
-        for layer in layers:
-            _initialise_attention(layer.self_attn, passed_on=0.4 if layer is layers[-1] else -0.4)
+        for layer in model.vision_model.encoder.layers:
+            _initialise_attention(layer.self_attn)
     return model
 
 
@@ -129,13 +128,7 @@ def _sinusoids(side: int, width: int) -> Tensor:
     return torch.cat([rows, columns], dim=2).reshape(side * side, width)
 
 
-def _initialise_attention(attention: CLIPAttention, passed_on: float) -> None:
-    """Mimetic initialisation; values times output are ``passed_on`` times the identity, and noise.
-
-    Mimetic initialisation passes on -0.4. The visual-text prior takes its gradient through the last
-    block's values, and marked the ground where these started negative and patches learned from
-    masks.
-    """
+def _initialise_attention(attention: CLIPAttention) -> None:
     width = attention.embed_dim
 
     def noise() -> Tensor:
@@ -148,4 +141,4 @@ def _initialise_attention(attention: CLIPAttention, passed_on: float) -> None:
     attention.q_proj.weight.copy_(gain * (look + 0.5 * noise()))
     attention.k_proj.weight.copy_(gain * (look + 0.5 * noise()))
     attention.v_proj.weight.copy_(move)
-    attention.out_proj.weight.copy_(passed_on * move.T + 0.4 * noise())
+    attention.out_proj.weight.copy_(-0.4 * move.T + 0.4 * noise())
