@@ -75,7 +75,7 @@ def test_the_clip_is_asked_for_where_no_training_names_it(piclip, world, trainin
 
 
 def test_a_training_annotates_and_is_measured_as_by_hand(annotate, album, training):
-    ran = annotate("--model", training, "--holdout", "--json")
+    ran = annotate("--model", training, "--holdout", "--min-area", "0", "--json")
     assert ran.code == 0
     segmenter = FewShotSegmenter.from_pretrained(training, device="cpu", dtype="float32")
     labels, written = album.labels(), album.by_path()
