@@ -79,6 +79,7 @@ def test_the_python_of_the_first_page_runs_as_printed(run_page):
     run_page("docs/index.md")
 
 
+@pytest.mark.slow
 def test_the_how_to_from_python_runs_as_printed(run_page, tmp_path):
     assert len(blocks("docs/how-to-python.md")) == 3
     printed = run_page("docs/how-to-python.md", "print(coco['images'], vvp.shape)")

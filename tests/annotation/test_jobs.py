@@ -229,6 +229,7 @@ def test_killed_at_any_point_a_job_ends_as_if_nothing_was(photos, tmp_path, kill
     assert done >= kills / 2
 
 
+@pytest.mark.slow
 def test_processes_give_what_one_gives_byte_by_byte(world_of_scenes, tmp_path):
     segmenter, photos = world_of_scenes
     for workers in (1, 2):
@@ -253,6 +254,7 @@ class Deadly(MaskFiles):
         return super().keep(query, result)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_told_and_what_is_finished_is_kept(world_of_scenes, tmp_path):
     segmenter, photos = world_of_scenes
     output = tmp_path / "out"
@@ -304,6 +306,7 @@ COMMAND = "import sys; from piclip.cli import main; sys.exit(main())"
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["SIGTERM", *(pytest.param(n, marks=SLOW) for n in ("SIGHUP", "SIGINT"))]
 )

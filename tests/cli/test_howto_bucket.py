@@ -10,6 +10,7 @@ import pytest
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to-bucket-to-parquet.md"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_the_page_runs_and_ray_finds_what_one_process_finds(piclip, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

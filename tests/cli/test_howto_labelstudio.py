@@ -46,6 +46,7 @@ def import_tasks(fake, tasks):
             fake.annotate(task["id"], *annotation["result"])
 
 
+@pytest.mark.slow
 def test_the_page_runs_against_a_label_studio(piclip, label_studio, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # make test-label-studio runs the two others, which need the real one.

@@ -134,6 +134,7 @@ def few_calibration_episodes(monkeypatch):
     monkeypatch.setattr(scenes, "run_scene_benchmark", run)
 
 
+@pytest.mark.slow
 def test_benchmark_scenes_prints_its_rows(piclip, model, few_calibration_episodes):
     command = ("benchmark", "scenes", "--model", model, "--device", "cpu", "--episodes", 3)
     ran = piclip(*command, "--seeds", 2, "--workers", 1, "--json")

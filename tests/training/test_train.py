@@ -112,6 +112,7 @@ def test_clip_priors_enter_and_a_cache_does_not_change_the_result(recipe, tmp_pa
     assert same(cold, warm) and files and files == {*cache.rglob("*.safetensors")}
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_result(recipe, tmp_path):
     results = [
         load_decoder(train(recipe(workers=n, shot=2), tmp_path / str(n))).state_dict()
@@ -143,6 +144,7 @@ def test_the_best_weights_are_selected_and_the_result_is_marked(
     assert same(load_decoder(folder).state_dict(), seen[1]) and len(seen) == 4
 
 
+@pytest.mark.slow
 def test_validation_is_a_share_and_the_same_twice(recipe, tmp_path):
     records = []
     for name in "ab":

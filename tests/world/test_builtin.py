@@ -158,6 +158,7 @@ def test_silence_asks_the_patches_that_speak_least():
     assert losses._silence_loss(logits, named, 0.8) > 1
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_with_the_same_weights(tiny, tmp_path):
     builtin.train(tmp_path / "whole", "cpu")
     builtin.train(tmp_path / "parts", "cpu", stop_after=0.0)

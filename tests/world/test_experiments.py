@@ -89,6 +89,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_no_process_outlives_a_parent_that_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(SCRIPT)

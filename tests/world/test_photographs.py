@@ -128,6 +128,7 @@ def test_every_cell_is_planned_once_and_one_fold_after_the_other(tmp_path):
     assert folds == sorted(folds)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hub")
 def test_all_of_it_in_small_from_a_name_on_the_hub(data, tmp_path):
     plan = Photographs(
