@@ -123,10 +123,11 @@ def _dataset(options: str, counts: Path) -> Dataset:
 
 
 QUICK = (
-    "base.steps=40",
-    "episodic.steps=60",
-    "validation.every=30",
+    "base.steps=100",
+    "episodic.steps=200",  # by 60, PFENet marks nothing yet
+    "validation.every=100",
     "validation.episodes=20",
+    "episodic.optimizer.lr=2.0e-3",
     "dataset.options.train_images=400",
 )
 
@@ -142,6 +143,7 @@ def main() -> int:
         plan = replace(
             plan,
             folds=(0,),
+            priors=("none", "imagenet", "piclip"),
             seeds=2,
             episodes=20,
             overrides=QUICK,
