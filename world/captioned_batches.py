@@ -35,25 +35,25 @@ class Stage:
         batch: images in a part of a step; half are single scenes, half mosaics of 2 x 2 scenes.
         scene: layout of the single scenes; its size is the images' size.
         tile: layout of a mosaic's cells, which are scaled to half the images' size.
-        guess: weight of what is learned from the model's own guess; 0 while it is worth nothing.
+        guess: whether the model learns from its own guess, which is worth nothing at first.
     """
 
     steps: int
     batch: int
     scene: Layout
     tile: Layout
-    guess: float
+    guess: bool
 
 
 _LARGE = Layout(64, (1, 1), (32, 58), 2)
 _PART = Layout(64, (1, 2), (20, 58), 3)
 
 CURRICULUM = (
-    Stage(300, 96, _LARGE, _LARGE, 0.0),
-    Stage(200, 96, _PART, _PART, 0.0),
-    Stage(500, 96, _PART, _PART, 1.0),
-    Stage(700, 48, Layout(96, (1, 3), (20, 70), 4), _PART, 1.0),
-    Stage(1400, 32, WORLD, _PART, 1.0),
+    Stage(300, 96, _LARGE, _LARGE, guess=False),
+    Stage(200, 96, _PART, _PART, guess=False),
+    Stage(500, 96, _PART, _PART, guess=True),
+    Stage(700, 48, Layout(96, (1, 3), (20, 70), 4), _PART, guess=True),
+    Stage(1400, 32, WORLD, _PART, guess=True),
 )
 
 
@@ -68,14 +68,14 @@ class Batch:
         window: (row, column) of the patch grid's place within the full grid of positions.
         roll: patches by which the mosaics are rolled down and right, around the edges: their cells
             meet anywhere, so that no border in the middle of an image is learned.
-        guess: the stage's weight of what is learned from the model's own guess.
+        guess: whether the model learns from its own guess.
     """
 
     images: Tensor
     words: Tensor
     window: tuple[int, int]
     roll: tuple[int, int]
-    guess: float
+    guess: bool
 
 
 class Batches(torch.utils.data.IterableDataset[Batch]):

@@ -15,15 +15,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar
 
-from PIL import Image
-
 from piclip.clip.encoder import Encoder
 from piclip.clip.towers import VisualTower
 from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.dataset import Dataset
 from piclip.datasets.few_shot import FewShotView
 from piclip.evaluation.calibration import Case, calibrate, save_calibrated
-from piclip.evaluation.predictor import truth_of
 from piclip.segmenter import FewShotSegmenter
 from piclip.training_free.scorer import TrainingFreeScorer
 from world.comparison import Comparison, asked, compare
@@ -105,9 +102,7 @@ def _case(view: FewShotView, number: int, shots: int) -> Case:
     """An episode of the view, for calibration."""
     episode = view.load(view.episode(0, number, shots))
     own = episode.class_index
-    supports = tuple((Image.fromarray(s.image), s.mask(own)) for s in episode.supports)
-    query = episode.query
-    return Case(episode.name, supports, Image.fromarray(query.image), truth_of(query, own))
+    return Case.of(episode.name, episode.supports, own, episode.query, own)
 
 
 @cache

@@ -169,8 +169,7 @@ def training_loss(
         parts |= _own_guess_losses(model, batch, seen, guess, rng)
     loss = torch.zeros((), device=words.device)
     for name, part in parts.items():
-        share = batch.guess if name in ("alike", "affinity") else 1.0
-        loss = loss + LOSS_WEIGHTS[name] * share * part
+        loss = loss + LOSS_WEIGHTS[name] * part
     return loss, {name: float(part.detach()) for name, part in parts.items()}
 
 

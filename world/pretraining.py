@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from piclip.datasets.dataset import Split
+from piclip.datasets.dataset import Split, count_pixels
 from piclip.datasets.scenes.scene_dataset import SceneDataset
 from piclip.decoders.backbones import build_backbone
 from piclip.decoders.published import export_published
@@ -84,11 +84,9 @@ def _read(dataset: SceneDataset, split: Split) -> tuple[Tensor, Tensor]:
     images, labels = [], []
     for key in dataset.keys(split):
         sample = dataset.sample(key)
-        shown = np.bincount(sample.class_map.ravel(), minlength=256)[
-            1 : 1 + len(dataset.class_names)
-        ]
         images.append(sample.image.transpose(2, 0, 1))
-        labels.append(shown >= dataset.minimum_pixels)
+        pixels = count_pixels(sample.class_map, len(dataset.class_names))
+        labels.append(pixels >= dataset.minimum_pixels)
     return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)).float()
 
 

@@ -7,13 +7,11 @@ import sys
 
 import pytest
 
-COMMAND = "import sys; from piclip.cli import main; sys.exit(main())"
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_ends_the_page_and_its_files_go(tmp_path, name):
-    command = [sys.executable, "-c", COMMAND, "app", "--model", "builtin"]
+    command = [sys.executable, "-m", "piclip", "app", "--model", "builtin"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     served = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
     assert b"The page is at" in served.stderr.readline()

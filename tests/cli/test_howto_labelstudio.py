@@ -61,7 +61,7 @@ def test_the_page_runs_against_a_label_studio(piclip, label_studio, tmp_path, mo
     assert len(tasks) - len(unlabelled) == 3
 
     [command] = commands_of(annotate[1])
-    ran = piclip(*command)
+    ran = piclip(*command, "--min-area", "0")  # the server leaves specks in
     assert ran.code == 0, ran.err
     exec(compile(hand_over[1], str(PAGE), "exec"), shared)
     given = {number: label_studio.tasks[number]["predictions"] for number in unlabelled}
@@ -79,7 +79,7 @@ def test_the_page_runs_against_a_label_studio(piclip, label_studio, tmp_path, mo
         assert prediction["model_version"] == version
         for name, mask in masks_of(prediction).items():
             inside, union = overlap(mask, by_file[number][name])
-            assert inside >= 0.98 * union  # both ways are one; batches round differently
+            assert inside >= 0.99 * union  # both ways are one; batches round differently
 
 
 def test_the_containers_reach_each_other_by_name_and_the_guard_lets_no_other_network_pass():

@@ -22,15 +22,18 @@ def _meter(seed, classes=("cat", "star")):
     return meter
 
 
+def _evaluation(**fields):
+    least = {"method": "training-free", "prior": "piclip", "dataset": "scenes", "fold": 0}
+    least |= {"shots": 1, "candidates": "target", "episodes": 1}
+    return Evaluation(**(least | fields))
+
+
 @pytest.fixture
 def result():
-    evaluation = Evaluation(
+    evaluation = _evaluation(
         method="pfenet",
-        prior="piclip",
-        dataset="scenes",
         fold=2,
         shots=5,
-        candidates="target",
         episodes=8,
         folds=4,
         seeds=(0, 1, 2),
@@ -72,17 +75,7 @@ def test_the_figures_are_those_of_the_meters(result):
 def test_one_seed_has_no_interval_and_an_unseen_class_no_figure(result, tmp_path):
     meter = FewShotIoU(("cat", "star"))
     meter.add("cat", np.ones((2, 2), bool), np.ones((2, 2), np.uint8))
-    single = Evaluation(
-        method="training-free",
-        prior="piclip",
-        dataset="scenes",
-        fold=0,
-        shots=1,
-        candidates="target",
-        episodes=1,
-        seeds=(0, 1),
-    )
-    single = single.with_seed(SeedResult.of(0, "h", meter))
+    single = _evaluation(seeds=(0, 1)).with_seed(SeedResult.of(0, "h", meter))
     data = json.loads(write_result(single, tmp_path / "r.json").read_text())
     assert data["miou"] == [100.0, None]
     assert data["per_class"] == {"cat": 100.0, "star": None}
@@ -94,16 +87,8 @@ def test_a_class_without_episodes_counts_as_its_protocol_says(tmp_path):
     meter = FewShotIoU(("cat", "star"))
     meter.add("cat", np.ones((2, 2), bool), np.ones((2, 2), np.uint8))
     for protocol, zero, miou in (("ours", False, 100), ("pfenet", True, 50)):
-        result = Evaluation(
-            method="pfenet",
-            prior="none",
-            dataset="scenes",
-            fold=0,
-            shots=1,
-            candidates="target",
-            episodes=1,
-            seeds=(0,),
-            protocol=protocol,
+        result = _evaluation(
+            method="pfenet", prior="none", seeds=(0,), protocol=protocol
         ).with_seed(SeedResult.of(0, "h", meter, zero))
         assert result.miou[0] == miou
         assert read_result(write_result(result, tmp_path / f"{protocol}.json")) == result
@@ -155,16 +140,7 @@ def test_a_file_that_is_no_record_is_refused(tmp_path, content, sentence):
 
 
 def test_nothing_done_has_no_figures():
-    empty = Evaluation(
-        method="training-free",
-        prior="piclip",
-        dataset="scenes",
-        fold=0,
-        shots=1,
-        candidates="target",
-        episodes=1,
-        seeds=(0,),
-    )
+    empty = _evaluation(seeds=(0,))
     assert "miou" not in empty.to_json()
     with pytest.raises(UsageError, match="No seed"):
         _ = empty.miou

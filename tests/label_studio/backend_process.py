@@ -5,8 +5,6 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
-RUN = "import sys; from piclip.cli import main; sys.exit(main())"
-
 
 def free_port():
     with socket.socket() as probe:
@@ -17,7 +15,7 @@ def free_port():
 @contextmanager
 def started(*command, port):
     """The server while the block runs; it must end without a complaint."""
-    program = [sys.executable, "-c", RUN, *command, "--port", str(port)]
+    program = [sys.executable, "-m", "piclip", *command, "--port", str(port)]
     with subprocess.Popen(program, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert any(f"http://127.0.0.1:{port} " in line for line in server.stderr)

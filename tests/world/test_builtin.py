@@ -15,8 +15,8 @@ from world.world_model import FUNCTION_WORDS, build_model, build_tokenizer
 
 EASY = Layout(64, (1, 1), (32, 58), 0)
 TINY = (
-    Stage(3, 2, EASY, EASY, 0.0),
-    Stage(2, 2, Layout(128, (1, 2), (40, 60), 0), EASY, 1.0),
+    Stage(3, 2, EASY, EASY, guess=False),
+    Stage(2, 2, Layout(128, (1, 2), (40, 60), 0), EASY, guess=True),
 )
 
 

@@ -13,7 +13,7 @@ that under names that no model knows:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations, product
@@ -30,6 +30,7 @@ from piclip.clip.checkpoints import LoadedClip, save_clip, save_model
 from piclip.clip.encoder import Encoder
 from piclip.clip.preprocessing import mask_coverage
 from piclip.clip.settings import SETTINGS_FILE, ModelSettings, read_json
+from piclip.datasets.dataset import Sample
 from piclip.errors import UsageError
 from piclip.evaluation.benchmarks.quality import CALIBRATION, Questions, unknown_name
 from piclip.evaluation.predictor import truth_of
@@ -68,6 +69,14 @@ class Case:
     query: Image.Image
     truth: NDArray[np.uint8]
 
+    @classmethod
+    def of(
+        cls, name: str, supports: Iterable[Sample], shown: int, query: Sample, asked: int
+    ) -> Case:
+        """The case of labelled images that show one class and of one that is asked for another."""
+        labelled = tuple((Image.fromarray(s.image), s.mask(shown)) for s in supports)
+        return cls(name, labelled, Image.fromarray(query.image), truth_of(query, asked))
+
 
 def cases_of(questions: Questions, shots: int) -> list[Case]:
     """The episodes of the mode "calibration" with their images."""
@@ -75,9 +84,7 @@ def cases_of(questions: Questions, shots: int) -> list[Case]:
     for question in questions.ask(CALIBRATION, shots):
         query = questions.load(question.query, question.asked)
         shown = [questions.load(key, question.shown) for key in question.supports]
-        supports = [(Image.fromarray(s.image), s.mask(question.shown)) for s in shown]
-        truth = truth_of(query, question.asked)
-        found.append(Case(question.name, tuple(supports), Image.fromarray(query.image), truth))
+        found.append(Case.of(question.name, shown, question.shown, query, question.asked))
     return found
 
 
