@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +32,7 @@ from piclip.evaluation.evaluate import EpisodeProtocol, choose_threshold, evalua
 from piclip.evaluation.predictor import Predictor
 from piclip.evaluation.records import read_result
 from piclip.evaluation.tables import make_tables, render
+from piclip.io.documents import read_json
 from piclip.io.outputs import atomic_path, write_json
 from piclip.segmenter import FewShotSegmenter
 from piclip.training.recipe import Recipe, load_recipe
@@ -223,8 +225,10 @@ def report(plan: Comparison) -> None:
     folds = [fold for fold in plan.folds if all(map(plan.is_done, _files(plan, fold)))]
     found = {file.stem: read_result(file) for file in sorted(plan.results.glob("*.json"))}
     results = {name: each for name, each in found.items() if each.fold in folds and each.complete}
-    trainings = [each for each in _trainings(plan) if each["fold"] in folds]
     place = plan.results.parent
+    trainings = [
+        each for each in _trainings(plan, place / "trainings.json") if each["fold"] in folds
+    ]
     write_json({"trainings": trainings}, place / "trainings.json")
     for style in ("main", "priors"):
         tables = make_tables([*results.items()], style)
@@ -242,17 +246,22 @@ def _files(plan: Comparison, fold: int) -> list[Path]:
     return [shown for part in parts for shown, _ in part if shown.suffix == ".json"]
 
 
-def _trainings(plan: Comparison) -> Iterator[dict[str, Any]]:
-    """The base classes' mIoU by step, of every training that is done."""
-    for fold in plan.folds:
-        for decoder in plan.decoders:
-            for prior in plan.priors:
-                file = plan.run_folder(fold, decoder, prior) / "decoder" / "training.json"
-                if file.is_file():
-                    record = json.loads(file.read_text(encoding="utf-8"))
-                    scores = {step: round(100 * s, 2) for step, s in record["scores"].items()}
-                    which = {"fold": fold, "decoder": decoder, "prior": prior}
-                    yield {**which, "chosen": record["step"], "scores": scores}
+def _trainings(plan: Comparison, earlier: Path) -> Iterator[dict[str, Any]]:
+    """The base classes' mIoU by step, of every training that is done.
+
+    Those that were made on another computer are taken over from the earlier report.
+    """
+    there = read_json(earlier)["trainings"] if earlier.is_file() else []
+    known = {(each["fold"], each["decoder"], each["prior"]): each for each in there}
+    for fold, decoder, prior in product(plan.folds, plan.decoders, plan.priors):
+        file = plan.run_folder(fold, decoder, prior) / "decoder" / "training.json"
+        if file.is_file():
+            record = read_json(file)
+            scores = {step: round(100 * s, 2) for step, s in record["scores"].items()}
+            which = {"fold": fold, "decoder": decoder, "prior": prior}
+            yield {**which, "chosen": record["step"], "scores": scores}
+        elif (fold, decoder, prior) in known:
+            yield known[fold, decoder, prior]
 
 
 def asked(parser: argparse.ArgumentParser) -> argparse.Namespace:

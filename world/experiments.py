@@ -60,7 +60,8 @@ class Scenes(Comparison):
         """The backbone, and the segmenter's constants by the base classes of each fold."""
         width = self.recipe(0, self.decoders[0]).decoder.backbone_options["width"]
         scenes, epochs = self.pretraining
-        step = partial(pretrain, self.weights, width, scenes=scenes, epochs=epochs)
+        record = self.results.parent / "backbone.json"
+        step = partial(pretrain, self.weights, record, width, scenes=scenes, epochs=epochs)
         parts: list[Part] = [[(self.weights, step)]]
         if self.untrained:
             parts += [[(self.calibrated(f), partial(self.calibrate, f))] for f in self.folds]

@@ -27,11 +27,14 @@ SCENES, HELD_OUT = 6000, 1000
 EPOCHS, BATCH, RATE = 10, 32, 2e-3
 
 
-def pretrain(file: Path, width: int, *, scenes: int = SCENES, epochs: int = EPOCHS) -> None:
-    """Trains the backbone ``tiny`` and writes its weights, and beside them what it has learned.
+def pretrain(
+    file: Path, record: Path, width: int, *, scenes: int = SCENES, epochs: int = EPOCHS
+) -> None:
+    """Trains the backbone ``tiny`` and writes its weights, and what it has learned.
 
     Args:
         file: The weights, by the names of semseg's ResNets, as safetensors.
+        record: A JSON file: what it learned from, and its mean average precision on other scenes.
         width: Inner channels of its first stage.
         scenes: How many it learns from.
         epochs: How often it sees each.
@@ -64,7 +67,7 @@ def pretrain(file: Path, width: int, *, scenes: int = SCENES, epochs: int = EPOC
     precision = _average_precision(network.eval(), *_read(dataset, "val"))
     write_json(
         {"scenes": scenes, "epochs": epochs, "width": width, "held_out_map": round(precision, 3)},
-        file.with_suffix(".json"),
+        record,
     )
     print(f"backbone: mean average precision {precision:.3f} on {HELD_OUT} held-out scenes")
     with atomic_path(file) as path:

@@ -1,6 +1,7 @@
 """The comparison on photographs: the stand-in for CLIP, what is planned, and all of it in small."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +187,12 @@ def test_all_of_it_in_small_from_a_name_on_the_hub(data, tmp_path):
     assert "HDMNet" in page and "VTP+PIR" in page and "Threshold" in page
     trainings = json.loads((plan.results.parent / "trainings.json").read_text())["trainings"]
     assert len(trainings) == 4 and all(set(t["scores"]) == {"1", "2"} for t in trainings)
+    shutil.rmtree(plan.run_folder(2, "pfenet", "imagenet"))  # made on another computer
+    readme.write_text(written)
+    report(plan)
+    assert readme.read_text() == written
+    there = json.loads((plan.results.parent / "trainings.json").read_text())["trainings"]
+    assert there == trainings
 
 
 @pytest.mark.parametrize(
