@@ -17,7 +17,7 @@ from piclip.evaluation.records import Evaluation
 from piclip.evaluation.tables import shown
 from piclip.io.outputs import atomic_path
 
-PRIORS = {
+PRIOR_TITLES = {
     "none": "none",
     "imagenet": "previous",
     "vtp": "VTP",
@@ -58,11 +58,11 @@ def page_tables(
 
     numbers = ", ".join(map(str, folds))
     of = f"mean over folds {numbers}" if len(folds) > 1 else f"fold {numbers} alone"
-    figures = [[f"mIoU, {of}", *PRIORS.values()]]
-    gains = [[f"gain over the previous prior, {of}", *PRIORS.values()]]
+    figures = [[f"mIoU, {of}", *PRIOR_TITLES.values()]]
+    gains = [[f"gain over the previous prior, {of}", *PRIOR_TITLES.values()]]
     for method, title in METHODS.items():
         for shots in SHOTS:
-            found = {prior: by_seed(f"{method}-{prior}", shots) for prior in PRIORS}
+            found = {prior: by_seed(f"{method}-{prior}", shots) for prior in PRIOR_TITLES}
             base = found["imagenet"]
             figures.append([f"{title}, {shots} shot", *(cell(own) for own in found.values())])
             more = [None if own is None or base is None else own - base for own in found.values()]
@@ -83,7 +83,7 @@ def _course(trainings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             steps = sorted(int(step) for step in own[0])[1::2]
             rows = rows or [["mIoU of base classes after", *(f"{step} steps" for step in steps)]]
             means = [np.mean([scores[str(step)] for scores in own]) for step in steps]
-            title = f"{METHODS[decoder]}, {PRIORS[prior]}"
+            title = f"{METHODS[decoder]}, {PRIOR_TITLES[prior]}"
             rows.append([title, *(f"{mean:.1f}" for mean in means)])
     return rows
 
