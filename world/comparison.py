@@ -167,7 +167,8 @@ class Comparison(ABC):
         """Trains a decoder."""
         base = f"base.folder={json.dumps(str(self.base(fold)))}"
         recipe = self.recipe(fold, decoder, base, *PRIORS[prior])
-        train(recipe, self.run_folder(fold, decoder, prior), encoder=self.encoder())
+        folder, dataset = self.run_folder(fold, decoder, prior), self.dataset(fold)
+        train(recipe, folder, encoder=self.encoder(), dataset=dataset)
 
     def decode(self, fold: int, shots: int, file: Path, folder: Path) -> None:
         """Evaluates a trained decoder."""

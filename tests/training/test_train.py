@@ -55,6 +55,15 @@ def test_the_trained_parts_move_and_another_seed_moves_them_elsewhere(recipe, tm
     assert not same(weights["end"], weights["other"])
 
 
+def test_a_dataset_that_is_open_already_is_not_opened_again(recipe, tmp_path, monkeypatch):
+    asked = recipe(base=None, decoder=PFENET, episodic={"steps": 1, "batch": 2})
+    dataset = open_dataset(asked.dataset.name, asked.dataset.root, **asked.dataset.options)
+    alone = load_decoder(train(asked, tmp_path / "alone"))
+    monkeypatch.delattr(training, "open_dataset")
+    given = load_decoder(train(asked, tmp_path / "given", dataset=dataset))
+    assert same(alone.state_dict(), given.state_dict())
+
+
 @pytest.mark.parametrize("kind", ["base", "novel"])
 def test_validation_tells_the_decoder_which_base_class_is_asked_for(recipe, tmp_path, kind):
     asked = recipe()

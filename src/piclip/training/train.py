@@ -57,6 +57,7 @@ def train(
     report: Report | None = None,
     *,
     encoder: Encoder | None = None,
+    dataset: Dataset | None = None,
 ) -> Path:
     """Trains a decoder, or continues where the folder's last checkpoint stopped.
 
@@ -66,6 +67,7 @@ def train(
             ``base/`` (the base learner) and ``decoder/`` (the result).
         report: Told after every step.
         encoder: The CLIP of the priors; by default the one that the recipe names.
+        dataset: The images of the recipe where they have been opened already.
 
     Returns:
         ``decoder/`` in the folder, which `piclip.decoders.networks.load_decoder` reads; its
@@ -80,7 +82,8 @@ def train(
     accelerator, run = _start(recipe, folder)
     if run.decoder.is_dir():
         return run.decoder
-    dataset = _open_dataset(recipe)
+    if dataset is None:
+        dataset = _open_dataset(recipe)
     view = _view(recipe, dataset, "train", "base")
     view.check_shots(recipe.shot)  # before a base learner is trained for hours
     decoder = _build_decoder(recipe, view)
