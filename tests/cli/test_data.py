@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
+from lvis_files import make_lvis
+from pascal_part_files import make_pascal_part
 from trees import VOC_VAL, box, coco, voc_and_sbd
 
 from piclip.cli import main
@@ -62,6 +64,26 @@ def test_episodes_of_hsnets_lists(piclip, sources, tmp_path):
     assert json.loads(file.read_text())["episodes"] == rows * 500
     ran = piclip(*draw, "--protocol", "hsnet", "--splits", tmp_path, "--out", file)
     assert (ran.code, "holds no pascal/val/fold0.txt" in ran.sentence) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "classes"),
+    [
+        ("lvis-92i", make_lvis, {"thing_8_(food)", "thing_18_(food)"}),
+        ("pascal-part", make_pascal_part, {"person+HEAD", "person+LOWER_ARM"}),
+    ],
+)
+def test_overlapping_classes_are_drawn_and_evaluated(piclip, tmp_path, name, make, classes):
+    make(tmp_path)
+    file, where = tmp_path / "e.json", ("--root", tmp_path, "--fold", 2)
+    ran = piclip("data", "episodes", name, *where, "--episodes", 6, "--out", file)
+    assert ran.code == 0
+    assert f"6 episodes of {name}, fold 2, 1-shot" in " ".join(ran.err.split())
+    asked = ("--model", "builtin", "--device", "cpu", "--episodes-file", file, "--json")
+    ran = piclip("evaluate", "training-free", "--dataset", name, *where, *asked)
+    assert ran.code == 0
+    counts = json.loads(ran.out)["per_seed"][0]["counts"]
+    assert counts.keys() == classes
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,11 @@ def test_faults_are_said_in_one_sentence(drawn):
     first = content["annotations"][0]
     refused("annotation 1: the category 7 is not among", annotations=[{**first, "category_id": 7}])
     refused("annotation 1: the image id 7 is not among", annotations=[{**first, "image_id": 7}])
+    for far in (float("nan"), float("inf"), -1e9):
+        outline = {**first, "segmentation": [[0, 0, far, 0, 5, 5]]}
+        refused("no number or lies far outside", annotations=[outline])
+    endless = {**first, "segmentation": {"size": [8, 10], "counts": "o" * 10**6}}
+    refused("the run lengths are damaged", annotations=[endless])
     refused("image 0: .*'file_name' is missing", images=[{"id": 1}])
     refused("image 1: the id 1 is used twice", images=content["images"] * 2)
     refused("there is no class", categories=[], annotations=[])

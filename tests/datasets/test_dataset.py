@@ -39,11 +39,15 @@ def test_a_cache_that_cannot_be_written_is_done_without(toy, tmp_path):
 
 
 def test_a_sample_of_many_classes_has_values_of_its_own():
-    class_map = np.array([[0, 1], [2, 255]], dtype=np.uint8)
-    sample = Sample("a", np.zeros((2, 2, 3), dtype=np.uint8), class_map, classes=(700, 3))
-    assert sample.mask(700).tolist() == [[False, True], [False, False]]
+    class_map = np.array([[0, 1], [1, 255]], dtype=np.uint8)
+    masks = {700: np.eye(2, dtype=bool)[::-1], 3: np.array([[0, 0], [1, 0]], dtype=bool)}
+    sample = Sample("a", np.zeros((2, 2, 3), dtype=np.uint8), class_map, masks)
+    assert sample.mask(700).tolist() == [[False, True], [True, False]]
     assert sample.mask(3).tolist() == [[False, False], [True, False]]
     assert not sample.mask(0).any()
+    base = sample.without((3, 8))
+    assert base.class_map.tolist() == [[0, 1], [0, 255]] and not base.mask(3).any()
+    assert np.array_equal(base.mask(700), sample.mask(700)) and sample.mask(3).any()
 
 
 def test_impossible_folds_are_refused():

@@ -198,8 +198,8 @@ def episodes(
         str,
         typer.Argument(
             metavar="DATASET",
-            help="pascal-5i, coco-20i, fss-1000, isaid-5i, folder, coco-json, voc-photos or "
-            "scenes.",
+            help="pascal-5i, coco-20i, fss-1000, isaid-5i, lvis-92i, pascal-part, folder, "
+            "coco-json, voc-photos or scenes.",
         ),
     ],
     *,

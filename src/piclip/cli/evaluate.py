@@ -44,8 +44,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="pascal-5i, coco-20i, fss-1000, isaid-5i, folder, coco-json, voc-photos or "
-            "scenes. [default: that of the training]",
+            help="pascal-5i, coco-20i, fss-1000, isaid-5i, lvis-92i, pascal-part, folder, "
+            "coco-json, voc-photos or scenes. [default: that of the training]",
         ),
     ] = None,
     root: RootOption = None,

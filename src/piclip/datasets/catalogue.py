@@ -12,6 +12,8 @@ from piclip.datasets.dataset import Dataset, check_choice
 from piclip.datasets.folder import FolderDataset
 from piclip.datasets.fss1000 import FSS1000
 from piclip.datasets.isaid import ISAID5i
+from piclip.datasets.lvis import LVIS92i
+from piclip.datasets.pascal_part import PascalPart
 from piclip.datasets.photographs import open_listed
 from piclip.datasets.prepared import open_coco, open_pascal
 from piclip.datasets.scenes.scene_dataset import SceneDataset
@@ -22,6 +24,8 @@ _OPENERS: dict[str, Callable[..., Dataset]] = {
     "coco-20i": open_coco,
     "fss-1000": FSS1000,
     "isaid-5i": ISAID5i,
+    "lvis-92i": LVIS92i,
+    "pascal-part": PascalPart,
     "folder": FolderDataset,
     "coco-json": CocoJson,
     "voc-photos": open_listed,

@@ -7,7 +7,7 @@ objects, whose outlines are more exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 from piclip.datasets.dataset import (
     MINIMUM_PIXELS,
-    Dataset,
     FoldConvention,
     Split,
     check_class_count,
-    file_state,
     fold_members,
 )
+from piclip.datasets.lazy_dataset import LazyDataset
 from piclip.errors import DatasetError, PiclipError
 from piclip.formats.coco import CocoImage, drawn_mask, load
 from piclip.io.extras import needs_extra
@@ -29,7 +28,7 @@ from piclip.io.images import IGNORE, read_image
 from piclip.io.outputs import Progress
 
 
-class CocoJson(Dataset):
+class CocoJson(LazyDataset[CocoImage]):
     """Instance annotations; every category is a class, in the order of the ids.
 
     The key of an image is its ``file_name`` without suffix. The files' defaults are COCO's own
@@ -64,29 +63,27 @@ class CocoJson(Dataset):
         minimum_pixels: int = MINIMUM_PIXELS,
         cache: Path | None = None,
     ) -> None:
-        self._sources: dict[Split, tuple[Path, Path]] = {
-            "train": (root / train_annotations, root / train_images),
-            "val": (root / val_annotations, root / val_images),
-        }
-        file, _ = self._sources["val"]
+        file = root / val_annotations
         categories, labelled = read_coco(file)
         names = list(categories.values())
         check_class_count(names, file)
         super().__init__(
             "coco-json",
             names,
+            sources={"val": file, "train": root / train_annotations},
             novel=fold_members(len(names), folds, fold_convention) if names else None,
             minimum_pixels=minimum_pixels,
             cache=cache,
         )
         self._categories = categories
         self._value = {number: value for value, number in enumerate(categories, start=1)}
-        self._splits: dict[Split, dict[str, CocoImage]] = {"val": labelled}
+        self._splits["val"] = labelled
+        self._images: dict[Split, Path] = {"train": root / train_images, "val": root / val_images}
 
     def image(self, key: str) -> NDArray[np.uint8]:
         """The picture alone, uint8 (H, W, 3), upright."""
-        split, labelled = self._labelled(key)
-        return np.array(read_image(self._sources[split][1] / labelled.path), dtype=np.uint8)
+        split, labelled = self._find(key)
+        return np.array(read_image(self._images[split] / labelled.path), dtype=np.uint8)
 
     def class_map(self, key: str) -> NDArray[np.uint8]:
         """The labels alone, uint8 (H, W).
@@ -94,37 +91,16 @@ class CocoJson(Dataset):
         Raises:
             DatasetError: An annotation is damaged.
         """
-        return draw_objects(self._labelled(key)[1], self._value)
+        return draw_objects(self._find(key)[1], self._value)
 
-    def _keys(self, split: Split) -> dict[str, CocoImage]:
-        if split not in self._splits:
-            file, _ = self._sources[split]
-            categories, labelled = read_coco(file)
-            if categories != self._categories:
-                raise DatasetError(
-                    f"{file} has other categories than {self._sources['val'][0].name}; give both "
-                    f"splits the same list of categories."
-                )
-            twice = labelled.keys() & self._splits["val"].keys()
-            if twice:
-                raise DatasetError(
-                    f"{file}: the image {min(twice)} is in the val split too; keep it in one, so "
-                    f"that nothing is measured on what was learned from."
-                )
-            self._splits[split] = labelled
-        return self._splits[split]
-
-    def _labelled(self, key: str) -> tuple[Split, CocoImage]:
-        for split, images in self._splits.items():
-            if key in images:
-                return split, images[key]
-        # A key of train may come before anybody asked for the train split.
-        if self._sources["train"][0].is_file() and key in self._keys("train"):
-            return "train", self._keys("train")[key]
-        raise self._unknown_key(key)
-
-    def _fingerprint(self, split: Split) -> Iterator[str]:
-        yield file_state(self._sources[split][0])
+    def _read_split(self, split: Split) -> dict[str, CocoImage]:
+        categories, labelled = read_coco(self._sources[split])
+        if categories != self._categories:
+            raise DatasetError(
+                f"{self._sources[split]} has other categories than {self._sources['val'].name}; "
+                f"give both splits the same list of categories."
+            )
+        return labelled
 
 
 def read_coco(

@@ -10,10 +10,10 @@ import hashlib
 import os
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -39,23 +39,33 @@ class Sample:
     Attributes:
         key: Stable and unique in the dataset, such as ``"2007_000032"``.
         image: uint8 (H, W, 3), sRGB, upright.
-        class_map: uint8 (H, W), 255 ignore.
-        classes: Class index of the values 1, 2, ... of this map; None where it is value - 1.
-            Only a dataset of more classes than a uint8 map has values (FSS-1000) needs it.
+        class_map: uint8 (H, W), 255 ignore; beside ``masks`` its other values only say whether
+            any class is there.
+        masks: Where each class is that there is, bool (H, W) by class index; None where the class
+            map tells. Only a dataset of more classes than a uint8 map has values, or whose classes
+            lie over one another, needs it.
     """
 
     key: str
     image: NDArray[np.uint8]
     class_map: NDArray[np.uint8]
-    classes: tuple[int, ...] | None = None
+    masks: Mapping[int, NDArray[np.bool_]] | None = None
 
     def mask(self, index: int) -> NDArray[np.bool_]:
         """Where the class of this index is, bool (H, W)."""
-        if self.classes is None:
+        if self.masks is None:
             return np.asarray(self.class_map == index + 1)
-        if index not in self.classes:
-            return np.zeros(self.class_map.shape, dtype=np.bool_)
-        return np.asarray(self.class_map == self.classes.index(index) + 1)
+        nowhere = np.zeros(self.class_map.shape, dtype=np.bool_)
+        return self.masks.get(index, nowhere)
+
+    def without(self, indices: Collection[int]) -> Sample:
+        """The sample with some classes labelled as background."""
+        class_map, masks = self.class_map.copy(), self.masks
+        for index in indices:
+            class_map[self.mask(index)] = 0
+        if masks is not None:
+            masks = {index: mask for index, mask in masks.items() if index not in indices}
+        return replace(self, class_map=class_map, masks=masks)
 
 
 class Dataset(ABC):
@@ -162,6 +172,15 @@ class Dataset(ABC):
             self._presence[split] = counts
         return self._presence[split]
 
+    def shows(self, split: Split, least: int) -> NDArray[np.bool_]:
+        """Whether each image shows so many pixels of a class or more (N, C); not to be changed.
+
+        Raises:
+            ImageError: As `presence`.
+            DatasetError: As `presence`.
+        """
+        return np.asarray(self.presence(split) >= least)
+
     def folds(self) -> int:
         """Number of folds."""
         return len(self._novel)
@@ -174,17 +193,18 @@ class Dataset(ABC):
         return self._novel[fold]
 
     def _read(self, key: str) -> Sample:
-        class_map, image = self.class_map(key), self.image(key)
+        masks, image = self._masks(key), self.image(key)
+        class_map = self.class_map(key) if masks is None else union(masks)
         if image.shape[:2] != class_map.shape:
             raise DatasetError(
                 f"{self.name}: the image {key} is {image.shape[1]} x {image.shape[0]} pixels "
                 f"(width x height) but its mask is {class_map.shape[1]} x {class_map.shape[0]}; "
                 f"give the mask the size of its image."
             )
-        return Sample(key, image, class_map, self._classes_of(key))
+        return Sample(key, image, class_map, masks)
 
-    def _classes_of(self, key: str) -> tuple[int, ...] | None:
-        """`Sample.classes` of an image."""
+    def _masks(self, key: str) -> dict[int, NDArray[np.bool_]] | None:
+        """`Sample.masks` of an image."""
         return None
 
     def _count(self, key: str) -> NDArray[np.int64]:
@@ -251,6 +271,11 @@ def _check_names(dataset: str, names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DatasetError(f"{dataset}: two classes are called {twice!r}; rename one of them.")
+
+
+def union(masks: Mapping[int, NDArray[np.bool_]]) -> NDArray[np.uint8]:
+    """1 where any of one or more masks is, uint8 (H, W)."""
+    return np.asarray(np.logical_or.reduce(list(masks.values())), dtype=np.uint8)
 
 
 def count_pixels(class_map: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypeAlias, TypeVar, get_args
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from piclip.datasets.dataset import MOST_CLASSES, Dataset, Sample, Split, check_choice
+from piclip.datasets.lazy_dataset import OverlappingDataset
 from piclip.errors import DatasetError, UsageError
 from piclip.io.images import IGNORE
 
@@ -199,17 +200,15 @@ class FewShotView:
         sample = self.dataset.sample(key)
         if self.kind == "novel" or self.novel_pixels == "drop":
             return sample
-        class_map = sample.class_map.copy()
-        for index in self.novel_classes:
-            class_map[sample.mask(index)] = 0
-        return replace(sample, class_map=class_map)
+        return sample.without(self.novel_classes)
 
     def _counts_for(self, classes: tuple[int, ...]) -> dict[int, tuple[str, ...]]:
         """Keys of the images that count for each class, in the dataset's order."""
-        keys, counts = self.dataset.keys(self.split), self.dataset.presence(self.split)
-        counting = counts >= self.minimum_pixels
+        keys = self.dataset.keys(self.split)
+        counting = self.dataset.shows(self.split, self.minimum_pixels)
         if self.kind == "base" and self.novel_pixels == "drop":
-            counting[counts[:, list(self.novel_classes)].any(axis=1)] = False
+            novel = self.dataset.shows(self.split, 1)[:, list(self.novel_classes)]
+            counting = counting & ~novel.any(axis=1, keepdims=True)
         return {
             index: tuple(keys[row] for row in np.flatnonzero(counting[:, index]))
             for index in classes
@@ -235,8 +234,13 @@ def base_class_map(view: FewShotView, class_map: NDArray[np.uint8]) -> NDArray[n
         novel classes, 255 ignore.
 
     Raises:
-        UsageError: The dataset has more classes than a uint8 map has values.
+        UsageError: The dataset has more classes than a uint8 map has values, or they overlap.
     """
+    if isinstance(view.dataset, OverlappingDataset):
+        raise UsageError(
+            f"The classes of {view.dataset.name} lie over one another, so that a base learner "
+            f"cannot tell them apart; choose a decoder without one, such as PFENet."
+        )
     if len(view.dataset.class_names) > MOST_CLASSES:
         raise UsageError(
             f"{view.dataset.name} has {len(view.dataset.class_names)} classes, but a base learner "

@@ -73,6 +73,7 @@ class FSS1000(FileDataset):
             cache=cache,
         )
         self._index = {name: index for index, name in enumerate(names)}
+        self._many = len(names) > MOST_CLASSES
 
     def class_map(self, key: str) -> NDArray[np.uint8]:
         """The labels alone, uint8 (H, W).
@@ -80,20 +81,21 @@ class FSS1000(FileDataset):
         The object has the value class index + 1, or 1 in a dataset of more classes than values;
         `Sample.mask` knows which.
         """
-        own = self._classes_of(key) is not None
-        value = 1 if own else self._class_of(key) + 1
-        mask = read_mask(self.files(key).mask, least=_LEAST)
-        return mask.astype(np.uint8) * np.uint8(value)
+        value = 1 if self._many else self._class_of(key) + 1
+        return self._mask(key).astype(np.uint8) * np.uint8(value)
 
     def _class_of(self, key: str) -> int:
         return self._index[self.files(key).mask.parent.name]
 
-    def _classes_of(self, key: str) -> tuple[int, ...] | None:
-        return (self._class_of(key),) if len(self.class_names) > MOST_CLASSES else None
+    def _mask(self, key: str) -> NDArray[np.bool_]:
+        return read_mask(self.files(key).mask, least=_LEAST)
+
+    def _masks(self, key: str) -> dict[int, NDArray[np.bool_]] | None:
+        return {self._class_of(key): self._mask(key)} if self._many else None
 
     def _count(self, key: str) -> NDArray[np.int64]:
         counts = np.zeros(len(self.class_names), dtype=np.int64)
-        counts[self._class_of(key)] = np.count_nonzero(self.class_map(key))
+        counts[self._class_of(key)] = np.count_nonzero(self._mask(key))
         return counts
 
 

@@ -115,9 +115,7 @@ def draw_pfenet(view: FewShotView, seed: int, count: int, shots: int) -> tuple[E
     of torch's generator plus its own. Every support costs one number that is thrown away.
     """
     view.check_shots(shots)
-    shown = dict(
-        zip(view.dataset.keys(view.split), view.dataset.presence(view.split) > 0, strict=True)
-    )
+    shown = dict(zip(view.dataset.keys(view.split), view.dataset.shows(view.split, 1), strict=True))
     classes_of = {key: [c for c in view.classes if shown[key][c]] for key in view.keys}
     bases, episodes = np.random.RandomState(seed), list[EpisodeKeys]()
     while len(episodes) < count:

@@ -216,7 +216,8 @@ def prior_name(text: str, visual: str) -> str:
 def blind(episode: Episode) -> Episode:
     """The episode without the truth of its query."""
     query = episode.query
-    return replace(episode, query=replace(query, class_map=np.zeros_like(query.class_map)))
+    unlabelled = replace(query, class_map=np.zeros_like(query.class_map), masks=None)
+    return replace(episode, query=unlabelled)
 
 
 def truth_of(sample: Sample, class_index: int) -> npt.NDArray[np.uint8]:

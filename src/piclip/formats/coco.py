@@ -19,6 +19,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from piclip.errors import MaskError, UsageError
 from piclip.formats.image_files import locate_images, not_there, relative_path
 from piclip.formats.label_files import (
@@ -38,6 +40,7 @@ from piclip.io.outputs import Progress
 
 T = TypeVar("T")
 _INFO = {"description": "Written by piclip"}
+_REACH = 10  # longer sides of the image that a published outline may lie outside it
 _FIELDS = {
     "images": ("id", "file_name", "height", "width"),
     "annotations": ("id", "image_id", "category_id", "segmentation", "bbox", "iscrowd", "score"),
@@ -185,13 +188,13 @@ def _kept(part: str, item: object) -> object:
         return item
     kept = {key: item[key] for key in _FIELDS[part] if key in item}
     if isinstance(shape := kept.get("segmentation"), list):
-        kept["segmentation"] = [_packed(polygon) for polygon in shape]
+        kept["segmentation"] = [packed(polygon) for polygon in shape]
     if "bbox" in kept:
-        kept["bbox"] = _packed(kept["bbox"])
+        kept["bbox"] = packed(kept["bbox"])
     return kept
 
 
-def _packed(polygon: object) -> object:
+def packed(polygon: object) -> object:
     """The numbers of an outline as an array; as it is, what is something else."""
     if not isinstance(polygon, list):
         return polygon
@@ -212,7 +215,11 @@ def drawn_mask(item: dict[str, Any], size: tuple[int, int], where: str) -> RunLe
         return _run_lengths(shape, size, where)
     try:
         # pycocotools takes four numbers for a box.
-        return RunLengthMask.filled([polygon for polygon in shape if len(polygon) >= 6], size)
+        polygons = [polygon for polygon in shape if len(polygon) >= 6]
+        for polygon in polygons:  # it crashes where a corner is no number or lies very far away
+            if not (np.abs(np.asarray(polygon, dtype=np.float64)) <= _REACH * max(size)).all():
+                raise ValueError("a corner is no number or lies far outside the image")
+        return RunLengthMask.filled(polygons, size)
     except Exception as error:  # whatever pycocotools makes of a damaged outline
         raise MaskError(f"{where}: the outline is damaged ({error}).") from error
 

@@ -184,7 +184,7 @@ def _decompress(text: str) -> list[int] | None:
     value = shift = 0
     for character in text:
         bits = ord(character) - 48
-        if not 0 <= bits < 64:
+        if not 0 <= bits < 64 or shift > 60:  # a run without end takes a time without end
             return None
         value |= (bits & 31) << shift
         shift += 5

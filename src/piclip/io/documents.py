@@ -48,9 +48,10 @@ _XML_PART = 1 << 20
 _PLAIN_OPCODES = {
     "PROTO", "FRAME", "STOP", "MARK", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "EMPTY_LIST",
     "LIST", "APPEND", "APPENDS", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "INT", "BININT",
-    "BININT1", "BININT2", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET",
+    "BININT1", "BININT2", "FLOAT", "BINFLOAT", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET",
+    "BINGET", "LONG_BINGET",
 }  # fmt: skip
-"""What makes dicts, lists, texts and whole numbers; no other opcode imports or calls anything."""
+"""What makes dicts, lists, texts and numbers; no other opcode imports or calls anything."""
 
 
 def check_regular(path: str | Path) -> int:
@@ -310,24 +311,28 @@ def read_xml(path: str | Path) -> Element:
     return root  # the last to end
 
 
-def read_plain_pickle(path: str | Path) -> Any:  # noqa: ANN401
-    """Read a pickle of dicts, lists, texts and whole numbers.
+def read_plain_pickle(path: str | Path, *, most_bytes: int = MOST_PICKLE_BYTES) -> Any:  # noqa: ANN401
+    """Read a pickle of dicts, lists, texts and numbers.
 
     A pickle can call any function; one that holds an instruction to import, call or build anything
-    else is refused before it is loaded.
+    else, such as an array, is refused before it is loaded. One part may stand in many places of
+    what is read, so that to walk through all of it may take longer than the file is long.
 
     Raises:
         OSError: As `read_text`.
         ValueError: It is too large, no pickle, or holds anything else; the error says so in a few
             words.
     """
-    if check_regular(path) > MOST_PICKLE_BYTES:
-        raise ValueError(f"this is larger than {MOST_PICKLE_BYTES:,} bytes")
+    if check_regular(path) > most_bytes:
+        raise ValueError(f"this is larger than {most_bytes:,} bytes")
     data = Path(path).read_bytes()
     try:
         for number, (opcode, argument, _) in enumerate(pickletools.genops(data)):
             if opcode.name not in _PLAIN_OPCODES:
-                raise ValueError(f"it holds {opcode.name}, more than lists, texts and numbers")
+                raise ValueError(
+                    f"it holds {opcode.name}, more than lists, texts and numbers: arrays and other "
+                    f"objects are not read"
+                )
             # The loader makes room for every place up to the greatest.
             if opcode.name.endswith("PUT") and int(argument or 0) > number:
                 raise ValueError("a place in its memory is out of range")
