@@ -155,6 +155,20 @@ def test_yolo_boxes_are_masks_only_where_it_is_asked_for(tmp_path):
     assert regions[0].mask == pack(box(2, 3, 4, 5))
 
 
+@pytest.mark.parametrize("confidence", ["0", "0.912345", "1"])
+def test_a_confidence_at_the_end_of_a_yolo_line_is_ignored(tmp_path, confidence):
+    Image.new("RGB", (10, 10)).save(tmp_path / "a.png")
+    lines = ["0 0.4 0.55 0.4 0.5", "0 0.2 0.3 0.6 0.3 0.6 0.8 0.2 0.8", "0 0 0 1 0 1 1"]
+    (tmp_path / "a.txt").write_text("\n".join(f"{line} {confidence}" for line in lines))
+    (tmp_path / "classes.txt").write_text("cat")
+    labels = read_labels(tmp_path, images=tmp_path, boxes="as-masks")
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    assert labels == read_labels(tmp_path, images=tmp_path, boxes="as-masks")
+    assert labels.skipped == ()
+    assert [r.mask for r in labels.images[0].regions[:2]] == [pack(box(2, 3, 4, 5))] * 2
+    assert {region.score for region in labels.images[0].regions} == {None}
+
+
 def test_a_flat_polygon_is_one(tmp_path):
     [file] = read_labels(coco_file(tmp_path, {"segmentation": SQUARE})).images
     assert file.regions[0].mask == pack(box(1, 1, 2, 2))

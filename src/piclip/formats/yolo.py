@@ -1,11 +1,15 @@
 """YOLO segmentation text: ``labels/NAME.txt`` with one polygon per line, and ``data.yaml``.
 
 A line is ``class x y x y ...``, the class's index from 0 and corners divided by the image's width
-and height. Each region becomes one line: holes and separate parts are joined by slits of no width,
-so that filled by COCO's rule every pixel comes back; Ultralytics, which draws polygons with their
-border, sees them one pixel larger. An image without label has an empty file; train.txt and val.txt
-list the images of the splits. Lost on the way: pixels to ignore, scores, and crowds, which are left
-out, since YOLO would take one for an object.
+and height; read are also ``class x y width height``, a box about its centre, and either with a
+confidence from 0 to 1 at the end, which is ignored. Which it is the count of numbers alone tells:
+after the class, 5 are a box and a confidence, 7 or any more odd ones a polygon and a confidence,
+which may also be a polygon that lost its last number. Each region becomes one line: holes and
+separate parts are joined by slits of no width, so that filled by COCO's rule every pixel comes
+back; Ultralytics, which draws polygons with their border, sees them one pixel larger. An image
+without label has an empty file; train.txt and val.txt list the images of the splits. Lost on the
+way: pixels to ignore, scores, and crowds, which are left out, since YOLO would take one for an
+object.
 """
 
 from __future__ import annotations
@@ -188,6 +192,8 @@ def _region(
             f"{where}: the class index {index:g} is unknown; there are {len(class_names)} classes, "
             f"the first has the index 0."
         )
+    if len(numbers) > 4 and len(numbers) % 2 and 0 <= numbers[-1] <= 1:
+        numbers.pop()  # a confidence
     corners = corners_from(numbers, where) * [size[1], size[0]]
     if len(corners) == 2:
         if boxes == "skip":
