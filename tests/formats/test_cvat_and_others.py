@@ -124,6 +124,7 @@ def test_shapes_of_cvat_that_cannot_be_used_are_listed(tmp_path):
         '<mask label="cat" rle="x" left="0" top="0" width="3" height="3"/>',
         '<box label="cat" xtl="10"/>',
         '<box label="cat" xtl="1" ytl="1" xbr="3" ybr="3" rotation="nan"/>',
+        '<ellipse label="cat" cx="5" cy="5" rx="nan" ry="2"/>',
     ]
     path = xml(tmp_path, *bad, '<box label="cat" xtl="10" ytl="5" xbr="30" ybr="15"/>')
     labels = read_labels(path)

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -396,7 +397,9 @@ def test_labelme_files_of_subfolders_keep_them_wherever_their_images_lay(tmp_pat
     ("shape", "error", "message"),
     [
         ({"shape_type": "linestrip", "points": [[0, 0], [1, 1]]}, MaskError, "a linestrip is no"),
+        ({"shape_type": ["polygon"]}, MaskError, "is no area"),
         ({"shape_type": "circle", "points": [[0, 0]]}, MaskError, "a circle needs its centre"),
+        ({"shape_type": "circle", "points": [[0, 0], [math.nan, 1]]}, MaskError, "is no number"),
         ({"points": [[0, 0], [1, 1]]}, MaskError, "three corners"),
         ({"points": [[0, 0], [1, 1], [99, 1]]}, MaskError, "lies outside"),
         ({"points": [[0, 0], [1, 1], "x"]}, MaskError, "pairs of numbers"),

@@ -281,6 +281,7 @@ def test_ellipses_of_label_studio_turn_about_their_centre(tmp_path, rotation):
         ("vector", {"vertices": [{"x": 1, "y": 2}]}),
         ("rectangle", {"x": 3, "y": 4, "width": "a", "height": 3}),
         ("ellipse", {"x": 3, "y": 4, "radiusX": 1}),
+        ("ellipse", {"x": 3, "y": 4, "radiusX": float("nan"), "radiusY": 1}),
     ],
 )
 def test_points_and_lines_of_label_studio_are_counted(tmp_path, kind, value):

@@ -171,7 +171,7 @@ def _mask(shape: dict[str, Any], size: tuple[int, int], where: str) -> RunLength
 
 
 def _outline(kind: object, corners: Corners, where: str) -> Corners:
-    if kind in {"polygon", "oriented_rectangle", "rotation"}:  # the last is X-AnyLabeling's word
+    if kind in ("polygon", "oriented_rectangle", "rotation"):  # the last is X-AnyLabeling's word
         return corners
     if kind == "rectangle":
         if len(corners) == 2:

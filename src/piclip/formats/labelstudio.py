@@ -239,7 +239,7 @@ def from_task(
     """
     data = field(task, "data", dict, where)
     source = _image_url(data, where)
-    path = _image_path(source, folder)
+    path = _image_path(source, folder, where)
     results = _results(task, where)
     regions: list[Region] = []
     size: tuple[int, int] | None = None
@@ -293,9 +293,12 @@ def _image_url(data: dict[str, Any], where: str) -> str:
     return value
 
 
-def _image_path(url: str, folder: ImageFolder | None) -> str:
+def _image_path(url: str, folder: ImageFolder | None, where: str) -> str:
     """The path that a URL of Label Studio stands for, as it lies in the folder of images."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise UsageError(f"{where}: {url!r} is no address of an image ({error}).") from error
     local = parse_qs(parts.query).get("d")
     if local:
         return relative_path(local[0].lstrip("/"))
@@ -357,12 +360,13 @@ def _mask(value: dict[str, Any], size: tuple[int, int], where: str) -> RunLength
     height, width = size
     brush = library("label_studio_sdk.converter.brush")
     try:
-        packed = bytes(value["rle"])
-        # The first four bytes say how many values follow; nobody may make us allocate at will.
+        # Of a number this would make as many bytes, and the first four bytes say how many values
+        # follow; nobody may make us allocate at will.
+        packed = bytes(field(value, "rle", list, where))
         if int.from_bytes(packed[:4], "big") != height * width * 4:
             raise ValueError("another number of values than the image has")
         alpha = brush.decode_rle(packed).reshape(height, width, 4)[:, :, 3]
-    except (ValueError, TypeError) as error:
+    except (UsageError, ValueError, TypeError, IndexError, OverflowError) as error:
         raise MaskError(
             f"{where}: the brush stroke is damaged or belongs to an image of another size than "
             f"{width} x {height} pixels (width x height); export the labels again."
