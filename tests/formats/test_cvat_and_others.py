@@ -134,6 +134,17 @@ def test_shapes_of_cvat_that_cannot_be_used_are_listed(tmp_path):
     assert len(labels.skipped) == len(bad)
 
 
+def test_an_image_of_cvat_that_is_too_large_costs_only_itself(tmp_path):
+    shape = '<box label="cat" xtl="1" ytl="1" xbr="3" ybr="3"/>'
+    path = xml(tmp_path, shape)
+    large = f'<image id="1" name="b.png" width="10000" height="6000">{shape}</image>'
+    path.write_text(path.read_text().replace("<image", f"{large}<image"))
+    labels = read_labels(path)
+    assert [file.path for file in labels.images] == ["a.png"]
+    [sentence] = labels.skipped
+    assert f"{path}: image 'b.png': the image has 60,000,000 pixels" in sentence
+
+
 def test_images_of_cvat_are_found_by_the_end_of_their_path(tmp_path):
     Image.new("RGB", (60, 40)).save(tmp_path / "b c.png")
     path = xml(tmp_path, '<box label="cat" xtl="1" ytl="1" xbr="9" ybr="9"/>', name="x/b%20c.png")

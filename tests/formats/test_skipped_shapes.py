@@ -67,6 +67,18 @@ def test_annotations_of_unknown_images_and_classes_cost_only_themselves(tmp_path
     assert len(labels.skipped) == len(bad)
 
 
+@pytest.mark.parametrize(("size", "words"), [((9000, 6000), "54,000,000 pixels"), ((0, 3), "no p")])
+def test_an_image_that_is_too_large_costs_only_itself(tmp_path, size, words):
+    path = coco_file(tmp_path, {"segmentation": [SQUARE]}, *[{"image_id": 2}] * 2)
+    content = json.loads(path.read_text())
+    large = {"id": 2, "file_name": "b.jpg", "height": size[0], "width": size[1]}
+    path.write_text(json.dumps(content | {"images": [large, *content["images"]]}))
+    labels = read_labels(path)
+    assert [(file.path, len(file.regions)) for file in labels.images] == [("a.jpg", 1)]
+    [sentence] = labels.skipped
+    assert f"{path}: image 0 (b.jpg): the image has {words}" in sentence
+
+
 def test_shapes_without_a_known_class_cost_only_themselves(tmp_path):
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (10, 10)).save(tmp_path / "photos/a.png")

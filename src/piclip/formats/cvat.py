@@ -55,21 +55,22 @@ def read(
     located = locate_images((name for _, name in listed), images)
     for element, name in listed:
         where = f"{path}: image {name!r}"
-        size = _whole(element, "height", where), _whole(element, "width", where)
-        check_pixels(where, size[1], size[0], MAX_PIXELS)
-        shapes = [shape for shape in element if shape.tag not in _NO_SHAPES]
-        if shapes and name not in located:
-            problems.note(not_there(name, images))
-        regions = []
-        for index, shape in enumerate(shapes if name in located else ()):
-            item = f"{where}, shape {index} ({shape.tag})"
-            with problems.noted():
-                label = _text(shape, "label", item, MaskError)
-                if class_names:
-                    check_class(label, class_names, item)
-                regions.append(Region(label, _mask(shape, size, item)))
-        place = located.get(name, relative_path(name))
-        files.append(LabelledFile(place, *size, regions=tuple(regions)))
+        with problems.noted():
+            size = _size(element, where)
+            shapes = [shape for shape in element if shape.tag not in _NO_SHAPES]
+            if shapes and name not in located:
+                problems.note(not_there(name, images))
+                shapes = []
+            regions = []
+            for index, shape in enumerate(shapes):
+                item = f"{where}, shape {index} ({shape.tag})"
+                with problems.noted():
+                    label = _text(shape, "label", item, MaskError)
+                    if class_names:
+                        check_class(label, class_names, item)
+                    regions.append(Region(label, _mask(shape, size, item)))
+            place = located.get(name, relative_path(name))
+            files.append(LabelledFile(place, *size, regions=tuple(regions)))
     listed_names = (label.findtext("name") for label in root.iterfind("./meta/*/labels/label"))
     found = [*filter(None, listed_names), *(name for file in files for name in file.class_names)]
     names = tuple(class_names) or tuple(dict.fromkeys(found))
@@ -131,8 +132,12 @@ def _text(element: Element, name: str, where: str, error: type[PiclipError] = Us
     return value
 
 
-def _whole(element: Element, name: str, where: str) -> int:
-    value = _text(element, name, where)
-    if not value.isdecimal() or len(value) > 9:
-        raise UsageError(f"{where}: the {name} is no whole number; export the labels again.")
-    return int(value)
+def _size(element: Element, where: str) -> tuple[int, int]:
+    """(height, width) of an image (ImageError if it is none, or too large)."""
+    size = {name: _text(element, name, where) for name in ("height", "width")}
+    for name, value in size.items():
+        if not value.isdecimal() or len(value) > 9:
+            raise UsageError(f"{where}: the {name} is no whole number; export the labels again.")
+    height, width = map(int, size.values())
+    check_pixels(where, width, height, MAX_PIXELS)
+    return height, width
