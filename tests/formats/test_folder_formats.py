@@ -207,6 +207,12 @@ def test_yolo_leaves_crowds_out():
     assert yolo.to_text(file, NAMES) == ""
 
 
+def test_a_region_without_a_pixel_has_no_line_of_yolo():
+    regions = Region("cat", pack(HOLED & False)), Region("cat", pack(HOLED))
+    whole = LabelledFile("photo.png", *HOLED.shape, regions[1:])
+    assert yolo.to_text(replace(whole, regions=regions), NAMES) == yolo.to_text(whole, NAMES)
+
+
 def test_names_of_yolo_classes_come_from_either_file(tmp_path):
     save_images(simple(HOLED), tmp_path)
     (tmp_path / "x/labels").mkdir(parents=True)

@@ -11,6 +11,7 @@ from piclip.formats import coco, detect, read_labels
 
 LINE = "1 0 0 0.5 0 0.5 1 0 1\n"
 LEFT = mask_of(["##..", "##.."])
+TWO = ("jpg", "txt")
 
 
 def lay(root, *names):
@@ -84,6 +85,15 @@ def test_texts_that_are_no_labels_beside_images_and_labels(tmp_path):
     for name in ("README.txt", "readme.dataset.txt", "train.txt", "LICENSE.txt"):
         (root / name).write_text("./a.jpg\n")
     check(read_labels(root, images=root), "a.jpg")
+
+
+def test_labels_may_be_called_as_lists_are(tmp_path):
+    root = lay(tmp_path, *(f"{name}.{suffix}" for name in ("test-1", "val") for suffix in TWO))
+    (root / "classes.txt").write_text("cat\ndog\n")
+    (root / "train.txt").write_text("./test-1.jpg\n./val.jpg\n")
+    (root / "test.txt").write_text("")
+    assert detect(root) == "yolo"
+    check(read_labels(root, images=root), "test-1.jpg", "val.jpg")
 
 
 def test_names_in_a_file_say_which_index_is_which(tmp_path):

@@ -163,12 +163,15 @@ def _digest(path: str) -> bytes:
 
 
 def to_text(file: LabelledFile, class_names: Sequence[str], simplify: float = 0.0) -> str:
-    """Make the lines of one image's label, without crowds; see `outlines` for ``simplify``."""
+    """Make the lines of one image's label; see `outlines` for ``simplify``.
+
+    Crowds and regions without a pixel have none.
+    """
     lines = []
     for region in file.regions:
-        if region.crowd:
-            continue
         parts = [joined(loops) for loops in outlines(region.mask.to_array(), simplify)]
+        if region.crowd or not parts:
+            continue
         # Seven digits place a corner to a hundredth of a pixel in the largest images.
         numbers = (joined(parts) / [file.width, file.height]).ravel()
         corners = " ".join(f"{number:.7g}" for number in numbers)
@@ -215,10 +218,15 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 
 def _label_files(folder: Path) -> list[Path]:
-    """The text files that are labels: all but lists, and what a download says about itself."""
+    """The text files that are labels: all but lists, and what a download says about itself.
+
+    Those are told by their names, unless they hold labels: an image may be called test-1.jpg.
+    """
     paths = [path for path in folder.rglob("*.txt") if path.name != _CLASSES]
     named = [path for path in paths if "labels" in path.relative_to(folder).parts]
-    return named or [path for path in paths if not _OTHER_TEXTS.fullmatch(path.name)]
+    return named or [
+        path for path in paths if not _OTHER_TEXTS.fullmatch(path.name) or _has_labels(path)
+    ]
 
 
 def _has_labels(path: Path) -> bool:
