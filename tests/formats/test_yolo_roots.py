@@ -106,6 +106,15 @@ def test_names_in_a_file_say_which_index_is_which(tmp_path):
         read_labels(root, images=root, class_names=["cat"])
 
 
+def test_points_of_poses_are_no_polygon(tmp_path):
+    root = lay(tmp_path, "a.jpg")
+    points = " ".join(["0.5 0.5 2"] * 16 + ["0 0 0"])
+    (root / "a.txt").write_text(f"0 0.5 0.5 1 1 {points}\n")
+    (root / "data.yaml").write_text("names: [person]\nkpt_shape: [17, 3]\n")
+    with pytest.raises(UsageError, match=r"data\.yaml: these are labels of poses"):
+        read_labels(root, images=root)
+
+
 @pytest.mark.parametrize("corners", ["0 0 1.00019 0 1.00019 1 0 1", "-0.0011 0 1 0 1 1.0002 0 1"])
 def test_corners_a_little_over_the_frame_are_clipped(tmp_path, corners):
     root = lay(tmp_path, "classes.txt")

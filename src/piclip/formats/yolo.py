@@ -169,9 +169,9 @@ def to_text(file: LabelledFile, class_names: Sequence[str], simplify: float = 0.
     """
     lines = []
     for region in file.regions:
-        parts = [joined(loops) for loops in outlines(region.mask.to_array(), simplify)]
-        if region.crowd or not parts:
+        if region.crowd or not region.mask.area:
             continue
+        parts = [joined(loops) for loops in outlines(region.mask.to_array(), simplify)]
         # Seven digits place a corner to a hundredth of a pixel in the largest images.
         numbers = (joined(parts) / [file.width, file.height]).ravel()
         corners = " ".join(f"{number:.7g}" for number in numbers)
@@ -241,6 +241,11 @@ def _has_labels(path: Path) -> bool:
 def _names_in_yaml(path: Path) -> tuple[str, ...]:
     with readable(path):
         content = read_yaml(path)
+    if isinstance(content, dict) and "kpt_shape" in content:
+        raise UsageError(
+            f"{path}: these are labels of poses ('kpt_shape'), whose points are no outlines; "
+            f"export masks."
+        )
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
         by_index = {str(index): name for index, name in names.items()}
