@@ -8,7 +8,7 @@ import pytest
 from format_builders import HOLED, save_images, simple
 from PIL import Image
 
-from piclip.errors import UsageError
+from piclip.errors import ImageError, UsageError
 from piclip.formats import coco, detect, read_labels, write_labels
 from piclip.io.documents import read_xml
 from sentences import one_sentence
@@ -143,6 +143,8 @@ def test_an_image_of_cvat_that_is_too_large_costs_only_itself(tmp_path):
     assert [file.path for file in labels.images] == ["a.png"]
     [sentence] = labels.skipped
     assert f"{path}: image 'b.png': the image has 60,000,000 pixels" in sentence
+    with pytest.raises(ImageError, match="60,000,000 pixels"):
+        read_labels(xml(tmp_path, shape, size=(6000, 10000)))
 
 
 def test_images_of_cvat_are_found_by_the_end_of_their_path(tmp_path):

@@ -20,7 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from piclip.errors import MaskError, UsageError
+from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import locate_images, not_there, relative_path
 from piclip.formats.label_files import (
     field,
@@ -144,7 +144,8 @@ def load(
 
     Raises:
         UsageError: The file is malformed.
-        ImageError: Without ``problems``, the size of an image is none, or over the limit.
+        ImageError: The size of every image, or without ``problems`` of one, is none or over the
+            limit.
         MaskError: Without ``problems``, an annotation is of an unknown image or category.
     """
     noted: Callable[[], AbstractContextManager[None]]
@@ -165,6 +166,8 @@ def load(
         images[number] = None
         with noted():
             images[number] = _image(item, where)
+    if problems is not None and images and not any(images.values()):
+        raise ImageError(problems.sentences[0])
     for index, item in enumerate(field(content, "annotations", list, str(path))):
         where = f"{path}: annotation {item.get('id', index) if isinstance(item, dict) else index}"
         with noted():

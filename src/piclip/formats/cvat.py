@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from piclip.errors import MaskError, PiclipError, UsageError
+from piclip.errors import ImageError, MaskError, PiclipError, UsageError
 from piclip.formats.image_files import locate_images, not_there, relative_path
 from piclip.formats.label_files import load_xml
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
@@ -71,6 +71,8 @@ def read(
                     regions.append(Region(label, _mask(shape, size, item)))
             place = located.get(name, relative_path(name))
             files.append(LabelledFile(place, *size, regions=tuple(regions)))
+    if listed and not files:
+        raise ImageError(problems.sentences[0])
     listed_names = (label.findtext("name") for label in root.iterfind("./meta/*/labels/label"))
     found = [*filter(None, listed_names), *(name for file in files for name in file.class_names)]
     names = tuple(class_names) or tuple(dict.fromkeys(found))
