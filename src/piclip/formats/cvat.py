@@ -76,7 +76,7 @@ def read(
     listed_names = (label.findtext("name") for label in root.iterfind("./meta/*/labels/label"))
     found = [*filter(None, listed_names), *(name for file in files for name in file.class_names)]
     names = tuple(class_names) or tuple(dict.fromkeys(found))
-    return Labels(names, tuple(files), skipped=problems.all())
+    return Labels(names, tuple(files), skipped=tuple(problems.sentences))
 
 
 def _mask(shape: Element, size: tuple[int, int], where: str) -> RunLengthMask:
@@ -122,9 +122,7 @@ def _bitmap(shape: Element, size: tuple[int, int], where: str) -> RunLengthMask:
             f"{size[0]} pixels (width x height); export the labels again."
         )
     pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
-    mask = np.zeros(size, dtype=np.bool_)
-    mask[top : top + height, left : left + width] = pixels
-    return RunLengthMask.from_array(mask).not_empty(where)
+    return RunLengthMask.from_box(pixels, (top, left), size).not_empty(where)
 
 
 def _text(element: Element, name: str, where: str, error: type[PiclipError] = UsageError) -> str:

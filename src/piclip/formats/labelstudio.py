@@ -40,6 +40,7 @@ LOCAL_FILES = "/data/local-files/?d="
 _CONTROL, _OBJECT, _DATA = "tag", "image", "image"
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 _OPAQUE = 128
+_SIZE = ("original_height", "original_width")
 _REGION = {"rle", "points", "x", "vertices", "imageDataURL"}
 """One of these is in the value of whatever somebody draws on an image."""
 
@@ -88,7 +89,7 @@ def read(
         )
         for file in placed(listed, images, problems)
     )
-    return Labels(names, tuple(files), skipped=problems.all())
+    return Labels(names, tuple(files), skipped=tuple(problems.sentences))
 
 
 def write(
@@ -247,7 +248,7 @@ def from_task(
         item = f"{where} ({path}): region {result.get('id', index)}"
         with problems.noted():
             if names := _labels_of(result, class_names, item):
-                size = _size(result, item)
+                size = image_size_field(result, item, *_SIZE, error=MaskError)
                 mask = _mask(result["value"], size, item)
                 regions += [Region(name, mask) for name in names]
     if size is None and folder is not None:
@@ -346,12 +347,6 @@ def _labels_of(result: dict[str, Any], class_names: Sequence[str], where: str) -
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise MaskError(f"{where}: the region has no label; choose one or delete the region.")
     return [check_class(name, class_names, where) if class_names else name for name in names]
-
-
-def _size(result: dict[str, Any], where: str) -> tuple[int, int]:
-    return image_size_field(
-        result, where, height="original_height", width="original_width", error=MaskError
-    )
 
 
 def _mask(value: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthMask:

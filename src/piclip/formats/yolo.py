@@ -25,7 +25,7 @@ import yaml
 from piclip.errors import MaskError, UsageError
 from piclip.formats.image_files import PNG, LabelFiles
 from piclip.formats.label_files import read_lines, read_text, readable, write_text
-from piclip.formats.labels import LabelledFile, Labels, Region, check_class
+from piclip.formats.labels import LabelledFile, Labels, Region, check_class, names_by_index
 from piclip.formats.polygons import corners_from, joined, outlines, rectangle
 from piclip.formats.problems import Boxes, Problems, box_without_mask
 from piclip.formats.run_length import RunLengthMask
@@ -72,12 +72,7 @@ def read(
     problems = Problems()
     labels = LabelFiles(texts, _label_files(texts), images, "YOLO labels", problems)
     named = _class_names(folder) if folder == given else _names_in_yaml(given)
-    values = named or tuple(class_names)
-    if not values:
-        raise UsageError(
-            f"{folder}: what the class indices mean is not said; put one class name per line, that "
-            f"of index 0 first, into {folder / _CLASSES}, or give each its --name in that order."
-        )
+    values = names_by_index(named, class_names, folder / _CLASSES, first=0)
     names, files = tuple(class_names) or values, []
     for path, image, size in labels.with_images(texts):
         regions, lines = [], list[str]()
@@ -93,7 +88,7 @@ def read(
         files.append(LabelledFile(image, *size, regions=tuple(regions)))
     if not files:
         raise labels.nothing()
-    return Labels(names, tuple(files), skipped=problems.all())
+    return Labels(names, tuple(files), skipped=tuple(problems.sentences))
 
 
 def write(labels: Labels, destination: str | Path, *, simplify: float = 0.0) -> list[Path]:
