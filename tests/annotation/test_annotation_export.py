@@ -53,6 +53,18 @@ def test_one_by_one_is_as_at_once(tmp_path, monkeypatch, format, count):
         assert content(one) == content(other)
 
 
+@pytest.mark.parametrize("format", sorted(FORMATS.keys() - export.ONE_FILE))
+def test_the_images_of_a_folder_are_gone_through_once(tmp_path, format):
+    labels, calls = labels_of(5), []
+
+    def files():
+        calls.append(format)
+        return iter(labels.images)
+
+    write_files(files, labels, tmp_path, format)
+    assert calls == [format]
+
+
 def test_label_studio_finds_new_images_beside_its_tasks(tmp_path):
     labels = labels_of(2)
     at = "/data/local-files/?d=photos/"

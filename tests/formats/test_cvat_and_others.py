@@ -8,7 +8,7 @@ import pytest
 from format_builders import HOLED, save_images, simple
 from PIL import Image
 
-from piclip.errors import UsageError
+from piclip.errors import ImageError, UsageError
 from piclip.formats import coco, detect, read_labels, write_labels
 from piclip.io.documents import read_xml
 from sentences import one_sentence
@@ -124,6 +124,7 @@ def test_shapes_of_cvat_that_cannot_be_used_are_listed(tmp_path):
         '<mask label="cat" rle="x" left="0" top="0" width="3" height="3"/>',
         '<box label="cat" xtl="10"/>',
         '<box label="cat" xtl="1" ytl="1" xbr="3" ybr="3" rotation="nan"/>',
+        '<ellipse label="cat" cx="5" cy="5" rx="nan" ry="2"/>',
     ]
     path = xml(tmp_path, *bad, '<box label="cat" xtl="10" ytl="5" xbr="30" ybr="15"/>')
     labels = read_labels(path)
@@ -131,6 +132,19 @@ def test_shapes_of_cvat_that_cannot_be_used_are_listed(tmp_path):
     for number, sentence in enumerate(labels.skipped):
         assert sentence.startswith(f"{path}: image 'a.png', shape {number} (")
     assert len(labels.skipped) == len(bad)
+
+
+def test_an_image_of_cvat_that_is_too_large_costs_only_itself(tmp_path):
+    shape = '<box label="cat" xtl="1" ytl="1" xbr="3" ybr="3"/>'
+    path = xml(tmp_path, shape)
+    large = f'<image id="1" name="b.png" width="10000" height="6000">{shape}</image>'
+    path.write_text(path.read_text().replace("<image", f"{large}<image"))
+    labels = read_labels(path)
+    assert [file.path for file in labels.images] == ["a.png"]
+    [sentence] = labels.skipped
+    assert f"{path}: image 'b.png': the image has 60,000,000 pixels" in sentence
+    with pytest.raises(ImageError, match="60,000,000 pixels"):
+        read_labels(xml(tmp_path, shape, size=(6000, 10000)))
 
 
 def test_images_of_cvat_are_found_by_the_end_of_their_path(tmp_path):

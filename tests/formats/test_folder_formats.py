@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -206,6 +207,12 @@ def test_yolo_leaves_crowds_out():
     assert yolo.to_text(file, NAMES) == ""
 
 
+def test_a_region_without_a_pixel_has_no_line_of_yolo():
+    regions = Region("cat", pack(HOLED & False)), Region("cat", pack(HOLED))
+    whole = LabelledFile("photo.png", *HOLED.shape, regions[1:])
+    assert yolo.to_text(replace(whole, regions=regions), NAMES) == yolo.to_text(whole, NAMES)
+
+
 def test_names_of_yolo_classes_come_from_either_file(tmp_path):
     save_images(simple(HOLED), tmp_path)
     (tmp_path / "x/labels").mkdir(parents=True)
@@ -226,7 +233,10 @@ def test_names_of_yolo_classes_come_from_either_file(tmp_path):
         ("2 0 0 1 0 1 1", MaskError, "index 2 is unknown; there are 2"),
         ("-1 0 0 1 0 1 1", MaskError, "index -1 is unknown"),
         ("0 0.5 0.5 0.1 0.1", MaskError, "a box without a mask"),
-        ("0 0 0 1 0 1", MaskError, "a polygon must be a list of pairs"),
+        ("0 0 0 1", MaskError, "a polygon must be a list of pairs"),
+        ("0 0 0 1 0 1 1 7", MaskError, "a polygon must be a list of pairs"),
+        ("0 0.5 0.5 0.1 0.1 nan", MaskError, "a polygon must be a list of pairs"),
+        ("0 0.5 0.5 0.1 0.1 0.9", MaskError, "a box without a mask"),
         ("0 0 0 3 0 1 1", MaskError, "lies outside the image of 7 x 5"),
         ("0 0 0 nan 0 1 1", MaskError, "is no number"),
         ("0 0 0 0 0 0 0", MaskError, "covers no pixel"),
@@ -393,7 +403,9 @@ def test_labelme_files_of_subfolders_keep_them_wherever_their_images_lay(tmp_pat
     ("shape", "error", "message"),
     [
         ({"shape_type": "linestrip", "points": [[0, 0], [1, 1]]}, MaskError, "a linestrip is no"),
+        ({"shape_type": ["polygon"]}, MaskError, "is no area"),
         ({"shape_type": "circle", "points": [[0, 0]]}, MaskError, "a circle needs its centre"),
+        ({"shape_type": "circle", "points": [[0, 0], [math.nan, 1]]}, MaskError, "is no number"),
         ({"points": [[0, 0], [1, 1]]}, MaskError, "three corners"),
         ({"points": [[0, 0], [1, 1], [99, 1]]}, MaskError, "lies outside"),
         ({"points": [[0, 0], [1, 1], "x"]}, MaskError, "pairs of numbers"),

@@ -221,6 +221,17 @@ def test_a_task_submitted_empty_says_that_no_class_is_there(tmp_path):
 VALUE = {"format": "rle", "brushlabels": ["cat"]}
 
 
+def stroke(word_size, equal, length, words):
+    """The bytes of a brush stroke of one run in an image of 5 x 7 pixels."""
+    head = f"{5 * 7 * 4:032b}{word_size - 1:05b}" + "0010010001111111"
+    bits = f"{head}{equal}11{length - 1:016b}" + "".join(f"{w:0{word_size}b}" for w in words)
+    return list(int(bits + "0" * (-len(bits) % 8), 2).to_bytes(-(-len(bits) // 8), "big"))
+
+
+PAST_THE_END = stroke(8, 0, 200, [0] * 200)
+WIDE = stroke(9, 1, 140, [511])
+
+
 @pytest.mark.parametrize(
     ("spoilt", "error", "message"),
     [
@@ -234,6 +245,10 @@ VALUE = {"format": "rle", "brushlabels": ["cat"]}
         (VALUE | {"rle": [0, 0, 0, 140]}, MaskError, "region r1: the brush .* damaged"),
         (VALUE | {"rle": [255] * 9}, MaskError, "region r1: the brush .* damaged"),
         (VALUE | {"rle": ["x"]}, MaskError, "region r1: the brush .* damaged"),
+        (task(result(), url="http://[x/a.png"), UsageError, "task 1: 'http://.x/a.png' is no addr"),
+        (VALUE | {"rle": 10**15}, MaskError, "region r1: the brush .* damaged"),  # its bytes
+        (VALUE | {"rle": PAST_THE_END}, MaskError, "region r1: the brush .* damaged"),
+        (VALUE | {"rle": WIDE}, MaskError, "region r1: the brush .* damaged"),
         (
             VALUE | {"rle": brush.mask2rle(np.zeros((5, 7), np.uint8))},
             MaskError,

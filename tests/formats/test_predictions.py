@@ -95,6 +95,8 @@ def test_presence_is_said_of_each_image_of_a_coco_file(tmp_path):
         {"cat": 0.75, "big dog": 0.25},
         None,
     ]
+    mixed = merge_coco([replace(told, name="a"), replace(told, source="/x/b.png")])
+    assert [image["file_name"] for image in mixed["images"]] == ["a", "/x/b.png"]
     assert told.to_coco()["images"][0]["presence"] == {"cat": 0.75, "big dog": 0.25}
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content))
@@ -203,6 +205,17 @@ def test_labels_are_drawn_over_their_images(tmp_path):
     expected = draw_overlay(Image.new("RGB", (7, 5)), HOLED.astype(np.uint8))
     with Image.open(path) as drawn:
         np.testing.assert_array_equal(np.asarray(drawn), np.asarray(expected))
+
+
+def test_two_images_of_one_overlay_are_refused(tmp_path):
+    [file] = simple(HOLED).images
+    files = (file, replace(file, path="photo.jpg"))
+    unlabelled = replace(files[1], regions=())
+    save_images(Labels(NAMES, files), tmp_path)
+    with pytest.raises(UsageError, match="only their suffixes differ"):
+        write_overlays(Labels(NAMES, files), tmp_path / "out", images=tmp_path)
+    labels = Labels(NAMES, (file, unlabelled))
+    assert len(write_overlays(labels, tmp_path / "out", images=tmp_path)) == 1
 
 
 def test_a_missing_library_names_the_extra(monkeypatch):

@@ -67,6 +67,18 @@ def test_annotations_of_unknown_images_and_classes_cost_only_themselves(tmp_path
     assert len(labels.skipped) == len(bad)
 
 
+@pytest.mark.parametrize(("size", "words"), [((9000, 6000), "54,000,000 pixels"), ((0, 3), "no p")])
+def test_an_image_that_is_too_large_costs_only_itself(tmp_path, size, words):
+    path = coco_file(tmp_path, {"segmentation": [SQUARE]}, *[{"image_id": 2}] * 2)
+    content = json.loads(path.read_text())
+    large = {"id": 2, "file_name": "b.jpg", "height": size[0], "width": size[1]}
+    path.write_text(json.dumps(content | {"images": [large, *content["images"]]}))
+    labels = read_labels(path)
+    assert [(file.path, len(file.regions)) for file in labels.images] == [("a.jpg", 1)]
+    [sentence] = labels.skipped
+    assert f"{path}: image 0 (b.jpg): the image has {words}" in sentence
+
+
 def test_shapes_without_a_known_class_cost_only_themselves(tmp_path):
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (10, 10)).save(tmp_path / "photos/a.png")
@@ -153,6 +165,20 @@ def test_yolo_boxes_are_masks_only_where_it_is_asked_for(tmp_path):
     assert len(labels.images[0].regions) == 1
     regions = read_labels(tmp_path, images=tmp_path, boxes="as-masks").images[0].regions
     assert regions[0].mask == pack(box(2, 3, 4, 5))
+
+
+@pytest.mark.parametrize("confidence", ["0", "0.912345", "1"])
+def test_a_confidence_at_the_end_of_a_yolo_line_is_ignored(tmp_path, confidence):
+    Image.new("RGB", (10, 10)).save(tmp_path / "a.png")
+    lines = ["0 0.4 0.55 0.4 0.5", "0 0.2 0.3 0.6 0.3 0.6 0.8 0.2 0.8", "0 0 0 1 0 1 1"]
+    (tmp_path / "a.txt").write_text("\n".join(f"{line} {confidence}" for line in lines))
+    (tmp_path / "classes.txt").write_text("cat")
+    labels = read_labels(tmp_path, images=tmp_path, boxes="as-masks")
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    assert labels == read_labels(tmp_path, images=tmp_path, boxes="as-masks")
+    assert labels.skipped == ()
+    assert [r.mask for r in labels.images[0].regions[:2]] == [pack(box(2, 3, 4, 5))] * 2
+    assert {region.score for region in labels.images[0].regions} == {None}
 
 
 def test_a_flat_polygon_is_one(tmp_path):
@@ -267,6 +293,7 @@ def test_ellipses_of_label_studio_turn_about_their_centre(tmp_path, rotation):
         ("vector", {"vertices": [{"x": 1, "y": 2}]}),
         ("rectangle", {"x": 3, "y": 4, "width": "a", "height": 3}),
         ("ellipse", {"x": 3, "y": 4, "radiusX": 1}),
+        ("ellipse", {"x": 3, "y": 4, "radiusX": float("nan"), "radiusY": 1}),
     ],
 )
 def test_points_and_lines_of_label_studio_are_counted(tmp_path, kind, value):

@@ -11,6 +11,7 @@ from piclip.formats import coco, detect, read_labels
 
 LINE = "1 0 0 0.5 0 0.5 1 0 1\n"
 LEFT = mask_of(["##..", "##.."])
+TWO = ("jpg", "txt")
 
 
 def lay(root, *names):
@@ -86,6 +87,15 @@ def test_texts_that_are_no_labels_beside_images_and_labels(tmp_path):
     check(read_labels(root, images=root), "a.jpg")
 
 
+def test_labels_may_be_called_as_lists_are(tmp_path):
+    root = lay(tmp_path, *(f"{name}.{suffix}" for name in ("test-1", "val") for suffix in TWO))
+    (root / "classes.txt").write_text("cat\ndog\n")
+    (root / "train.txt").write_text("./test-1.jpg\n./val.jpg\n")
+    (root / "test.txt").write_text("")
+    assert detect(root) == "yolo"
+    check(read_labels(root, images=root), "test-1.jpg", "val.jpg")
+
+
 def test_names_in_a_file_say_which_index_is_which(tmp_path):
     root = lay(tmp_path, "a.jpg", "labels/a.txt")
     (root / "data.yaml").write_text("names: [cat, dog]")
@@ -94,6 +104,15 @@ def test_names_in_a_file_say_which_index_is_which(tmp_path):
     check(labels, "a.jpg")
     with pytest.raises(UsageError, match=r"a\.txt: line 1: the class 'dog' is unknown"):
         read_labels(root, images=root, class_names=["cat"])
+
+
+def test_points_of_poses_are_no_polygon(tmp_path):
+    root = lay(tmp_path, "a.jpg")
+    points = " ".join(["0.5 0.5 2"] * 16 + ["0 0 0"])
+    (root / "a.txt").write_text(f"0 0.5 0.5 1 1 {points}\n")
+    (root / "data.yaml").write_text("names: [person]\nkpt_shape: [17, 3]\n")
+    with pytest.raises(UsageError, match=r"data\.yaml: these are labels of poses"):
+        read_labels(root, images=root)
 
 
 @pytest.mark.parametrize("corners", ["0 0 1.00019 0 1.00019 1 0 1", "-0.0011 0 1 0 1 1.0002 0 1"])

@@ -111,23 +111,30 @@ def write_files(
         url = labelstudio.address_of(labels.images)
         dump_list((labelstudio.to_task(file, url) for file in files()), destination)
     else:
-        write_image_files(files(), labels, destination, format, simplify)
-        write_lists((file.path for file in files()), labels, destination, format)
+        paths = write_image_files(files(), labels, destination, format, simplify)
+        write_lists(paths, labels, destination, format)
 
 
 def write_image_files(
     files: Iterator[LabelledFile], labels: Labels, folder: Path, format: str, simplify: float
-) -> None:
-    """Write the label file of each image into a folder, as `write_files`; no lists of them."""
-    if format == "yolo":
-        for file in files:
-            yolo.write_text_of(file, labels.class_names, folder, simplify)
-        return
+) -> list[str]:
+    """Write the label file of each image into a folder, as `write_files`; no lists of them.
+
+    Returns:
+        The paths of the images.
+    """
+    paths = []
     while batch := tuple(islice(files, _AT_ONCE)):
         if format == "masks":
             for path in missing_masks(batch, labels.class_names):
                 (folder / path).unlink(missing_ok=True)
-        write_labels(replace(labels, images=batch), folder, format=format, simplify=simplify)
+        if format == "yolo":
+            for file in batch:
+                yolo.write_text_of(file, labels.class_names, folder, simplify)
+        else:
+            write_labels(replace(labels, images=batch), folder, format=format, simplify=simplify)
+        paths += [file.path for file in batch]
+    return paths
 
 
 def missing_masks(files: Iterable[LabelledFile], class_names: Sequence[str]) -> Iterator[str]:
@@ -137,13 +144,10 @@ def missing_masks(files: Iterable[LabelledFile], class_names: Sequence[str]) -> 
             yield str(PurePosixPath(name, file.path).with_suffix(".png"))
 
 
-def write_lists(paths: Iterable[str], labels: Labels, folder: Path, format: str) -> None:
-    """Write what a format has beside the label files of its images (OutputError if that fails).
-
-    Most formats have nothing, and do not ask for the paths.
-    """
+def write_lists(paths: Sequence[str], labels: Labels, folder: Path, format: str) -> None:
+    """Write what a format has beside the label files of its images (OutputError if that fails)."""
     if format == "yolo":
-        yolo.write_lists(labels.class_names, list(paths), folder)
+        yolo.write_lists(labels.class_names, paths, folder)
 
 
 def write_review(rows: Iterable[Review], destination: Path) -> None:

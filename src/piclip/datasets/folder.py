@@ -13,6 +13,7 @@ from piclip.datasets.dataset import (
     fold_members,
 )
 from piclip.datasets.file_dataset import FileDataset, Files, by_key, read_lines
+from piclip.datasets.prepared import SPLITS
 from piclip.errors import DatasetError
 from piclip.io.images import list_images
 
@@ -85,11 +86,10 @@ def _pairs(root: Path) -> dict[str, Files]:
 
 
 def _splits(root: Path, pairs: dict[str, Files]) -> dict[Split, dict[str, Files]]:
-    paths: dict[Split, Path] = {"train": root / "train.txt", "val": root / "val.txt"}
-    listed = {split: path for split, path in paths.items() if path.is_file()}
-    if not listed:
-        return {"val": pairs}
-    return {split: _listed(path, pairs) for split, path in listed.items()}
+    listed = {
+        split: _listed(path, pairs) for split in SPLITS if (path := root / f"{split}.txt").is_file()
+    }
+    return listed or {"val": pairs}
 
 
 def _listed(path: Path, pairs: dict[str, Files]) -> dict[str, Files]:

@@ -8,7 +8,8 @@ its lists and the images are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias, TypeVar
 
@@ -21,9 +22,9 @@ from piclip.io.documents import read_plain_pickle
 
 _FSS_IMAGES = 10  # of every class
 _Choice = TypeVar("_Choice")
-_Draw: TypeAlias = Callable[
-    [FewShotView, Path | None, np.random.RandomState, int, int], list[EpisodeKeys]
-]
+_Question: TypeAlias = tuple[int, str, Sequence[str]]
+"""A class, the query, and the images of the class, among which the supports are drawn."""
+_Draw: TypeAlias = Callable[[FewShotView, Path | None, np.random.RandomState], Iterator[_Question]]
 
 
 def draw_hsnet(
@@ -60,58 +61,54 @@ def draw_hsnet(
             "The protocol hsnet asks for all novel classes of the val split; choose no other split "
             "and leave no class out (minimum_images)."
         )
-    draw = _DRAWS[view.dataset.name]
-    return tuple(draw(view, splits, np.random.RandomState(seed), count, shots))
+    random = np.random.RandomState(seed)
+    questions = _DRAWS[view.dataset.name](view, splits, random)
+    return tuple(
+        EpisodeKeys(index, query, _supports(random, images, query, shots))
+        for index, query, images in islice(questions, count)
+    )
 
 
 def _pascal(
-    view: FewShotView, splits: Path | None, random: np.random.RandomState, count: int, shots: int
-) -> list[EpisodeKeys]:
+    view: FewShotView, splits: Path | None, random: np.random.RandomState
+) -> Iterator[_Question]:
     path = _list_file(splits, "pascal", f"fold{view.fold}.txt")
     pairs = [_pair(line, path) for line in read_lines(path)]
     images_of: dict[int, list[str]] = {}
     for key, index in pairs:
         images_of.setdefault(index, []).append(key)
     _check(view, path, images_of)
-    return [
-        EpisodeKeys(index, query, _supports(random, images_of[index], query, shots))
-        for query, index in (pairs[number % len(pairs)] for number in range(count))
-    ]
+    return ((index, query, images_of[index]) for query, index in cycle(pairs))
 
 
 def _coco(
-    view: FewShotView, splits: Path | None, random: np.random.RandomState, count: int, shots: int
-) -> list[EpisodeKeys]:
+    view: FewShotView, splits: Path | None, random: np.random.RandomState
+) -> Iterator[_Question]:
     path = _list_file(splits, "coco", f"fold{view.fold}.pkl")
     images_of = _read_classwise(path)
     _check(view, path, images_of)
-    episodes = []
-    for _ in range(count):
+    while True:
         index = _pick(random, view.novel_classes)
-        query = _pick(random, images_of[index])
-        episodes.append(
-            EpisodeKeys(index, query, _supports(random, images_of[index], query, shots))
-        )
-    return episodes
+        yield index, _pick(random, images_of[index]), images_of[index]
 
 
 def _fss(
-    view: FewShotView, splits: Path | None, random: np.random.RandomState, count: int, shots: int
-) -> list[EpisodeKeys]:
+    view: FewShotView, splits: Path | None, random: np.random.RandomState
+) -> Iterator[_Question]:
     keys = sorted(view.dataset.keys("val"), key=lambda key: key.rsplit("/", 1))
     indices = {name: index for index, name in enumerate(view.dataset.class_names)}
-    missing = {f"{_fss_class(key)}/{n + 1}" for key in keys for n in range(_FSS_IMAGES)} - {*keys}
+    images_of = {
+        name: [f"{name}/{number + 1}" for number in range(_FSS_IMAGES)]
+        for name in map(_fss_class, keys)
+    }
+    missing = {key for images in images_of.values() for key in images} - {*keys}
     if missing:
         raise DatasetError(
             f"The protocol hsnet needs the images 1 to {_FSS_IMAGES} of every test class, but "
             f"{min(missing)} is missing; complete the dataset."
         )
-    episodes = []
-    for query in (keys[number % len(keys)] for number in range(count)):
-        name = _fss_class(query)
-        images = [f"{name}/{number + 1}" for number in range(_FSS_IMAGES)]
-        episodes.append(EpisodeKeys(indices[name], query, _supports(random, images, query, shots)))
-    return episodes
+    names = ((query, _fss_class(query)) for query in cycle(keys))
+    return ((indices[name], query, images_of[name]) for query, name in names)
 
 
 _DRAWS: Mapping[str, _Draw] = {"pascal-5i": _pascal, "coco-20i": _coco, "fss-1000": _fss}

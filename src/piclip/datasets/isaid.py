@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from piclip.datasets.dataset import Split, fold_members
+from piclip.datasets.dataset import fold_members
 from piclip.datasets.file_dataset import FileDataset, Files
+from piclip.datasets.prepared import SPLITS
 from piclip.errors import DatasetError
 from piclip.io.images import list_images
 
@@ -28,7 +29,6 @@ CLASS_NAMES = (
 )
 _FOLDS = 3
 _MASK_ENDING = "_instance_color_RGB.png"
-_SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 class ISAID5i(FileDataset):
@@ -48,7 +48,7 @@ class ISAID5i(FileDataset):
     """
 
     def __init__(self, root: Path, *, minimum_pixels: int = 1, cache: Path | None = None) -> None:
-        files = {split: _files(root / split) for split in _SPLITS if (root / split).is_dir()}
+        files = {split: _files(root / split) for split in SPLITS if (root / split).is_dir()}
         if not files:
             raise DatasetError(
                 f"{root} holds neither train nor val; give the folder of the patches of iSAID-5i."

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from piclip.errors import MaskError, UsageError
+from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import locate_images, not_there, relative_path
 from piclip.formats.label_files import (
     field,
@@ -94,7 +95,7 @@ def read(
     ids = {name: number for number, name in categories.items()}
     all_known = all(name in ids for name in names)
     numbers = tuple(ids[name] for name in names) if all_known else None
-    return Labels(names, tuple(files), numbers, problems.all())
+    return Labels(names, tuple(files), numbers, tuple(problems.sentences))
 
 
 def _without_unused_twins(
@@ -141,13 +142,17 @@ def load(
     Args:
         path: The file, of which never more than one annotation is in memory as text.
         progress: Told how many bytes are read, and of how many.
-        problems: Takes the annotations of unknown images and categories.
+        problems: Takes images whose size is none or over the limit, which are left out with
+            their annotations, and annotations of unknown images and categories.
 
     Raises:
         UsageError: The file is malformed.
-        ImageError: The size of an image is none, or over the limit.
+        ImageError: The size of every image, or without ``problems`` of one, is none or over the
+            limit.
         MaskError: Without ``problems``, an annotation is of an unknown image or category.
     """
+    noted: Callable[[], AbstractContextManager[None]]
+    noted = nullcontext if problems is None else problems.noted
     with readable(path):
         content = {
             name: [_kept(name, item) for item in value] if isinstance(value, Iterator) else value
@@ -155,26 +160,30 @@ def load(
         }
     # Without any field it was no object.
     items = field(content or None, "categories", list, str(path))
-    categories = _by_id(items, f"{path}: category", lambda item, at: field(item, "name", str, at))
-    images = _by_id(field(content, "images", list, str(path)), f"{path}: image", _image)
+    categories = {
+        number: field(item, "name", str, where)
+        for number, item, where in _by_id(items, f"{path}: category")
+    }
+    images: dict[int, CocoImage | None] = {}
+    for number, item, where in _by_id(field(content, "images", list, str(path)), f"{path}: image"):
+        images[number] = None
+        with noted():
+            images[number] = _image(item, where)
+    if problems is not None and images and not any(images.values()):
+        raise ImageError(problems.sentences[0])
     for index, item in enumerate(field(content, "annotations", list, str(path))):
         where = f"{path}: annotation {item.get('id', index) if isinstance(item, dict) else index}"
-        try:
-            image = _known(
-                images, field(item, "image_id", int, where, MaskError), "image id", where
-            )
-            number = field(item, "category_id", int, where, MaskError)
-            _known(categories, number, "category", where)
-        except MaskError as error:
-            if problems is None:
-                raise
-            problems.note(error)
-        else:
-            image.annotations.append(item)
-    return categories, images
+        with noted():
+            image = _known(item, "image_id", images, "image id", where)
+            _known(item, "category_id", categories, "category", where)
+            if image is not None:
+                image.annotations.append(item)
+    return categories, {number: image for number, image in images.items() if image is not None}
 
 
-def _known(found: dict[int, T], number: int, what: str, where: str) -> T:
+def _known(item: object, key: str, found: dict[int, T], what: str, where: str) -> T:
+    """What the number in a field of an annotation stands for (MaskError if nothing)."""
+    number = field(item, key, int, where, MaskError)
     if number not in found:
         raise MaskError(
             f"{where}: the {what} {number} is not among those of the file; export the labels again."
@@ -302,16 +311,16 @@ def _described(number: int, file: LabelledFile) -> dict[str, Any]:
     return image if file.presence is None else image | {"presence": dict(file.presence)}
 
 
-def _by_id(items: list[Any], what: str, value: Callable[[object, str], T]) -> dict[int, T]:
-    """The value of each item, taken with the item's place for errors, by the item's id."""
-    found: dict[int, T] = {}
+def _by_id(items: list[Any], what: str) -> Iterator[tuple[int, object, str]]:
+    """Each item with its id and its place for errors (UsageError for an id that comes twice)."""
+    found = set[int]()
     for index, item in enumerate(items):
         where = f"{what} {index}"
         number = field(item, "id", int, where)
         if number in found:
             raise UsageError(f"{where}: the id {number} is used twice; give each its own.")
-        found[number] = value(item, where)
-    return found
+        found.add(number)
+        yield number, item, where
 
 
 def _image(item: object, where: str) -> CocoImage:

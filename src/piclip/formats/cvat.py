@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from piclip.errors import MaskError, PiclipError, UsageError
+from piclip.errors import ImageError, MaskError, PiclipError, UsageError
 from piclip.formats.image_files import locate_images, not_there, relative_path
 from piclip.formats.label_files import load_xml
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
@@ -55,25 +55,28 @@ def read(
     located = locate_images((name for _, name in listed), images)
     for element, name in listed:
         where = f"{path}: image {name!r}"
-        size = _whole(element, "height", where), _whole(element, "width", where)
-        check_pixels(where, size[1], size[0], MAX_PIXELS)
-        shapes = [shape for shape in element if shape.tag not in _NO_SHAPES]
-        if shapes and name not in located:
-            problems.note(not_there(name, images))
-        regions = []
-        for index, shape in enumerate(shapes if name in located else ()):
-            item = f"{where}, shape {index} ({shape.tag})"
-            with problems.noted():
-                label = _text(shape, "label", item, MaskError)
-                if class_names:
-                    check_class(label, class_names, item)
-                regions.append(Region(label, _mask(shape, size, item)))
-        place = located.get(name, relative_path(name))
-        files.append(LabelledFile(place, *size, regions=tuple(regions)))
+        with problems.noted():
+            size = _size(element, where)
+            shapes = [shape for shape in element if shape.tag not in _NO_SHAPES]
+            if shapes and name not in located:
+                problems.note(not_there(name, images))
+                shapes = []
+            regions = []
+            for index, shape in enumerate(shapes):
+                item = f"{where}, shape {index} ({shape.tag})"
+                with problems.noted():
+                    label = _text(shape, "label", item, MaskError)
+                    if class_names:
+                        check_class(label, class_names, item)
+                    regions.append(Region(label, _mask(shape, size, item)))
+            place = located.get(name, relative_path(name))
+            files.append(LabelledFile(place, *size, regions=tuple(regions)))
+    if listed and not files:
+        raise ImageError(problems.sentences[0])
     listed_names = (label.findtext("name") for label in root.iterfind("./meta/*/labels/label"))
     found = [*filter(None, listed_names), *(name for file in files for name in file.class_names)]
     names = tuple(class_names) or tuple(dict.fromkeys(found))
-    return Labels(names, tuple(files), skipped=problems.all())
+    return Labels(names, tuple(files), skipped=tuple(problems.sentences))
 
 
 def _mask(shape: Element, size: tuple[int, int], where: str) -> RunLengthMask:
@@ -119,9 +122,7 @@ def _bitmap(shape: Element, size: tuple[int, int], where: str) -> RunLengthMask:
             f"{size[0]} pixels (width x height); export the labels again."
         )
     pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
-    mask = np.zeros(size, dtype=np.bool_)
-    mask[top : top + height, left : left + width] = pixels
-    return RunLengthMask.from_array(mask).not_empty(where)
+    return RunLengthMask.from_box(pixels, (top, left), size).not_empty(where)
 
 
 def _text(element: Element, name: str, where: str, error: type[PiclipError] = UsageError) -> str:
@@ -131,8 +132,12 @@ def _text(element: Element, name: str, where: str, error: type[PiclipError] = Us
     return value
 
 
-def _whole(element: Element, name: str, where: str) -> int:
-    value = _text(element, name, where)
-    if not value.isdecimal() or len(value) > 9:
-        raise UsageError(f"{where}: the {name} is no whole number; export the labels again.")
-    return int(value)
+def _size(element: Element, where: str) -> tuple[int, int]:
+    """(height, width) of an image (ImageError if it is none, or too large)."""
+    size = {name: _text(element, name, where) for name in ("height", "width")}
+    for name, value in size.items():
+        if not value.isdecimal() or len(value) > 9:
+            raise UsageError(f"{where}: the {name} is no whole number; export the labels again.")
+    height, width = map(int, size.values())
+    check_pixels(where, width, height, MAX_PIXELS)
+    return height, width

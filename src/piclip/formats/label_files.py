@@ -149,9 +149,9 @@ def optional_number(item: dict[str, Any], key: str, where: str) -> float | None:
 def image_size_field(
     item: object,
     where: str,
-    *,
     height: str = "height",
     width: str = "width",
+    *,
     error: type[PiclipError] = UsageError,
 ) -> tuple[int, int]:
     """(height, width) from two fields as `field` (ImageError if it is none, or too large)."""

@@ -91,7 +91,7 @@ def read(
     ]
     files = placed(listed, images, problems)
     found = dict.fromkeys(name for file in files for name in file.class_names)
-    return Labels(tuple(class_names or found), files, skipped=problems.all())
+    return Labels(tuple(class_names or found), files, skipped=tuple(problems.sentences))
 
 
 def write(labels: Labels, destination: str | Path, *, simplify: float = 0.0) -> list[Path]:
@@ -115,7 +115,7 @@ def _load(path: Path) -> dict[str, Any]:
     content = load_json(path)
     field(content, "shapes", list, str(path))
     field(content, "imagePath", str, str(path))
-    image_size_field(content, str(path), height="imageHeight", width="imageWidth")
+    image_size_field(content, str(path), "imageHeight", "imageWidth")
     return {name: value for name, value in content.items() if name != "imageData"}
 
 
@@ -171,7 +171,7 @@ def _mask(shape: dict[str, Any], size: tuple[int, int], where: str) -> RunLength
 
 
 def _outline(kind: object, corners: Corners, where: str) -> Corners:
-    if kind in {"polygon", "oriented_rectangle", "rotation"}:  # the last is X-AnyLabeling's word
+    if kind in ("polygon", "oriented_rectangle", "rotation"):  # the last is X-AnyLabeling's word
         return corners
     if kind == "rectangle":
         if len(corners) == 2:
@@ -200,14 +200,12 @@ def _bitmap(
         raise MaskError(f"{where}: the field 'mask' is missing or no text.")
     small = _decode(text, where)
     x, y = (int(number) for number in corners[0])
-    mask = np.zeros(size, dtype=np.bool_)
     if x < 0 or y < 0 or y + small.shape[0] > size[0] or x + small.shape[1] > size[1]:
         raise MaskError(
             f"{where}: the mask lies outside the image of {size[1]} x {size[0]} pixels (width x "
             f"height); check that the label belongs to this image."
         )
-    mask[y : y + small.shape[0], x : x + small.shape[1]] = small
-    return RunLengthMask.from_array(mask).not_empty(where)
+    return RunLengthMask.from_box(small, (y, x), size).not_empty(where)
 
 
 def _decode(text: str, where: str) -> npt.NDArray[np.bool_]:

@@ -349,6 +349,18 @@ def label_paths(images: Iterable[str], suffix: str) -> list[PurePosixPath]:
     return paths
 
 
+def names_by_index(
+    found: Sequence[str], given: Sequence[str], file: Path, first: int
+) -> tuple[str, ...]:
+    """The names of class indices that labels came with, or those given (UsageError if neither)."""
+    if not found and not given:
+        raise UsageError(
+            f"{file.parent}: what the class indices mean is not said; put one class name per line, "
+            f"that of index {first} first, into {file}, or give each its --name in that order."
+        )
+    return tuple(found or given)
+
+
 def check_class(name: str, class_names: Iterable[str], where: str) -> str:
     """Give the name back if it is one of the classes, else raise UsageError."""
     known = tuple(class_names)

@@ -40,6 +40,7 @@ LOCAL_FILES = "/data/local-files/?d="
 _CONTROL, _OBJECT, _DATA = "tag", "image", "image"
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 _OPAQUE = 128
+_SIZE = ("original_height", "original_width")
 _REGION = {"rle", "points", "x", "vertices", "imageDataURL"}
 """One of these is in the value of whatever somebody draws on an image."""
 
@@ -88,7 +89,7 @@ def read(
         )
         for file in placed(listed, images, problems)
     )
-    return Labels(names, tuple(files), skipped=problems.all())
+    return Labels(names, tuple(files), skipped=tuple(problems.sentences))
 
 
 def write(
@@ -239,7 +240,7 @@ def from_task(
     """
     data = field(task, "data", dict, where)
     source = _image_url(data, where)
-    path = _image_path(source, folder)
+    path = _image_path(source, folder, where)
     results = _results(task, where)
     regions: list[Region] = []
     size: tuple[int, int] | None = None
@@ -247,7 +248,7 @@ def from_task(
         item = f"{where} ({path}): region {result.get('id', index)}"
         with problems.noted():
             if names := _labels_of(result, class_names, item):
-                size = _size(result, item)
+                size = image_size_field(result, item, *_SIZE, error=MaskError)
                 mask = _mask(result["value"], size, item)
                 regions += [Region(name, mask) for name in names]
     if size is None and folder is not None:
@@ -293,9 +294,12 @@ def _image_url(data: dict[str, Any], where: str) -> str:
     return value
 
 
-def _image_path(url: str, folder: ImageFolder | None) -> str:
+def _image_path(url: str, folder: ImageFolder | None, where: str) -> str:
     """The path that a URL of Label Studio stands for, as it lies in the folder of images."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise UsageError(f"{where}: {url!r} is no address of an image ({error}).") from error
     local = parse_qs(parts.query).get("d")
     if local:
         return relative_path(local[0].lstrip("/"))
@@ -345,24 +349,19 @@ def _labels_of(result: dict[str, Any], class_names: Sequence[str], where: str) -
     return [check_class(name, class_names, where) if class_names else name for name in names]
 
 
-def _size(result: dict[str, Any], where: str) -> tuple[int, int]:
-    return image_size_field(
-        result, where, height="original_height", width="original_width", error=MaskError
-    )
-
-
 def _mask(value: dict[str, Any], size: tuple[int, int], where: str) -> RunLengthMask:
     if "rle" not in value:
         return RunLengthMask.from_polygons([_outline(value, size, where)], size, where)
     height, width = size
     brush = library("label_studio_sdk.converter.brush")
     try:
-        packed = bytes(value["rle"])
-        # The first four bytes say how many values follow; nobody may make us allocate at will.
+        # Of a number this would make as many bytes, and the first four bytes say how many values
+        # follow; nobody may make us allocate at will.
+        packed = bytes(field(value, "rle", list, where))
         if int.from_bytes(packed[:4], "big") != height * width * 4:
             raise ValueError("another number of values than the image has")
         alpha = brush.decode_rle(packed).reshape(height, width, 4)[:, :, 3]
-    except (ValueError, TypeError) as error:
+    except (UsageError, ValueError, TypeError, IndexError, OverflowError) as error:
         raise MaskError(
             f"{where}: the brush stroke is damaged or belongs to an image of another size than "
             f"{width} x {height} pixels (width x height); export the labels again."

@@ -56,9 +56,9 @@ def read(
     masks = LabelFiles(folder, paths, images, "masks", problems)
     regions: dict[str, list[Region]] = defaultdict(list)
     absent: dict[str, list[str]] = defaultdict(list)
-    sizes, names, maps = {}, {}, list[Path]()
-    for name, class_folder in _class_folders(folder, paths, class_names):
-        names[name] = class_folder
+    sizes, maps = {}, list[Path]()
+    folders = _class_folders(folder, paths, class_names)
+    for name, class_folder in folders:
         for path, image, size in masks.with_images(class_folder):
             sizes[image] = size
             with problems.noted():
@@ -86,9 +86,9 @@ def read(
             f"class, colours with a labelmap.txt."
         )
     return Labels(
-        tuple(class_names) or tuple(names),
+        tuple(class_names) or tuple(name for name, _ in folders),
         tuple(files),
-        skipped=problems.all(),
+        skipped=tuple(problems.sentences),
         notes=tuple(problems.notes),
     )
 

@@ -81,7 +81,8 @@ def ellipse(centre: Corners, radii: Corners, degrees: float = 0.0) -> Corners:
         degrees: By how much it is turned clockwise about its centre, as a viewer sees it.
     """
     # A chord over the angle a misses its arc by r (1 - cos(a / 2)), about r a² / 8.
-    sides = int(np.clip(np.ceil(10 * np.sqrt(np.max(np.abs(radii), initial=1))), 16, 4096))
+    longest = np.fmax.reduce(np.abs(radii), initial=1)  # of corners that are numbers
+    sides = int(np.clip(np.ceil(10 * np.sqrt(longest)), 16, 4096))
     angles = np.arange(sides) * (2 * np.pi / sides)
     around = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii
     return turned(centre + around, centre, degrees)

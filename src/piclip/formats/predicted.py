@@ -114,7 +114,8 @@ def merge_coco(
 ) -> dict[str, Any]:
     """One COCO file of many results, with images and annotations numbered from 1.
 
-    Images are called by their files, relative to the folder that all of them have in common.
+    Images are called by their files, relative to the folder that all of them have in common, if
+    they have one.
 
     Args:
         results: Segmentations; their masks are forgotten one by one, so a stream may be given.
@@ -134,8 +135,11 @@ def merge_coco(
         names |= dict.fromkeys(result.class_names)
     if not files:
         raise UsageError("There is no result to merge; predict at least one image.")
-    root = os.path.commonpath([PurePosixPath(file.path).parent for file in files])
-    files = [
-        replace(file, path=PurePosixPath(file.path).relative_to(root).as_posix()) for file in files
-    ]
+    folders = [PurePosixPath(file.path).parent for file in files]
+    if len({folder.is_absolute() for folder in folders}) == 1:
+        root = os.path.commonpath(folders)
+        files = [
+            replace(file, path=PurePosixPath(file.path).relative_to(root).as_posix())
+            for file in files
+        ]
     return coco.to_dict(Labels(tuple(names), tuple(files)), polygons=polygons)

@@ -16,7 +16,7 @@ class Problems:
     """Collects one sentence for each shape, mask or image that is left out.
 
     Attributes:
-        sentences: What is left out and why.
+        sentences: What is left out and why, in the order of the labels.
         notes: What was decided in reading that a person should know.
     """
 
@@ -37,10 +37,6 @@ class Problems:
     def note(self, error: PiclipError) -> None:
         """Takes down what an error says."""
         self.sentences.append(str(error))
-
-    def all(self) -> tuple[str, ...]:
-        """The sentences, in the order of the labels."""
-        return tuple(self.sentences)
 
 
 def box_without_mask(where: str) -> MaskError:

@@ -221,12 +221,12 @@ def write_overlays(
         ImageError: An image is missing or cannot be read.
         MaskError: An image has another size than its labels.
         OutputError: A file cannot be written.
+        UsageError: Two images would have one file.
     """
-    written = []
-    for file in labels.labelled:
+    shown, written = replace(labels, images=labels.labelled), []
+    for file, target in shown.with_paths(".png"):
         image = read_image(file.image_in(Path(images)), bands=bands)
         drawn = draw_overlay(image, file.class_map(labels.class_names), alpha)
-        target = PurePosixPath(file.path).with_suffix(".png")
         written.append(write_png(drawn, Path(destination) / target))
     return written
 

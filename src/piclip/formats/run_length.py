@@ -44,15 +44,15 @@ class RunLengthMask:
         """As `from_array`, without a look at the pixels outside a box, of which there may be many.
 
         Args:
-            pixels: Those in the box, bool (h, w), one of them at least in the mask.
+            pixels: Those in the box, bool (h, w).
             corner: (top, left) of the box.
             size: (height, width) of the image.
         """
         (height, width), (top, left) = size, corner
         columns, rows = np.nonzero(pixels.T)
         places = (columns + left) * height + rows + top  # column by column, as the runs
-        gaps = np.flatnonzero(np.diff(places) > 1)
-        starts, ends = places[np.r_[0, gaps + 1]], places[np.r_[gaps, -1]] + 1
+        starts = places[np.diff(places, prepend=-2) > 1]
+        ends = places[np.diff(places, append=height * width + 1) > 1] + 1
         edges = np.r_[0, np.stack([starts, ends], axis=1).ravel(), height * width]
         runs = np.diff(edges).tolist()
         given = {"size": [height, width], "counts": runs if runs[-1] else runs[:-1]}

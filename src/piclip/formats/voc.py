@@ -20,7 +20,7 @@ import numpy.typing as npt
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import PNG, LabelFiles
 from piclip.formats.label_files import check_lines, read_lines, write_text
-from piclip.formats.labels import LabelledFile, Labels, Region, check_class
+from piclip.formats.labels import LabelledFile, Labels, Region, check_class, names_by_index
 from piclip.formats.problems import Boxes, Problems
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.decoding import decode, opened
@@ -116,12 +116,8 @@ def read(
     others = [path for path in folder.parent.glob("Segmentation*") if path != folder]
     maps = LabelFiles(*(folder, folder.rglob(PNG), images, "class maps", problems), without=others)
     colours = _colour_map(folder)
-    values = colours.class_names if colours else _class_names(folder) or tuple(class_names)
-    if not values:
-        raise UsageError(
-            f"{folder}: what the class indices mean is not said; put one class name per line, that "
-            f"of index 1 first, into {folder / _NAMES}, or give each its --name in that order."
-        )
+    named = colours.class_names if colours else _class_names(folder)
+    values = names_by_index(named, class_names, folder / _NAMES, first=1)
     names = tuple(class_names) or values
     files = []
     for path, image, size in maps.with_images(folder):
@@ -142,7 +138,7 @@ def read(
         files.append(LabelledFile(image, *size, regions=tuple(regions), ignore=ignore))
     if not files:
         raise maps.nothing()
-    return Labels(names, tuple(files), skipped=problems.all())
+    return Labels(names, tuple(files), skipped=tuple(problems.sentences))
 
 
 def write(labels: Labels, destination: str | Path) -> list[Path]:

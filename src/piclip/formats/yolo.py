@@ -1,11 +1,15 @@
 """YOLO segmentation text: ``labels/NAME.txt`` with one polygon per line, and ``data.yaml``.
 
 A line is ``class x y x y ...``, the class's index from 0 and corners divided by the image's width
-and height. Each region becomes one line: holes and separate parts are joined by slits of no width,
-so that filled by COCO's rule every pixel comes back; Ultralytics, which draws polygons with their
-border, sees them one pixel larger. An image without label has an empty file; train.txt and val.txt
-list the images of the splits. Lost on the way: pixels to ignore, scores, and crowds, which are left
-out, since YOLO would take one for an object.
+and height; read are also ``class x y width height``, a box about its centre, and either with a
+confidence from 0 to 1 at the end, which is ignored. Which it is the count of numbers alone tells:
+after the class, 5 are a box and a confidence, 7 or any more odd ones a polygon and a confidence,
+which may also be a polygon that lost its last number. Each region becomes one line: holes and
+separate parts are joined by slits of no width, so that filled by COCO's rule every pixel comes
+back; Ultralytics, which draws polygons with their border, sees them one pixel larger. An image
+without label has an empty file; train.txt and val.txt list the images of the splits. Lost on the
+way: pixels to ignore, scores, and crowds, which are left out, since YOLO would take one for an
+object.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import yaml
 from piclip.errors import MaskError, UsageError
 from piclip.formats.image_files import PNG, LabelFiles
 from piclip.formats.label_files import read_lines, read_text, readable, write_text
-from piclip.formats.labels import LabelledFile, Labels, Region, check_class
+from piclip.formats.labels import LabelledFile, Labels, Region, check_class, names_by_index
 from piclip.formats.polygons import corners_from, joined, outlines, rectangle
 from piclip.formats.problems import Boxes, Problems, box_without_mask
 from piclip.formats.run_length import RunLengthMask
@@ -68,12 +72,7 @@ def read(
     problems = Problems()
     labels = LabelFiles(texts, _label_files(texts), images, "YOLO labels", problems)
     named = _class_names(folder) if folder == given else _names_in_yaml(given)
-    values = named or tuple(class_names)
-    if not values:
-        raise UsageError(
-            f"{folder}: what the class indices mean is not said; put one class name per line, that "
-            f"of index 0 first, into {folder / _CLASSES}, or give each its --name in that order."
-        )
+    values = names_by_index(named, class_names, folder / _CLASSES, first=0)
     names, files = tuple(class_names) or values, []
     for path, image, size in labels.with_images(texts):
         regions, lines = [], list[str]()
@@ -89,7 +88,7 @@ def read(
         files.append(LabelledFile(image, *size, regions=tuple(regions)))
     if not files:
         raise labels.nothing()
-    return Labels(names, tuple(files), skipped=problems.all())
+    return Labels(names, tuple(files), skipped=tuple(problems.sentences))
 
 
 def write(labels: Labels, destination: str | Path, *, simplify: float = 0.0) -> list[Path]:
@@ -159,10 +158,13 @@ def _digest(path: str) -> bytes:
 
 
 def to_text(file: LabelledFile, class_names: Sequence[str], simplify: float = 0.0) -> str:
-    """Make the lines of one image's label, without crowds; see `outlines` for ``simplify``."""
+    """Make the lines of one image's label; see `outlines` for ``simplify``.
+
+    Crowds and regions without a pixel have none.
+    """
     lines = []
     for region in file.regions:
-        if region.crowd:
+        if region.crowd or not region.mask.area:
             continue
         parts = [joined(loops) for loops in outlines(region.mask.to_array(), simplify)]
         # Seven digits place a corner to a hundredth of a pixel in the largest images.
@@ -188,6 +190,8 @@ def _region(
             f"{where}: the class index {index:g} is unknown; there are {len(class_names)} classes, "
             f"the first has the index 0."
         )
+    if len(numbers) > 4 and len(numbers) % 2 and 0 <= numbers[-1] <= 1:
+        numbers.pop()  # a confidence
     corners = corners_from(numbers, where) * [size[1], size[0]]
     if len(corners) == 2:
         if boxes == "skip":
@@ -209,10 +213,15 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 
 def _label_files(folder: Path) -> list[Path]:
-    """The text files that are labels: all but lists, and what a download says about itself."""
+    """The text files that are labels: all but lists, and what a download says about itself.
+
+    Those are told by their names, unless they hold labels: an image may be called test-1.jpg.
+    """
     paths = [path for path in folder.rglob("*.txt") if path.name != _CLASSES]
     named = [path for path in paths if "labels" in path.relative_to(folder).parts]
-    return named or [path for path in paths if not _OTHER_TEXTS.fullmatch(path.name)]
+    return named or [
+        path for path in paths if not _OTHER_TEXTS.fullmatch(path.name) or _has_labels(path)
+    ]
 
 
 def _has_labels(path: Path) -> bool:
@@ -227,6 +236,11 @@ def _has_labels(path: Path) -> bool:
 def _names_in_yaml(path: Path) -> tuple[str, ...]:
     with readable(path):
         content = read_yaml(path)
+    if isinstance(content, dict) and "kpt_shape" in content:
+        raise UsageError(
+            f"{path}: these are labels of poses ('kpt_shape'), whose points are no outlines; "
+            f"export masks."
+        )
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
         by_index = {str(index): name for index, name in names.items()}

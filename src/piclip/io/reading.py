@@ -53,18 +53,17 @@ def read_ahead(
 
     thread = ThreadPoolExecutor(1)
     try:
-        broken: Exception | None = None
         try:
             for source in sources:
                 waiting.append((source, thread.submit(read, source)))
                 if len(waiting) > ahead:
                     yield settled()
-        except Exception as error:
-            broken = error
+        except Exception:
+            while waiting:
+                yield settled()
+            raise
         while waiting:
             yield settled()
-        if broken is not None:
-            raise broken
     finally:
         thread.shutdown(cancel_futures=True)
 
@@ -76,7 +75,6 @@ def batches(images: Iterable[Read], batch_size: int) -> Iterator[list[Read]]:
     """
     batch: list[Read] = []
     pixels = 0
-    broken: Exception | None = None
     try:
         for source, image in images:
             own = image.width * image.height if isinstance(image, Image.Image) else 0
@@ -85,9 +83,9 @@ def batches(images: Iterable[Read], batch_size: int) -> Iterator[list[Read]]:
                 batch, pixels = [], 0
             batch.append((source, image))
             pixels += own
-    except Exception as error:
-        broken = error
+    except Exception:
+        if batch:
+            yield batch
+        raise
     if batch:
         yield batch
-    if broken is not None:
-        raise broken
