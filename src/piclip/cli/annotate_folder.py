@@ -26,7 +26,6 @@ from piclip.formats.registry import FORMATS, READERS, check_names, get_format, g
 from piclip.io.bands import Bands
 from piclip.io.extras import arrow
 from piclip.io.outputs import atomic_path
-from piclip.training_free.scorer import TrainingFreeScorer
 
 
 def read_and_say(
@@ -219,9 +218,7 @@ def refuse_edited(files: Iterable[Path], output: Path) -> None:
 
 def negatives_for(segmenter: FewShotSegmenter, labels: Labels) -> dict[str, list[LabelledFile]]:
     """The images labelled as without a class, by its name; a trained decoder has no use for any."""
-    if not isinstance(segmenter.scorer, TrainingFreeScorer):
-        return {}
-    return choose_negatives(labels)
+    return choose_negatives(labels) if segmenter.scorer.takes_negatives else {}
 
 
 def write_proposals(
