@@ -87,7 +87,11 @@ def annotate(
     min_score: Annotated[
         float,
         typer.Option(
-            min=0, max=1, metavar="SCORE", help="Leave out regions whose mean score is lower."
+            min=0,
+            max=1,
+            callback=options.finite,
+            metavar="SCORE",
+            help="Leave out regions whose mean score is lower.",
         ),
     ] = 0.0,
     min_area: options.MinArea = "0.05%",
@@ -97,6 +101,7 @@ def annotate(
         float,
         typer.Option(
             min=0,
+            callback=options.finite,
             metavar="PIXELS",
             help="Draw outlines with fewer corners, which miss the others by at most as much; coco "
             "then has outlines instead of run lengths.",
@@ -147,7 +152,13 @@ def annotate(
         typer.Option(min=1, metavar="N", help="Processes on Ray. [default: as many as fit]"),
     ] = None,
     num_gpus: Annotated[
-        float, typer.Option(min=0, metavar="G", help="Of each actor; a part of one will do.")
+        float,
+        typer.Option(
+            min=0,
+            callback=options.finite,
+            metavar="G",
+            help="Of each actor; a part of one will do.",
+        ),
     ] = 0.0,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",

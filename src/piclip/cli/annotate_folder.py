@@ -10,7 +10,13 @@ from typing import Any
 
 from piclip import FewShotSegmenter
 from piclip.annotation.answers import How
-from piclip.annotation.export import Review, check_destination, write_files, write_review
+from piclip.annotation.export import (
+    Review,
+    check_destination,
+    is_review,
+    write_files,
+    write_review,
+)
 from piclip.annotation.fitted import Examples, choose_negatives, with_readable
 from piclip.annotation.holdout import Expectation, held_out_images, hold_out
 from piclip.annotation.jobs import Job, journal_path
@@ -176,6 +182,8 @@ def check_wanted(output: Path | None, *, holdout: bool, review: Path | None) -> 
         raise UsageError("There is nothing to do: give --output, --holdout or both.")
     if output is None and review is not None:
         raise UsageError("A --review needs an --output, too; give both.")
+    if review is not None and review.is_file() and not is_review(review):
+        raise UsageError(f"The --review {review} is another file already; choose another name.")
 
 
 def check_output(

@@ -52,7 +52,11 @@ def calibrate(
     lost: Annotated[
         float,
         typer.Option(
-            min=0, max=1, metavar="SHARE", help="Images with the class that presence may refuse."
+            min=0,
+            max=1,
+            callback=options.finite,
+            metavar="SHARE",
+            help="Images with the class that presence may refuse.",
         ),
     ] = 0.02,
     model: options.Model = options.DEFAULT_MODEL,

@@ -94,6 +94,7 @@ def evaluate(
         typer.Option(
             min=0,
             max=1,
+            callback=options.finite,
             help="Only training-free. [default: the model's own; for --prior the best one on base "
             "classes]",
         ),

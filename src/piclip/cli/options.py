@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +32,13 @@ def _broken(command: str, width: int = 74) -> list[str]:
         else:
             lines[-1] = f"{lines[-1]} {piece}" if lines[-1] else piece
     return lines
+
+
+def finite(value: float | None) -> float | None:
+    """Refuse nan, which is within all bounds, and infinity, as click refuses what is not."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no number to compare with.")
+    return value
 
 
 Support = Annotated[
@@ -100,6 +108,7 @@ Threshold = Annotated[
     typer.Option(
         min=0,
         max=1,
+        callback=finite,
         metavar="SCORE",
         help="Least score of an object's pixel, 0 to 1. [default: the model's own]",
     ),
@@ -109,6 +118,7 @@ MinPresence = Annotated[
     typer.Option(
         min=0,
         max=1,
+        callback=finite,
         metavar="P",
         help="Draw no class that is less likely than this to be in the image, 0 to 1; 0 draws "
         "whatever scores high enough.",
