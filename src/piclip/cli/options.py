@@ -41,6 +41,15 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+def _host(value: str) -> str:
+    """Refuse what no name service takes, before a server says so in words of its own."""
+    try:
+        value.encode("idna")
+    except UnicodeError as error:
+        raise typer.BadParameter(f"{value!r} is no address.") from error
+    return value
+
+
 Support = Annotated[
     list[Path], typer.Option(metavar="IMAGE", help="A labelled image; repeat it for more examples.")
 ]
@@ -154,6 +163,7 @@ Host = Annotated[
     str,
     typer.Option(
         metavar="ADDRESS",
+        callback=_host,
         help="Address to listen at; 0.0.0.0 lets other computers in: ask for a login then.",
     ),
 ]
