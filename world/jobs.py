@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from piclip.errors import PiclipError
-from piclip.evaluation.evaluate import worker_pool
 from piclip.evaluation.records import read_result
+from piclip.io.processes import worker_pool
 
 Step: TypeAlias = Callable[[], None]
 """A training or an evaluation; other processes can be sent it. It raises a PiclipError."""

@@ -43,6 +43,11 @@ class Scorer(Protocol[MemoryT]):
         ...
 
     @property
+    def takes_negatives(self) -> bool:
+        """Whether images without a class teach anything about it; else `fit` is given none."""
+        ...
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         ...

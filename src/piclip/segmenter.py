@@ -224,13 +224,16 @@ class FewShotSegmenter:
             Itself, so that calls can be chained.
 
         Raises:
-            UsageError: No support, too many, something else than a support, or no name.
+            UsageError: No support, too many, something else than a support, no name, or negatives
+                for a trained decoder.
             ImageError: A support's image cannot be read.
             MaskError: A support's mask is empty or of another size than its image.
         """
         read = partial(read_image, max_pixels=max_pixels, bands=self.bands)
         labelled = partial(read_labelled, max_pixels=max_pixels, bands=self.bands)
         without = list(sources(negatives))
+        if without and not self.scorer.takes_negatives:
+            raise UsageError("A trained decoder learns from no negatives; leave them out.")
         self._memories |= {
             class_name: self.scorer.fit(
                 class_name, map(labelled, examples), negatives=map(read, without), synonyms=synonyms

@@ -1,5 +1,6 @@
 """Who is answered: requests for the page's own address, from the page itself, after the login."""
 
+import asyncio
 import http.client
 import re
 import urllib.request
@@ -12,6 +13,10 @@ from piclip.clip.checkpoints import BUILTIN_FOLDER
 from piclip.errors import UsageError
 
 pytest.importorskip("gradio", reason="needs the extra [app]")
+
+from starlette.requests import Request
+
+from piclip.app.guard import Guard, Hosts
 
 
 def ask(served, path="/config", method="GET", body=None, **headers):
@@ -56,6 +61,20 @@ def served_to_all():
 def closed():
     with serve(Settings(model=str(BUILTIN_FOLDER), login=("anna", "secret"))) as served:
         yield served
+
+
+def test_a_tab_that_is_closed_while_it_sends_a_picture_is_no_error():
+    sent = iter([{"type": "http.request", "body": b"half", "more_body": True}])
+
+    async def receive():
+        return next(sent, {"type": "http.disconnect"})
+
+    async def upload(scope, receive, send):
+        await Request(scope, receive).body()
+
+    scope = {"type": "http", "method": "POST", "path": "/", "server": ("127.0.0.1", 7860)}
+    scope["headers"] = [(b"host", b"localhost:7860")]
+    asyncio.run(Guard(upload, Hosts("127.0.0.1"), login=False)(scope, receive, None))
 
 
 @pytest.mark.parametrize("name", ["localhost", "LOCALHOST", "localhost.", "127.0.0.1", "[::1]"])

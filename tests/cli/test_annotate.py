@@ -220,6 +220,7 @@ def test_everything_labelled_and_nothing_labelled(annotate, album):
         (("--output-format", "tiff"), "out.json", "There is no label format 'tiff'"),
         (("--format", "yolo"), "out", "labels.json: there is no such folder"),
         (("--output-format", "voc"), "photos", "holds the images themselves"),
+        (("--review", "{album}/photos/photo0.png"), "out.json", "is another file already"),
     ],
 )
 def test_what_cannot_be_done_is_refused(annotate, album, options, output, sentence):
@@ -228,6 +229,14 @@ def test_what_cannot_be_done_is_refused(annotate, album, options, output, senten
     assert ran.code == 2
     assert sentence in ran.sentence
     assert (album.folder / "theirs.json").read_text(encoding="utf-8") == "{}"
+
+
+@pytest.mark.parametrize("option", ["--min-score", "--simplify", "--num-gpus"])
+def test_what_is_no_number_is_refused(annotate, option):
+    for value in ("nan", "inf"):
+        ran = annotate(option, value)
+        assert ran.code == 2
+        assert f"Invalid value for '{option}'" in ran.err
 
 
 @pytest.mark.parametrize("more", [(), ("--engine", "local")])

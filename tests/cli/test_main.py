@@ -82,6 +82,8 @@ def test_repeated_defaults_are_those_of_the_library():
         (["benchmark", "scenes", "--episodes", "none"], "--episodes"),
         (["benchmark", "scenes", "--seeds", "0"], "--seeds"),
         (["convert", "only-one"], "DESTINATION"),
+        (["app", "--host", "ü..de"], "--host"),
+        (["label-studio", "--host", "ü..de"], "--host"),
     ],
 )
 def test_a_wrong_command_line_leaves_with_2(piclip, arguments, word):

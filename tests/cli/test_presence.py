@@ -125,6 +125,7 @@ def test_published_priors(piclip, world):
         (["--model", "{resnet}"], 1, "'resnet'"),
         (["--model", "{decoder}", "--visual", "{vit}"], 2, "leave --visual and --evidence out"),
         (["--model", "{decoder}", "--negative", "{support}"], 2, "no negatives"),
+        (["--model", "{decoder}", "--negative", "{resnet}/config.json"], 2, "no negatives"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(piclip, world, vit, tmp_path, more, code, words):
@@ -139,7 +140,7 @@ def test_what_cannot_be_done_is_one_sentence(piclip, world, vit, tmp_path, more,
 
 
 @pytest.mark.parametrize("option", ["--min-presence", "--threshold"])
-@pytest.mark.parametrize("value", ["1.5", "-0.1"])
+@pytest.mark.parametrize("value", ["1.5", "-0.1", "nan"])
 def test_shares_are_between_0_and_1(piclip, world, option, value):
     ran = piclip(*world.command(option, value))
     assert ran.code == 2

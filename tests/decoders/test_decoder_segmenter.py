@@ -184,6 +184,8 @@ def test_wrong_requests_say_what_to_do(tmp_path, segmenter, episode):
         model.fit({"cat": supports(episode), "dog": [empty]})
     with pytest.raises(UsageError, match="learns from no negatives"):
         model.fit(supports(episode), name="cat", negatives=episode.query.image)
+    with pytest.raises(UsageError, match="learns from no negatives"):
+        model.fit(supports(episode), name="cat", negatives=tmp_path / "none.png")
     assert model.classes == ()
     with pytest.raises(UsageError, match="without training"):
         _ = model.encoder

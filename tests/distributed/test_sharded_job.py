@@ -219,6 +219,7 @@ def test_what_cannot_be_done_is_refused(segmenter, photos, tmp_path):
     refused("choose local or ray", engine="slurm")
     refused("are for the engine ray", actors=2)
     refused("one shard", shards=0)
+    refused("1,000,000 shards at most", shards=1_000_001)
     refused("there are no images", images=tmp_path / "nowhere")
     refused("only URLs of s3", images="github://who/what")
     refused("known to this process alone", output="memory://out", engine="ray", actors=1)

@@ -33,10 +33,13 @@ def test_wrong_command_lines_are_told(refused, tmp_path, monkeypatch):
     url = ("--url", "http://localhost:1", "--api-key", TOKEN)
     assert "nothing to learn from" in refused(*free)
     assert "asks for a token" in refused(*free, "--url", "http://localhost:1")
-    assert "is no address" in refused(*free, "--url", "localhost:1", "--api-key", TOKEN)
+    for address in ("localhost:1", "http://", "http://localhost:port"):
+        assert "is no address" in refused(*free, "--url", address, "--api-key", TOKEN)
     assert "user:password" in refused(*free, *url, "--basic-auth", "anna")
     assert "is no host" in refused(*free, *url, "--allow-host", "http://x")
     assert "is no file" in refused(*free, "--labels", tmp_path / "gone.json")
+    (tmp_path / "min.json").write_text("{}", encoding="utf-8")
+    assert "not a list of tasks" in refused(*free, "--labels", tmp_path / "min.json")
     assert "is no folder" in refused(*free, *url, "--local-files", tmp_path / "gone")
     assert "cannot listen at 192.0.2.1:9090" in refused(*url, "--host", "192.0.2.1")
     expired = "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjF9.tHdJxkU2vkmrVpPyNSNiUVqYdzJJp6ZjwmWUhqKHcQ0"

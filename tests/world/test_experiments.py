@@ -79,7 +79,7 @@ def test_the_backbone_that_image_labels_train_fits_the_decoders(tmp_path, monkey
 
 SCRIPT = """
 import time
-from piclip.evaluation.evaluate import worker_pool
+from piclip.io.processes import worker_pool
 
 if __name__ == "__main__":
     with worker_pool(1) as pool:

@@ -18,10 +18,12 @@ from piclip.formats import coco, labelstudio, yolo
 from piclip.formats.label_files import dump_list, written
 from piclip.formats.labels import LabelledFile, Labels, label_paths
 from piclip.formats.registry import write_labels
+from piclip.io.outputs import advice_for
 
 ONE_FILE = frozenset({"coco", "labelstudio", "parquet"})
 """Formats of one file; the others are folders with files per image."""
 
+_REVIEW = ("image", "certainty", "regions", "lowest_score")
 _IMAGES = frozenset({"voc", "masks"})
 _AT_ONCE = 64
 
@@ -156,13 +158,18 @@ def write_review(rows: Iterable[Review], destination: Path) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row.presence or ()))
     with written(destination) as out:
         table = csv.writer(out, lineterminator="\n")
-        head = ["image", "certainty", "regions", "lowest_score"]
-        table.writerow(head + [f"presence of {name}" for name in names])
+        table.writerow([*_REVIEW, *(f"presence of {name}" for name in names)])
         for row in rows:
             lowest = "" if row.lowest_score is None else f"{row.lowest_score:.4f}"
             presence = row.presence or {}
             shares = [f"{presence[name]:.4f}" if name in presence else "" for name in names]
             table.writerow([row.path, f"{row.certainty:.4f}", row.regions, lowest, *shares])
+
+
+def is_review(path: Path) -> bool:
+    """Whether a file begins as those of `write_review` (OutputError if it cannot be read)."""
+    with advice_for(path), path.open("rb") as file:
+        return file.readline(1000).startswith(",".join(_REVIEW).encode())
 
 
 def write_table(entries: Iterable[Entry], destination: Path) -> None:

@@ -17,7 +17,7 @@ from piclip.annotation.workers import answers_of_workers
 from piclip.errors import ImageError, UsageError
 from piclip.formats.cleaning import AS_FOUND, Cleaning
 from piclip.formats.label_files import written
-from piclip.io.outputs import ensure_folder
+from piclip.io.outputs import ensure_folder, remove_unfinished
 from piclip.io.ownership import owned
 from piclip.results import OVERLAYS
 from piclip.segmenter import FewShotSegmenter
@@ -129,6 +129,8 @@ def mask_job(
         _there(output / OVERLAYS if overlays else output),
         owned(output, output / ".piclip.lock"),
     ):
+        for folder in (output, output / OVERLAYS):
+            remove_unfinished(folder)
         queries = Queries(list(files))
         if not overwrite and not path.exists():
             _refuse_others(queries, output)

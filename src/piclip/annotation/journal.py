@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from piclip.annotation.queries import Stamp, path_hash
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
 
 _FORMAT = 2
 ADVICE = "choose another --output, or add --overwrite to start over"
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError)
+"""What reading a file that is no journal ends with."""
+
 _SYNC_SECONDS = 1.0
 """What a power cut may cost, at most; a kill costs nothing that was reported."""
 
@@ -98,12 +100,7 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __len__(self) -> int:
@@ -185,8 +182,8 @@ class Journal:
         line = self._reading.readline()
         self._next = place + len(line)
         head, body = _parts(line)
-        path, stamp, failed = _json(head)
-        return Entry(path, None if stamp is None else (stamp[0], stamp[1]), _json(body), failed)
+        path, stamp, failed = json.loads(head)
+        return Entry(path, stamp and (stamp[0], stamp[1]), json.loads(body), failed)
 
     def _note(self, path: str, stamp: Stamp | None, place: int, *, failed: bool) -> None:
         size, changed = stamp or (-1, -1)
@@ -204,16 +201,16 @@ class Journal:
             check_regular(self.path)
             with self.path.open("r+b") as lines:
                 head, body = _parts(lines.readline())
-                if _json(head)["piclip"] != _FORMAT:
+                if json.loads(head)["piclip"] != _FORMAT:
                     raise ValueError("another format")
-                self._check_settings(dict(_json(body)["settings"]))
+                self._check_settings(dict(json.loads(body)["settings"]))
                 place = lines.tell()
                 for line in lines:
                     try:
                         head, _ = _parts(line)
                     except ValueError:
                         break
-                    path, stamp, failed = _json(head)
+                    path, stamp, failed = json.loads(head)
                     self._note(path, stamp, place, failed=failed is not None)
                     place += len(line)
                 lines.seek(place)
@@ -223,7 +220,7 @@ class Journal:
                 lines.truncate(place)
         except UsageError:
             raise
-        except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
+        except _DAMAGE as error:
             raise UsageError(
                 f"{self.path} is no journal of an earlier run, or is damaged; {ADVICE}."
             ) from error
@@ -272,14 +269,6 @@ def _parts(line: bytes) -> tuple[str, str]:
         raise ValueError("a line is not whole")
     head, _, body = said.decode("ascii").partition("\t")
     return head, body
-
-
-def _json(text: str) -> Any:  # noqa: ANN401  (what JSON holds)
-    """As `piclip.io.documents.parse_json`, without its care: lines with a checksum are ours."""
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
 
 
 def _is_whole(line: bytes) -> bool:

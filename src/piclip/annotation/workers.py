@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
 import tempfile
 from collections import deque
 from collections.abc import Generator, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import get_context
 from multiprocessing.synchronize import Event
-from threading import Thread
 
 import torch
 
@@ -22,6 +20,7 @@ from piclip.annotation.journal import Entry
 from piclip.annotation.queries import Query
 from piclip.annotation.sinks import Sink
 from piclip.errors import PiclipError
+from piclip.io.processes import worker_pool
 from piclip.segmenter import FewShotSegmenter
 
 _WAITING = 2
@@ -33,8 +32,8 @@ def answers_of_workers(
 ) -> Generator[Entry, None, None]:
     """As `answers`, in the same order and with the same groups of images.
 
-    The processes are started anew (spawn), read what the segmenter has learned from a temporary
-    folder, and share the processor's cores.
+    The processes read what the segmenter has learned from a temporary folder, and share the
+    processor's cores.
 
     Args:
         segmenter: It has learned the classes; its model is one that `FewShotSegmenter.load` finds.
@@ -47,17 +46,12 @@ def answers_of_workers(
         OutputError: A result cannot be written.
         PiclipError: A process ended unexpectedly.
     """
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
+    stop = get_context("spawn").Event()
     with tempfile.TemporaryDirectory(prefix="piclip-") as folder:
         segmenter.save(folder)
         threads = max(1, torch.get_num_threads() // workers)
-        pool = ProcessPoolExecutor(
-            workers,
-            mp_context=context,
-            initializer=_start,
-            initargs=(folder, segmenter.device, segmenter.scorer.dtype, sink, how, threads, stop),
-        )
+        where = segmenter.device, segmenter.scorer.dtype
+        pool = worker_pool(workers, threads, _start, folder, *where, sink, how, stop)
         waiting: deque[Future[list[Entry]]] = deque()
         groups = iter(queries)
         try:
@@ -105,22 +99,13 @@ def _start(
     dtype: torch.dtype,
     sink: Sink,
     how: How,
-    threads: int,
     stop: Event,
 ) -> None:
-    """Make a process ready; Ctrl-C is its parent's to deal with, whose end is its own, too."""
+    """Make a process ready; Ctrl-C is its parent's to deal with."""
     global _work  # noqa: PLW0603  (how a pool hands something to its processes)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
     segmenter = FewShotSegmenter.load(folder, device=device, dtype=dtype)
     _work = _Work(segmenter, sink, how, stop)
-
-
-def _end_with_parent() -> None:
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _answers(group: list[Query]) -> list[Entry]:

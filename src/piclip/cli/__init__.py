@@ -25,13 +25,13 @@ from piclip.cli import (
     evaluate,
     figure,
     label_studio,
+    options,
     page,
     priors,
     segment,
     table,
     train,
 )
-from piclip.cli.options import examples
 from piclip.errors import PiclipError
 
 _INTERRUPTED = 130  # what Typer makes of Ctrl-C
@@ -52,7 +52,7 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback(
-    epilog=examples(
+    epilog=options.examples(
         "piclip demo",
         "piclip segment --support zebra.jpg --mask zebra.png --name zebra "
         "--query photos --output masks",

@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from piclip.cli.options import (
-    DEFAULT_MODEL,
-    MAX_PIXELS,
-    MIN_PRESENCE,
-    BandsOption,
-    BatchSizeOption,
-    ClipOption,
-    DeviceOption,
-    DtypeOption,
-    FillHolesOption,
-    JsonOption,
-    LargestOption,
-    MaxPixelsOption,
-    MinAreaOption,
-    MinPresenceOption,
-    ModelOrDecoderOption,
-    ThresholdOption,
-    VisualOption,
-    WorkersOption,
-    bands_of,
-    examples,
-)
+from piclip.cli import options
 
-EXAMPLES = examples(
+EXAMPLES = options.examples(
     "piclip annotate --images photos --labels labels.json --holdout",
     "piclip annotate --images photos --labels labels.json --output proposals.json "
     "--min-score 0.5 --review review.csv",
@@ -103,29 +81,34 @@ def annotate(
             metavar="NAME", help="Of the proposals; also parquet. [default: as the labels]"
         ),
     ] = None,
-    model: ModelOrDecoderOption = DEFAULT_MODEL,
-    visual: VisualOption = None,
-    clip: ClipOption = None,
+    model: options.ModelOrDecoder = options.DEFAULT_MODEL,
+    visual: options.Visual = None,
+    clip: options.Clip = None,
     min_score: Annotated[
         float,
         typer.Option(
-            min=0, max=1, metavar="SCORE", help="Leave out regions whose mean score is lower."
+            min=0,
+            max=1,
+            callback=options.finite,
+            metavar="SCORE",
+            help="Leave out regions whose mean score is lower.",
         ),
     ] = 0.0,
-    min_area: MinAreaOption = "0.05%",
-    largest: LargestOption = False,
-    fill_holes: FillHolesOption = False,
+    min_area: options.MinArea = "0.05%",
+    largest: options.Largest = False,
+    fill_holes: options.FillHoles = False,
     simplify: Annotated[
         float,
         typer.Option(
             min=0,
+            callback=options.finite,
             metavar="PIXELS",
             help="Draw outlines with fewer corners, which miss the others by at most as much; coco "
             "then has outlines instead of run lengths.",
         ),
     ] = 0.0,
-    threshold: ThresholdOption = None,
-    min_presence: MinPresenceOption = MIN_PRESENCE,
+    threshold: options.Threshold = None,
+    min_presence: options.MinPresence = options.MIN_PRESENCE,
     with_labels: Annotated[
         bool, typer.Option("--with-labels", help="Put the labels that were given into the output.")
     ] = False,
@@ -143,8 +126,8 @@ def annotate(
             help="First measure by leave-one-out on the labelled images which IoU to expect.",
         ),
     ] = False,
-    batch_size: BatchSizeOption = 8,
-    workers: WorkersOption = 1,
+    batch_size: options.BatchSize = 8,
+    workers: options.Workers = 1,
     engine: Annotated[
         str | None,
         typer.Option(
@@ -169,16 +152,22 @@ def annotate(
         typer.Option(min=1, metavar="N", help="Processes on Ray. [default: as many as fit]"),
     ] = None,
     num_gpus: Annotated[
-        float, typer.Option(min=0, metavar="G", help="Of each actor; a part of one will do.")
+        float,
+        typer.Option(
+            min=0,
+            callback=options.finite,
+            metavar="G",
+            help="Of each actor; a part of one will do.",
+        ),
     ] = 0.0,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    bands: BandsOption = None,
-    max_pixels: MaxPixelsOption = MAX_PIXELS,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    bands: options.Bands = None,
+    max_pixels: options.MaxPixels = options.MAX_PIXELS,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start over, and replace what is at --output.")
     ] = False,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Learn from the labelled images of a folder and propose regions for all others.
 
@@ -200,79 +189,49 @@ def annotate(
 
     Exit code: 0 when every image is annotated, 1 when some failed, 2 for a wrong command line.
     """
-    from piclip import FewShotSegmenter, __version__
+    from piclip import __version__
     from piclip.annotation.answers import How
     from piclip.annotation.fitted import choose_examples, digest, learn
     from piclip.annotation.jobs import region_job
     from piclip.annotation.queries import Queries
     from piclip.cli import annotate_folder as work
     from piclip.cli.annotate_shards import Cluster, annotate_shards, check_sharded
-    from piclip.cli.console import (
-        loading_model,
-        people,
-        print_json,
-        print_outcome,
-        running,
-    )
+    from piclip.cli.console import people, print_json, print_outcome, running
     from piclip.formats.cleaning import Cleaning
 
-    cleaning, chosen = Cleaning(min_area, largest, fill_holes), bands_of(bands)
-    read = partial(
-        work.read_and_say,
+    request = work.Request(
+        images=images,
+        labels=labels,
         format=format,
         class_names=name or [],
         boxes=boxes,
         strict=strict,
         empty_as_negatives=empty_as_negatives,
+        output_format=output_format,
+        model={"name_or_folder": model, "visual": visual, "clip": clip, "device": device},
+        dtype=dtype,
+        bands=options.bands_of(bands),
+        how=How(threshold, min_presence, batch_size, max_pixels),
+        min_score=min_score,
+        cleaning=Cleaning(min_area, largest, fill_holes),
+        simplify=simplify,
+        overwrite=overwrite,
+        json=json,
     )
-    usable = partial(work.readable, strict=strict, max_pixels=max_pixels, bands=chosen)
-
-    def load() -> FewShotSegmenter:
-        with loading_model():
-            return FewShotSegmenter.from_pretrained(
-                model,
-                visual=visual,
-                clip=clip,
-                device=device,
-                dtype=dtype,
-                bands=chosen,
-            )
-
     cluster = Cluster(engine, shards, ray_address, actors, num_gpus)
     if cluster.is_wanted(images, labels, output):
-        annotate_shards(
-            images,
-            labels,
-            check_sharded(
-                output,
-                {
-                    "--holdout": holdout,
-                    "--review": review,
-                    "--with-labels": with_labels,
-                    "--workers": workers > 1,
-                },
-            ),
-            format=format,
-            read=read,
-            usable=usable,
-            output_format=output_format,
-            load=load,
-            cluster=cluster,
-            threshold=threshold,
-            min_presence=min_presence,
-            min_score=min_score,
-            cleaning=cleaning,
-            simplify=simplify,
-            batch_size=batch_size,
-            max_pixels=max_pixels,
-            overwrite=overwrite,
-            json=json,
-        )
+        alone = {
+            "--holdout": holdout,
+            "--review": review,
+            "--with-labels": with_labels,
+            "--workers": workers > 1,
+        }
+        annotate_shards(request, check_sharded(output, alone), cluster)
         return
-    target = work.written_format(labels, format, output_format, simplify=simplify)
+    target = request.target(labels)
     place = Path(output) if output else None
     work.check_wanted(place, holdout=holdout, review=review)
-    known = usable(read(labels, images), images)
+    known = request.usable(request.read(labels, images), images)
     examples = choose_examples(known)
     shown = known.labelled if with_labels else ()
     queries, missing = work.find_and_say(known, images) if output else (Queries(()), [])
@@ -282,7 +241,7 @@ def annotate(
             *(place, target, known.class_names, queries, shown), others=others, overwrite=overwrite
         )
 
-    segmenter = load()
+    segmenter = request.load()
     negatives = work.negatives_for(segmenter, known)
     settings = {  # what decides about the proposals, without what only decides about speed
         "piclip": __version__,
@@ -293,7 +252,6 @@ def annotate(
         "dtype": dtype,
         "bands": segmenter.bands and list(segmenter.bands),
     }
-    how = How(threshold, min_presence, batch_size, max_pixels)
 
     opened = region_job(queries, place, settings, overwrite=overwrite) if place else nullcontext()
     expectations, done, failures, regions = [], 0, [], {}
@@ -302,30 +260,13 @@ def annotate(
             with people().status("Learning from the labelled images"):
                 learn(segmenter, examples, images, negatives=negatives, max_pixels=max_pixels)
         if holdout:
-            expectations = work.measure(
-                segmenter,
-                examples,
-                images,
-                negatives=negatives,
-                how=how,
-                min_score=min_score,
-                cleaning=cleaning,
-            )
+            expectations = work.measure(request, segmenter, examples, negatives)
         if job and place:
             with running("Annotating", job) as on_progress:
-                job.run(segmenter, how, workers=workers, on_progress=on_progress)
+                job.run(segmenter, request.how, workers=workers, on_progress=on_progress)
             done = len(queries) - len(failures := job.failures())
             regions = work.write_proposals(
-                job,
-                known,
-                place,
-                target,
-                shown=shown,
-                failures=failures,
-                min_score=min_score,
-                cleaning=cleaning,
-                simplify=simplify,
-                review=review,
+                *(request, job, known, place, target), shown=shown, failures=failures, review=review
             )
             print_outcome(
                 "annotated",

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from piclip import FewShotSegmenter
 from piclip.annotation.answers import How
-from piclip.annotation.export import Review, check_destination, write_files, write_review
+from piclip.annotation.export import (
+    Review,
+    check_destination,
+    is_review,
+    write_files,
+    write_review,
+)
 from piclip.annotation.fitted import Examples, choose_negatives, with_readable
 from piclip.annotation.holdout import Expectation, held_out_images, hold_out
 from piclip.annotation.jobs import Job, journal_path
 from piclip.annotation.parquet import Row, failure_row, row_of, write_rows
 from piclip.annotation.queries import Failure, Queries, find_queries
 from piclip.annotation.sinks import Proposal
-from piclip.cli.console import people, print_some, print_table, progress_with_rate, writing
+from piclip.cli.console import (
+    loading_model,
+    people,
+    print_some,
+    print_table,
+    progress_with_rate,
+    writing,
+)
 from piclip.errors import MaskError, UsageError
 from piclip.formats import LabelledFile, Labels, detect, labelme, read_labels
 from piclip.formats.cleaning import Cleaning, kept
@@ -26,72 +39,119 @@ from piclip.formats.registry import FORMATS, READERS, check_names, get_format, g
 from piclip.io.bands import Bands
 from piclip.io.extras import arrow
 from piclip.io.outputs import atomic_path
-from piclip.training_free.scorer import TrainingFreeScorer
 
 
-def read_and_say(
-    source: str | Path,
-    images: str | Path | None,
-    *,
-    format: str,
-    class_names: Sequence[str],
-    boxes: str,
-    strict: bool,
-    empty_as_negatives: bool,
-    called: Callable[[str], str] = str,
-) -> Labels:
-    """Read labels as `read_labels`; print what was decided in it, and what of them is left out.
+@dataclass(frozen=True)
+class Request:
+    """What ``piclip annotate`` is asked for, on this computer and in shards, as its options say it.
 
-    ``called`` makes a sentence name what people know, where other files are read in its place.
-
-    Raises:
-        UsageError: Images without a label are to be negatives, but the labels tell these.
+    In ``called`` of its methods, a sentence comes to name what people know, where other files are
+    read in its place.
     """
-    with people().status("Reading the labels"):
-        labels = read_labels(
-            source,
-            format=format.replace("-", ""),
-            images=images,
-            class_names=class_names,
-            boxes=boxes,  # type: ignore[arg-type]  # refuses others
-            strict=strict,
-        )
-    labels = _told(labels, called)
-    for note in labels.notes:
-        people().print(note)
-    _say_skipped(labels.skipped)
-    if not empty_as_negatives or images is None:
-        return labels
-    if (detect(source) if format == "auto" else format.replace("-", "")) == "labelstudio":
-        raise UsageError(
-            "Label Studio tells tasks that were submitted empty from those without a label; leave "
-            "out --empty-as-negatives."
-        )
-    return labels.with_empty_as_negatives(images)
+
+    images: str
+    labels: str
+    format: str
+    class_names: Sequence[str]
+    boxes: str
+    strict: bool
+    empty_as_negatives: bool
+    output_format: str | None
+    model: Mapping[str, Any]
+    dtype: str
+    bands: Bands | None
+    how: How
+    min_score: float
+    cleaning: Cleaning
+    simplify: float
+    overwrite: bool
+    json: bool
+
+    def read(
+        self, source: str | Path, images: str | Path | None, called: Callable[[str], str] = str
+    ) -> Labels:
+        """Read labels; print what was decided in it, and what of them is left out.
+
+        Raises:
+            UsageError: Images without a label are to be negatives, but the labels tell these.
+        """
+        with people().status("Reading the labels"):
+            labels = read_labels(
+                source,
+                format=_unhyphened(self.format),
+                images=images,
+                class_names=self.class_names,
+                boxes=self.boxes,  # type: ignore[arg-type]  # refuses others
+                strict=self.strict,
+            )
+        labels = _told(labels, called)
+        for note in labels.notes:
+            people().print(note)
+        _say_skipped(labels.skipped)
+        if not self.empty_as_negatives or images is None:
+            return labels
+        if self._format_of(source) == "labelstudio":
+            raise UsageError(
+                "Label Studio tells tasks that were submitted empty from those without a label; "
+                "leave out --empty-as-negatives."
+            )
+        return labels.with_empty_as_negatives(images)
+
+    def usable(
+        self, labels: Labels, images: str | Path, called: Callable[[str], str] = str
+    ) -> Labels:
+        """As `with_readable`; print which labels are left out.
+
+        Raises:
+            MaskError: With ``strict``, an image cannot be learned from.
+            UsageError: No other image is labelled.
+        """
+        with people().status("Reading the labelled images"):
+            found = with_readable(labels, images, max_pixels=self.how.max_pixels, bands=self.bands)
+        found = _told(found, called)
+        more = found.skipped[len(labels.skipped) :]
+        if self.strict and more:
+            raise MaskError("\n".join(more))
+        _say_skipped(more)
+        return found
+
+    def target(self, labels: str | Path) -> str:
+        """The format of the proposals: the one that is wanted, or that of the labels.
+
+        Raises:
+            UsageError: Proposals cannot be written in it, or not here.
+        """
+        wanted = self.output_format
+        name = self._format_of(labels) if wanted is None else _unhyphened(wanted)
+        if self.simplify:
+            get_outlined(name)
+        elif name == "parquet":
+            arrow()
+        elif name in READERS:
+            get_format(name)
+        else:
+            known = ", ".join((*FORMATS, "parquet"))
+            raise UsageError(f"There is no label format {name!r}; the formats are {known}.")
+        return name
+
+    def load(self) -> FewShotSegmenter:
+        """The segmenter, with nothing learned."""
+        with loading_model():
+            return FewShotSegmenter.from_pretrained(
+                **self.model, dtype=self.dtype, bands=self.bands
+            )
+
+    def keep(self, file: LabelledFile) -> LabelledFile:
+        """What of an image's proposals is written."""
+        return kept(file, self.min_score, self.cleaning)
+
+    def _format_of(self, labels: str | Path) -> str:
+        return detect(labels) if self.format == "auto" else _unhyphened(self.format)
 
 
-def readable(
-    labels: Labels,
-    images: str | Path,
-    *,
-    strict: bool,
-    max_pixels: int,
-    bands: Bands | None,
-    called: Callable[[str], str] = str,
-) -> Labels:
-    """As `with_readable`; print which labels are left out. ``called`` as in `read_and_say`.
-
-    Raises:
-        MaskError: With ``strict``, an image cannot be learned from.
-        UsageError: No other image is labelled.
-    """
-    with people().status("Reading the labelled images"):
-        found = _told(with_readable(labels, images, max_pixels=max_pixels, bands=bands), called)
-    more = found.skipped[len(labels.skipped) :]
-    if strict and more:
-        raise MaskError("\n".join(more))
-    _say_skipped(more)
-    return found
+def _unhyphened(format: str) -> str:
+    """The registry has no hyphen where people write Label Studio's format with one."""
+    return format.replace("-", "")
 
 
 def _told(labels: Labels, called: Callable[[str], str]) -> Labels:
@@ -122,27 +182,8 @@ def check_wanted(output: Path | None, *, holdout: bool, review: Path | None) -> 
         raise UsageError("There is nothing to do: give --output, --holdout or both.")
     if output is None and review is not None:
         raise UsageError("A --review needs an --output, too; give both.")
-
-
-def written_format(labels: str | Path, format: str, wanted: str | None, *, simplify: float) -> str:
-    """The format of the proposals: the one that is wanted, or that of the labels.
-
-    Raises:
-        UsageError: Proposals cannot be written in it, or not here.
-    """
-    # The registry has no hyphen where people write Label Studio's format with one.
-    source = detect(labels) if format == "auto" else format.replace("-", "")
-    name = source if wanted is None else wanted.replace("-", "")
-    if simplify:
-        get_outlined(name)
-    elif name == "parquet":
-        arrow()
-    elif name in READERS:
-        get_format(name)
-    else:
-        known = ", ".join((*FORMATS, "parquet"))
-        raise UsageError(f"There is no label format {name!r}; the formats are {known}.")
-    return name
+    if review is not None and review.is_file() and not is_review(review):
+        raise UsageError(f"The --review {review} is another file already; choose another name.")
 
 
 def check_output(
@@ -219,12 +260,11 @@ def refuse_edited(files: Iterable[Path], output: Path) -> None:
 
 def negatives_for(segmenter: FewShotSegmenter, labels: Labels) -> dict[str, list[LabelledFile]]:
     """The images labelled as without a class, by its name; a trained decoder has no use for any."""
-    if not isinstance(segmenter.scorer, TrainingFreeScorer):
-        return {}
-    return choose_negatives(labels)
+    return choose_negatives(labels) if segmenter.scorer.takes_negatives else {}
 
 
 def write_proposals(
+    request: Request,
     job: Job,
     labels: Labels,
     output: Path,
@@ -232,9 +272,6 @@ def write_proposals(
     *,
     shown: Sequence[LabelledFile],
     failures: Sequence[Failure],
-    min_score: float,
-    cleaning: Cleaning,
-    simplify: float,
     review: Path | None,
 ) -> dict[str, int]:
     """Write what a job found, after the labelled images ``shown``, and the review table.
@@ -250,7 +287,7 @@ def write_proposals(
             proposal = Proposal.of(job.journal.read(query.path))
             extra = query.known.extra if query.known else None
             file = replace(proposal.file, extra=extra)
-            yield kept(file, min_score, cleaning), proposal.certainty
+            yield request.keep(file), proposal.certainty
 
     def files() -> Iterator[LabelledFile]:
         yield from shown
@@ -275,32 +312,25 @@ def write_proposals(
             with atomic_path(output) as temporary:
                 write_rows(rows(), temporary)
         else:
-            write_files(files, labels, output, format, simplify=simplify)
+            write_files(files, labels, output, format, simplify=request.simplify)
     return dict(counts)
 
 
 def measure(
-    segmenter: FewShotSegmenter,
-    examples: Examples,
-    images: str,
-    *,
-    negatives: Examples,
-    how: How,
-    min_score: float,
-    cleaning: Cleaning,
+    request: Request, segmenter: FewShotSegmenter, examples: Examples, negatives: Examples
 ) -> list[Expectation]:
     """Hold out labelled images, and print and give which IoU to expect of each class."""
     with progress_with_rate("Measuring", len(held_out_images(examples))) as on_progress:
         expectations = hold_out(
             segmenter,
             examples,
-            images,
+            request.images,
             negatives=negatives,
-            threshold=how.threshold,
-            min_presence=how.min_presence,
-            min_score=min_score,
-            cleaning=cleaning,
-            max_pixels=how.max_pixels,
+            threshold=request.how.threshold,
+            min_presence=request.how.min_presence,
+            min_score=request.min_score,
+            cleaning=request.cleaning,
+            max_pixels=request.how.max_pixels,
             on_progress=on_progress,
         )
     _print_expectations(expectations)

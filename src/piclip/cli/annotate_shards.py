@@ -12,11 +12,17 @@ from tempfile import TemporaryDirectory
 
 import typer
 
-from piclip import FewShotSegmenter
 from piclip.annotation.export import ONE_FILE, check_destination
 from piclip.annotation.fitted import choose_examples, digest, learn
-from piclip.cli.annotate_folder import negatives_for, refuse_edited, written_format
-from piclip.cli.console import people, print_json, print_outcome, progress_bar, writing
+from piclip.cli.annotate_folder import Request, negatives_for, refuse_edited
+from piclip.cli.console import (
+    people,
+    print_json,
+    print_outcome,
+    progress_lines,
+    stopped,
+    writing,
+)
 from piclip.distributed.catalogue import root_of
 from piclip.distributed.export import Export
 from piclip.distributed.job import Annotated, annotate
@@ -83,37 +89,17 @@ def check_sharded(output: str | None, alone: Mapping[str, object]) -> str:
     return output
 
 
-def annotate_shards(
-    images: str,
-    labels: str,
-    output: str,
-    *,
-    format: str,
-    read: Callable[..., Labels],
-    usable: Callable[..., Labels],
-    output_format: str | None,
-    load: Callable[[], FewShotSegmenter],
-    cluster: Cluster,
-    threshold: float | None,
-    min_presence: float,
-    min_score: float,
-    cleaning: Cleaning,
-    simplify: float,
-    batch_size: int,
-    max_pixels: int,
-    overwrite: bool,
-    json: bool,
-) -> None:
-    """Learn, annotate shard by shard, and write the shards in the format that is wanted.
-
-    ``read`` and ``usable`` are `read_and_say` and `readable`, but for their options.
-    """
-    labels_at, root = absolute(labels), root_of(absolute(images))
+def annotate_shards(request: Request, output: str, cluster: Cluster) -> None:
+    """Learn, annotate shard by shard, and write the shards in the format that is wanted."""
+    labels_at, root = absolute(request.labels), root_of(absolute(request.images))
     with _scratch(labels_at, root) as (scratch, called):
-        known, folder = _labels(labels_at, root, scratch, partial(read, called=called))
-        known = usable(known, folder.images, called=called)
-        target = written_format(folder.labels, format, output_format, simplify=simplify)
-        if target == "parquet" and (min_score or cleaning.largest or cleaning.fill_holes):
+        read = partial(request.read, called=called)
+        known, labels, images = _labels(labels_at, root, scratch, read)
+        known = request.usable(known, images, called)
+        target = request.target(labels)
+        if target == "parquet" and (
+            request.min_score or request.cleaning.largest or request.cleaning.fill_holes
+        ):
             raise UsageError(
                 "The shards hold every region and its score; leave --min-score out, and --largest "
                 "and --fill-holes."
@@ -123,14 +109,15 @@ def annotate_shards(
         job_folder = place if target == "parquet" else f"{place}.shards"
         if target != "parquet":
             check_names(target, known.class_names)
-            _check_output(place, target, job_folder, images, labels, overwrite=overwrite)
+            _check_output(request, place, target, job_folder)
         examples = choose_examples(known)
-        segmenter = load()
+        segmenter = request.load()
         negatives = negatives_for(segmenter, known)
+        most = request.how.max_pixels
         with people().status("Learning from the labelled images"):
-            learned = digest(examples, folder.images, negatives=negatives)
-            learn(segmenter, examples, folder.images, negatives=negatives, max_pixels=max_pixels)
-        labelled = (find_image(folder.images, file.path) for file in known.labelled)
+            learned = digest(examples, images, negatives=negatives)
+            learn(segmenter, examples, images, negatives=negatives, max_pixels=most)
+        labelled = (find_image(images, file.path) for file in known.labelled)
         pool = None
         if cluster.engine == "ray" and target not in (*ONE_FILE, "parquet"):
             pool = Pool(cluster.address, cluster.actors)
@@ -138,20 +125,17 @@ def annotate_shards(
             with _bar() as on_progress:
                 done = annotate(
                     segmenter,
-                    images,
+                    request.images,
                     job_folder,
-                    without=[p.relative_to(folder.images).as_posix() for p in labelled if p],
+                    without=[p.relative_to(images).as_posix() for p in labelled if p],
                     learned=learned,
-                    threshold=threshold,
-                    min_presence=min_presence,
-                    batch_size=batch_size,
-                    max_pixels=max_pixels,
+                    **vars(request.how),
                     shards=cluster.shards,
                     engine=cluster.engine or "local",  # type: ignore[arg-type]  # refuses others
                     ray_address=cluster.address,
                     actors=cluster.actors,
                     num_gpus=cluster.num_gpus,
-                    overwrite=overwrite,
+                    overwrite=request.overwrite,
                     on_progress=on_progress,
                 )
             if target != "parquet":
@@ -160,20 +144,16 @@ def annotate_shards(
                     for file in known.images
                     if not file.labelled and (file.extra or target in ONE_FILE)
                 }
-                keep = partial(_kept, min_score=min_score, cleaning=cleaning, listed=listed)
+                keep = partial(_kept, request.min_score, request.cleaning, listed)
                 with writing(output):
-                    Export(done.shards, known, place, target, keep, simplify).write(pool)
-    _report(done, output, known.skipped, json=json)
+                    Export(done.shards, known, place, target, keep, request.simplify).write(pool)
+    _report(done, output, known.skipped, json=request.json)
     if done.failed:
         raise typer.Exit(1)
 
 
 def _kept(
-    file: LabelledFile,
-    *,
-    min_score: float,
-    cleaning: Cleaning,
-    listed: Mapping[str, LabelledFile],
+    min_score: float, cleaning: Cleaning, listed: Mapping[str, LabelledFile], file: LabelledFile
 ) -> LabelledFile:
     """What is written of an image, with what the labels say of it; tasks of Ray call it, too."""
     file = kept(file, min_score, cleaning)
@@ -182,12 +162,10 @@ def _kept(
     return replace(file, id=known.id, source=known.source, extra=known.extra)
 
 
-def _check_output(
-    output: str, format: str, job: str, images: str, labels: str, *, overwrite: bool
-) -> None:
+def _check_output(request: Request, output: str, format: str, job: str) -> None:
     """Refuse to write over what no earlier run has made (UsageError)."""
-    root = root_of(absolute(images))
-    if output in {absolute(images), absolute(labels)}:
+    root = root_of(absolute(request.images))
+    if output in {absolute(request.images), absolute(request.labels)}:
         raise UsageError(
             "The --images, the --labels and the --output must be different; choose another "
             "--output."
@@ -196,21 +174,13 @@ def _check_output(
     below = [Path(root) / "any"] if local_path(root) and own else []
     check_destination(Path(own or PurePosixPath(output).name), format, (), below)
     foreign = is_file(output) or names(output)
-    if foreign and not is_file(f"{job}/job.json") and not overwrite:
+    if foreign and not is_file(f"{job}/job.json") and not request.overwrite:
         raise UsageError(
             f"{output} is there already and no run of piclip annotate has made it; choose another "
             f"--output, or add --overwrite."
         )
-    if format == "labelme" and own and not overwrite:
+    if format == "labelme" and own and not request.overwrite:
         refuse_edited(Path(own).rglob("*.json"), Path(own))
-
-
-@dataclass(frozen=True)
-class _Copies:
-    """Where labels and labelled images are on this computer."""
-
-    labels: Path
-    images: Path
 
 
 @contextmanager
@@ -233,24 +203,28 @@ def _scratch(labels: str, root: str) -> Iterator[tuple[Path, Callable[[str], str
 
 def _labels(
     labels: str, root: str, scratch: Path, read: Callable[[Path, Path | None], Labels]
-) -> tuple[Labels, _Copies]:
-    """Read labels; they and the images that they label are fetched if they are elsewhere."""
+) -> tuple[Labels, Path, Path]:
+    """Read labels; they and the images that they label are fetched if they are elsewhere.
+
+    Returns:
+        The labels, where they are on this computer, and the folder of their images.
+    """
     own, own_root = local_path(labels), local_path(root)
     place = Path(own) if own else fetch_all(labels, scratch / "labels")
-    copies = _Copies(place, Path(own_root) if own_root else scratch / "images")
+    images = Path(own_root) if own_root else scratch / "images"
     if own_root is None:
-        copies.images.mkdir()
+        images.mkdir()
         if place.is_dir():  # named as their images are, whose sizes are read with them
             stems = {file.stem for file in place.rglob("*")}
             for path in names(root):
                 if PurePosixPath(path).stem in stems:
-                    fetch(f"{root}/{path}", copies.images / path)
+                    fetch(f"{root}/{path}", images / path)
     # Of a file of labels elsewhere the images come later, those that it labels alone.
-    known = read(place, copies.images if own_root or place.is_dir() else None)
+    known = read(place, images if own_root or place.is_dir() else None)
     if own_root is None:
         for file in known.labelled:
-            _fetch_labelled(file, root, copies.images)
-    return known, copies
+            _fetch_labelled(file, root, images)
+    return known, place, images
 
 
 def _fetch_labelled(file: LabelledFile, root: str, folder: Path) -> None:
@@ -268,21 +242,18 @@ def _fetch_labelled(file: LabelledFile, root: str, folder: Path) -> None:
 @contextmanager
 def _bar() -> Iterator[Callable[[int, int], object]]:
     """A progress bar; Ctrl-C in the block says how far it is (PiclipError)."""
-    done = rows = 0
-    with progress_bar() as bar:
-        task = bar.add_task("Annotating", total=None)
+    far = 0, 0
+    with progress_lines("Annotating") as (progress,):
 
-        def on_progress(now: int, all_rows: int) -> None:
-            nonlocal done, rows
-            done, rows = now, all_rows
-            bar.update(task, completed=done, total=rows)
+        def on_progress(done: int, rows: int) -> None:
+            nonlocal far
+            far = done, rows
+            progress(done, rows)
 
         try:
             yield on_progress
         except KeyboardInterrupt as error:
-            raise PiclipError(
-                f"Stopped with {done} of {rows} images done; run the same command again to go on."
-            ) from error
+            raise stopped(*far) from error
 
 
 def _report(done: Annotated, output: str, skipped: Sequence[str], *, json: bool) -> None:

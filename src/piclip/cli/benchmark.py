@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from piclip.cli.options import (
-    DEFAULT_MODEL,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    ModelOption,
-    examples,
-)
+from piclip.cli import options
 
 if TYPE_CHECKING:
     from piclip.evaluation.benchmarks.quality import Report
@@ -28,12 +21,12 @@ WorkersOption = Annotated[
 app = typer.Typer(
     no_args_is_help=True,
     help="Measure quality on the built-in world or on photographs, or speed.",
-    epilog=examples("piclip benchmark scenes --json", "piclip benchmark speed"),
+    epilog=options.examples("piclip benchmark scenes --json", "piclip benchmark speed"),
 )
 
 
 @app.command(
-    epilog=examples(
+    epilog=options.examples(
         "piclip benchmark scenes", "piclip benchmark scenes --episodes 100 --seeds 2 --json"
     )
 )
@@ -46,10 +39,10 @@ def scenes(
         int, typer.Option(min=1, metavar="S", help="Repetitions with other episodes (named alone).")
     ] = 5,
     workers: WorkersOption = None,
-    model: ModelOption = "builtin",
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    json: JsonOption = False,
+    model: options.Model = "builtin",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    json: options.Json = False,
 ) -> None:
     """Measure every map and the final mask on held-out episodes of the built-in world.
 
@@ -57,24 +50,23 @@ def scenes(
     one and for five labelled images; and the final mask where the class has an unknown name, where
     the labelled image shows another class, and where the image does not hold the class.
     """
-    from piclip.cli.console import progress_bar
+    from piclip.cli.console import progress_lines
     from piclip.evaluation.benchmarks.scenes import run_scene_benchmark
 
     predictor = _predictor(model, device=device, dtype=dtype)
-    with progress_bar() as progress:
-        task = progress.add_task("Episodes", total=None)
+    with progress_lines("Episodes") as (progress,):
         report = run_scene_benchmark(
             predictor,
             episodes=episodes,
             seeds=seeds,
             workers=workers or os.cpu_count() or 1,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=progress,
         )
     _print(report, f"{episodes} episodes x {seeds} seeds of the built-in world", json=json)
 
 
 @app.command(
-    epilog=examples(
+    epilog=options.examples(
         "piclip benchmark photos --data pascal",
         "piclip benchmark photos --data VOC --list report.txt --shots 1 --episodes 100 --json",
     )
@@ -103,14 +95,14 @@ def photos(
     ] = 200,
     seed: Annotated[int, typer.Option(min=0, metavar="S", help="Which episodes.")] = 0,
     workers: WorkersOption = None,
-    model: ModelOption = DEFAULT_MODEL,
+    model: options.Model = options.DEFAULT_MODEL,
     visual: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Another ViT that compares images beside the CLIP."),
     ] = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    json: JsonOption = False,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    json: options.Json = False,
 ) -> None:
     """Measure every map and the final mask on labelled photographs.
 
@@ -118,12 +110,11 @@ def photos(
     the 95 % interval; and the final mask where the class has an unknown name, where the labelled
     image shows another class, and where the image does not hold the class.
     """
-    from piclip.cli.console import progress_bar
+    from piclip.cli.console import progress_lines
     from piclip.evaluation.benchmarks.photos import run_photo_benchmark
 
     predictor = _predictor(model, visual=visual, device=device, dtype=dtype)
-    with progress_bar() as progress:
-        task = progress.add_task("Episodes", total=None)
+    with progress_lines("Episodes") as (progress,):
         report = run_photo_benchmark(
             predictor,
             data,
@@ -132,26 +123,23 @@ def photos(
             seed=seed,
             shots=shots,
             workers=workers or os.cpu_count() or 1,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=progress,
         )
     _print(report, f"{episodes} episodes of {report.protocol['images']} photographs", json=json)
 
 
-@app.command(epilog=examples("piclip benchmark speed", "piclip benchmark speed --json"))
-def speed(json: JsonOption = False) -> None:
+@app.command(epilog=options.examples("piclip benchmark speed", "piclip benchmark speed --json"))
+def speed(json: options.Json = False) -> None:
     """Measure the priors' cost against one plain forward pass of the same encoder.
 
     ViT-B/16 with random weights, one image of 480 x 480, supports cached, two threads; medians of
     interleaved repetitions.
     """
-    from piclip.cli.console import print_json, print_table, progress_bar
+    from piclip.cli.console import print_json, print_table, progress_lines
     from piclip.evaluation.benchmarks.speed import run_speed_benchmark
 
-    with progress_bar() as progress:
-        task = progress.add_task("Rounds", total=None)
-        report = run_speed_benchmark(
-            on_round=lambda done, total: progress.update(task, completed=done, total=total)
-        )
+    with progress_lines("Rounds") as (on_round,):
+        report = run_speed_benchmark(on_round=on_round)
     print_table("Ratios of median times", ("measure", "ratio", "target"), report.rows())
     print_table("Amounts", ("measure", "amount"), report.amounts())
     print_table(
@@ -163,13 +151,13 @@ def speed(json: JsonOption = False) -> None:
         print_json(report.as_dict())
 
 
-def _predictor(model: str, **options: Any) -> Predictor:  # noqa: ANN401
+def _predictor(model: str, **chosen: Any) -> Predictor:  # noqa: ANN401
     from functools import partial
 
     from piclip import FewShotSegmenter
     from piclip.evaluation.predictor import Predictor
 
-    return Predictor.load(partial(FewShotSegmenter.from_pretrained, model, **options))
+    return Predictor.load(partial(FewShotSegmenter.from_pretrained, model, **chosen))
 
 
 def _print(report: Report, title: str, *, json: bool) -> None:

@@ -7,17 +7,9 @@ from typing import Annotated
 
 import typer
 
-from piclip.cli.options import (
-    DEFAULT_MODEL,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    ModelOption,
-    VisualOption,
-    examples,
-)
+from piclip.cli import options
 
-EXAMPLES = examples(
+EXAMPLES = options.examples(
     "piclip calibrate --data pascal --output my-clip",
     "piclip calibrate --data pascal --leave-out cat --leave-out dog "
     "--model facebook/dinov2-small --output my-dino",
@@ -60,21 +52,25 @@ def calibrate(
     lost: Annotated[
         float,
         typer.Option(
-            min=0, max=1, metavar="SHARE", help="Images with the class that presence may refuse."
+            min=0,
+            max=1,
+            callback=options.finite,
+            metavar="SHARE",
+            help="Images with the class that presence may refuse.",
         ),
     ] = 0.02,
-    model: ModelOption = DEFAULT_MODEL,
-    visual: VisualOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    json: JsonOption = False,
+    model: options.Model = options.DEFAULT_MODEL,
+    visual: options.Visual = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    json: options.Json = False,
 ) -> None:
     """Set the constants of a model on labelled images: blocks, weight of names, threshold.
 
     With --visual, those of the visual tower. What is found is written as piclip.json.
     """
     from piclip import FewShotSegmenter
-    from piclip.cli.console import people, print_json, print_table, progress_bar
+    from piclip.cli.console import people, print_json, print_table, progress_lines
     from piclip.clip.checkpoints import check_destination
     from piclip.errors import UsageError
     from piclip.evaluation.benchmarks.photos import PhotoQuestions
@@ -110,14 +106,8 @@ def calibrate(
     ).scorer
     if not isinstance(scorer, TrainingFreeScorer):
         raise UsageError(f"{model} is a trained decoder, which has no such constants; give a CLIP.")
-    with progress_bar() as progress:
-        task = progress.add_task("Images seen", total=None)
-        found = calibrate(
-            scorer,
-            cases,
-            lost=lost,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    with progress_lines("Images seen") as (progress,):
+        found = calibrate(scorer, cases, lost=lost, progress=progress)
     save_calibrated(scorer, found.settings, output)
     rows = [(name, str(value)) for name, value in constants(found.settings).items()]
     print_table("Constants", ("constant", "value"), rows)

@@ -25,6 +25,7 @@ from piclip.errors import OutputError, PiclipError, UsageError
 
 if TYPE_CHECKING:
     from piclip.annotation.jobs import Job
+    from piclip.io import outputs
 
 _LISTED = 20
 _OPTIONS = {
@@ -136,9 +137,14 @@ def running(what: str, job: Job) -> Iterator[Callable[[int], None]]:
         done = job.earlier + job.finished
         if isinstance(error, OutputError):
             raise OutputError(f"{error} {done} finished images are kept.") from error
-        raise PiclipError(
-            f"Stopped with {done} of {total} images done; run the same command again to go on."
-        ) from error
+        raise stopped(done, total) from error
+
+
+def stopped(done: int, total: int) -> PiclipError:
+    """What Ctrl-C ends a job of many images with."""
+    return PiclipError(
+        f"Stopped with {done} of {total} images done; run the same command again to go on."
+    )
 
 
 @contextmanager
@@ -152,6 +158,18 @@ def writing(output: str | Path) -> Iterator[None]:
                 f"Stopped while {output} was written; run the same command again to go on: what "
                 f"was found is kept."
             ) from error
+
+
+@contextmanager
+def progress_lines(*labels: str) -> Iterator[list[outputs.Progress]]:
+    """A progress bar with a line for each label; yields how to move each."""
+    with progress_bar() as bar:
+
+        def line(label: str) -> outputs.Progress:
+            task = bar.add_task(label, total=None)
+            return lambda done, total: bar.update(task, completed=done, total=total)
+
+        yield [line(label) for label in labels]
 
 
 @contextmanager

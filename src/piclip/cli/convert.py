@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from piclip.cli.options import examples
+from piclip.cli import options
 
-EXAMPLES = examples(
+EXAMPLES = options.examples(
     "piclip convert ViT-B-16.pt clip-vit-b16",
     "piclip convert open_clip_model.safetensors my-clip --activation gelu",
     "piclip convert tiny.pt tiny-clip --tokenizer folder-with-tokenizer",

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from piclip.cli.options import (
-    DatasetOption,
-    JsonOption,
-    RootOption,
-    ShotOption,
-    SplitsOption,
-    examples,
-)
+from piclip.cli import options
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from piclip.datasets.prepare.check import Report
     from piclip.datasets.prepare.preparation import Prepared
-    from piclip.io.outputs import Progress
 
 _MIB = 1 << 20
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Download, prepare and check the datasets of the benchmarks, and draw episodes.",
-    epilog=examples(
+    epilog=options.examples(
         "piclip data download pascal --out voc",
         "piclip data prepare pascal --voc voc --sbd voc --out pascal",
         "piclip data check pascal",
@@ -40,7 +30,7 @@ app = typer.Typer(
 _prepare = typer.Typer(
     no_args_is_help=True,
     help="Make class masks and lists of the original annotations.",
-    epilog=examples(
+    epilog=options.examples(
         "piclip data prepare pascal --voc voc --sbd voc --out pascal",
         "piclip data prepare coco --help",
     ),
@@ -53,7 +43,7 @@ _OutOption = Annotated[
 
 
 @_prepare.command(
-    epilog=examples(
+    epilog=options.examples(
         "piclip data prepare pascal --voc VOCdevkit/VOC2012 --sbd benchmark_RELEASE --out pascal",
         "piclip data prepare pascal --voc VOC2012 --masks SegmentationClassAug --out pascal "
         "--train-list aug",
@@ -80,16 +70,17 @@ def pascal(
             "--list", metavar="FILE", help="Instead of --train-list: one image name per line."
         ),
     ] = None,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Merge VOC 2012 and SBD into class masks, and write the lists of PASCAL-5i.
 
     Images of VOC's own lists keep VOC's masks, the others have SBD's; val is VOC's val list.
     Stopped and run again, it goes on where it was.
     """
+    from piclip.cli.console import progress_lines
     from piclip.datasets.prepare.pascal_5i import prepare_pascal
 
-    with _shown("Masks") as (progress,):
+    with progress_lines("Masks") as (progress,):
         prepared = prepare_pascal(
             out,
             voc=voc,
@@ -103,7 +94,7 @@ def pascal(
 
 
 @_prepare.command(
-    epilog=examples(
+    epilog=options.examples(
         "piclip data prepare coco --images coco --annotations coco/annotations/"
         "instances_train2014.json --annotations coco/annotations/instances_val2014.json "
         "--out coco-20i"
@@ -118,7 +109,7 @@ def coco(
         list[Path], typer.Option(metavar="JSON", help="instances_*.json; may be repeated.")
     ],
     out: _OutOption,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Draw COCO's objects into class masks, and write the lists of COCO-20i.
 
@@ -126,16 +117,17 @@ def coco(
     is in train or val says the name of its annotation file. Stopped and run again, it goes on
     where it was.
     """
+    from piclip.cli.console import progress_lines
     from piclip.datasets.prepare.coco_20i import prepare_coco
 
-    with _shown("Annotations (bytes)", "Masks") as (reading, progress):
+    with progress_lines("Annotations (bytes)", "Masks") as (reading, progress):
         prepared = prepare_coco(
             out, images=images, annotations=annotations, reading=reading, progress=progress
         )
     _report_prepared(prepared, json)
 
 
-@app.command(epilog=examples("piclip data download coco --out coco"))
+@app.command(epilog=options.examples("piclip data download coco --out coco"))
 def download(
     dataset: Annotated[str, typer.Argument(metavar="pascal|coco", help="What to download.")],
     *,
@@ -164,20 +156,22 @@ def download(
     people().print(f"The files of {dataset} are in {out}; go on with 'piclip data prepare'.")
 
 
-@app.command(epilog=examples("piclip data check pascal", "piclip data check coco-20i --json"))
+@app.command(
+    epilog=options.examples("piclip data check pascal", "piclip data check coco-20i --json")
+)
 def check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The prepared folder.")],
     *,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Say what a prepared folder holds, per fold and class, and what is missing.
 
     Exit code: 0 when all is there, 1 when something is missing or wrong.
     """
-    from piclip.cli.console import print_json
+    from piclip.cli.console import print_json, progress_lines
     from piclip.datasets.prepare.check import check_folder
 
-    with _shown("Images") as (progress,):
+    with progress_lines("Images") as (progress,):
         report = check_folder(folder, progress)
     _report_check(report)
     if json:
@@ -187,7 +181,7 @@ def check(
 
 
 @app.command(
-    epilog=examples(
+    epilog=options.examples(
         "piclip data episodes pascal-5i --root pascal --fold 0 --out fold0.json",
         "piclip data episodes coco-20i --root coco-20i --fold 0 --protocol hsnet --splits "
         "hsnet/data/splits --out hsnet0.json",
@@ -204,10 +198,10 @@ def episodes(
     ],
     *,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file of episodes.")],
-    root: RootOption = None,
-    option: DatasetOption = None,
+    root: options.Root = None,
+    option: options.KeyValue = None,
     fold: Annotated[int, typer.Option(min=0, metavar="N", help="Number of the fold.")] = 0,
-    shot: ShotOption = 1,
+    shot: options.Shot = 1,
     protocol: Annotated[
         str,
         typer.Option(
@@ -215,7 +209,7 @@ def episodes(
             help="How episodes are drawn: ours, pfenet (as HDMNet and BAM, too) or hsnet.",
         ),
     ] = "ours",
-    splits: SplitsOption = None,
+    splits: options.Splits = None,
     seed: Annotated[
         int | None,
         typer.Option(min=0, metavar="S", help="[default: the protocol's first: 0; pfenet 510]"),
@@ -229,7 +223,7 @@ def episodes(
             help="How many. [default: 1000; pfenet on COCO 10000, hsnet on FSS-1000 2400]",
         ),
     ] = None,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Draw the episodes of a protocol on the novel classes of a fold, for 'piclip evaluate'.
 
@@ -251,20 +245,6 @@ def episodes(
     )
     if json:
         print_json({"file": str(out), "episodes": count, "seed": seed, "hash": state})
-
-
-@contextmanager
-def _shown(*labels: str) -> Iterator[list[Progress]]:
-    """A progress bar with a line for each label."""
-    from piclip.cli.console import progress_bar
-
-    with progress_bar() as bar:
-
-        def line(label: str) -> Progress:
-            task = bar.add_task(label, total=None)
-            return lambda done, total: bar.update(task, completed=done, total=total)
-
-        yield [line(label) for label in labels]
 
 
 def _report_prepared(prepared: Prepared, json: bool) -> None:

@@ -7,18 +7,15 @@ from typing import Annotated
 
 import typer
 
-from piclip.cli.options import DEFAULT_MODEL, JsonOption, VisualOption, examples
+from piclip.cli import options
 from piclip.errors import UsageError
 
-EXAMPLES = examples(
+EXAMPLES = options.examples(
     "piclip demo",
     "piclip demo somewhere/else --json",
     "piclip demo photos --photos --visual facebook/dinov2-small",
 )
 CLASS_NAME = "cat"
-_SEED = 2405  # used nowhere else; the first scenes are taken as they come
-_WITH, _WITHOUT = 4, 2  # queries that hold the class, and that do not
-_NAMES = ("support", *(f"query_{number}" for number in range(1, 1 + _WITH + _WITHOUT)))
 
 
 def demo(
@@ -35,11 +32,11 @@ def demo(
         typer.Option(
             metavar="NAME",
             help=f"With --photos: hub name or folder of a CLIP or another ViT. [default: "
-            f"{DEFAULT_MODEL}]",
+            f"{options.DEFAULT_MODEL}]",
         ),
     ] = None,
-    visual: VisualOption = None,
-    json: JsonOption = False,
+    visual: options.Visual = None,
+    json: options.Json = False,
 ) -> None:
     """Segment a few generated scenes with the built-in model: offline, in seconds.
 
@@ -52,16 +49,23 @@ def demo(
     from statistics import fmean
 
     if photos:
-        _show_photos(out, model or DEFAULT_MODEL, visual, json=json)
+        _show_photos(out, model or options.DEFAULT_MODEL, visual, json=json)
         return
     if model is not None or visual is not None:
         raise UsageError(
             "The scenes are segmented with the built-in model; add --photos to choose another one."
         )
     from piclip.cli.console import people, print_json, print_table
+    from piclip.cli.demo_steps import segment_scenes
 
     with people().status("Segmenting"):
-        figure, ious, marked = _segment_scenes(out)
+        figure, drawn = segment_scenes(out)
+    ious, marked = {}, {}  # of queries that hold the class, and of those without it, 0 to 1
+    for row in drawn:
+        if row.truth is not None and row.truth.any():
+            ious[row.segmentation.file_name] = row.iou or 0.0
+        else:
+            marked[row.segmentation.file_name] = row.prediction.mean().item()
     mean = fmean(ious.values())
     rows = [(file, f"IoU {100 * iou:.1f} %") for file, iou in (*ious.items(), ("mean", mean))]
     rows += [(file, f"no {CLASS_NAME}; {share:.1%} marked") for file, share in marked.items()]
@@ -88,10 +92,11 @@ def demo(
 def _show_photos(out: Path, model: str, visual: str | None, *, json: bool) -> None:
     from piclip.app.example_photos import CLASS_NAME
     from piclip.cli.console import loading_model, people, print_json, print_table
-    from piclip.cli.demo_photos import segment_photos
+    from piclip.cli.demo_steps import segment_photos
 
     with loading_model():
-        figure, results = segment_photos(out, model=model, visual=visual)
+        figure, drawn = segment_photos(out, model=model, visual=visual)
+    results = [row.segmentation for row in drawn]
     found = [
         (result.file_name, float(result.mask.mean()), (result.presence_by_class or {})[CLASS_NAME])
         for result in results
@@ -112,50 +117,3 @@ def _show_photos(out: Path, model: str, visual: str | None, *, json: bool) -> No
                 ],
             }
         )
-
-
-def _segment_scenes(folder: Path) -> tuple[Path, dict[str, float], dict[str, float]]:
-    """Fill the folder.
-
-    Returns:
-        The figure's file; by file name the IoU, 0 to 1, of queries that hold the class, and the
-        share of those without it that is marked.
-    """
-    from itertools import count, islice
-
-    from PIL import Image
-
-    from piclip import FewShotSegmenter, Support
-    from piclip.datasets.scenes import make_scene
-    from piclip.figures.plots import EpisodeRow, episodes_figure, save_figure
-    from piclip.io.outputs import write_png
-    from piclip.training_free.scorer import TrainingFreeScorer
-
-    scenes = [make_scene(_SEED, index, include=CLASS_NAME) for index in range(1 + _WITH)]
-    others = (make_scene(_SEED, index) for index in count(1 + _WITH))
-    scenes += islice((scene for scene in others if not scene.mask(CLASS_NAME).any()), _WITHOUT)
-    images = [Image.fromarray(scene.image) for scene in scenes]
-    truths = [scene.mask(CLASS_NAME) for scene in scenes]
-    paths = [folder / "images" / f"{name}.png" for name in _NAMES]
-    for path, image, truth in zip(paths, images, truths, strict=True):
-        write_png(image, path)
-        write_png(truth, folder / "truth" / path.name)
-
-    segmenter = FewShotSegmenter.from_pretrained("builtin", device="cpu")
-    support = Support(images[0], truths[0])
-    segmenter.fit(support, name=CLASS_NAME)
-    published = FewShotSegmenter(TrainingFreeScorer(segmenter.encoder, evidence="published"))
-    as_published = published.fit(support, name=CLASS_NAME).predict(paths[1:])
-    results = segmenter.predict(paths[1:])
-    for result in results:
-        result.save(folder / "masks", overwrite=True)
-        write_png(result.overlay(), folder / "overlays" / f"{result.name}.png")
-
-    rows = [
-        EpisodeRow(images[0], truths[0], result, truth, published=other.priors)
-        for result, truth, other in zip(results, truths[1:], as_published, strict=True)
-    ]
-    figure = save_figure(episodes_figure(rows), folder / "demo.png")
-    shown = {path.name: row for path, row in zip(paths[1:], rows, strict=True)}
-    ious = {name: shown[name].iou or 0.0 for name in [*shown][:_WITH]}
-    return figure, ious, {name: shown[name].prediction.mean().item() for name in [*shown][_WITH:]}

@@ -9,21 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from piclip.cli.options import (
-    DatasetOption,
-    DeviceOption,
-    JsonOption,
-    RootOption,
-    ShotOption,
-    SplitsOption,
-    VisualOption,
-    examples,
-)
+from piclip.cli import options
 
 if TYPE_CHECKING:
     from piclip.evaluation.records import Evaluation
 
-EXAMPLES = examples(
+EXAMPLES = options.examples(
     "piclip evaluate training-free --dataset scenes --fold all --output results/free.json",
     "piclip evaluate runs/hdmnet-0 --shot 5 --output results/hdmnet-0.json",
     "piclip evaluate training-free --dataset pascal-5i --root data/pascal --fold 0 --prior vtp+pir",
@@ -48,13 +39,13 @@ def evaluate(
             "coco-json, voc-photos or scenes. [default: that of the training]",
         ),
     ] = None,
-    root: RootOption = None,
-    option: DatasetOption = None,
+    root: options.Root = None,
+    option: options.KeyValue = None,
     fold: Annotated[
         str | None,
         typer.Option(metavar="N", help="Number of the fold, or 'all'. [default: the training's]"),
     ] = None,
-    shot: ShotOption = 1,
+    shot: options.Shot = 1,
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -63,7 +54,7 @@ def evaluate(
             "hsnet. [default: ours, or that of --episodes-file]",
         ),
     ] = None,
-    splits: SplitsOption = None,
+    splits: options.Splits = None,
     seeds: Annotated[
         int | None,
         typer.Option(
@@ -103,6 +94,7 @@ def evaluate(
         typer.Option(
             min=0,
             max=1,
+            callback=options.finite,
             help="Only training-free. [default: the model's own; for --prior the best one on base "
             "classes]",
         ),
@@ -115,8 +107,8 @@ def evaluate(
         str | None,
         typer.Option(metavar="NAME", help="The CLIP. [default: the training's; builtin on scenes]"),
     ] = None,
-    visual: VisualOption = None,
-    device: DeviceOption = "auto",
+    visual: options.Visual = None,
+    device: options.Device = "auto",
     dtype: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of the CLIP. [default: the training's]")
     ] = None,
@@ -129,7 +121,7 @@ def evaluate(
             "one file each, '-foldN' or {fold} in its name.",
         ),
     ] = None,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Measure mIoU and FB-IoU on the novel classes of a fold.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from piclip import FewShotSegmenter
-from piclip.cli.options import DEFAULT_MODEL
+from piclip.clip.encoder import DEFAULT_MODEL
 from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.dataset import Dataset
 from piclip.datasets.few_shot import FewShotView

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from piclip.cli.options import DeviceOption, RootOption, ShotOption, VisualOption, examples
+from piclip.cli import options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from piclip.datasets.few_shot import EpisodeKeys, FewShotView
     from piclip.evaluation.records import Method
 
-EXAMPLES = examples(
+EXAMPLES = options.examples(
     "piclip figure fig4 --dataset scenes --output fig4.png",
     "piclip figure fig1 --baseline runs/pfenet-0 --output fig1.pdf",
     "piclip figure fig3 --baseline runs/pfenet-imagenet-0 --ours runs/pfenet-0 --output fig3.png",
@@ -46,19 +46,19 @@ def figure(
         str | None,
         typer.Option(metavar="NAME", help="As for 'piclip evaluate'. [default: the baseline's]"),
     ] = None,
-    root: RootOption = None,
+    root: options.Root = None,
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the dataset.")
     ] = None,
     fold: Annotated[int, typer.Option(min=0, metavar="N", help="Whose classes are novel.")] = 0,
-    shot: ShotOption = 1,
+    shot: options.Shot = 1,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Which episodes.")] = 0,
     rows: Annotated[int, typer.Option(min=1, metavar="N", help="How many episodes.")] = 5,
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="The CLIP. [default: builtin on scenes]")
     ] = None,
-    visual: VisualOption = None,
-    device: DeviceOption = "auto",
+    visual: options.Visual = None,
+    device: options.Device = "auto",
 ) -> None:
     """Draw one of the paper's figures from the novel classes of a dataset.
 

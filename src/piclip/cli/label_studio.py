@@ -7,22 +7,9 @@ from typing import Annotated
 
 import typer
 
-from piclip.cli.options import (
-    DEFAULT_MODEL,
-    MAX_PIXELS,
-    ClipOption,
-    DeviceOption,
-    DtypeOption,
-    HostOption,
-    MaxPixelsOption,
-    ModelOrDecoderOption,
-    ThresholdOption,
-    VisualOption,
-    examples,
-    login_of,
-)
+from piclip.cli import options
 
-EXAMPLES = examples(
+EXAMPLES = options.examples(
     "LABEL_STUDIO_API_KEY=... piclip label-studio --url http://localhost:8080",
     "piclip label-studio --labels export.json --local-files /data/photos",
     "piclip label-studio --model runs/pfenet --url http://localhost:8080",
@@ -54,11 +41,11 @@ def label_studio(
             metavar="FILE", help="Learn from this JSON export instead, whatever project asks."
         ),
     ] = None,
-    model: ModelOrDecoderOption = DEFAULT_MODEL,
-    visual: VisualOption = None,
-    clip: ClipOption = None,
-    threshold: ThresholdOption = None,
-    host: HostOption = "127.0.0.1",
+    model: options.ModelOrDecoder = options.DEFAULT_MODEL,
+    visual: options.Visual = None,
+    clip: options.Clip = None,
+    threshold: options.Threshold = None,
+    host: options.Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, metavar="N", help="Port.")] = 9090,
     basic_auth: Annotated[
         str | None, typer.Option(metavar="USER:PASSWORD", help="Ask Label Studio for this login.")
@@ -79,9 +66,9 @@ def label_studio(
             "--url and --local-files alone.",
         ),
     ] = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    max_pixels: MaxPixelsOption = MAX_PIXELS,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    max_pixels: options.MaxPixels = options.MAX_PIXELS,
 ) -> None:
     """Propose regions while people label in Label Studio: an ML backend that learns from them.
 
@@ -107,7 +94,7 @@ def label_studio(
         labels=labels,
         host=host,
         port=port,
-        login=login_of(basic_auth, "--basic-auth"),
+        login=options.login_of(basic_auth, "--basic-auth"),
         local_files=local_files,
         allowed_hosts=tuple(allow_host or ()),
         threshold=threshold,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated
@@ -33,17 +34,33 @@ def _broken(command: str, width: int = 74) -> list[str]:
     return lines
 
 
-SupportOption = Annotated[
+def finite(value: float | None) -> float | None:
+    """Refuse nan, which is within all bounds, and infinity, as click refuses what is not."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no number to compare with.")
+    return value
+
+
+def _host(value: str) -> str:
+    """Refuse what no name service takes, before a server says so in words of its own."""
+    try:
+        value.encode("idna")
+    except UnicodeError as error:
+        raise typer.BadParameter(f"{value!r} is no address.") from error
+    return value
+
+
+Support = Annotated[
     list[Path], typer.Option(metavar="IMAGE", help="A labelled image; repeat it for more examples.")
 ]
-MaskOption = Annotated[
+Mask = Annotated[
     list[Path],
     typer.Option(
         metavar="MASK",
         help="The mask of the --support in the same place, of the same size: object not zero.",
     ),
 ]
-ModelOption = Annotated[
+Model = Annotated[
     str,
     typer.Option(
         metavar="NAME",
@@ -51,7 +68,7 @@ ModelOption = Annotated[
         "another ViT, which reads no texts, so that class names are labels only.",
     ),
 ]
-ModelOrDecoderOption = Annotated[
+ModelOrDecoder = Annotated[
     str,
     typer.Option(
         metavar="NAME",
@@ -60,7 +77,7 @@ ModelOrDecoderOption = Annotated[
         "names are labels only.",
     ),
 ]
-VisualOption = Annotated[
+Visual = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
@@ -68,7 +85,7 @@ VisualOption = Annotated[
         "images while the CLIP reads the names. [default: the CLIP compares them itself]",
     ),
 ]
-EvidenceOption = Annotated[
+Evidence = Annotated[
     str,
     typer.Option(
         metavar="NAME",
@@ -76,17 +93,17 @@ EvidenceOption = Annotated[
         "priors.",
     ),
 ]
-ClipOption = Annotated[
+Clip = Annotated[
     str | None,
     typer.Option(
         metavar="NAME", help="The CLIP of a decoder's priors. [default: that of its training]"
     ),
 ]
-OutputFolderOption = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the results go.")]
-BatchSizeOption = Annotated[
+OutputFolder = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the results go.")]
+BatchSize = Annotated[
     int, typer.Option(min=1, metavar="N", help="Images that are encoded at once.")
 ]
-WorkersOption = Annotated[
+Workers = Annotated[
     int,
     typer.Option(
         min=1,
@@ -95,48 +112,46 @@ WorkersOption = Annotated[
         "hundred images on.",
     ),
 ]
-ThresholdOption = Annotated[
+Threshold = Annotated[
     float | None,
     typer.Option(
         min=0,
         max=1,
+        callback=finite,
         metavar="SCORE",
         help="Least score of an object's pixel, 0 to 1. [default: the model's own]",
     ),
 ]
-MinPresenceOption = Annotated[
+MinPresence = Annotated[
     float,
     typer.Option(
         min=0,
         max=1,
+        callback=finite,
         metavar="P",
         help="Draw no class that is less likely than this to be in the image, 0 to 1; 0 draws "
         "whatever scores high enough.",
     ),
 ]
-MinAreaOption = Annotated[
+MinArea = Annotated[
     str,
     typer.Option(
         metavar="AREA",
         help="Leave out parts with fewer pixels: a number, or a share of the image such as 0.1%.",
     ),
 ]
-LargestOption = Annotated[
+Largest = Annotated[
     bool, typer.Option("--largest", help="Keep only the largest part of each class in an image.")
 ]
-FillHolesOption = Annotated[
+FillHoles = Annotated[
     bool, typer.Option("--fill-holes", help="Fill holes in which no other class was found.")
 ]
-DeviceOption = Annotated[
-    str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps, ...")
-]
-DtypeOption = Annotated[
-    str, typer.Option(metavar="NAME", help="auto, float32, bfloat16 or float16.")
-]
-MaxPixelsOption = Annotated[
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps, ...")]
+Dtype = Annotated[str, typer.Option(metavar="NAME", help="auto, float32, bfloat16 or float16.")]
+MaxPixels = Annotated[
     int, typer.Option(metavar="N", min=1, help="Refuse images with more pixels than this.")
 ]
-BandsOption = Annotated[
+Bands = Annotated[
     str | None,
     typer.Option(
         metavar="R,G,B",
@@ -144,24 +159,25 @@ BandsOption = Annotated[
         "4,3,2, or of one that is gray. [default: those that the file says are its colours]",
     ),
 ]
-HostOption = Annotated[
+Host = Annotated[
     str,
     typer.Option(
         metavar="ADDRESS",
+        callback=_host,
         help="Address to listen at; 0.0.0.0 lets other computers in: ask for a login then.",
     ),
 ]
-RootOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the dataset lies.")]
-DatasetOption = Annotated[
+Root = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the dataset lies.")]
+KeyValue = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="Of the dataset, such as fold_convention=contiguous."),
 ]
-SplitsOption = Annotated[
+Splits = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Only --protocol hsnet: HSNet's split files (data/splits)."),
 ]
-ShotOption = Annotated[int, typer.Option(min=1, metavar="K", help="Labelled images per episode.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")]
+Shot = Annotated[int, typer.Option(min=1, metavar="K", help="Labelled images per episode.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")]
 
 
 def bands_of(text: str | None) -> tuple[int, ...] | None:

@@ -6,16 +6,9 @@ from typing import Annotated
 
 import typer
 
-from piclip.cli.options import (
-    ClipOption,
-    HostOption,
-    ModelOrDecoderOption,
-    VisualOption,
-    examples,
-    login_of,
-)
+from piclip.cli import options
 
-EXAMPLES = examples(
+EXAMPLES = options.examples(
     "piclip app",
     "piclip app --model openai/clip-vit-base-patch16 --local-models",
     "piclip app --model runs/pfenet --clip openai/clip-vit-base-patch16",
@@ -25,16 +18,16 @@ EXAMPLES = examples(
 
 
 def app(
-    model: ModelOrDecoderOption = "builtin",
-    visual: VisualOption = None,
-    clip: ClipOption = None,
+    model: options.ModelOrDecoder = "builtin",
+    visual: options.Visual = None,
+    clip: options.Clip = None,
     local_models: Annotated[
         bool,
         typer.Option(
             "--local-models", help="Let people name folders and files of this computer as models."
         ),
     ] = False,
-    host: HostOption = "127.0.0.1",
+    host: options.Host = "127.0.0.1",
     port: Annotated[
         int | None,
         typer.Option(
@@ -80,7 +73,7 @@ def app(
         local_models=local_models,
         host=host,
         port=port,
-        login=login_of(auth, "--auth"),
+        login=options.login_of(auth, "--auth"),
         allow_hosts=tuple(allow_host or ()),
         upload_megabytes=max_upload_mb,
         limits=Limits(images=max_images),

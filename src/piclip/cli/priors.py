@@ -8,29 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from piclip.cli.options import (
-    DEFAULT_MODEL,
-    MAX_PIXELS,
-    BandsOption,
-    DeviceOption,
-    DtypeOption,
-    EvidenceOption,
-    JsonOption,
-    MaskOption,
-    MaxPixelsOption,
-    ModelOption,
-    OutputFolderOption,
-    SupportOption,
-    VisualOption,
-    bands_of,
-    examples,
-    paired,
-)
+from piclip.cli import options
 
 if TYPE_CHECKING:
     from piclip.results import Segmentation
 
-EXAMPLES = examples(
+EXAMPLES = options.examples(
     "piclip priors --support zebra.jpg --mask zebra.png --name zebra --query herd.jpg --output out",
     "piclip priors --model builtin --support demo/images/support.png "
     "--mask demo/truth/support.png --name cat --query demo/images/query_1.png --output out",
@@ -39,19 +22,19 @@ EXAMPLES = examples(
 
 def priors(
     *,
-    support: SupportOption,
-    mask: MaskOption,
+    support: options.Support,
+    mask: options.Mask,
     name: Annotated[str, typer.Option(help="What the masks show, in a word or two, as in zebra.")],
     query: Annotated[Path, typer.Option(metavar="IMAGE", help="The image to look at.")],
-    output: OutputFolderOption,
-    model: ModelOption = DEFAULT_MODEL,
-    visual: VisualOption = None,
-    evidence: EvidenceOption = "contrast",
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    bands: BandsOption = None,
-    max_pixels: MaxPixelsOption = MAX_PIXELS,
-    json: JsonOption = False,
+    output: options.OutputFolder,
+    model: options.Model = options.DEFAULT_MODEL,
+    visual: options.Visual = None,
+    evidence: options.Evidence = "contrast",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    bands: options.Bands = None,
+    max_pixels: options.MaxPixels = options.MAX_PIXELS,
+    json: options.Json = False,
 ) -> None:
     """Show where a mask comes from: the priors of one image, as a figure and as arrays.
 
@@ -67,9 +50,9 @@ def priors(
     from piclip.io.images import read_image
     from piclip.io.supports import read_labelled
 
-    chosen = bands_of(bands)
+    chosen = options.bands_of(bands)
     image = read_image(query, max_pixels=max_pixels, bands=chosen)
-    ((label, pairs),) = paired(support, mask, [name]).items()
+    ((label, pairs),) = options.paired(support, mask, [name]).items()
     read = partial(read_labelled, max_pixels=max_pixels, bands=chosen)
     shown = [read(Support(*pair)) for pair in pairs]
     with loading_model():

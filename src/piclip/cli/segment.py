@@ -8,35 +8,9 @@ from typing import Annotated
 
 import typer
 
-from piclip.cli.options import (
-    DEFAULT_MODEL,
-    MAX_PIXELS,
-    MIN_PRESENCE,
-    BandsOption,
-    BatchSizeOption,
-    ClipOption,
-    DeviceOption,
-    DtypeOption,
-    EvidenceOption,
-    FillHolesOption,
-    JsonOption,
-    LargestOption,
-    MaskOption,
-    MaxPixelsOption,
-    MinAreaOption,
-    MinPresenceOption,
-    ModelOrDecoderOption,
-    OutputFolderOption,
-    SupportOption,
-    ThresholdOption,
-    VisualOption,
-    WorkersOption,
-    bands_of,
-    examples,
-    paired,
-)
+from piclip.cli import options
 
-EXAMPLES = examples(
+EXAMPLES = options.examples(
     "piclip segment --support zebra.jpg --mask zebra.png --name zebra --query photos --output out",
     "piclip segment --support a.jpg --mask a.png --support b.jpg --mask b.png --name zebra "
     "--query herd.jpg --output out --overlay",
@@ -51,8 +25,8 @@ EXAMPLES = examples(
 
 def segment(
     *,
-    support: SupportOption,
-    mask: MaskOption,
+    support: options.Support,
+    mask: options.Mask,
     name: Annotated[
         list[str],
         typer.Option(help="What the masks show, in a word or two: once, or once per --support."),
@@ -61,7 +35,7 @@ def segment(
         list[Path],
         typer.Option(metavar="PATH", help="An image or a folder of images; may be repeated."),
     ],
-    output: OutputFolderOption,
+    output: options.OutputFolder,
     negative: Annotated[
         list[Path] | None,
         typer.Option(
@@ -70,10 +44,10 @@ def segment(
             "it for more.",
         ),
     ] = None,
-    model: ModelOrDecoderOption = DEFAULT_MODEL,
-    visual: VisualOption = None,
-    evidence: EvidenceOption = "contrast",
-    clip: ClipOption = None,
+    model: options.ModelOrDecoder = options.DEFAULT_MODEL,
+    visual: options.Visual = None,
+    evidence: options.Evidence = "contrast",
+    clip: options.Clip = None,
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Draw the masks over the images, too.")
     ] = False,
@@ -85,21 +59,21 @@ def segment(
             "presence and its mean score.",
         ),
     ] = None,
-    threshold: ThresholdOption = None,
-    min_presence: MinPresenceOption = MIN_PRESENCE,
-    min_area: MinAreaOption = "0",
-    largest: LargestOption = False,
-    fill_holes: FillHolesOption = False,
-    batch_size: BatchSizeOption = 8,
-    workers: WorkersOption = 1,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    bands: BandsOption = None,
-    max_pixels: MaxPixelsOption = MAX_PIXELS,
+    threshold: options.Threshold = None,
+    min_presence: options.MinPresence = options.MIN_PRESENCE,
+    min_area: options.MinArea = "0",
+    largest: options.Largest = False,
+    fill_holes: options.FillHoles = False,
+    batch_size: options.BatchSize = 8,
+    workers: options.Workers = 1,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    bands: options.Bands = None,
+    max_pixels: options.MaxPixels = options.MAX_PIXELS,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start over in a folder with earlier results.")
     ] = False,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Segment images from one to a few labelled ones and the class's name.
 
@@ -123,9 +97,9 @@ def segment(
     from piclip.errors import UsageError
     from piclip.formats.cleaning import Cleaning
 
-    classes = paired(support, mask, name)
+    classes = options.paired(support, mask, name)
     negatives = negative or []
-    cleaning, chosen = Cleaning(min_area, largest, fill_holes), bands_of(bands)
+    cleaning, chosen = Cleaning(min_area, largest, fill_holes), options.bands_of(bands)
     if negatives and evidence == "published":
         raise UsageError("The published priors learn from no --negative; leave it out.")
     queries = query_files(query, output, labelled=[*support, *mask, *negatives])

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from piclip.cli.options import examples
+from piclip.cli import options
 
-EXAMPLES = examples(
+EXAMPLES = options.examples(
     "piclip table results/*.json",
     "piclip table results/*.json --style priors --format latex",
 )

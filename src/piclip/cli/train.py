@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from piclip.cli.options import examples
+from piclip.cli import options
 from piclip.io.extras import needs_extra
 
-EXAMPLES = examples(
+EXAMPLES = options.examples(
     "piclip train -c recipes/scenes/hdmnet.yaml --output runs/hdmnet",
     "piclip train -c recipes/pascal/bam_resnet50.yaml fold=1 prior=imagenet "
     "dataset.root=data/pascal --output runs/bam-1",

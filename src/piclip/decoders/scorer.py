@@ -95,6 +95,7 @@ class DecoderScorer:
     """
 
     threshold = 0.5
+    takes_negatives = False
 
     def __init__(self, trained: TrainedDecoder, identity: Mapping[str, Any] | None = None) -> None:
         self.trained = trained
@@ -171,13 +172,8 @@ class DecoderScorer:
         negatives: Iterable[Image.Image],
         synonyms: Synonyms | None,
     ) -> DecoderMemory:
-        """Looks at the supports once.
-
-        Raises:
-            UsageError: There are negatives, of which a decoder has no use.
-        """
-        if any(True for _ in negatives):
-            raise UsageError("A trained decoder learns from no negatives; leave them out.")
+        """Looks at the supports once."""
+        del negatives
         maker = self.trained.maker
         labelled = [(np.array(image), mask.astype(np.uint8)) for image, mask in supports]
         texts = None if maker is None else maker.texts(name, synonyms)

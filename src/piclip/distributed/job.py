@@ -14,7 +14,7 @@ from piclip import __version__
 from piclip.annotation.answers import How
 from piclip.distributed.catalogue import numbered
 from piclip.distributed.ray_engine import Pool, shards_by_ray
-from piclip.distributed.shards import Shards
+from piclip.distributed.shards import MOST_SHARDS, Shards
 from piclip.distributed.worker import Worker, saved_files
 from piclip.errors import UsageError
 from piclip.io.images import MAX_PIXELS
@@ -106,6 +106,8 @@ def annotate(
         raise UsageError("An address, actors and GPUs are for the engine ray; choose it.")
     if min(count for count in (shards, actors, 1) if count is not None) < 1 or num_gpus < 0:
         raise UsageError("There must be one shard and one actor or more, and no fewer than 0 GPUs.")
+    if shards is not None and shards > MOST_SHARDS:
+        raise UsageError(f"There are {MOST_SHARDS:,} shards at most, not {shards}; take fewer.")
     if not segmenter.classes:
         raise UsageError("The segmenter has seen no labelled image; call fit first.")
     folder = absolute(str(output))

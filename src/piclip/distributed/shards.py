@@ -21,8 +21,11 @@ from piclip.io.storage import fetch, file_system, is_file, names, new_file, remo
 
 _MANIFEST, _CATALOGUE, _SHARDS = "job.json", "images.parquet", "shards"
 _OWN = frozenset({_CATALOGUE, _SHARDS, ".piclip.lock"})
-_IMAGES_EACH, _MOST_SHARDS = 1000, 100_000
+_IMAGES_EACH, _MOST_BY_ITSELF = 1000, 100_000
 _NAME = re.compile(r"part-(\d{6})\.parquet")
+MOST_SHARDS = 1_000_000
+"""As many as their names have numbers."""
+
 _AT_ONCE = 32
 
 
@@ -90,7 +93,7 @@ class Shards:
             write_catalogue(images, catalogue)
         listed = Catalogue.at(catalogue)
         if count is None:
-            count = min(max(1, -(-listed.rows // _IMAGES_EACH)), _MOST_SHARDS)
+            count = min(max(1, -(-listed.rows // _IMAGES_EACH)), _MOST_BY_ITSELF)
         said = {
             "images": images,
             "catalogue": catalogue,

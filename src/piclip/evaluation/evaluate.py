@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
 import torch
@@ -35,6 +32,7 @@ from piclip.evaluation.records import (
     write_result,
 )
 from piclip.io.outputs import Progress, summed
+from piclip.io.processes import worker_pool
 
 if TYPE_CHECKING:
     from typing import Self
@@ -265,36 +263,6 @@ def choose_threshold(
     """
     keys = [view.episode(seed, number, shots) for number in range(episodes)]
     return Counter(predictor, Task(view).count).count(keys).best_threshold()
-
-
-def worker_pool(
-    processes: int, threads: int = 1, start: Callable[..., None] | None = None, *arguments: object
-) -> ProcessPoolExecutor:
-    """Processes that work for this one and end with it, even if it is killed.
-
-    Args:
-        processes: How many.
-        threads: Of torch, in each.
-        start: Called first in each, with the arguments.
-        arguments: For ``start``.
-    """
-    first = (threads, start, arguments)
-    return ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, first)
-
-
-def _start_worker(
-    threads: int, start: Callable[..., None] | None, arguments: tuple[object, ...]
-) -> None:
-    def end_with_parent() -> None:
-        parent = parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)  # a parent that is killed cannot stop its children itself
-
-    Thread(target=end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    if start is not None:
-        start(*arguments)
 
 
 _Counts: TypeAlias = Callable[[Predictor, Sequence[Any]], Any]

@@ -103,6 +103,16 @@ def atomic_path(destination: str | Path, *, make_folder: bool = True) -> Iterato
             temporary.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `atomic_path` had to leave: it was killed, or the folder was taken away.
+
+    Nobody may write there meanwhile.
+    """
+    for file in folder.glob(f".piclip-{'[0-9a-f]' * 12}*"):
+        with advice_for(file):
+            file.unlink(missing_ok=True)
+
+
 def write_png(
     image: Image.Image | npt.NDArray[Any], path: str | Path, *, make_folder: bool = True
 ) -> Path:

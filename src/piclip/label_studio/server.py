@@ -196,6 +196,7 @@ def _connections(settings: Settings) -> tuple[TaskSource, TaskImages]:
     if path is not None:
         if not path.is_file():
             raise UsageError(f"--labels {path} is no file; check the path.")
+        exported_tasks(path)  # what is no export is told now, not to whoever asks first
         return lambda _: exported_tasks(path), images
     if api is None:
         raise UsageError(

@@ -9,6 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from piclip.errors import PiclipError, UsageError
 from piclip.formats import labelstudio
 from piclip.formats.label_files import load_json
@@ -141,7 +143,7 @@ class LabelStudioApi:
     """
 
     def __init__(self, url: str, api_key: str) -> None:
-        if not url.startswith(("http://", "https://")):
+        if not _is_web_address(url):
             raise UsageError(f"--url {url} is no address; write it as in http://localhost:8080.")
         self.url = url.rstrip("/")
         client = library("label_studio_sdk.client").LabelStudio
@@ -200,6 +202,13 @@ class LabelStudioApi:
             f"The labelled tasks cannot be read from Label Studio at {self.url} ({why}); check "
             f"--url, and that it is running."
         )
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        return url.startswith(("http://", "https://")) and bool(httpx.URL(url).host)
+    except httpx.InvalidURL:
+        return False
 
 
 def image_address(task: Task, config: LabellingConfig) -> str:

@@ -53,6 +53,8 @@ class TrainingFreeScorer:
             with another tower.
     """
 
+    takes_negatives = True
+
     def __init__(
         self,
         encoder: Encoder | None,

@@ -22,7 +22,7 @@ from piclip.evaluation.benchmarks.workload import (
     random_query,
     random_segmenter,
 )
-from piclip.evaluation.evaluate import worker_pool
+from piclip.io.processes import worker_pool
 
 RESET = Path("/proc/self/clear_refs")
 """Of the kernel's high-water mark of resident memory; Linux alone has it."""
