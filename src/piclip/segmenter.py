@@ -215,7 +215,8 @@ class FewShotSegmenter:
                 to such.
             name: What the class is called in words, e.g. "zebra"; not with a mapping.
             negatives: Images without any of these classes: they are background, and an image must
-                be surer to hold a class than they are. Not for a trained decoder.
+                be surer to hold a class than they are. Not for a trained decoder or the published
+                priors.
             synonyms: Other wordings by class name, for example
                 ``piclip.clip.prompts.synonym_table("voc")``.
             max_pixels: Larger images are refused.
@@ -225,7 +226,7 @@ class FewShotSegmenter:
 
         Raises:
             UsageError: No support, too many, something else than a support, no name, or negatives
-                for a trained decoder.
+                for a trained decoder or the published priors.
             ImageError: A support's image cannot be read.
             MaskError: A support's mask is empty or of another size than its image.
         """
@@ -233,7 +234,10 @@ class FewShotSegmenter:
         labelled = partial(read_labelled, max_pixels=max_pixels, bands=self.bands)
         without = list(sources(negatives))
         if without and not self.scorer.takes_negatives:
-            raise UsageError("A trained decoder learns from no negatives; leave them out.")
+            raise UsageError(
+                "A trained decoder and the published priors learn from no negatives; leave them "
+                "out, or take a CLIP with evidence='contrast'."
+            )
         self._memories |= {
             class_name: self.scorer.fit(
                 class_name, map(labelled, examples), negatives=map(read, without), synonyms=synonyms

@@ -12,7 +12,7 @@ from PIL import Image
 import piclip as library
 from photographs import write_photographs
 from piclip.cli import main
-from piclip.cli.demo import CLASS_NAME
+from piclip.cli.demo_steps import CLASS_NAME
 from piclip.evaluation.benchmarks import photos, scenes, speed
 from piclip.evaluation.benchmarks.quality import MAPS, MODES
 

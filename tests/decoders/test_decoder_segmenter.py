@@ -182,9 +182,9 @@ def test_wrong_requests_say_what_to_do(tmp_path, segmenter, episode):
     empty = Support(episode.query.image, np.zeros(episode.query.image.shape[:2], bool))
     with pytest.raises(MaskError, match="no object pixel"):
         model.fit({"cat": supports(episode), "dog": [empty]})
-    with pytest.raises(UsageError, match="learns from no negatives"):
+    with pytest.raises(UsageError, match="learn from no negatives"):
         model.fit(supports(episode), name="cat", negatives=episode.query.image)
-    with pytest.raises(UsageError, match="learns from no negatives"):
+    with pytest.raises(UsageError, match="learn from no negatives"):
         model.fit(supports(episode), name="cat", negatives=tmp_path / "none.png")
     assert model.classes == ()
     with pytest.raises(UsageError, match="without training"):

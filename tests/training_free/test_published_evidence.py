@@ -13,6 +13,7 @@ from piclip.errors import UsageError
 from piclip.priors import min_max, refine_prior, visual_text_prior, visual_visual_prior
 from piclip.training_free.scorer import TrainingFreeScorer
 from piclip.training_free.vision import Vision
+from sentences import one_sentence
 from squares import picture, pillow, support
 
 PLACES = [(8, 8), (30, 20)]
@@ -121,7 +122,10 @@ def test_a_memory_holds_the_objects_patches_alone(encoder, segmenter):
     assert_close(memory.coverage, torch.ones(13))
 
 
-def test_what_cannot_be_is_refused(encoder, vit):
+def test_what_cannot_be_is_refused(encoder, vit, segmenter):
+    with pytest.raises(UsageError, match="learn from no negatives") as error:
+        segmenter.fit(support(), name="cat", negatives=pillow()[0])
+    assert one_sentence(error) and segmenter.classes == ()
     with pytest.raises(UsageError, match="leave visual out"):
         TrainingFreeScorer(encoder, vit, evidence="published")
     with pytest.raises(UsageError, match="CLIP"):

@@ -15,7 +15,6 @@ EXAMPLES = options.examples(
     "piclip demo somewhere/else --json",
     "piclip demo photos --photos --visual facebook/dinov2-small",
 )
-CLASS_NAME = "cat"
 
 
 def demo(
@@ -56,7 +55,7 @@ def demo(
             "The scenes are segmented with the built-in model; add --photos to choose another one."
         )
     from piclip.cli.console import people, print_json, print_table
-    from piclip.cli.demo_steps import segment_scenes
+    from piclip.cli.demo_steps import CLASS_NAME, segment_scenes
 
     with people().status("Segmenting"):
         figure, drawn = segment_scenes(out)

@@ -12,7 +12,6 @@ from PIL import Image
 
 from piclip import FewShotSegmenter, Support
 from piclip.app import example_photos
-from piclip.cli.demo import CLASS_NAME
 from piclip.datasets.scenes import make_scene
 from piclip.errors import UsageError
 from piclip.figures.plots import EpisodeRow, episodes_figure, save_figure
@@ -21,6 +20,7 @@ from piclip.io.outputs import write_png
 from piclip.results import Priors
 from piclip.training_free.scorer import TrainingFreeScorer
 
+CLASS_NAME = "cat"
 _SEED = 2405  # used nowhere else; the first scenes are taken as they come
 _WITH, _WITHOUT = 4, 2  # queries that hold the class, and that do not
 

@@ -53,8 +53,6 @@ class TrainingFreeScorer:
             with another tower.
     """
 
-    takes_negatives = True
-
     def __init__(
         self,
         encoder: Encoder | None,
@@ -122,6 +120,11 @@ class TrainingFreeScorer:
     def dtype(self) -> torch.dtype:
         """The models'."""
         return self.vision.tower.dtype
+
+    @property
+    def takes_negatives(self) -> bool:
+        """Not for the published priors."""
+        return self.evidence_name == "contrast"
 
     def to(self, device: str | torch.device) -> None:
         """Moves the models."""
