@@ -74,6 +74,7 @@ def test_the_python_of_the_readme_runs_as_printed(run_page, tmp_path):
     assert (tmp_path / "my-animals" / "segmenter.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_python_of_the_first_page_runs_as_printed(run_page):
     assert len(blocks("docs/index.md")) == 1
     run_page("docs/index.md")

@@ -121,7 +121,7 @@ def multispectral(path, **how):
     path.unlink()
 
 
-@pytest.mark.parametrize("more", [(), ("--workers", 2)])
+@pytest.mark.parametrize("more", [(), pytest.param(("--workers", 2), marks=pytest.mark.slow)])
 def test_bands_of_a_tiff_are_chosen_for_supports_and_queries(piclip, world, more):
     assert piclip(*world.command("--bands", "5,1,2", output=world.folder / "png")).code == 0
     for path in (world.support, *world.photos.iterdir()):
