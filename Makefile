@@ -19,7 +19,7 @@ help:
 	@echo "make lint               ruff, mypy --strict and the layers of the imports"
 	@echo "make docs               build the documentation site into site/; a broken link is an error"
 	@echo "make benchmark          measure quality on the built-in world, then speed"
-	@echo "make experiments        train and compare all decoders on the built-in world (1.5 hours; resumes)"
+	@echo "make experiments        train and compare all decoders on the built-in world (4 hours; resumes)"
 	@echo "make experiments-quick  the same path in minutes; its figures say little"
 	@echo "make photographs        the same on VOC's photographs in DATA=data/pascal (3 hours; resumes)"
 	@echo "make builtin            train the built-in model (hours on a CPU; resumes)"

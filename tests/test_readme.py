@@ -252,71 +252,89 @@ def test_the_figures_of_workers_are_those_of_the_file():
         assert found["differing_images"] == 0
 
 
-def test_the_figures_of_the_decoders_are_those_of_their_results():
-    def mean(method, prior, shots):
-        files = sorted(
-            (ROOT / "benchmarks/results").glob(f"{method}-{prior}-fold?-{shots}shot.json")
-        )
-        assert len(files) == 4
-        return np.mean([json.loads(file.read_text())["miou"][0] for file in files])
-
-    for title in ("PFENet", "BAM", "HDMNet"):
-        expected = [
-            " / ".join(f"{mean(title.lower(), prior, shots):.1f}" for shots in (1, 5))
-            for prior in ("imagenet", "piclip")
-        ]
-        assert row("docs/measured.md", title) == ["1 / 5", *expected]
+COMPARISONS = {
+    "photos5i": (
+        {"named": "segmenter, stand-in texts", "nameless": "segmenter, no text"},
+        range(200, 1001, 200),
+    ),
+    "scenes5i": (
+        {"named": "segmenter, named", "nameless": "segmenter, no text"},
+        range(300, 1501, 300),
+    ),
+}
+"""Rows of the segmenter, and the steps of the trainings' course, of each comparison."""
+DECODERS = ("PFENet", "BAM", "HDMNet")
 
 
-PHOTOS5I = ROOT / "benchmarks" / "photos5i"
+@pytest.fixture(scope="module", params=COMPARISONS)
+def comparison(request):
+    """A comparison's name, and its results by the names of their files."""
+    files = sorted((ROOT / "benchmarks" / request.param).glob("results/*.json"))
+    return request.param, {file.stem: read_result(file) for file in files}
 
 
-@pytest.fixture(scope="module")
-def on_photographs():
-    """The results of the comparison on photographs, by the names of their files."""
-    return {file.stem: read_result(file) for file in sorted(PHOTOS5I.glob("results/*.json"))}
-
-
-def test_the_tables_of_decoders_on_photographs_are_those_of_the_files(on_photographs):
+def test_the_tables_of_a_comparison_are_those_of_its_files(comparison):
+    name, results = comparison
     for style in ("main", "priors"):
-        page = (PHOTOS5I / f"{style}.md").read_text(encoding="utf-8")
-        tables = make_tables([*on_photographs.items()], style)
+        page = (ROOT / "benchmarks" / name / f"{style}.md").read_text(encoding="utf-8")
+        tables = make_tables([*results.items()], style)
         assert page == "\n".join(render(table, "markdown") for table in tables)
 
 
-def test_the_figures_of_decoders_on_photographs_are_those_of_their_results(on_photographs):
-    page = "benchmarks/photos5i/README.md"
-    folds = sorted({result.fold for result in on_photographs.values()})
+def test_the_figures_of_a_comparison_are_those_of_its_results(comparison):
+    name, results = comparison
+    page = f"benchmarks/{name}/README.md"
+    folds = sorted({result.fold for result in results.values()})
 
     def figure(name, shots, minus=None):
         """Mean over the folds, and its interval over the seeds; or that of a difference."""
         seeds = np.zeros(5)
         for fold in folds:
             for sign, own in ((1, name), (-1, minus)):
-                if own is not None and f"{own}-fold{fold}-{shots}shot" not in on_photographs:
+                if own is not None and f"{own}-fold{fold}-{shots}shot" not in results:
                     return "-"
                 if own is not None:
-                    result = on_photographs[f"{own}-fold{fold}-{shots}shot"]
+                    result = results[f"{own}-fold{fold}-{shots}shot"]
                     assert result.complete and result.episodes == 40
                     seeds += sign * np.array([one.miou for one in result.per_seed]) / len(folds)
         half = 2.776 * seeds.std(ddof=1) / 5**0.5  # Student's t of 95 %
         return f"{seeds.mean():{'+' if minus else ''}.1f} ± {half:.1f}"
 
     priors = ("none", "imagenet", "vtp", "vtp+pir", "vvp", "piclip")
-    for title in ("PFENet", "BAM", "HDMNet", "threshold"):
+    for title in (*DECODERS, "threshold"):
         for shots in (1, 5):
             names = [f"{title.lower()}-{prior}" for prior in priors]
             assert row(page, f"{title}, {shots} shot") == [figure(name, shots) for name in names]
             gains = [figure(name, shots, f"{title.lower()}-imagenet") for name in names]
             assert row(page, f"{title}, gain, {shots} shot") == gains
-    for kind, title in (("named", "segmenter, stand-in texts"), ("nameless", "segmenter, no text")):
+    segmenters, steps = COMPARISONS[name]
+    for kind, title in segmenters.items():
         assert row(page, title) == [figure(f"segmenter-{kind}", shots) for shots in (1, 5)]
-    trainings = json.loads((PHOTOS5I / "trainings.json").read_text())["trainings"]
+    file = ROOT / "benchmarks" / name / "trainings.json"
+    trainings = json.loads(file.read_text(encoding="utf-8"))["trainings"]
     assert len(trainings) == 18 * len(folds)
-    for title, (name, prior) in product(
-        ("PFENet", "BAM", "HDMNet"),
-        {"none": "none", "previous": "imagenet", "PI-CLIP's": "piclip"}.items(),
+    for title, (shown, prior) in product(
+        DECODERS, {"none": "none", "previous": "imagenet", "PI-CLIP's": "piclip"}.items()
     ):
         own = [t for t in trainings if (t["decoder"], t["prior"]) == (title.lower(), prior)]
-        expected = [np.mean([t["scores"][f"{step}00"] for t in own]) for step in (2, 4, 6, 8, 10)]
-        assert row(page, f"{title}, {name}") == [f"{score:.1f}" for score in expected]
+        expected = [np.mean([t["scores"][str(step)] for t in own]) for step in steps]
+        assert row(page, f"{title}, {shown}") == [f"{score:.1f}" for score in expected]
+
+
+def test_the_overview_of_decoders_is_that_of_their_pages():
+    for title in DECODERS:
+        for name, world in (("photos5i", "photographs"), ("scenes5i", "scenes")):
+            page = f"benchmarks/{name}/README.md"
+            for shots in (1, 5):
+                none, previous, *_, ours = row(page, f"{title}, {shots} shot")
+                expected = [none, previous, ours]
+                assert row("docs/measured.md", f"{title}, {world}, {shots} shot") == expected
+
+
+def test_what_the_backbone_of_scenes_has_learned_is_that_of_its_record():
+    folder = ROOT / "benchmarks" / "scenes5i"
+    record = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
+    page = " ".join((folder / "README.md").read_text(encoding="utf-8").split())
+    assert f"mean average precision is {record['held_out_map']} (`backbone.json`)" in page
+    assert f"({record['scenes']} other scenes, ten times each, no mask)" in page
+    assert record["epochs"] == 10

@@ -56,7 +56,7 @@ def test_every_page_is_in_the_navigation_of_the_site():
         ("how-to-coco.md", "formats.md#in", "formats.md#in"),
         ("api/priors.md", "../method.md", "../method.md"),
         ("benchmarks/README.md", "../docs/photographs.md", "../photographs.md"),
-        ("benchmarks/results/README.md", "../../src/a/CARD.md", "../../src/a/CARD.md"),
+        ("benchmarks/scenes5i/README.md", "../../src/a/CARD.md", "../../src/a/CARD.md"),
         ("CONTRIBUTING.md", "docs/photographs.md", "photographs.md"),
         ("index.md", "#here", "#here"),
         ("index.md", "https://arxiv.org/abs/2405.08458", "https://arxiv.org/abs/2405.08458"),

@@ -26,7 +26,7 @@ def table(
     style: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="main, ablation (ImageNet, VTP, VVP, PIR) or priors (their gain)."
+            metavar="NAME", help="main, ablation (previous, VTP, VVP, PIR) or priors (their gain)."
         ),
     ] = "main",
     form: Annotated[

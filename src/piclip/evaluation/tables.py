@@ -30,7 +30,7 @@ TITLES = {
     "pfenet": "PFENet",
     "bam": "BAM",
     "hdmnet": "HDMNet",
-    "imagenet": "ImageNet",
+    "imagenet": "previous",
     "piclip": "PI-CLIP",
     "none": "none",
 }
@@ -91,9 +91,9 @@ def make_tables(results: Sequence[tuple[str, Evaluation]], style: Style = "main"
 
     - ``main``: decoder, prior and backbone; per number of shots the folds' mIoU, their mean and
       the FB-IoU.
-    - ``ablation``: the same, with check marks for the ImageNet prior, VTP, VVP and PIR (of VTP
+    - ``ablation``: the same, with check marks for the previous prior, VTP, VVP and PIR (of VTP
       unless it says another) in place of the prior; a row without any had no prior.
-    - ``priors``: the rows of ``main``; mean mIoU and its gain over the ImageNet prior. Where some
+    - ``priors``: the rows of ``main``; mean mIoU and its gain over the previous prior. Where some
       folds have no result in any row, the mean is over the others, and its heading names them.
 
     Results by different protocols are rows of their own. ``main`` and ``priors`` of PASCAL-5i and
@@ -261,7 +261,7 @@ def _mean(row: _Row, places: Sequence[_Place], kind: str = "miou") -> str:
 
 
 def _gain(row: _Row, rows: Sequence[_Row], places: Sequence[_Place]) -> str:
-    """Gain over the same decoder with the ImageNet prior.
+    """Gain over the same decoder with the previous prior.
 
     Its interval is that of the seeds' differences, if both saw the same episodes; else it has none.
     """
