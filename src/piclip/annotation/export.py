@@ -123,7 +123,7 @@ def write_image_files(
     """Write the label file of each image into a folder, as `write_files`; no lists of them.
 
     Returns:
-        The paths of the images.
+        The paths of the images for `write_lists`; empty where a format has no lists.
     """
     paths = []
     while batch := tuple(islice(files, _AT_ONCE)):
@@ -133,9 +133,9 @@ def write_image_files(
         if format == "yolo":
             for file in batch:
                 yolo.write_text_of(file, labels.class_names, folder, simplify)
+                paths.append(file.path)
         else:
             write_labels(replace(labels, images=batch), folder, format=format, simplify=simplify)
-        paths += [file.path for file in batch]
     return paths
 
 
