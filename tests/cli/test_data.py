@@ -94,7 +94,20 @@ def test_overlapping_classes_are_drawn_and_evaluated(piclip, tmp_path, name, mak
         (("download", "imagenet", "--out", "o"), 2, "pascal, coco"),
         (("check", "nowhere"), 2, "no prepared folder"),
         (("episodes", "scenes", "--protocol", "x", "--out", "o"), 2, "ours, pfenet, hsnet"),
-        (("episodes", "scenes", "--protocol", "hsnet", "--out", "o"), 2, "is for pascal-5i"),
+        (
+            (
+                "episodes",
+                "scenes",
+                "--option",
+                "val_images=40",
+                "--protocol",
+                "hsnet",
+                "--out",
+                "o",
+            ),
+            2,
+            "is for pascal-5i",
+        ),
         (("episodes", "scenes", "--splits", "s", "--out", "o"), 2, "needs no split files"),
     ],
 )

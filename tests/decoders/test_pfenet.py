@@ -18,7 +18,7 @@ BINS = (60, 30, 15, 8)
     [
         pytest.param("resnet50", "pfenet_resnet50_1shot_97", BINS, marks=pytest.mark.slow),
         ("resnet50", "pfenet_resnet50_1shot_97_ratio", RATIOS),
-        ("resnet50", "pfenet_resnet50_5shot_97", BINS),
+        pytest.param("resnet50", "pfenet_resnet50_5shot_97", BINS, marks=pytest.mark.slow),
         pytest.param("vgg16bn", "pfenet_vgg16bn_1shot_97", BINS, marks=pytest.mark.slow),
         ("vgg16bn", "pfenet_vgg16bn_1shot_105", BINS),
         pytest.param("vgg16bn", "pfenet_vgg16bn_5shot_97", BINS, marks=pytest.mark.slow),

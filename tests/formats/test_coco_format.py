@@ -39,7 +39,10 @@ def test_round_trip_is_lossless(tmp_path, given_labels, polygons):
     assert coco.read(tmp_path / "again.json") == back
 
 
-@pytest.mark.parametrize(("part", "polygons"), [("train", False), ("val", False), ("val", True)])
+@pytest.mark.parametrize(
+    ("part", "polygons"),
+    [("train", False), ("val", False), pytest.param("val", True, marks=pytest.mark.slow)],
+)
 def test_real_annotations_come_back_by_mask(shared, tmp_path, part, polygons):
     source = shared / f"data/coco-mini/annotations/instances_{part}2014.json"
     [written] = coco.write(coco.read(source), tmp_path / "out.json", polygons=polygons)

@@ -1,5 +1,6 @@
 """The base learner: its images, its labels, and that it learns."""
 
+import pytest
 import torch
 
 from piclip.datasets.catalogue import open_dataset
@@ -72,6 +73,7 @@ def test_the_loss_is_cross_entropy_of_the_pixels_that_count():
     torch.testing.assert_close(ours, torch.stack(rows).mean())
 
 
+@pytest.mark.slow
 def test_it_learns(recipe, tmp_path):
     asked = recipe(
         base={

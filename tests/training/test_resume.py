@@ -58,7 +58,7 @@ def stopping_after(phase, step):
 @pytest.mark.parametrize(
     ("phase", "step", "every"),
     [
-        ("base", 3, 2),
+        pytest.param("base", 3, 2, marks=pytest.mark.slow),
         ("episodic", 3, 2),
         pytest.param("base", 2, 1, marks=pytest.mark.slow),
         pytest.param("episodic", 1, 1, marks=pytest.mark.slow),
@@ -71,7 +71,7 @@ def test_stopped_between_steps(tmp_path, undisturbed, phase, step, every):
     assert_same(final(train(tiny_recipe(checkpoint_every=every), tmp_path)), undisturbed)
 
 
-@pytest.mark.parametrize("call", [2, 5])
+@pytest.mark.parametrize("call", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_stopped_in_the_middle_of_a_step(tmp_path, undisturbed, monkeypatch, call):
     # After the backward pass and before the optimizer; in the base learner, then in the decoder.
     calls = []
@@ -106,6 +106,7 @@ def test_killed_for_real(tmp_path, undisturbed):
     assert_same(final(train(tiny_recipe(), tmp_path)), undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_while_a_checkpoint_is_renamed(tmp_path, undisturbed):
     with pytest.raises(StoppedError):
         train(tiny_recipe(), tmp_path, stopping_after("episodic", 3))
@@ -114,7 +115,7 @@ def test_killed_while_a_checkpoint_is_renamed(tmp_path, undisturbed):
     assert_same(final(train(tiny_recipe(), tmp_path)), undisturbed)
 
 
-@pytest.mark.parametrize("damage", ["cut", "garbage"])
+@pytest.mark.parametrize("damage", ["cut", pytest.param("garbage", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_continues(tmp_path, undisturbed, damage):
     with pytest.raises(StoppedError):
         train(tiny_recipe(), tmp_path, stopping_after("episodic", 3))

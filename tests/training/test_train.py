@@ -64,7 +64,7 @@ def test_a_dataset_that_is_open_already_is_not_opened_again(recipe, tmp_path, mo
     assert same(alone.state_dict(), given.state_dict())
 
 
-@pytest.mark.parametrize("kind", ["base", "novel"])
+@pytest.mark.parametrize("kind", ["base", pytest.param("novel", marks=pytest.mark.slow)])
 def test_validation_tells_the_decoder_which_base_class_is_asked_for(recipe, tmp_path, kind):
     asked = recipe()
     decoder = load_decoder(train(asked, tmp_path))
@@ -97,7 +97,7 @@ PFENET = {
 }
 
 
-@pytest.mark.parametrize("sees", ["plain", "augmented"])
+@pytest.mark.parametrize("sees", ["plain", pytest.param("augmented", marks=pytest.mark.slow)])
 def test_clip_priors_enter_and_a_cache_does_not_change_the_result(recipe, tmp_path, sees):
     def asked(augmentation=None, **clip):
         return recipe(
