@@ -227,9 +227,8 @@ def report(plan: Comparison) -> None:
     found = {file.stem: read_result(file) for file in sorted(plan.results.glob("*.json"))}
     results = {name: each for name, each in found.items() if each.fold in folds and each.complete}
     place = plan.results.parent
-    trainings = [
-        each for each in _trainings(plan, place / "trainings.json") if each["fold"] in folds
-    ]
+    done = replace(plan, folds=tuple(folds))
+    trainings = list(_trainings(done, place / "trainings.json"))
     write_json({"trainings": trainings}, place / "trainings.json")
     for style in ("main", "priors"):
         tables = make_tables([*results.items()], style)

@@ -208,8 +208,14 @@ class Dataset(ABC):
         return None
 
     def _count(self, key: str) -> NDArray[np.int64]:
-        """Pixels of every class in one class map (C,)."""
-        return count_pixels(self.class_map(key), len(self.class_names))
+        """Pixels of every class in one image (C,)."""
+        masks, classes = self._masks(key), len(self.class_names)
+        if masks is None:
+            return count_pixels(self.class_map(key), classes)
+        counts = np.zeros(classes, dtype=np.int64)
+        for index, mask in masks.items():
+            counts[index] = np.count_nonzero(mask)
+        return counts
 
     def _stored_or_counted(self, split: Split) -> NDArray[np.int64]:
         """Counts of a split, from the cache folder where they are there and of this state."""

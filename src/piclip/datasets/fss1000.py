@@ -93,11 +93,6 @@ class FSS1000(FileDataset):
     def _masks(self, key: str) -> dict[int, NDArray[np.bool_]] | None:
         return {self._class_of(key): self._mask(key)} if self._many else None
 
-    def _count(self, key: str) -> NDArray[np.int64]:
-        counts = np.zeros(len(self.class_names), dtype=np.int64)
-        counts[self._class_of(key)] = np.count_nonzero(self._mask(key))
-        return counts
-
 
 def _read_parts(root: Path) -> dict[Part, list[str]]:
     parts: dict[Part, list[str]] = {p: read_lines(root / f"{p}.txt") for p in get_args(Part)}

@@ -89,12 +89,6 @@ class OverlappingDataset(LazyDataset[EntryT]):
         """1 where any class is, uint8 (H, W); `Sample.mask` knows which."""
         return union(self._masks(key))
 
-    def _count(self, key: str) -> NDArray[np.int64]:
-        counts = np.zeros(len(self.class_names), dtype=np.int64)
-        for index, mask in self._masks(key).items():
-            counts[index] = np.count_nonzero(mask)
-        return counts
-
 
 def drawn_together(
     shapes: Iterable[object], size: tuple[int, int], where: str

@@ -117,8 +117,8 @@ class PascalPart(OverlappingDataset[_Thing]):
 
     def _fingerprint(self, split: Split) -> Iterator[str]:
         yield from super()._fingerprint(split)
-        for thing in self._keys(split).values():
-            yield file_state(self._annotations / f"{thing.photograph}.json")
+        for photograph in dict.fromkeys(thing.photograph for thing in self._keys(split).values()):
+            yield file_state(self._annotations / f"{photograph}.json")
 
     def _photograph(self, thing: _Thing) -> Path:
         return self._photographs / f"{thing.photograph}.jpg"
