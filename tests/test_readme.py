@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 from piclip.clip.checkpoints import BUILTIN_FOLDER
 from piclip.datasets.scenes import make_scene
@@ -297,7 +298,7 @@ def test_the_figures_of_a_comparison_are_those_of_its_results(comparison):
                     result = results[f"{own}-fold{fold}-{shots}shot"]
                     assert result.complete and result.episodes == 40
                     seeds += sign * np.array([one.miou for one in result.per_seed]) / len(folds)
-        half = 2.776 * seeds.std(ddof=1) / 5**0.5  # Student's t of 95 %
+        half = stats.t.ppf(0.975, 4) * seeds.std(ddof=1) / 5**0.5
         return f"{seeds.mean():{'+' if minus else ''}.1f} ± {half:.1f}"
 
     priors = ("none", "imagenet", "vtp", "vtp+pir", "vvp", "piclip")
