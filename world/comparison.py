@@ -270,17 +270,26 @@ def asked(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, help="folder of the trainings")
     parser.add_argument("--quick", action="store_true", help="one fold, short trainings: minutes")
     parser.add_argument("--report", action="store_true", help="tables alone, of what is there")
+    parser.add_argument(
+        "--folds",
+        type=int,
+        nargs="+",
+        choices=range(4),
+        help="these alone; tables are of all that are done",
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings at once")
     return parser.parse_args()
 
 
 def compare(plan: Comparison, options: argparse.Namespace) -> int:
     """Does what is asked; returns the exit code."""
+    folds = tuple(options.folds or plan.folds)
     try:
         if not options.report:
             plan.results.mkdir(parents=True, exist_ok=True)
-            run(plan.phases(), options.workers, done=plan.is_done, log=plan.runs / "log")
-        report(plan)
+            phases = replace(plan, folds=folds).phases()
+            run(phases, options.workers, done=plan.is_done, log=plan.runs / "log")
+        report(replace(plan, folds=tuple(sorted({*plan.folds, *folds}))))
     except PiclipError as error:
         print(error, file=sys.stderr)
         return 1

@@ -207,18 +207,22 @@ def test_all_of_it_in_small_from_a_name_on_the_hub(data, tmp_path):
             1,
         ),
         (["--output", "out", "--runs", "own"], "out", "own", 4),
+        (["--folds", "2", "3"], "benchmarks/photos5i/results", "runs/photographs", 4),
     ],
 )
 def test_what_is_asked_for_on_the_command_line(monkeypatch, tmp_path, words, output, runs, folds):
     asked = []
     monkeypatch.setattr(
-        comparison, "run", lambda phases, workers, **rest: asked.append((workers, rest["log"]))
+        comparison,
+        "run",
+        lambda phases, workers, **rest: asked.append((len(phases[1]), workers, rest["log"])),
     )
     monkeypatch.setattr(comparison, "report", asked.append)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["photographs", "--data", "d", "--workers", "3", *words])
     assert photographs.main() == 0
-    (workers, log), plan = asked
+    (trained, workers, log), plan = asked
+    assert trained == (2 if "--folds" in words else folds)
     assert (
         workers == 3 and log == Path(runs) / "log" and (plan.data, plan.model) == (Path("d"), MODEL)
     )
