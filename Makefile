@@ -11,15 +11,15 @@ LABEL_STUDIO_INSTALLED := .venv-label-studio/installed-$(LABEL_STUDIO)
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo               segment a few generated scenes; pictures land in demo/"
+	@echo "make demo               segment a few drawn scenes; pictures land in demo/"
 	@echo "make test               run the tests"
 	@echo "make test-slow          run the tests that take minutes too"
 	@echo "make test-browser       the tests of the web page in Chromium"
 	@echo "make test-label-studio  the backend and its how-to with a real Label Studio, installed for this"
 	@echo "make lint               ruff, mypy --strict and the layers of the imports"
 	@echo "make docs               build the documentation site into site/; a broken link is an error"
-	@echo "make benchmark          measure quality on the built-in world, then speed"
-	@echo "make experiments        train and compare all decoders on the built-in world (4 hours; resumes)"
+	@echo "make benchmark          measure quality on drawn scenes, then speed"
+	@echo "make experiments        train and compare all decoders on drawn scenes (4 hours; resumes)"
 	@echo "make experiments-quick  the same path in minutes; its figures say little"
 	@echo "make photographs        the same on VOC's photographs in DATA=data/pascal (3 hours; resumes)"
 	@echo "make builtin            train the built-in model (hours on a CPU; resumes)"

@@ -53,8 +53,8 @@ class Priors:
 
     Attributes:
         fused: What the segmenter makes of the others before it goes from patches to pixels.
-        visual_text: VTP: where the image agrees with the class's name (Sec. 2 of the method).
-            None without a text tower, like its refinement.
+        visual_text: VTP: where the image agrees with the class's name. None without a text tower,
+            like its refinement.
         visual_text_refined: VTP spread along the encoder's attention (PIR).
         contrast: Probability that a patch is of the object rather than of its background, by the
             supports alone. None with the published priors.

@@ -1,15 +1,19 @@
-"""The pages of the documentation: links, names and messages in them are there."""
+"""The pages of the documentation: links, names, commands and messages in them are there."""
 
 import ast
 import re
+import shlex
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
+from docs.hooks.commands import reference
 from docs.hooks.repository import BESIDE, links_on_site
+from piclip.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -84,6 +88,83 @@ def test_every_name_of_the_code_is_there(page):
     names |= set(re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.M))
     for name in names - {"piclip.json"}:
         assert there(name)
+
+
+TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
+TEXTS["piclip --help, and that of every command"] = reference()
+PICLIP = typer.main.get_command(app)
+OPTIONS = set(re.findall(r"--[a-z][\w-]*", reference()))
+OPTIONS.update(*(re.findall(r'"(--[a-z-]+)"', f.read_text()) for f in ROOT.glob("world/*.py")))
+OPTIONS.add("--use_original_imgsize")  # HSNet's
+
+
+def command_lines(text):
+    """What follows `piclip` in blocks of code; and within sentences, where it may be only begun."""
+    fenced = re.findall(r"```(?:ba)?sh\n(.*?)```", text, re.S)
+    code = "\n".join([*fenced, *re.findall(r"^    .*$", text, re.M)]).replace("\\\n", " ")
+    for line in re.findall(r"^ *(?:\w+=\S+ )*piclip (.+)$", code, re.M):
+        yield re.sub(r"\$\{?[\w@]+\}?", "1", line), "..." in line or "--help" in line
+    for line in re.findall(r"`piclip\s([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S)):
+        yield line, True
+
+
+def check_command(line, begun):
+    """Refuses what the command line would refuse."""
+    command, words = PICLIP, shlex.split(line, comments=True)
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        if words[0] == "COMMAND":
+            return
+        command, words = command.commands[words[0]], words[1:]
+    if not begun:
+        command.make_context(command.name, words)
+    known = {"--help"}.union(*(parameter.opts for parameter in command.params))
+    assert {word for word in words if word.startswith("--")} <= known, line
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_command_line_is_one_that_piclip_takes(page):
+    for line, begun in command_lines(TEXTS[page]):
+        check_command(line, begun)
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_option_is_one_of_a_command(page):
+    assert set(re.findall(r"`(--[a-z][\w-]*)", TEXTS[page])) <= OPTIONS
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("segmnt", "segmnt"),
+        ("app --prot 80", "No such option"),
+        ("app --port many", "valid integer"),
+        ("data check", "Missing parameter"),
+    ],
+)
+def test_a_command_line_that_piclip_refuses_is_noticed(line, why):
+    with pytest.raises(Exception, match=why):
+        check_command(line, begun=False)
+
+
+def test_an_option_that_there_is_not_is_noticed_in_a_command_that_is_only_begun():
+    with pytest.raises(AssertionError, match="--prot 80"):
+        check_command("app --prot 80 ...", begun=True)
+
+
+def named(pattern):
+    """What matches in any page."""
+    return {name for text in TEXTS.values() for name in re.findall(pattern, text, re.M)}
+
+
+def test_every_test_that_a_page_names_is_there():
+    tests = "".join(file.read_text(encoding="utf-8") for file in ROOT.glob("tests/**/test_*.py"))
+    assert named(r"`(test_\w+)`") <= set(re.findall(r"^def (test_\w+)", tests, re.M))
+
+
+def test_every_target_that_a_page_makes_is_one_of_the_makefile():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = " ".join(re.findall(r"^([a-z -]+):", makefile, re.M)).split()
+    assert named(r"(?:^ *|`)make ([a-z-]+)(?=`|  +#|$)") <= set(targets)
 
 
 def test_each_formula_says_where_it_is_in_the_code():

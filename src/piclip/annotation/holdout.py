@@ -78,9 +78,9 @@ def hold_out(
     Args:
         segmenter: It has learned the examples; it is not changed.
         examples: What it has learned from.
-        negatives: The images without a class from which it has learned too.
         image_root: The folder of images.
-        threshold: As in `piclip.annotation.answers.How`.
+        negatives: The images without a class from which it has learned too.
+        threshold: As in `piclip.annotation.How`.
         min_presence: As there.
         min_score: Regions with a lower score do not count.
         cleaning: What becomes of the others.

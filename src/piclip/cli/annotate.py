@@ -14,8 +14,7 @@ EXAMPLES = options.examples(
     "piclip annotate --images photos --labels labels.json --holdout",
     "piclip annotate --images photos --labels labels.json --output proposals.json "
     "--min-score 0.5 --review review.csv",
-    "piclip annotate --images photos --labels export.json --format label-studio "
-    "--output tasks.json",
+    "piclip annotate --images photos --labels export.json --format labelstudio --output tasks.json",
     "piclip annotate --images photos --labels masks --format masks --name zebra "
     "--output proposals.json --output-format coco",
     "piclip annotate --images s3://bucket/photos --labels labels.json --engine ray --num-gpus 1 "
@@ -38,13 +37,15 @@ def annotate(
         str,
         typer.Option(
             metavar="NAME",
-            help="Of the labels: coco, yolo, label-studio, labelme, voc, masks, cvat (XML for "
+            help="Of the labels: coco, yolo, labelstudio, labelme, voc, masks, cvat (XML for "
             "images), or auto to tell.",
         ),
     ] = "auto",
     name: Annotated[
         list[str] | None,
-        typer.Option(help="A class, if the labels do not name it; repeat it in their order."),
+        typer.Option(
+            metavar="NAME", help="A class, if the labels do not name it; repeat it in their order."
+        ),
     ] = None,
     empty_as_negatives: Annotated[
         bool,
@@ -71,7 +72,7 @@ def annotate(
         str | None,
         typer.Option(
             metavar="PATH",
-            help="Where the proposals go: a file for coco, label-studio and parquet (a folder of "
+            help="Where the proposals go: a file for coco, labelstudio and parquet (a folder of "
             "them in shards), else a folder. May be left out with --holdout.",
         ),
     ] = None,

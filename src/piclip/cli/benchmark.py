@@ -20,7 +20,7 @@ WorkersOption = Annotated[
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Measure quality on the built-in world or on photographs, or speed.",
+    help="Measure quality on drawn scenes or on photographs, or speed.",
     epilog=options.examples("piclip benchmark scenes --json", "piclip benchmark speed"),
 )
 
@@ -44,7 +44,7 @@ def scenes(
     dtype: options.Dtype = "auto",
     json: options.Json = False,
 ) -> None:
-    """Measure every map and the final mask on held-out episodes of the built-in world.
+    """Measure every map and the final mask on held-out episodes of drawn scenes.
 
     Prints mIoU (accumulated per class, one threshold for each map) with the 95 % interval, for
     one and for five labelled images; and the final mask where the class has an unknown name, where
@@ -62,7 +62,7 @@ def scenes(
             workers=workers or os.cpu_count() or 1,
             progress=progress,
         )
-    _print(report, f"{episodes} episodes x {seeds} seeds of the built-in world", json=json)
+    _print(report, f"{episodes} episodes x {seeds} seeds of drawn scenes", json=json)
 
 
 @app.command(

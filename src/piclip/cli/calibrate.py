@@ -23,7 +23,7 @@ def calibrate(
         typer.Option(
             metavar="FOLDER",
             help="Labelled photographs: of 'piclip data', VOC's with a list.txt, COCO 2014's, or "
-            "images/, masks/ and classes.txt; 'scenes' is the built-in world.",
+            "images/, masks/ and classes.txt; 'scenes' are the drawn ones.",
         ),
     ],
     output: Annotated[
@@ -83,8 +83,7 @@ def calibrate(
     if str(data) == "scenes":
         if list_file is not None or leave_out:
             raise UsageError(
-                "The built-in world takes no --list and no --leave-out; give a folder, or leave "
-                "them out."
+                "Drawn scenes take no --list and no --leave-out; give a folder, or leave them out."
             )
         questions = SceneQuestions(0, 1, episodes)
     else:

@@ -113,8 +113,8 @@ def coco(
 ) -> None:
     """Draw COCO's objects into class masks, and write the lists of COCO-20i.
 
-    Smaller objects lie on top of larger ones, crowd regions become 255 (ignore). Whether an image
-    is in train or val says the name of its annotation file. Stopped and run again, it goes on
+    Smaller objects lie on top of larger ones, crowd regions become 255 (ignore). The name of its
+    annotation file says whether an image is in train or val. Stopped and run again, it goes on
     where it was.
     """
     from piclip.cli.console import progress_lines

@@ -37,7 +37,7 @@ def demo(
     visual: options.Visual = None,
     json: options.Json = False,
 ) -> None:
-    """Segment a few generated scenes with the built-in model: offline, in seconds.
+    """Segment a few drawn scenes with the built-in model: offline, in seconds.
 
     Draws a labelled scene and six others, two of them without the class, none of them chosen;
     segments them from the one labelled example, and writes images, masks, overlays and one figure

@@ -95,6 +95,7 @@ def evaluate(
             min=0,
             max=1,
             callback=options.finite,
+            metavar="SCORE",
             help="Only training-free. [default: the model's own; for --prior the best one on base "
             "classes]",
         ),

@@ -64,17 +64,16 @@ Model = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Hub name, folder or weights file of a CLIP, or 'builtin' (generated scenes only); or "
-        "another ViT, which reads no texts, so that class names are labels only.",
+        help="A CLIP (hub name, folder or weights file), 'builtin' (drawn scenes only), or another "
+        "ViT, which reads no names.",
     ),
 ]
 ModelOrDecoder = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Hub name, folder or weights file of a CLIP, 'builtin' (generated scenes only), or "
-        "the folder of a trained decoder; or another ViT, which reads no texts, so that class "
-        "names are labels only.",
+        help="A CLIP (hub name, folder or weights file), 'builtin' (drawn scenes only), another "
+        "ViT, which reads no names, or the folder of a trained decoder.",
     ),
 ]
 Visual = Annotated[

@@ -24,7 +24,10 @@ def priors(
     *,
     support: options.Support,
     mask: options.Mask,
-    name: Annotated[str, typer.Option(help="What the masks show, in a word or two, as in zebra.")],
+    name: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="What the masks show, in a word or two, as in zebra."),
+    ],
     query: Annotated[Path, typer.Option(metavar="IMAGE", help="The image to look at.")],
     output: options.OutputFolder,
     model: options.Model = options.DEFAULT_MODEL,

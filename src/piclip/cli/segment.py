@@ -29,7 +29,10 @@ def segment(
     mask: options.Mask,
     name: Annotated[
         list[str],
-        typer.Option(help="What the masks show, in a word or two: once, or once per --support."),
+        typer.Option(
+            metavar="NAME",
+            help="What the masks show, in a word or two: once, or once per --support.",
+        ),
     ],
     query: Annotated[
         list[Path],

@@ -1,1 +1,1 @@
-"""The frozen CLIP: loading, one-pass image encoding, prompts."""
+"""The frozen models, CLIP and other ViTs: loading, one-pass image encoding, prompts."""

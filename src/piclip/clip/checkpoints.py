@@ -1,7 +1,7 @@
 """Loading, converting and saving CLIP checkpoints.
 
 A checkpoint on disk is a transformers folder: ``config.json``, ``model.safetensors``, the
-tokenizer's files, and optionally ``piclip.json`` with the settings in :class:`ModelSettings`.
+tokenizer's files, and optionally ``piclip.json`` with the settings in `ModelSettings`.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def load_clip(
               own archives, plain state dicts, open_clip's checkpoints;
             - a name on the hub, ``openai/clip-vit-base-patch16`` for photographs. A model in the
               hub's local cache is used without asking the hub again.
-        hidden_act: Activation of a weights *file* (see :func:`clip_from_state_dict`): files do not
+        hidden_act: Activation of a weights *file* (see `clip_from_state_dict`): files do not
             say; folders and the hub do, and then it is not used.
         tokenizer: Folder or hub name of the tokenizer. Default: the checkpoint's own; for a weights
             file, which has none, OpenAI's where the vocabulary has OpenAI's size.
@@ -135,8 +135,8 @@ def find_checkpoint(
     """The file or folder of a checkpoint on this computer, downloaded if it is one of the hub.
 
     Args:
-        name_or_path: As in :func:`load_clip`.
-        weights: As in :func:`piclip.clip.hub.hub_folder`.
+        name_or_path: As in `load_clip`.
+        weights: As in `piclip.clip.hub.hub_folder`.
         tokenizer: The same.
         hub: The same.
 
@@ -196,7 +196,7 @@ def load_weights(
 
 
 def save_clip(loaded: LoadedClip, folder: str | Path) -> None:
-    """Write a checkpoint as a transformers folder; as :func:`save_model`."""
+    """Write a checkpoint as a transformers folder; as `save_model`."""
     save_model(loaded.model, loaded.tokenizer, loaded.settings, folder)
 
 
@@ -252,16 +252,16 @@ def convert_checkpoint(
     hidden_act: str = "quick_gelu",
     tokenizer: str | Path | None = None,
 ) -> Path:
-    """Write any checkpoint that :func:`load_clip` reads as a self-contained transformers folder.
+    """Write any checkpoint that `load_clip` reads as a self-contained transformers folder.
 
     The folder includes the tokenizer, so it works offline and in plain transformers
     (``CLIPModel.from_pretrained``, ``CLIPTokenizer.from_pretrained``).
 
     Args:
-        source: What :func:`load_clip` takes.
+        source: What `load_clip` takes.
         destination: New or empty folder.
-        hidden_act: As in :func:`load_clip`.
-        tokenizer: As in :func:`load_clip`.
+        hidden_act: As in `load_clip`.
+        tokenizer: As in `load_clip`.
 
     Returns:
         The folder written.

@@ -59,7 +59,7 @@ def synonym_table(name: str) -> dict[str, str]:
         name: ``"voc"`` or ``"coco"``: the published rewordings ("bird avian"), spelled in proper
             words; ``"voc-reference"`` or ``"coco-reference"``: the same letter for letter as in
             the reference code, slips included ("sknowboard", "glove" for a baseball glove), to
-            reproduce published numbers. Keys are the names of :func:`class_names`.
+            reproduce published numbers. Keys are the names of `class_names`.
 
     Raises:
         UsageError: If there is no such table.
@@ -98,7 +98,7 @@ def build_prompts(
 
     Args:
         names: Classes, such as ``["zebra", "bird"]``.
-        synonyms: Wordings of some of the classes, for example :func:`synonym_table`; a class
+        synonyms: Wordings of some of the classes, for example `synonym_table`; a class
             without an entry is called by its name.
         foreground_templates: Sentences with exactly one ``{}`` where the wording goes.
         background_templates: The same for images without the class.
@@ -131,15 +131,15 @@ def text_prototypes(
     Args:
         encode_text: The text encoder.
         names: C classes, at least one.
-        synonyms: As in :func:`build_prompts`.
-        foreground_templates: As in :func:`build_prompts`.
-        background_templates: As in :func:`build_prompts`.
+        synonyms: As in `build_prompts`.
+        foreground_templates: As in `build_prompts`.
+        background_templates: As in `build_prompts`.
 
     Returns:
         Two tensors (C, E) of unit vectors, foreground and background, in the order of ``names``.
 
     Raises:
-        UsageError: As :func:`build_prompts`, or if there are no names.
+        UsageError: As `build_prompts`, or if there are no names.
     """
     if not names:
         raise UsageError("There is no class name: give at least one, such as zebra.")

@@ -188,7 +188,7 @@ def _convolution(
 class VGG16BN(Backbone):
     """VGG-16 with batch norm, without its last pool: stages 3 and 4 have stride 16.
 
-    Pools round up. Stage 2 has stride 8, so :meth:`Backbone.lower` halves it.
+    Pools round up. Stage 2 has stride 8, so `Backbone.lower` halves it.
     """
 
     def __init__(self) -> None:
@@ -307,8 +307,8 @@ def build_backbone(name: str, **options: Any) -> Backbone:  # noqa: ANN401 - of 
         name: ``resnet50``, ``resnet101`` (deep stem); ``resnet50-plain``, ``resnet101-plain``
             (torchvision's 7x7 stem); ``vgg16bn``; ``tiny``, a ResNet of four narrow blocks; or
             ``vit``, any frozen ViT.
-        options: For the ResNets, arguments of :class:`ResNet` instead of the name's own; for
-            ``vit`` those of :class:`ViT`.
+        options: For the ResNets, arguments of `ResNet` instead of the name's own; for
+            ``vit`` those of `ViT`.
 
     Raises:
         UsageError: If there is no such backbone, or it does not take an option.

@@ -74,7 +74,7 @@ class BAM(EnsembleDecoder):
     Prototypes, ImageNet priors and distances are averaged over the supports with weights that come
     from the distances. BAM's own weighting is a network for one number of supports; the default
     here is ``softmax(-s * distance)`` with one learnt number ``s``, for any number of supports (see
-    :class:`piclip.decoders.ensemble.ShotWeights`).
+    `piclip.decoders.ensemble.ShotWeights`).
     """
 
     name = "bam"
@@ -95,7 +95,7 @@ class BAM(EnsembleDecoder):
         self.ensemble = Ensemble()
 
     def decode(self, episodes: EpisodeFeatures) -> DecoderOutput:
-        """See :meth:`EnsembleDecoder.decode`; ``auxiliary`` holds the meta learner's scores."""
+        """See `EnsembleDecoder.decode`; ``auxiliary`` holds the meta learner's scores."""
         query, supports = episodes.query, episodes.supports
         distances = gram_distances(query.low, supports.low)
         weights = self.shot_weights(distances)

@@ -130,11 +130,11 @@ class FewShotDecoder(PretrainedModule, ABC):
     """A decoder on a frozen backbone, for any number of supports.
 
     Attributes:
-        loss_weights: Weight of each term in :meth:`loss`; 1 for a term that is not named.
+        loss_weights: Weight of each term in `loss`; 1 for a term that is not named.
         knows_base_classes: Whether there is a base learner, which reads stage 4 of the query.
         prior_channels: Number of channels of the prior.
         published_visual: Which visual prior published weights take, in the words of
-            :class:`piclip.decoders.clip_priors.PriorMaker`; for weights whose training is unknown.
+            `piclip.decoders.clip_priors.PriorMaker`; for weights whose training is unknown.
     """
 
     loss_weights: ClassVar[Mapping[str, float]] = {}
@@ -167,7 +167,7 @@ class FewShotDecoder(PretrainedModule, ABC):
         return (self.backbone,)
 
     def load_base_learner(self, learner: PretrainedModule) -> None:
-        """Takes over the backbone of a trained :class:`piclip.decoders.pspnet.PSPNet`.
+        """Takes over the backbone of a trained `piclip.decoders.pspnet.PSPNet`.
 
         Raises:
             ModelError: If the backbones differ.
@@ -212,8 +212,8 @@ class FewShotDecoder(PretrainedModule, ABC):
         """Segments queries whose maps, like those of the supports, are there already.
 
         Args:
-            episodes: What :meth:`query_features` and :meth:`support_features` returned, with the
-                rest as in :meth:`forward`.
+            episodes: What `query_features` and `support_features` returned, with the
+                rest as in `forward`.
 
         Returns:
             Scores at sizes of the decoder's own.
@@ -225,7 +225,7 @@ class FewShotDecoder(PretrainedModule, ABC):
         """Returns the terms of the loss and, as ``"loss"``, their weighted sum.
 
         Args:
-            output: What :meth:`forward` returned.
+            output: What `forward` returned.
             target: Masks of the queries, long (B, H, W): 0, 1, 255 = ignore.
             base_target: Base classes of the queries, long (B, H, W): 0 background, 255 = ignore.
 
@@ -246,7 +246,7 @@ class FewShotDecoder(PretrainedModule, ABC):
     def check_episode(
         self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor | None
     ) -> None:
-        """Raises :class:`UsageError` where the tensors of an episode do not fit together."""
+        """Raises `UsageError` where the tensors of an episode do not fit together."""
         if query.ndim != 4 or supports.ndim != 5 or supports.shape[1] < 1:
             raise UsageError(
                 f"Queries are (B, 3, H, W) and supports (B, K, 3, H, W) with K of at least 1, not "

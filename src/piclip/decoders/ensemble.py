@@ -70,7 +70,7 @@ class PublishedShotWeights(nn.Module):
 
     The distances, sorted ascending, are its channels; its outputs are put back in the order of the
     supports and go through a softmax. With another number of supports than its own it does not
-    apply: then the weights are ``softmax(-d)``, as in :class:`ShotWeights` before training.
+    apply: then the weights are ``softmax(-d)``, as in `ShotWeights` before training.
 
     Args:
         shots: Number of supports it is for. One support has weight 1 and needs no network.
@@ -151,7 +151,7 @@ class Ensemble(nn.Module):
         Args:
             meta_logits: Scores of background and object, (B, 2, h, w).
             distance: Weighted distance of the supports, (B,).
-            elsewhere: Probability of base classes, (B, 1, h, w), see :func:`known_elsewhere`.
+            elsewhere: Probability of base classes, (B, 1, h, w), see `known_elsewhere`.
 
         Returns:
             Scores of background and object, (B, 2, h, w).
@@ -198,7 +198,7 @@ class EnsembleDecoder(FewShotDecoder):
         return (self.backbone, self.base_learner)
 
     def load_base_learner(self, learner: PretrainedModule) -> None:
-        """Takes over backbone and head of a trained :class:`piclip.decoders.pspnet.PSPNet`.
+        """Takes over backbone and head of a trained `piclip.decoders.pspnet.PSPNet`.
 
         Raises:
             ModelError: If the backbones, or the number of base classes, differ.

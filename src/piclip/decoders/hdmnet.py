@@ -63,9 +63,9 @@ class HDMNet(EnsembleDecoder):
     the masked supports, in the features of the base learner and of stage 4, averaged over shots,
     as HDMNet publishes it; with ``piclip`` the refined text prior and the visual prior. With
     ``published_shots`` the network has the channels of the checkpoints published for that many
-    shots instead (see :attr:`prior_channels`); it still takes any number. As published, the
+    shots instead (see `prior_channels`); it still takes any number. As published, the
     matching sums over the object's positions in all shots, so that a support given twice is not
-    quite like one given once (see :class:`piclip.decoders.hierarchical_matching.MaskedMatching`).
+    quite like one given once (see `piclip.decoders.hierarchical_matching.MaskedMatching`).
     """
 
     name = "hdmnet"
@@ -91,12 +91,12 @@ class HDMNet(EnsembleDecoder):
     def check_episode(
         self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor | None
     ) -> None:
-        """See :meth:`EnsembleDecoder.check_episode`; there may be several visual priors."""
+        """See `EnsembleDecoder.check_episode`; there may be several visual priors."""
         pair = None if priors is None else priors[:, :2]
         super().check_episode(query, supports, masks, pair)
 
     def decode(self, episodes: EpisodeFeatures) -> HDMNetOutput:
-        """See :meth:`EnsembleDecoder.decode`; ``auxiliary`` holds the scores of the matching alone.
+        """See `EnsembleDecoder.decode`; ``auxiliary`` holds the scores of the matching alone.
 
         Published HDMNet was trained on the visual prior's raw cosines. A network in published form
         takes 1, 2 (one per block, CLIP's last first) or all visual priors (those of the last block
@@ -182,7 +182,7 @@ class HDMNet(EnsembleDecoder):
     def loss(
         self, output: DecoderOutput, target: Tensor, base_target: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Returns the terms of :meth:`EnsembleDecoder.loss` and ``distillation``.
+        """Returns the terms of `EnsembleDecoder.loss` and ``distillation``.
 
         The frozen base learner's term has no gradient; it is there to be watched.
         """

@@ -30,7 +30,7 @@ def build_decoder(name: str, **options: Any) -> FewShotDecoder:  # noqa: ANN401 
 
     Args:
         name: ``pfenet``, ``bam`` or ``hdmnet``.
-        options: Fields of its :class:`piclip.decoders.base.DecoderOptions`.
+        options: Fields of its `piclip.decoders.base.DecoderOptions`.
 
     Raises:
         UsageError: If there is no such decoder, or it does not take an option; it lists them.

@@ -62,7 +62,7 @@ class PFENet(FewShotDecoder):
         self.classifier = mask_classifier(width)
 
     def decode(self, episodes: EpisodeFeatures) -> DecoderOutput:
-        """See :meth:`FewShotDecoder.decode`; ``auxiliary`` holds the inner scores, one per scale.
+        """See `FewShotDecoder.decode`; ``auxiliary`` holds the inner scores, one per scale.
 
         The base class is not used, for there is no base learner.
         """

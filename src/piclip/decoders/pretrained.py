@@ -23,7 +23,7 @@ class NetworkOptions:
     """What every network is built with.
 
     Attributes:
-        backbone: Name of the backbone, see :func:`piclip.decoders.backbones.build_backbone`.
+        backbone: Name of the backbone, see `piclip.decoders.backbones.build_backbone`.
         backbone_options: Its options, for instance ``{"width": 16}``.
     """
 
@@ -46,7 +46,7 @@ class PretrainedModule(  # type: ignore[call-arg]  # huggingface_hub is not type
     network's name; the weights into ``model.safetensors``.
 
     Args:
-        options: Fields of the network's :attr:`Options`.
+        options: Fields of the network's `Options`.
 
     Attributes:
         name: The network's name in ``config.json`` and in the registry.

@@ -16,7 +16,7 @@ HDMNet, 1 or 5 shots                  ``HDMNet(prior="imagenet", published_shots
 PI-CLIP, 1 or 5 shots                 ``HDMNet(prior="piclip", published_shots=1 or 5)``
 ====================================  ==========================================================
 
-HDMNet and PI-CLIP share their names; shapes tell them apart (:func:`published_options`).
+HDMNet and PI-CLIP share their names; shapes tell them apart (`published_options`).
 
 Knowingly dropped on reading are ImageNet's classifiers (``fc``, ``classifier``) and every
 ``clip_model.*`` of PI-CLIP: the frozen CLIP itself and its leaked
@@ -303,7 +303,7 @@ def state_dict_of(weights: str | Path | Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 def published_options(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Returns the options of :class:`HDMNet` for a published state dict, read off its shapes.
+    """Returns the options of `HDMNet` for a published state dict, read off its shapes.
 
     Args:
         weights: The state dict, without ``module.`` before its names.

@@ -1,1 +1,1 @@
-"""Metrics of few-shot segmentation."""
+"""Episodes in, figures out: metrics, records, tables, calibration and benchmarks."""

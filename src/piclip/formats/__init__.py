@@ -3,7 +3,7 @@
 Six formats, each a module with the same three functions: ``recognise(source)`` tells whether it is
 the one, ``read(source, images=...)`` gives `Labels`, ``write(labels, destination)`` writes them.
 What each loses is said in its module: `coco`, `labelstudio`, `labelme`, `yolo`, `voc` and `masks`;
-`write_overlays` draws labels to look at.
+`cvat` is only read, and `write_overlays` draws labels to look at.
 
 >>> from piclip.formats import read_labels, write_labels, from_segmentation, Labels
 >>> labels = read_labels("labels.json", images="photos")                   # doctest: +SKIP

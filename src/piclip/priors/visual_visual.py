@@ -14,8 +14,8 @@ from piclip.errors import UsageError
 def visual_visual_prior(query: Tensor, support: Tensor, support_mask: Tensor) -> Tensor:
     """Best cosine between each query patch and the object patches of each support.
 
-    For one block's tokens F: ``P(i) = max over j in the mask of cos(F_q(i), F_s(j))``
-    (METHOD: PI-CLIP, section VVP). Call it once for each of the last two blocks.
+    For one block's tokens F: ``P(i) = max over j in the mask of cos(F_q(i), F_s(j))``. Call it once
+    for each of the last two blocks.
 
     Args:
         query: Patch tokens of the query images, (B, N, D).
