@@ -13,7 +13,7 @@ from typing import TypeAlias, overload
 from piclip.errors import ImageError, UsageError
 from piclip.formats.labels import LabelledFile, Labels
 from piclip.io.decoding import reason
-from piclip.io.images import list_images
+from piclip.io.images import list_images, stem_of
 from piclip.results import OVERLAYS
 
 Stamp: TypeAlias = tuple[int, int]
@@ -106,11 +106,6 @@ def path_hash(path: str) -> int:
     """64 bits, the same everywhere; of a million, two share theirs once in 37 million runs."""
     data = path.encode("utf-8", "surrogatepass")
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
-
-
-def stem_of(path: str) -> str:
-    """As ``Path(path).stem``, at a tenth of the time."""
-    return os.path.splitext(os.path.basename(path))[0]  # noqa: PTH119, PTH122
 
 
 def query_files(queries: Iterable[Path], output: Path, labelled: Iterable[Path]) -> list[str]:
