@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 from dataclasses import replace
 
@@ -224,6 +225,16 @@ def test_one_image_or_many_of_any_kind(segmenter, episode, tmp_path):
     gray = model.predict(image[..., 0])
     assert len(gray) == 1 and gray[0].size == image.shape[:2]
     assert model.predict([]) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such file names")
+def test_a_result_can_be_made_of_any_file(segmenter, episode, tmp_path):
+    names = ["in\\dog", "...png", "..png", "a\nb", "-a", "[red]", "a."]
+    for name in names:
+        Image.fromarray(episode.query.image).save(tmp_path / name, format="PNG")
+    results = fitted(segmenter, episode).predict(tmp_path / name for name in names)
+    assert [result.name for result in results] == [*names[:-1], "a"]
+    assert all(result.save(tmp_path / "out")["mask"].is_file() for result in results)
 
 
 @pytest.mark.parametrize(

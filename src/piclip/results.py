@@ -154,7 +154,7 @@ class Segmentation:
                 f"The image is {self.image.width} x {self.image.height} pixels (width x height), "
                 f"but the class map is {self.size[1]} x {self.size[0]}."
             )
-        if not self.name or self.name in {".", ".."} or set(self.name) & set("/\\\0"):
+        if self.name in {"", ".."} or Path(self.name).name != self.name or "\0" in self.name:
             raise UsageError(
                 f"The name {self.name!r} of a segmentation must be usable as a file name."
             )

@@ -17,7 +17,7 @@ from piclip.errors import ModelError, PiclipError, UsageError
 from piclip.io.bands import check_bands
 from piclip.io.decoding import ImageSource
 from piclip.io.documents import check_regular, read_json
-from piclip.io.images import MAX_PIXELS, read_image
+from piclip.io.images import MAX_PIXELS, read_image, stem_of
 from piclip.io.outputs import atomic_path, ensure_folder, write_json
 from piclip.io.reading import Read, batches, read_ahead, sources
 from piclip.io.supports import Support, read_labelled
@@ -377,7 +377,7 @@ class FewShotSegmenter:
                 image, (scores, priors, presence) = found
                 class_map = class_map_at(scores, threshold, presence, min_presence)
                 file = str(source) if isinstance(source, str | Path) else None
-                name = f"{number:05d}" if file is None else Path(file).stem
+                name = f"{number:05d}" if file is None else stem_of(file)
                 yield Segmentation(names, class_map, scores, priors, image, name, file, presence)
 
         return results()

@@ -219,6 +219,18 @@ def test_list_images(tmp_path):
     assert list_images(str(tmp_path / "notes.txt")) == [tmp_path / "notes.txt"]
 
 
+def test_a_link_that_leads_nowhere_is_listed_and_hides_no_other(tmp_path):
+    (tmp_path / "a.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "b.png").symlink_to("b.png")
+    (tmp_path / "c.png").touch()
+    (tmp_path / "d.png").symlink_to(tmp_path)
+    assert [path.name for path in list_images(tmp_path)] == ["a.png", "b.png", "c.png"]
+    for name, words in {"a.png": "no such file", "b.png": "levels of symbolic links"}.items():
+        with pytest.raises(ImageError, match=f"{name}: .*{words}") as error:
+            read_image(tmp_path / name)
+        one_sentence(error)
+
+
 def test_pictures_that_cannot_be_read_are_listed_and_say_why(tmp_path):
     starts = {
         "a.heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1", "HEIC.*pip install 'piclip.heif.'"),

@@ -11,12 +11,13 @@ from typing import Any
 
 from piclip.annotation.answers import How, answers, changed
 from piclip.annotation.journal import ADVICE, Entry, Journal
-from piclip.annotation.queries import Failure, Queries, Query, own_names, stamp_of, stem_of
+from piclip.annotation.queries import Failure, Queries, Query, own_names, stamp_of
 from piclip.annotation.sinks import MaskFiles, Regions, Sink
 from piclip.annotation.workers import answers_of_workers
 from piclip.errors import ImageError, UsageError
 from piclip.formats.cleaning import AS_FOUND, Cleaning
 from piclip.formats.label_files import written
+from piclip.io.images import stem_of
 from piclip.io.outputs import ensure_folder, remove_unfinished
 from piclip.io.ownership import owned
 from piclip.results import OVERLAYS

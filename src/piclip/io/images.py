@@ -7,6 +7,7 @@ animations (first frame). Everything else ends in one sentence that names the fi
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -182,14 +183,19 @@ def is_image_name(name: str) -> bool:
     return suffix in SUFFIXES or suffix in UNREAD
 
 
+def stem_of(path: str) -> str:
+    """A file's name without its suffix, which ``..png`` has none of; quicker than a Path's stem."""
+    return os.path.splitext(os.path.basename(path))[0]  # noqa: PTH119, PTH122
+
+
 def list_images(source: str | Path) -> list[Path]:
     """List the image files of a folder (not of its subfolders), or the one file given.
 
     Args:
         source: A folder or a file. Files of a folder are told by their suffix; hidden ones are
-            left out. A single file is taken as it is. Pictures that cannot be read here (HEIC
-            without the extra [heif], JPEG XL, JPEG 2000, SVG) are listed, too: whoever reads them
-            says why not.
+            left out. A single file is taken as it is. What cannot be read here (HEIC without the
+            extra [heif], JPEG XL, JPEG 2000, SVG, links to nowhere) is listed, too: whoever reads
+            it says why not.
 
     Returns:
         Paths sorted by name, at least one.
@@ -214,7 +220,11 @@ def list_images(source: str | Path) -> list[Path]:
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    return is_image_name(entry.name) and not entry.name.startswith(".") and entry.is_file()
+    if not is_image_name(entry.name) or entry.name.startswith("."):
+        return False
+    with suppress(OSError):  # a link in a circle: whoever reads it says so, as of one to nowhere
+        return not entry.is_dir()
+    return True
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
