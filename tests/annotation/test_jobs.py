@@ -306,6 +306,17 @@ def test_names_of_outputs_never_collide_and_earlier_ones_stay():
     assert names["/b/dog.jpg"] not in {"dog", "dog.jpg"}
 
 
+def test_names_of_outputs_are_none_that_a_disk_refuses(tmp_path):
+    long, wide = "x" * 251, "\u732b" * 83
+    names = [f"{stem}.{kind}" for stem in (long, wide, "z" * 247) for kind in ("jpg", "png")]
+    paths = [f"/{n}/{name}" for n, name in enumerate([*names, f"{long}.jpg", "y" * 255, "w" * 251])]
+    names = own_names(paths, lambda path: None, ())
+    stems = [names.get(path) or Path(path).stem for path in paths]
+    for stem in stems:
+        (tmp_path / f"{stem}.png").touch(exist_ok=False)
+    assert stems[-1] == "w" * 251 and stems[4] == "z" * 247 + ".jpg"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_a_signal_stops_a_command_as_ctrl_c_does(world_of_scenes, tmp_path, model, name):

@@ -20,6 +20,10 @@ Stamp: TypeAlias = tuple[int, int]
 """Bytes and time of change (ns) of an image file: tells a changed file from the one annotated."""
 
 
+_LONGEST = 251  # bytes of a stem: with .png these are the 255 that file systems take
+_SHORT = 60  # characters, of four bytes at most
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """An image to annotate.
@@ -174,7 +178,7 @@ def own_names(
 
     Returns:
         The stems by path, but those that are the image's own: several images of one stem get
-        their whole names, ``herd.jpg``, and ``herd.jpg-2`` if that is not enough.
+        their whole names, ``herd.jpg``, and ``herd.jpg-2`` if that is not enough, or too long.
     """
     # Hashes, not strings: a million of these are in memory at once.
     used = {hash(stem.casefold()) for stem in taken}
@@ -184,9 +188,9 @@ def own_names(
         folded = hash(stem_of(path).casefold())
         (twice if folded in once else once).add(folded)
 
-    def is_used(name: str) -> bool:
+    def is_free(name: str) -> bool:
         folded = hash(name.casefold())
-        return folded in used or folded in once
+        return folded not in used and folded not in once and _fits(name)
 
     names = {}
     for path in paths:
@@ -194,11 +198,15 @@ def own_names(
         name = earlier(path)
         if name is None:
             folded = hash(stem.casefold())
-            if folded not in twice and folded not in used:
+            if folded not in twice and folded not in used and _fits(stem):
                 continue
-            candidates = chain([own], (f"{own}-{number}" for number in count(2)))
-            name = next(n for n in candidates if not is_used(n))
+            candidates = chain([own], (f"{own[:_SHORT]}-{number}" for number in count(2)))
+            name = next(filter(is_free, candidates))
             used.add(hash(name.casefold()))
         if name != stem:
             names[path] = name
     return names
+
+
+def _fits(stem: str) -> bool:
+    return len(os.fsencode(stem)) <= _LONGEST
