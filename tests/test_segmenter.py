@@ -191,7 +191,14 @@ def test_wrong_requests_say_what_to_do(segmenter, episode):
         model.fit([], name="cat")
     with pytest.raises(UsageError, match="leave name out"):
         model.fit({"cat": supports(episode)}, name="cat")
+    with pytest.raises(UsageError, match="no class to learn"):
+        model.fit({})
+    for name, words in {" ": "is blank", 3: "'zebra', not 3", "\udcff": "no text in UTF-8"}.items():
+        with pytest.raises(UsageError, match=words):
+            model.fit({name: supports(episode)})
     model.fit(supports(episode), name="cat")
+    with pytest.raises(UsageError, match="'zebra', not 3"):
+        model.predict([episode.query.image], contrast=[3])
     with pytest.raises(UsageError, match="batch size"):
         model.predict([episode.query.image], batch_size=0)
     with pytest.raises(UsageError, match="between 0 and 1"):

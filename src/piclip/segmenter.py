@@ -12,7 +12,7 @@ from PIL import Image
 
 from piclip.clip.encoder import DEFAULT_MODEL, Encoder
 from piclip.clip.hub import HubOptions
-from piclip.clip.prompts import Synonyms
+from piclip.clip.prompts import Synonyms, check_name
 from piclip.errors import ModelError, PiclipError, UsageError
 from piclip.io.bands import check_bands
 from piclip.io.decoding import ImageSource
@@ -478,8 +478,11 @@ def _named(
         raise UsageError("The class needs a name in words, such as name='zebra'.")
     else:
         by_name = {name: supports}
+    if not by_name:
+        raise UsageError("There is no class to learn; give a mapping from its name to supports.")
     named = {}
     for class_name, given in by_name.items():
+        check_name(class_name)
         examples = list(given) if isinstance(given, Iterable) else [given]
         if wrong := [one for one in examples if not isinstance(one, Support)]:
             raise UsageError(
