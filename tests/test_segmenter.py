@@ -1,7 +1,9 @@
+import errno
 import json
 import os
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from PIL import Image
 from piclip import FewShotSegmenter, Support
 from piclip.clip.cache import MemoryCache
 from piclip.datasets.scenes.scene_episodes import scene_episode
-from piclip.errors import ImageError, MaskError, ModelError, UsageError
+from piclip.errors import ImageError, MaskError, ModelError, OutputError, UsageError
 from piclip.scorer import Scored
 from piclip.training_free.scorer import TrainingFreeScorer
 
@@ -179,6 +181,28 @@ def test_a_broken_folder_is_refused(segmenter, episode, tmp_path):
     (folder / "memories.safetensors").write_bytes(b"no")
     with pytest.raises(ModelError, match="no complete"):
         FewShotSegmenter.load(folder)
+
+
+def test_loading_on_a_device_that_is_not_there_says_so(segmenter, episode, tmp_path):
+    folder = fitted(segmenter, episode).save(tmp_path / "one")
+    for wrong in ({"device": "nowhere"}, {"dtype": "int8"}):
+        with pytest.raises(UsageError, match=next(iter(wrong.values()))):
+            FewShotSegmenter.load(folder, **wrong)
+
+
+def test_saving_that_fails_leaves_what_was_saved_before(segmenter, episode, tmp_path, monkeypatch):
+    folder = fitted(segmenter, episode).save(tmp_path / "one")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    other = FewShotSegmenter(segmenter.encoder).fit(supports(scene_episode(0, 7)), name="flag")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OutputError, match="disk is full"):
+            other.save(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_wrong_requests_say_what_to_do(segmenter, episode):

@@ -399,12 +399,12 @@ class FewShotSegmenter:
             for number, memory in enumerate(self._memories.values())
             for field, tensor in self.scorer.tensors(memory).items()
         }
-        with atomic_path(folder / _TENSORS) as path:
-            save_file(tensors, path)
         index = {"format": _FORMAT, **self.scorer.identity(), "classes": list(self.classes)}
         if self.bands is not None:
             index["bands"] = list(self.bands)
-        write_json(index, folder / _INDEX)
+        with atomic_path(folder / _TENSORS) as path:  # neither is replaced where one cannot be
+            save_file(tensors, path)
+            write_json(index, folder / _INDEX)
         return folder
 
     @classmethod
@@ -421,6 +421,7 @@ class FewShotSegmenter:
 
         Raises:
             ModelError: The folder holds no saved segmenter, or its model cannot be had.
+            UsageError: An unknown device or dtype.
         """
         from safetensors import SafetensorError  # noqa: PLC0415
         from safetensors.torch import load_file  # noqa: PLC0415
@@ -457,6 +458,8 @@ class FewShotSegmenter:
                     if k.startswith(prefix)
                 }
                 segmenter._memories[name] = segmenter.scorer.restore(name, own)
+        except UsageError:  # a ValueError, too, but of the call's own arguments
+            raise
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ModelError(
                 f"{folder} holds no complete saved segmenter ({_INDEX} and {_TENSORS}); save it "
