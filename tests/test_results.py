@@ -271,6 +271,11 @@ def test_save_on_a_full_disk(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_save_under_a_name_that_is_too_long(tmp_path):
+    with pytest.raises(OutputError, match="name is too long"):
+        make().save(tmp_path, name="x" * 300)
+
+
 def test_no_result_replaces_another_unasked(tmp_path):
     first, other = make(source="x/1.jpg", name="1"), make(source="y/1.jpg", name="1")
     before = first.save(tmp_path)["mask"].read_bytes()

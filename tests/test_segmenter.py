@@ -1,7 +1,9 @@
+import errno
 import json
 import os
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from PIL import Image
 from piclip import FewShotSegmenter, Support
 from piclip.clip.cache import MemoryCache
 from piclip.datasets.scenes.scene_episodes import scene_episode
-from piclip.errors import ImageError, MaskError, ModelError, UsageError
+from piclip.errors import ImageError, MaskError, ModelError, OutputError, UsageError
 from piclip.scorer import Scored
 from piclip.training_free.scorer import TrainingFreeScorer
 
@@ -181,6 +183,28 @@ def test_a_broken_folder_is_refused(segmenter, episode, tmp_path):
         FewShotSegmenter.load(folder)
 
 
+def test_loading_on_a_device_that_is_not_there_says_so(segmenter, episode, tmp_path):
+    folder = fitted(segmenter, episode).save(tmp_path / "one")
+    for wrong in ({"device": "nowhere"}, {"dtype": "int8"}):
+        with pytest.raises(UsageError, match=next(iter(wrong.values()))):
+            FewShotSegmenter.load(folder, **wrong)
+
+
+def test_saving_that_fails_leaves_what_was_saved_before(segmenter, episode, tmp_path, monkeypatch):
+    folder = fitted(segmenter, episode).save(tmp_path / "one")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    other = FewShotSegmenter(segmenter.encoder).fit(supports(scene_episode(0, 7)), name="flag")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OutputError, match="disk is full"):
+            other.save(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_wrong_requests_say_what_to_do(segmenter, episode):
     model = FewShotSegmenter(segmenter.encoder)
     with pytest.raises(UsageError, match="call fit first"):
@@ -191,7 +215,14 @@ def test_wrong_requests_say_what_to_do(segmenter, episode):
         model.fit([], name="cat")
     with pytest.raises(UsageError, match="leave name out"):
         model.fit({"cat": supports(episode)}, name="cat")
+    with pytest.raises(UsageError, match="no class to learn"):
+        model.fit({})
+    for name, words in {" ": "is blank", 3: "'zebra', not 3", "\udcff": "no text in UTF-8"}.items():
+        with pytest.raises(UsageError, match=words):
+            model.fit({name: supports(episode)})
     model.fit(supports(episode), name="cat")
+    with pytest.raises(UsageError, match="'zebra', not 3"):
+        model.predict([episode.query.image], contrast=[3])
     with pytest.raises(UsageError, match="batch size"):
         model.predict([episode.query.image], batch_size=0)
     with pytest.raises(UsageError, match="between 0 and 1"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, reduce
 from pathlib import Path
@@ -321,7 +322,7 @@ class Segmentation:
         paths = {"mask": Path(folder) / file}
         if overlay:
             paths["overlay"] = Path(folder) / OVERLAYS / file
-        there = [path for path in paths.values() if path.exists()]
+        there = [path for path in paths.values() if os.path.exists(path)]  # noqa: PTH110 - any name
         if there and not overwrite:
             raise UsageError(
                 f"{there[0]} is there already, of an earlier run or of another image of that name; "

@@ -12,7 +12,7 @@ from PIL import Image
 
 from piclip.clip.encoder import DEFAULT_MODEL, Encoder
 from piclip.clip.hub import HubOptions
-from piclip.clip.prompts import Synonyms
+from piclip.clip.prompts import Synonyms, check_name
 from piclip.errors import ModelError, PiclipError, UsageError
 from piclip.io.bands import check_bands
 from piclip.io.decoding import ImageSource
@@ -399,12 +399,12 @@ class FewShotSegmenter:
             for number, memory in enumerate(self._memories.values())
             for field, tensor in self.scorer.tensors(memory).items()
         }
-        with atomic_path(folder / _TENSORS) as path:
-            save_file(tensors, path)
         index = {"format": _FORMAT, **self.scorer.identity(), "classes": list(self.classes)}
         if self.bands is not None:
             index["bands"] = list(self.bands)
-        write_json(index, folder / _INDEX)
+        with atomic_path(folder / _TENSORS) as path:  # neither is replaced where one cannot be
+            save_file(tensors, path)
+            write_json(index, folder / _INDEX)
         return folder
 
     @classmethod
@@ -421,6 +421,7 @@ class FewShotSegmenter:
 
         Raises:
             ModelError: The folder holds no saved segmenter, or its model cannot be had.
+            UsageError: An unknown device or dtype.
         """
         from safetensors import SafetensorError  # noqa: PLC0415
         from safetensors.torch import load_file  # noqa: PLC0415
@@ -457,6 +458,8 @@ class FewShotSegmenter:
                     if k.startswith(prefix)
                 }
                 segmenter._memories[name] = segmenter.scorer.restore(name, own)
+        except UsageError:  # a ValueError, too, but of the call's own arguments
+            raise
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ModelError(
                 f"{folder} holds no complete saved segmenter ({_INDEX} and {_TENSORS}); save it "
@@ -478,8 +481,11 @@ def _named(
         raise UsageError("The class needs a name in words, such as name='zebra'.")
     else:
         by_name = {name: supports}
+    if not by_name:
+        raise UsageError("There is no class to learn; give a mapping from its name to supports.")
     named = {}
     for class_name, given in by_name.items():
+        check_name(class_name)
         examples = list(given) if isinstance(given, Iterable) else [given]
         if wrong := [one for one in examples if not isinstance(one, Support)]:
             raise UsageError(

@@ -150,7 +150,7 @@ def stopped(done: int, total: int) -> PiclipError:
 @contextmanager
 def writing(output: str | Path) -> Iterator[None]:
     """Say that labels are being written; Ctrl-C in the block says how to go on (PiclipError)."""
-    with people().status(f"Writing {output}"):
+    with people().status(Text(f"Writing {output}")):  # a str would be read as markup
         try:
             yield
         except KeyboardInterrupt as error:

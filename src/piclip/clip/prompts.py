@@ -163,15 +163,31 @@ def _mean_direction(features: Tensor) -> Tensor:
 
 
 def _wordings(name: str, synonyms: Synonyms) -> tuple[str, ...]:
-    _checked_wordings(name)
-    return _checked_wordings(synonyms.get(name, name))
-
-
-def _checked_wordings(wordings: str | Sequence[str]) -> tuple[str, ...]:
+    check_name(name)
+    wordings = synonyms.get(name, name)
     checked = (wordings,) if isinstance(wordings, str) else tuple(wordings)
-    if not checked or not all(wording.strip() for wording in checked):
-        raise UsageError("A class name is blank: say in words what to segment, such as zebra.")
+    for wording in checked or ("",):
+        check_name(wording)
     return checked
+
+
+def check_name(name: object) -> None:
+    """Refuses what is no text to call a class by.
+
+    Raises:
+        UsageError: It is blank, no text at all, such as a class's number, or no valid one.
+    """
+    if not isinstance(name, str):
+        raise UsageError(
+            f"The name of a class is a text that says what to segment, such as 'zebra', not "
+            f"{name!r}."
+        )
+    if not name.strip():
+        raise UsageError("A class name is blank: say in words what to segment, such as zebra.")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"The class name {name!a} is no text in UTF-8; write it anew.") from error
 
 
 def _checked_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
