@@ -215,6 +215,8 @@ def test_wrong_requests_say_what_to_do(segmenter, episode):
         model.fit([], name="cat")
     with pytest.raises(UsageError, match="leave name out"):
         model.fit({"cat": supports(episode)}, name="cat")
+    with pytest.raises(UsageError, match="at most 254 classes"):
+        model.fit({f"class {number}": supports(episode) for number in range(255)})
     with pytest.raises(UsageError, match="no class to learn"):
         model.fit({})
     for name, words in {" ": "is blank", 3: "'zebra', not 3", "\udcff": "no text in UTF-8"}.items():

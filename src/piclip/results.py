@@ -27,7 +27,9 @@ MIN_PRESENCE = 0.5
 OVERLAYS = "overlays"
 """The subfolder of the pictures that are only to be looked at."""
 
-_MAX_CLASSES = 254
+MAX_CLASSES = 254
+"""0 is the background of a class map, 255 what is ignored."""
+
 _NOTEBOOK_PIXELS = 800
 _DIGITS = 4
 
@@ -120,9 +122,9 @@ class Segmentation:
 
     def __post_init__(self) -> None:
         count = len(self.class_names)
-        if not 1 <= count <= _MAX_CLASSES or len(set(self.class_names)) != count:
+        if not 1 <= count <= MAX_CLASSES or len(set(self.class_names)) != count:
             raise UsageError(
-                f"A segmentation needs 1 to {_MAX_CLASSES} different class names, not "
+                f"A segmentation needs 1 to {MAX_CLASSES} different class names, not "
                 f"{self.class_names}."
             )
         if self.class_map.ndim != 2 or self.class_map.dtype != np.uint8:

@@ -21,7 +21,7 @@ from piclip.io.images import MAX_PIXELS, read_image, stem_of
 from piclip.io.outputs import atomic_path, ensure_folder, write_json
 from piclip.io.reading import Read, batches, read_ahead, sources
 from piclip.io.supports import Support, read_labelled
-from piclip.results import MIN_PRESENCE, Segmentation, check_limits, class_map_at
+from piclip.results import MAX_CLASSES, MIN_PRESENCE, Segmentation, check_limits, class_map_at
 from piclip.scorer import Scored, Scorer
 from piclip.training_free.scorer import EvidenceName, TrainingFreeScorer
 
@@ -225,8 +225,8 @@ class FewShotSegmenter:
             Itself, so that calls can be chained.
 
         Raises:
-            UsageError: No support, too many, something else than a support, no name, or negatives
-                for a trained decoder or the published priors.
+            UsageError: No support, too many, something else than a support, no name, more than 254
+                classes, or negatives for a trained decoder or the published priors.
             ImageError: A support's image cannot be read.
             MaskError: A support's mask is empty or of another size than its image.
         """
@@ -238,11 +238,16 @@ class FewShotSegmenter:
                 "A trained decoder and the published priors learn from no negatives; leave them "
                 "out, or take a CLIP with evidence='contrast'."
             )
+        named = _named(supports, name)
+        if len(self._memories | named) > MAX_CLASSES:
+            raise UsageError(
+                f"A segmenter learns at most {MAX_CLASSES} classes; share them among several."
+            )
         self._memories |= {
             class_name: self.scorer.fit(
                 class_name, map(labelled, examples), negatives=map(read, without), synonyms=synonyms
             )
-            for class_name, examples in _named(supports, name).items()
+            for class_name, examples in named.items()
         }
         return self
 

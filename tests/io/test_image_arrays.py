@@ -15,6 +15,7 @@ def test_arrays():
     np.testing.assert_array_equal(np.asarray(read_image(rgb)), rgb)
     np.testing.assert_array_equal(np.asarray(read_image(rgb / np.float32(255))), rgb)
     np.testing.assert_array_equal(np.asarray(read_image(rgb.astype(np.uint16) * 257)), rgb)
+    np.testing.assert_array_equal(np.asarray(read_image((rgb * 257.0).astype(">u2"))), rgb)
     np.testing.assert_array_equal(np.asarray(read_image(rgb[:, :, 0]))[:, :, 2], rgb[:, :, 0])
     np.testing.assert_array_equal(np.asarray(read_image(rgb[:, :, :1]))[:, :, 2], rgb[:, :, 0])
     np.testing.assert_array_equal(np.asarray(read_image(rgb > 99)), (rgb > 99) * 255)

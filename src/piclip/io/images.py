@@ -248,7 +248,7 @@ def _from_array(array: npt.NDArray[Any], max_pixels: int) -> Image.Image:
     check_pixels(name, pixels.shape[1], pixels.shape[0], max_pixels)
     if pixels.dtype == np.bool_:
         scaled = pixels * np.uint8(255)
-    elif pixels.dtype == np.uint16:
+    elif pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:  # of any byte order
         scaled = np.round(pixels / 257.0)
     elif pixels.dtype.kind == "f" and bool(np.all((pixels >= 0) & (pixels <= 1))):
         scaled = np.round(pixels * 255.0)
