@@ -1,6 +1,7 @@
 """``piclip evaluate`` on scenes, with the built-in CLIP and a tiny decoder."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -102,6 +103,22 @@ def test_a_protocol_has_its_own_seeds_and_counts_and_a_file_its_protocol(
     assert (asked[3].rules.name, asked[3].seeds, asked[3].episodes) == ("pfenet", (510,), 7)
     with pytest.raises(UsageError, match="drawn by the protocol pfenet, not hsnet"):
         run(*scenes, "--episodes-file", file, "--protocol", "hsnet")
+
+
+def test_ctrl_c_says_whether_the_same_command_goes_on(piclip, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    recipe = Path(__file__).parents[2] / "recipes" / "scenes" / "pfenet.yaml"
+    monkeypatch.setattr("piclip.cli.evaluation_runs.EvaluateRequest.folds", interrupted)
+    monkeypatch.setattr("piclip.training.train.train", interrupted)
+    for command, words in (
+        (("evaluate", "training-free"), "to start over."),
+        (("evaluate", "training-free", "--output", tmp_path / "r.json"), "to go on: "),
+        (("train", "-c", recipe, "--output", tmp_path / "run"), "to go on: what "),
+    ):
+        ended = piclip(*command)
+        assert ended.code == 1 and words in ended.sentence
 
 
 def _nothing_but_output(predictor, view, protocol, *, output, **_):

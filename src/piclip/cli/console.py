@@ -148,16 +148,20 @@ def stopped(done: int, total: int) -> PiclipError:
 
 
 @contextmanager
+def resuming(kept: str) -> Iterator[None]:
+    """Ctrl-C in the block says that the same command goes on, and with what (PiclipError)."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise PiclipError(f"Stopped; run the same command again to go on: {kept}.") from error
+
+
+@contextmanager
 def writing(output: str | Path) -> Iterator[None]:
     """Say that labels are being written; Ctrl-C in the block says how to go on (PiclipError)."""
-    with people().status(Text(f"Writing {output}")):  # a str would be read as markup
-        try:
-            yield
-        except KeyboardInterrupt as error:
-            raise PiclipError(
-                f"Stopped while {output} was written; run the same command again to go on: what "
-                f"was found is kept."
-            ) from error
+    status = people().status(Text(f"Writing {output}"))  # a str would be read as markup
+    with status, resuming("what was found is kept"):
+        yield
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -129,7 +130,7 @@ def evaluate(
     Intersections and unions are summed per class over all episodes, at the labels' own size unless
     the protocol says another. The result is the same for any number of processes.
     """
-    from piclip.cli.console import print_json, progress_bar
+    from piclip.cli.console import print_json, progress_bar, resuming
     from piclip.cli.evaluation_runs import EvaluateRequest
     from piclip.datasets.episode_files import read_episodes
     from piclip.datasets.protocols import OURS, protocol_named
@@ -161,7 +162,8 @@ def evaluate(
         dtype=dtype,
     )
     results: list[Evaluation] = []
-    with progress_bar() as bars:
+    kept = nullcontext() if output is None else resuming("finished seeds are kept")
+    with kept, progress_bar() as bars:
         for number in request.folds(fold):
             task = bars.add_task("Loading", total=None)
 

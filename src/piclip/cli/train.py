@@ -44,7 +44,7 @@ def train(
     The result lies in RUN/decoder. The same command continues a run that was stopped and ends
     with the same weights.
     """
-    from piclip.cli.console import people, progress_bar
+    from piclip.cli.console import people, progress_bar, resuming
 
     with needs_extra("train", "Training"):
         from piclip.training.recipe import load_recipe
@@ -54,7 +54,7 @@ def train(
     from piclip.training.train import train_base_learner
 
     folder = output or Path("runs") / f"{config.parent.name}-{config.stem}"
-    with progress_bar() as bars:
+    with resuming(f"what {folder} holds is kept"), progress_bar() as bars:
         tasks = {}
 
         def show(progress: Progress) -> None:
