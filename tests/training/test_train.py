@@ -185,6 +185,9 @@ def test_what_does_not_fit_is_told_before_it_starts(recipe, tmp_path):
         train(recipe(base=None), tmp_path / "none")
     with pytest.raises(UsageError, match="there is no folder nowhere"):
         train(recipe(base={"steps": 0, "folder": "nowhere"}), tmp_path / "folder")
+    other = {"steps": 0, "options": {"width": 6}, "folder": str(tmp_path / "run" / "base")}
+    with pytest.raises(UsageError, match="trained on scenes, fold 0, and may have seen novel"):
+        train(recipe(fold=2, base=other), tmp_path / "other")
     with pytest.raises(UsageError, match="no fold 7"):
         train(recipe(fold=7), tmp_path / "fold")
     with pytest.raises(UsageError, match="no option 'depth'"):

@@ -42,7 +42,7 @@ from piclip.training.loop import (
     run_phase,
     seed_everything,
 )
-from piclip.training.recipe import BaseLearnerRecipe, Recipe
+from piclip.training.recipe import BaseLearnerRecipe, Recipe, load_recipe
 from piclip.training.run_folder import RunFolder, whole_folder
 from piclip.training.validation import validate
 
@@ -180,8 +180,23 @@ def _base_learner(
         accelerator.wait_for_everyone()
     if not ready.is_dir():
         raise UsageError(f"base.folder: there is no folder {ready}; name the base/ of a run.")
+    _check_base_classes(ready, recipe)
     loaded: PSPNet = PSPNet.from_pretrained(ready)
     return loaded
+
+
+def _check_base_classes(ready: Path, recipe: Recipe) -> None:
+    """Refuse a base learner whose run says that it learned this fold's novel classes."""
+    beside = RunFolder(ready.parent).recipe
+    if not beside.is_file():
+        return
+    learned = load_recipe(beside)
+    there, here = ((r.dataset.name, r.fold) for r in (learned, recipe))
+    if there != here:
+        raise UsageError(
+            f"base.folder: {ready} was trained on {there[0]}, fold {there[1]}, and may have seen "
+            f"novel classes of {here[0]}, fold {here[1]}; name the base learner of that fold."
+        )
 
 
 def _save(network: Any, folder: Path) -> None:  # noqa: ANN401 - the hub's mixin has no types
