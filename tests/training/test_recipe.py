@@ -163,6 +163,8 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path):
         ("select=best", "select = 'best' is not valid: Input should be 'last', 'base-val' or"),
         ("fold=-1", "fold = -1 is not valid"),
         ("fold.x=1", "fold is not valid"),
+        ("episodic.optimizer.lr=.inf", "optimizer.lr = inf is not valid"),
+        ("augmentation.scale=[1, .inf]", "scale"),
         ("augmentation.scale=[2, 1]", "scale is .smallest, largest."),
         ("episodic.epochs=3", "either steps or epochs"),
         ("clip.cache=here", "sees: plain, or augmentation.whole"),

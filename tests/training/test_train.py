@@ -195,6 +195,16 @@ def test_what_does_not_fit_is_told_before_it_starts(recipe, tmp_path):
         train(recipe(base=None, decoder=bad), tmp_path / "option")
 
 
+def test_a_loss_that_is_no_number_ends_the_training(recipe, tmp_path):
+    rate = {"name": "sgd", "lr": 1e30}
+    wild = recipe(
+        base=None, decoder=PFENET, episodic={"steps": 4, "batch": 2, "optimizer": rate}, log_every=1
+    )
+    with pytest.raises(UsageError, match=r"no number after \d steps \(episodic\)"):
+        train(wild, tmp_path)
+    assert not (tmp_path / "decoder").exists()
+
+
 def test_scarce_classes_can_be_left_out(recipe, tmp_path):
     few = {
         "name": "scenes",

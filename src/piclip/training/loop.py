@@ -99,7 +99,8 @@ def run_phase(
         report: Told after every step.
 
     Raises:
-        UsageError: The batch cannot be shared out evenly among the processes.
+        UsageError: The batch cannot be shared out evenly among the processes, or the loss is no
+            number any more.
         ModelError: The checkpoint is damaged.
         OutputError: A checkpoint cannot be written; the one before it is kept.
     """
@@ -126,6 +127,11 @@ def run_phase(
         if done % recipe.log_every == 0 or last:
             shown = {name: float(accelerator.reduce(term.detach(), "mean"))
                      for name, term in losses.items()}  # fmt: skip
+            if not np.isfinite(shown["loss"]):
+                raise UsageError(
+                    f"The loss is no number after {done} steps ({phase.name}); begin again in "
+                    f"another folder with a smaller optimizer.lr."
+                )
             _write(log, shown, done)
         if phase.validate is not None and (done % recipe.validation.every == 0 or last):
             if accelerator.is_main_process:

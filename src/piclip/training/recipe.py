@@ -21,7 +21,7 @@ Factor = Annotated[float, Field(gt=0)]
 class Section(BaseModel):
     """A part of a recipe; a key that it does not have is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DatasetRecipe(Section):
