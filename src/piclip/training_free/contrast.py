@@ -131,8 +131,9 @@ class ContrastEvidence:
         """Values (C, h, w) at 8 pixels a patch, along the edges of the image; linear in them."""
         height, width = (side * _FINE for side in values.shape[-2:])
         small = image.resize((width, height), Image.Resampling.BILINEAR)
-        colours = torch.from_numpy(np.array(small)).to(values.device).permute(2, 0, 1) / 255
-        return edge_aware_upsample(values[None], colours[None])[0]
+        device = values.device if values.is_cuda else "cpu"  # MPS lacks what is needed
+        colours = torch.from_numpy(np.array(small)).to(device).permute(2, 0, 1) / 255
+        return edge_aware_upsample(values[None].to(device), colours[None])[0]
 
     def said(self, seen: Seen, texts: Tensor, contrast: Tensor | None = None) -> Said | None:
         """What the CLIP says of names (C, 2, E) in images; None without a CLIP."""

@@ -77,17 +77,22 @@ def edge_aware_upsample(
     """
     if len(maps) != len(images):
         raise UsageError(f"There are {len(maps)} stacks of maps for {len(images)} images.")
-    fine = F.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)
-    weights = _likeness(images, dilations, colour_scale)
-    for _ in range(iterations):
-        fine = torch.cat(
-            [
-                (_neighbours(fine[:, c : c + 1], dilations) * weights).sum(dim=1, keepdim=True)
-                for c in range(fine.shape[1])
-            ],
-            dim=1,
-        )
-    return fine
+    height, width = size = images.shape[-2:]
+    fine = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    numbers = torch.arange(height * width, dtype=torch.float64, device=images.device)
+    neighbours = _rows(_neighbours(numbers.view(1, 1, *size), dilations)[0]).int()
+    found = []
+    for values, likeness in zip(fine, _likeness(images, dilations, colour_scale), strict=True):
+        own, shares = _rows(values), _rows(likeness)
+        for _ in range(iterations):  # of all classes at once, which lie side by side in memory
+            own = F.embedding_bag(neighbours, own, per_sample_weights=shares, mode="sum")
+        found.append(own.mT.unflatten(1, size))
+    return torch.stack(found)
+
+
+def _rows(planes: Tensor) -> Tensor:
+    """Planes (K, H, W) as a row per pixel, (H * W, K)."""
+    return planes.flatten(1).mT.contiguous()
 
 
 def _likeness(images: Tensor, dilations: tuple[int, ...], colour_scale: float) -> Tensor:
