@@ -47,6 +47,9 @@ BAD_YAML = {
     "python": ("!!python/object/apply:os.system [echo]", "no valid YAML"),
     "a day that is none": ("2020-99-99", "no valid YAML"),
     "cut": ("{a: 1", "no valid YAML"),
+    "a key twice": ("a: 1\nb: {c: 2}\na: 3", "'a' is written twice, on lines 1 and 3"),
+    "a key of a part twice": ("a:\n  b: 1\n  'b': 2", "'b' is written twice, on lines 2 and 3"),
+    "a key twice on a line": ("[{a: 1, a: 1}]", "'a' is written twice, on lines 1 and 1"),
 }
 
 
@@ -62,6 +65,8 @@ def test_yaml_that_would_unfold_without_end(text, words):
 
 def test_yaml_with_anchors_and_merges_is_read_as_by_pyyaml():
     text = "a: &a {x: 1, y: [1, 2.5, null]}\nb: {<<: *a, y: yes}\nc: [*a, *a, 2020-01-02]\n"
+    assert parse_yaml(text) == yaml.safe_load(text)
+    text = "{1: x, '1': y, a: {a: &a {b: 1}}, b: {<<: *a, b: 2}}"
     assert parse_yaml(text) == yaml.safe_load(text)
     assert parse_yaml("") is None
 

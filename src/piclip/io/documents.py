@@ -263,8 +263,8 @@ def parse_yaml(text: str) -> Any:  # noqa: ANN401
 
     Raises:
         ImportError: PyYAML is not installed.
-        ValueError: It is no YAML, nested too deeply, or its aliases stand for too much; the error
-            says so in a few words.
+        ValueError: It is no YAML, nested too deeply, its aliases stand for too much, or a key is
+            written twice; the error says so in a few words.
     """
     import yaml  # noqa: PLC0415  (part of some extras only)
 
@@ -342,7 +342,11 @@ def read_plain_pickle(path: str | Path, *, most_bytes: int = MOST_PICKLE_BYTES) 
 
 
 def _check_yaml(root: yaml.Node) -> None:
-    """Count what a document stands for, before merges copy any of it (ValueError)."""
+    """Count what a document stands for, before merges copy any of it, and see to its keys.
+
+    Raises:
+        ValueError: It stands for too much, or a key is written twice, of which the last would win.
+    """
     values, waiting = 0, [(root, 1)]
     while waiting:
         node, level = waiting.pop()
@@ -355,9 +359,22 @@ def _check_yaml(root: yaml.Node) -> None:
                 f"what it stands for"
             )
         if isinstance(node.value, list):
+            _check_keys([child[0] for child in node.value if isinstance(child, tuple)])
             for child in node.value:
                 pair = child if isinstance(child, tuple) else (child,)
                 waiting += [(part, level + 1) for part in pair]
+
+
+def _check_keys(keys: list[yaml.Node]) -> None:
+    lines: dict[tuple[str, str], int] = {}
+    for key in keys:
+        name, line = (key.tag, str(key.value)), key.start_mark.line + 1
+        if name in lines:
+            raise ValueError(
+                f"the key {key.value!r} is written twice, on lines {lines[name]} and {line}; "
+                f"leave one of them out"
+            )
+        lines[name] = line
 
 
 def _invalid_yaml(error: Exception) -> ValueError:
