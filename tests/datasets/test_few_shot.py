@@ -177,5 +177,10 @@ def test_wrong_arguments_are_named(toy):
             view().episode(*arguments)
     with pytest.raises(DatasetError, match="No image of the val split of toy counts"):
         view(minimum_pixels=43)
+    most = max(map(len, view().images_of.values()))
+    with pytest.raises(DatasetError, match=f"has {most + 1} images .* has {most}; lower minimum_i"):
+        view(minimum_images=most + 1)
+    with pytest.raises(DatasetError, match="lower minimum_pixels"):
+        view(minimum_pixels=43, minimum_images=most + 1)
     with pytest.raises(UsageError, match="no base class"):
         FewShotView(toy(0, folds=1), fold=0, split="train", classes="base")

@@ -78,7 +78,7 @@ class FewShotView:
 
     Raises:
         UsageError: An argument is out of range, or the view has no class.
-        DatasetError: No image counts for any class.
+        DatasetError: No image counts for any class, or no class has ``minimum_images``.
     """
 
     def __init__(
@@ -110,10 +110,9 @@ class FewShotView:
                 f"Fold {fold} of {dataset.name} has no base class, since every class is novel; "
                 f"open the dataset with two folds or more."
             )
+        counting = self._counts_for(wanted)
         self.images_of = {
-            index: images
-            for index, images in self._counts_for(wanted).items()
-            if len(images) >= minimum_images
+            index: images for index, images in counting.items() if len(images) >= minimum_images
         }
         self.classes = tuple(self.images_of)
         self._classes_of: dict[str, tuple[int, ...]] = {}
@@ -122,6 +121,12 @@ class FewShotView:
                 self._classes_of[key] = (*self._classes_of.get(key, ()), index)
         self.keys = tuple(key for key in dataset.keys(split) if key in self._classes_of)
         if not self.keys:
+            most = max(map(len, counting.values()))
+            if most:
+                raise DatasetError(
+                    f"No {classes} class of fold {fold} has {minimum_images} images in the {split} "
+                    f"split of {dataset.name}, the largest has {most}; lower minimum_images."
+                )
             raise DatasetError(
                 f"No image of the {split} split of {dataset.name} counts for a {classes} class of "
                 f"fold {fold} ({self.minimum_pixels} pixels or more); label more images or lower "
