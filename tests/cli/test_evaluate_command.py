@@ -103,6 +103,28 @@ def test_a_protocol_has_its_own_seeds_and_counts_and_a_file_its_protocol(
     assert (asked[3].rules.name, asked[3].seeds, asked[3].episodes) == ("pfenet", (510,), 7)
     with pytest.raises(UsageError, match="drawn by the protocol pfenet, not hsnet"):
         run(*scenes, "--episodes-file", file, "--protocol", "hsnet")
+    for option in ("--shot", "--seeds", "--episodes"):
+        with pytest.raises(UsageError, match=f"drawn already, so that {option} has no effect"):
+            run(*scenes, "--episodes-file", file, option, 1)
+
+
+def test_a_threshold_is_chosen_with_as_many_supports_as_the_file_of_episodes_has(
+    run, piclip, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("piclip.evaluation.evaluate.evaluate", _nothing_but_output)
+    monkeypatch.setattr(
+        "piclip.cli.evaluation_runs.choose_threshold",
+        lambda predictor, view, *, shots: chosen.append(shots) or 0.5,
+    )
+    images = ("--option", "val_images=100", "--option", "train_images=100")
+    scenes, file, chosen = ("scenes", *images), tmp_path / "e.json", []
+    drawn = piclip("data", "episodes", *scenes, "--shot", 2, "--episodes", 3, "--out", file)
+    assert drawn.code == 0
+    run(
+        *("training-free", "--dataset", *scenes, "--fold", 0, "--device", "cpu", "--prior", "vtp"),
+        *("--episodes-file", file, "--output", tmp_path / "r.json"),
+    )
+    assert chosen == [2]
 
 
 def test_ctrl_c_says_whether_the_same_command_goes_on(piclip, tmp_path, monkeypatch):

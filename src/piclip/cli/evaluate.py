@@ -46,7 +46,10 @@ def evaluate(
         str | None,
         typer.Option(metavar="N", help="Number of the fold, or 'all'. [default: the training's]"),
     ] = None,
-    shot: options.Shot = 1,
+    shot: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="K", help="Labelled images per episode. [default: 1]"),
+    ] = None,
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -72,7 +75,10 @@ def evaluate(
     ] = None,
     episodes_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Ask these episodes instead of drawing."),
+        typer.Option(
+            metavar="FILE",
+            help="Ask these episodes instead of drawing; leave --shot, --seeds and --episodes out.",
+        ),
     ] = None,
     candidates: Annotated[
         str,
@@ -145,6 +151,14 @@ def evaluate(
             f"{episodes_file} was drawn by the protocol {drawn_by}, not {protocol}; leave "
             f"--protocol out or draw other episodes."
         )
+    if file is not None:
+        for name, value in {"--shot": shot, "--seeds": seeds, "--episodes": episodes}.items():
+            if value is not None:
+                raise UsageError(
+                    f"The episodes of {episodes_file} are drawn already, so that {name} has no "
+                    f"effect; leave it out or draw other episodes."
+                )
+    shot = (shot or 1) if file is None else file.shots
     rules = protocol_named(protocol or drawn_by, splits)
     request = EvaluateRequest(
         checkpoint=checkpoint,
