@@ -59,6 +59,14 @@ def test_all_folds_have_a_file_each(run, tmp_path, monkeypatch):
     assert [record["fold"] for record in json.loads(out)] == [0, 1, 2, 3]
 
 
+def test_the_fold_stands_in_the_folder_of_the_output_as_in_its_name(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("piclip.evaluation.evaluate.evaluate", _nothing_but_output)
+    scenes = ("training-free", "--dataset", "scenes", "--option", "val_images=40")
+    output = tmp_path / "fold{fold}" / "free-{fold}.json"
+    run(*scenes, "--device", "cpu", "--fold", "1", "--output", output)
+    assert [path.name for path in tmp_path.rglob("*")] == ["fold1", "free-1.json"]
+
+
 def test_runs_of_all_folds_say_their_dataset_themselves(run, tmp_path, monkeypatch):
     monkeypatch.setattr("piclip.evaluation.evaluate.evaluate", _nothing_but_output)
     decoder = build_decoder("pfenet", backbone="tiny", prior="none", width=16)

@@ -126,7 +126,7 @@ def evaluate(
         typer.Option(
             metavar="FILE",
             help="Keep the result. Seeds that it holds already are not run again. With --fold all, "
-            "one file each, '-foldN' or {fold} in its name.",
+            "one file each, '-foldN' in its name or {fold} in its path.",
         ),
     ] = None,
     json: options.Json = False,
@@ -209,8 +209,8 @@ def evaluate(
 
 def _of_fold(output: Path, fold: int, *, several: bool) -> Path:
     """The file for a fold's result."""
-    if "{fold}" in output.name:
-        return output.with_name(output.name.replace("{fold}", str(fold)))
+    if "{fold}" in str(output):
+        return Path(str(output).replace("{fold}", str(fold)))
     return output.with_name(f"{output.stem}-fold{fold}{output.suffix}") if several else output
 
 
