@@ -92,6 +92,10 @@ def test_a_run_may_be_a_table_and_asking_for_it_computes_nothing(piclip, world, 
         assert (float(row["mean_score"]) if row["mean_score"] else None) == pytest.approx(
             mean, abs=1e-4
         )
+    (world.folder / "folder.csv").mkdir()
+    ran = piclip(*world.command("--csv", world.folder / "folder.csv", output=world.folder / "new"))
+    assert (ran.code, "a folder is where the file should be" in ran.sentence) == (1, True)
+    assert not (world.folder / "new").exists()
     ran = piclip(*world.command("--csv", world.support))
     assert (ran.code, "must be a file named .csv" in ran.sentence) == (2, True)
     assert world.support.stat().st_size > 100

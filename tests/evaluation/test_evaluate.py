@@ -10,10 +10,10 @@ from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.episode_files import episodes_hash, read_episodes, write_episodes
 from piclip.datasets.few_shot import EpisodeKeys, FewShotView
 from piclip.datasets.protocols import PFENET
-from piclip.errors import ModelError, UsageError
+from piclip.errors import ModelError, OutputError, UsageError
 from piclip.evaluation import evaluate as evaluation
 from piclip.evaluation.evaluate import Counter, EpisodeProtocol, Task, evaluate
-from piclip.evaluation.records import read_result
+from piclip.evaluation.records import Method, read_result
 from piclip.results import Segmentation
 
 torch.set_num_threads(1)
@@ -137,6 +137,19 @@ def test_a_file_of_another_evaluation_is_not_overwritten(training_free, view, tm
     with pytest.raises(UsageError, match="other episodes of seed 0"):
         evaluate(training_free, other, EpisodeProtocol(1, (0,), 2), output=output)
     assert output.read_bytes() == before
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_first_episode(view, tmp_path):
+    (tmp_path / "file").write_text("x")
+    predictor = Witness()
+    predictor.method, predictor.reload = Method(method="witness", prior="none"), None
+    for output, words in (
+        (tmp_path / "file" / "r.json", "a file is where a folder should be"),
+        (tmp_path, "a folder is where the file should be"),
+    ):
+        with pytest.raises(OutputError, match=words):
+            evaluate(predictor, view, EpisodeProtocol(1, (0,), 2), output=output)
+    assert not predictor.seen
 
 
 def test_episodes_of_a_file_are_the_ones_asked(training_free, view, tmp_path):

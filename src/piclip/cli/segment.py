@@ -99,6 +99,7 @@ def segment(
     from piclip.cli.console import loading_model, people, print_outcome, running
     from piclip.errors import UsageError
     from piclip.formats.cleaning import Cleaning
+    from piclip.io.outputs import check_file
 
     classes = options.paired(support, mask, name)
     negatives = negative or []
@@ -108,6 +109,8 @@ def segment(
     queries = query_files(query, output, labelled=[*support, *mask, *negatives])
     if csv is not None and csv.suffix.lower() != ".csv":
         raise UsageError(f"The --csv {csv} must be a file named .csv; add that to its name.")
+    if csv is not None:
+        check_file(csv)
     digests = {
         label: [{"image": file_digest(image), "mask": file_digest(truth)} for image, truth in pairs]
         for label, pairs in classes.items()

@@ -31,7 +31,7 @@ from piclip.evaluation.records import (
     read_result,
     write_result,
 )
-from piclip.io.outputs import Progress, summed
+from piclip.io.outputs import Progress, check_file, summed
 from piclip.io.processes import worker_pool
 
 if TYPE_CHECKING:
@@ -224,12 +224,12 @@ def evaluate(
     Raises:
         UsageError: The file holds another evaluation, or an argument is out of range.
         DatasetError: A class has too few images.
-        OutputError: The file cannot be written.
+        OutputError: The file cannot be written; told before the first episode where it can be.
     """
     if protocol.file is not None:
         protocol.file.check_view(view)
     record = _described(predictor.method, view, protocol, command)
-    if output is not None and Path(output).exists():
+    if output is not None and Path(output).is_file():
         record = _resumed(record, output, view, protocol)
     done = {result.seed for result in record.per_seed}
     finished, total = (protocol.episodes * len(seeds) for seeds in (done, record.seeds))
@@ -237,6 +237,8 @@ def evaluate(
     told(0)
     if record.complete:
         return record
+    if output is not None:
+        check_file(output)
     task = Task(view, (predictor.least_score,), protocol.candidates, protocol.rules)
     with Counter(predictor, task.count, workers) as counter:
         for seed in (seed for seed in record.seeds if seed not in done):

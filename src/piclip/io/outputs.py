@@ -68,6 +68,32 @@ def ensure_folder(path: str | Path) -> Path:
     return folder
 
 
+def check_file(destination: str | Path, *, make_folder: bool = True) -> Path:
+    """Refuse a file that cannot be written, before the work that it is for.
+
+    Args:
+        destination: The file to make or to replace; a link is followed.
+        make_folder: Make its folder if need be.
+
+    Returns:
+        The file that the links lead to.
+
+    Raises:
+        OutputError: Its folder cannot be made or written to, or something else is in its place.
+    """
+    target = Path(os.path.realpath(destination))
+    if make_folder:
+        ensure_folder(target.parent)
+    with advice_for(Path(destination)):
+        if target.exists() and not target.is_file():
+            kind = "a folder" if target.is_dir() else "a device or pipe"
+            raise OutputError(
+                f"{destination} cannot be written: {kind} is where the file should be; choose "
+                f"another name."
+            )
+    return target
+
+
 @contextmanager
 def atomic_path(destination: str | Path, *, make_folder: bool = True) -> Iterator[Path]:
     """Give a temporary path to write to, renamed to the destination once all went well.
@@ -85,17 +111,9 @@ def atomic_path(destination: str | Path, *, make_folder: bool = True) -> Iterato
     Raises:
         OutputError: An OSError inside the block or while renaming, as one sentence.
     """
-    target = Path(os.path.realpath(destination))
-    if make_folder:
-        ensure_folder(target.parent)
+    target = check_file(destination, make_folder=make_folder)
     temporary = target.parent / f".piclip-{secrets.token_hex(6)}{target.suffix}"
     with advice_for(Path(destination)):
-        if target.exists() and not target.is_file():
-            kind = "a folder" if target.is_dir() else "a device or pipe"
-            raise OutputError(
-                f"{destination} cannot be written: {kind} is where the file should be; choose "
-                f"another name."
-            )
         try:
             yield temporary
             temporary.replace(target)
