@@ -57,6 +57,28 @@ def test_help_imports_nothing_heavy():
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "segment --support a --mask b --name c --query d --output",
+        "priors --support a --mask b --name c --query d --output",
+        "evaluate training-free --output",
+        "train -c recipe.yaml --output",
+        "figure fig4 --dataset scenes --output",
+        "calibrate --data a --model b --output",
+        "data download fss --out",
+        "data episodes scenes --out",
+        "data prepare coco --images a --annotations b --out",
+        "convert model",
+        "demo",
+    ],
+)
+def test_an_empty_output_is_not_the_current_folder(piclip, arguments):
+    ran = piclip(*arguments.split(), "")
+    assert ran.code == 2
+    assert "the path is empty" in ran.err
+
+
 def test_the_installed_command_is_this_one():
     from importlib.metadata import entry_points
 

@@ -38,7 +38,10 @@ _prepare = typer.Typer(
 app.add_typer(_prepare, name="prepare")
 
 _OutOption = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="The prepared folder, made or continued.")
+    Path,
+    typer.Option(
+        "--out", parser=options.path, metavar="DIR", help="The prepared folder, made or continued."
+    ),
 ]
 
 
@@ -131,7 +134,9 @@ def coco(
 def download(
     dataset: Annotated[str, typer.Argument(metavar="pascal|coco", help="What to download.")],
     *,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")],
+    out: Annotated[
+        Path, typer.Option("--out", parser=options.path, metavar="DIR", help="Where the files go.")
+    ],
 ) -> None:
     """Download the photographs and annotations of a dataset, check and unpack them.
 
@@ -197,7 +202,10 @@ def episodes(
         ),
     ],
     *,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file of episodes.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", parser=options.path, metavar="FILE", help="The file of episodes."),
+    ],
     root: options.Root = None,
     option: options.KeyValue = None,
     fold: Annotated[int, typer.Option(min=0, metavar="N", help="Number of the fold.")] = 0,

@@ -124,6 +124,7 @@ def evaluate(
     output: Annotated[
         Path | None,
         typer.Option(
+            parser=options.path,
             metavar="FILE",
             help="Keep the result. Seeds that it holds already are not run again. With --fold all, "
             "one file each, '-foldN' in its name or {fold} in its path.",

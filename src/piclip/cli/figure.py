@@ -29,7 +29,10 @@ def figure(
     name: Annotated[str, typer.Argument(metavar="FIGURE", help="fig1, fig3 or fig4.")],
     *,
     output: Annotated[
-        Path, typer.Option(metavar="FILE", help="The picture (.png, .pdf, .svg, ...).")
+        Path,
+        typer.Option(
+            parser=options.path, metavar="FILE", help="The picture (.png, .pdf, .svg, ...)."
+        ),
     ],
     baseline: Annotated[
         str | None,
