@@ -68,7 +68,7 @@ def test_the_result_has_the_images_own_size_and_all_maps(segmenter, episode):
 def test_batches_do_not_change_results(segmenter, episode):
     model = fitted(segmenter, episode)
     images = [episode.query.image, episode.supports[1].image, episode.query.image[:64]]
-    together = model.predict(images, batch_size=8)
+    together = model.predict(images, batch_size=np.int64(8))
     apart = [model.predict([image])[0] for image in images]
     for one, other in zip(together, apart, strict=True):
         assert np.abs(one.scores - other.scores).max() < 1e-4
@@ -225,8 +225,10 @@ def test_wrong_requests_say_what_to_do(segmenter, episode):
     model.fit(supports(episode), name="cat")
     with pytest.raises(UsageError, match="'zebra', not 3"):
         model.predict([episode.query.image], contrast=[3])
-    with pytest.raises(UsageError, match="batch size"):
-        model.predict([episode.query.image], batch_size=0)
+    for wrong in (0, -1, 2.5, True, "4", None):
+        for segment in (model.predict, model.stream):
+            with pytest.raises(UsageError, match="batch size must be a number such as 8"):
+                segment([episode.query.image], batch_size=wrong)
     with pytest.raises(UsageError, match="between 0 and 1"):
         model.predict([episode.query.image], threshold=2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -356,8 +357,9 @@ class FewShotSegmenter:
         """
         if not self._memories:
             raise UsageError("The segmenter has seen no labelled image; call fit first.")
-        if batch_size < 1:
-            raise UsageError(f"The batch size must be 1 or more, not {batch_size}.")
+        whole = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
+        if not whole or batch_size < 1:
+            raise UsageError(f"The batch size must be a number such as 8, not {batch_size!r}.")
         threshold = self.threshold if threshold is None else threshold
         check_limits(threshold, min_presence)
         names = self.classes
