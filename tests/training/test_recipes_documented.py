@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from piclip.cli import app
+from piclip.cli import app, train
 from piclip.training.recipe import load_recipe
 from world.comparison import PRIORS
 
@@ -28,11 +28,19 @@ def documented(beginning="piclip "):
 
 @pytest.mark.parametrize("line", [*documented("piclip train ")])
 def test_a_documented_training_has_its_recipe_and_changes_keys_of_it(line):
-    train = get_command(app).commands["train"]
-    given = train.make_context("train", shlex.split(line)[2:]).params
+    command = get_command(app).commands["train"]
+    given = command.make_context("train", shlex.split(line)[2:]).params
     recipe = load_recipe(ROOT / given["config"], given["overrides"])
     photographs = "photographs" in given["config"].parts
     assert recipe.dataset.name == ("voc-photos" if photographs else "pascal-5i")
+
+
+def test_the_first_example_of_a_training_needs_no_file_that_a_fresh_checkout_lacks():
+    line = train.EXAMPLES.split("piclip train ")[1].replace("\\\n", " ")
+    given = get_command(app).commands["train"].make_context("train", shlex.split(line)).params
+    recipe = load_recipe(ROOT / given["config"], given["overrides"])
+    assert recipe.dataset.root is recipe.decoder.backbone_weights is recipe.base.folder is None
+    assert recipe.clip.model == "builtin" and recipe.base.train_backbone
 
 
 def priors_of(file, changes):

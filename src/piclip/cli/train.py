@@ -11,7 +11,8 @@ from piclip.cli import options
 from piclip.io.extras import needs_extra
 
 EXAMPLES = options.examples(
-    "piclip train -c recipes/scenes/hdmnet.yaml --output runs/hdmnet",
+    "piclip train -c recipes/scenes/hdmnet.yaml decoder.backbone_weights=null "
+    "base.train_backbone=true --output runs/hdmnet",
     "piclip train -c recipes/pascal/bam_resnet50.yaml fold=1 prior=imagenet "
     "dataset.root=data/pascal --output runs/bam-1",
 )
