@@ -1,4 +1,8 @@
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -10,11 +14,12 @@ from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.episode_files import episodes_hash, read_episodes, write_episodes
 from piclip.datasets.few_shot import EpisodeKeys, FewShotView
 from piclip.datasets.protocols import PFENET
-from piclip.errors import ModelError, OutputError, UsageError
+from piclip.errors import ModelError, OutputError, PiclipError, UsageError
 from piclip.evaluation import evaluate as evaluation
 from piclip.evaluation.evaluate import Counter, EpisodeProtocol, Task, evaluate
 from piclip.evaluation.records import Method, read_result
 from piclip.results import Segmentation
+from sentences import one_sentence
 
 torch.set_num_threads(1)
 
@@ -27,7 +32,7 @@ def decoder(decoder_in_memory):
 class Witness:
     """Keeps what it is asked; answers with the bright pixels, for any fixed rule will do."""
 
-    prior, least_score = None, 0.5
+    prior, least_score, reload = None, 0.5, None
 
     def __init__(self):
         self.seen = []
@@ -142,7 +147,7 @@ def test_a_file_of_another_evaluation_is_not_overwritten(training_free, view, tm
 def test_an_output_that_cannot_be_written_is_told_before_the_first_episode(view, tmp_path):
     (tmp_path / "file").write_text("x")
     predictor = Witness()
-    predictor.method, predictor.reload = Method(method="witness", prior="none"), None
+    predictor.method = Method(method="witness", prior="none")
     for output, words in (
         (tmp_path / "file" / "r.json", "a file is where a folder should be"),
         (tmp_path, "a folder is where the file should be"),
@@ -210,6 +215,19 @@ def test_weights_that_change_during_an_evaluation_are_noticed(training_free, vie
     fingerprint = training_free.segmenter.scorer.fingerprint()
     evaluation._start_counting(lambda: training_free, count, fingerprint)
     assert evaluation._count_in_worker([view.episode(0, 0, 1)]).seen.any()
+
+
+def killed(keys):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_told_in_one_sentence(view, monkeypatch):
+    monkeypatch.setattr(evaluation, "_count_in_worker", killed)
+    counter = Counter(Witness(), Task(view).count)
+    counter._pool = ProcessPoolExecutor(1, get_context("fork"))
+    with counter, pytest.raises(PiclipError, match="process ended unexpectedly") as error:
+        list(counter.parts([view.episode(0, 0, 1)]))
+    one_sentence(error)
 
 
 @pytest.mark.parametrize(

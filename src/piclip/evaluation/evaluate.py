@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, get_args
@@ -13,7 +14,7 @@ import torch
 from piclip.datasets.episode_files import EpisodeFile, episodes_hash
 from piclip.datasets.few_shot import Episode, EpisodeKeys, FewShotView
 from piclip.datasets.protocols import OURS, Protocol, protocol_named
-from piclip.errors import ModelError, UsageError
+from piclip.errors import ModelError, PiclipError, UsageError
 from piclip.evaluation.metrics import THRESHOLDS, FewShotIoU
 from piclip.evaluation.predictor import (
     FINAL,
@@ -172,15 +173,24 @@ class Counter(Generic[QuestionT, CountedT]):
         Args:
             keys: The episodes.
             told: Called with the number of episodes done, chunk by chunk.
+
+        Raises:
+            PiclipError: A process ended unexpectedly.
         """
         chunks = [keys[i : i + _CHUNK] for i in range(0, len(keys), _CHUNK)]
-        if self._pool is None:
-            parts: Iterator[CountedT] = (self.task(self.predictor, chunk) for chunk in chunks)
-        else:
-            parts = self._pool.map(_count_in_worker, chunks)
-        for chunk, part in zip(chunks, parts, strict=True):
-            told(len(chunk))
-            yield part
+        try:
+            if self._pool is None:
+                parts: Iterator[CountedT] = (self.task(self.predictor, chunk) for chunk in chunks)
+            else:
+                parts = self._pool.map(_count_in_worker, chunks)
+            for chunk, part in zip(chunks, parts, strict=True):
+                told(len(chunk))
+                yield part
+        except BrokenProcessPool as error:
+            raise PiclipError(
+                "A worker process ended unexpectedly, perhaps for want of memory; run the same "
+                "command again with fewer workers."
+            ) from error
 
     def count(
         self: Counter[EpisodeKeys, FewShotIoU],
