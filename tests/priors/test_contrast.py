@@ -178,3 +178,10 @@ def test_a_sharpness_that_is_not_above_zero_is_refused(sharpness):
     query, support, coverage = example()
     with pytest.raises(UsageError, match="sharpness must be above 0"):
         contrast_prior(query, support, coverage, sharpness=sharpness)
+
+
+def test_a_bool_mask_is_a_coverage():
+    query, support, coverage = example()
+    mask = coverage > 0.5
+    ours = contrast_prior(query, support, mask, sharpness=5.0, counted=mask | ~mask)
+    assert_close(ours, slow(query, support, mask, 5.0))

@@ -81,3 +81,24 @@ def test_wrong_shapes_are_refused():
         visual_visual_prior(
             torch.rand(1, 4, 2), torch.rand(1, 1, 4, 3), torch.ones(1, 1, 4, dtype=torch.bool)
         )
+
+
+def test_tokens_of_zeros_in_half_precision_have_cosines_of_zero():
+    zeros, ones = torch.zeros(1, 2, 4).half(), torch.ones(1, 1, 3, 4).half()
+    mask = torch.ones(1, 1, 3, dtype=torch.bool)
+    assert not visual_visual_prior(zeros, ones, mask).any()
+    assert not visual_visual_prior(ones[0], zeros[None], mask[..., :2]).any()
+
+
+def test_supports_may_have_another_float_type_than_queries():
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(1, 6, 16, generator=generator)
+    support = torch.randn(1, 1, 4, 16, generator=generator).half()
+    mask = torch.ones(1, 1, 4, dtype=torch.bool)
+    ours = visual_visual_prior(query, support, mask)
+    torch.testing.assert_close(ours, visual_visual_prior(query, support.float(), mask))
+
+
+def test_a_mask_of_numbers_is_refused_for_it_would_pick_patches():
+    with pytest.raises(UsageError, match=r"bool, not torch\.int64"):
+        visual_visual_prior(torch.rand(1, 4, 3), torch.rand(1, 1, 4, 3), torch.ones(1, 1, 4).long())

@@ -37,7 +37,7 @@ def contrast_prior(
         support: Patch tokens of all supports of all classes after the same block, (M, D); from
             several images, of any grids.
         coverage: Share of each support patch that is object of each of C classes, (C, M) in
-            [0, 1].
+            [0, 1]; a bool mask is 0 and 1.
         sharpness: tau; about 3 over the standard deviation of the cosines.
         counted: Weight of each patch for each class, (C, M), 0 for patches of images whose
             labels say nothing about the class; by default all patches count.
@@ -63,7 +63,8 @@ def contrast_prior(
     if not sharpness > 0:
         raise UsageError(f"The sharpness must be above 0, not {sharpness}.")
     dtype = torch.promote_types(query.dtype, torch.float32)
-    weights = torch.cat([coverage * counted, (1 - coverage) * counted]).to(query.device, dtype)
+    coverage, counted = coverage.to(query.device, dtype), counted.to(query.device, dtype)
+    weights = torch.cat([coverage * counted, (1 - coverage) * counted])
     total = weights.sum(1, keepdim=True)
     weights = weights / total.clamp_min(torch.finfo(dtype).tiny)
     directions = F.normalize(query.to(dtype), dim=-1)

@@ -25,10 +25,11 @@ def visual_visual_prior(query: Tensor, support: Tensor, support_mask: Tensor) ->
 
     Returns:
         Raw cosines in [-1, 1], float32 (float64 for float64 tokens), (B, C, K, N): not scaled, one
-        map per shot. A support whose mask is empty gives a map of zeros.
+        map per shot. A support whose mask is empty gives a map of zeros, and so does a token of
+        zeros a cosine of 0.
 
     Raises:
-        UsageError: Shapes that do not fit together.
+        UsageError: Shapes that do not fit together, or a mask that is not bool.
     """
     if support.ndim != 4 or support_mask.shape != support.shape[:3]:
         raise UsageError(
@@ -40,7 +41,12 @@ def visual_visual_prior(query: Tensor, support: Tensor, support_mask: Tensor) ->
             f"Query tokens must be (B, N, {support.shape[-1]}) as wide as the support's, not "
             f"{tuple(query.shape)}."
         )
-    directions = F.normalize(query, dim=-1)
+    if support_mask.dtype != torch.bool:
+        raise UsageError(
+            f"A support mask is bool, not {support_mask.dtype}; compare it with 0 first."
+        )
+    tiny = torch.finfo(query.dtype).tiny  # F.normalize's own eps is 0 in half precision
+    directions = F.normalize(query, dim=-1, eps=tiny)
     classes, shots = support_mask.shape[:2]
     result = torch.promote_types(query.dtype, torch.float32)
     maps = torch.zeros(
@@ -49,7 +55,8 @@ def visual_visual_prior(query: Tensor, support: Tensor, support_mask: Tensor) ->
     for c in range(classes):
         for k in range(shots):
             # Only the object's patches: fewer columns than the whole grid, and bounded memory.
-            patches = F.normalize(support[c, k, support_mask[c, k]], dim=-1)
+            own = support[c, k, support_mask[c, k]].to(query)
+            patches = F.normalize(own, dim=-1, eps=tiny)
             if len(patches):
                 maps[:, c, k] = (directions @ patches.mT).amax(-1)
     return maps
