@@ -1,8 +1,12 @@
 """What the folder of a decoder says: its size and CLIP, or what is wrong with it."""
 
+import json
+import math
+
 import numpy as np
 import pytest
 from decoder_runs import load, probabilities, saved, supports
+from safetensors.torch import load_file, save_file
 from small_decoders import small_decoder
 
 from piclip import FewShotSegmenter
@@ -71,3 +75,24 @@ def test_folders_that_are_not_finished_or_damaged_are_refused(tmp_path):
     (folder / "decoder" / "model.safetensors").write_bytes(b"no")
     with pytest.raises(ModelError, match="absent or damaged"):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"decoder": []}, {"backbone": {}}, {"backbone_options": "a"}, {"width": "8"}, {"width": -1}],
+)
+def test_options_of_a_wrong_type_in_a_folder_are_refused(tmp_path, options):
+    config = saved(tmp_path) / "decoder" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **options}))
+    with pytest.raises(ModelError, match=r"config\.json"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, number):
+    weights = saved(tmp_path) / "decoder" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["merge.0.0.weight"][0] = number
+    save_file(tensors, weights)
+    with pytest.raises(ModelError, match=r"not all finite numbers \(merge\.0\.0\.weight\)"):
+        load(tmp_path)

@@ -6,9 +6,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from piclip.clip.settings import first_line
 from piclip.decoders.base import FewShotDecoder
-from piclip.decoders.pretrained import read_config
-from piclip.errors import ModelError, UsageError
+from piclip.decoders.pretrained import CONFIG, read_config
+from piclip.errors import ModelError, PiclipError, UsageError
 
 DECODERS: dict[str, str] = {"pfenet": "PFENet", "bam": "BAM", "hdmnet": "HDMNet"}
 
@@ -42,13 +43,23 @@ def load_decoder(folder: str | Path) -> FewShotDecoder:
     """Reads a decoder from a folder written by ``save_pretrained``; it is in evaluation mode.
 
     Raises:
-        ModelError: If the folder does not hold a decoder, or its weights are damaged.
+        ModelError: If the folder does not hold a decoder, or its options or weights are damaged.
+        UsageError: If the decoder has no option of a name in the folder, or not its value.
     """
     name = read_config(Path(folder)).get("decoder")
-    if name not in DECODERS:
+    if name not in list(DECODERS):  # JSON may hold what cannot be a key
         raise ModelError(
             f"{folder} does not hold a few-shot decoder (its config.json names {name!r}): give a "
             f"folder of {', '.join(DECODERS)}."
         )
-    loaded: FewShotDecoder = decoder_class(name).from_pretrained(folder)
+    try:
+        loaded: FewShotDecoder = decoder_class(name).from_pretrained(folder)
+    except PiclipError:
+        raise
+    # Options of another type than they should be make torch fail in any way.
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"No {name} can be built with the options in {Path(folder) / CONFIG} "
+            f"({first_line(error)}): download or copy the folder again."
+        ) from error
     return loaded

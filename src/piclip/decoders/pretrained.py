@@ -117,7 +117,7 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], *, what: str
         what: What the module is called in the error.
 
     Raises:
-        ModelError: If names or shapes differ; it names the first of them.
+        ModelError: If names or shapes differ, or numbers are NaN or infinite; it names the first.
     """
     own = module.state_dict()
     counters = {name: own[name] for name in own if name.endswith(".num_batches_tracked")}
@@ -137,6 +137,11 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], *, what: str
         raise ModelError(
             f"The weights do not fit {what}: {'; '.join(faults)}; build it with the options the "
             "weights were trained with."
+        )
+    if broken := [name for name in sorted(weights) if not weights[name].float().isfinite().all()]:
+        raise ModelError(
+            f"The weights of {what} are not all finite numbers ({broken[0]}): the training "
+            "diverged or the file is damaged; take an earlier checkpoint, or copy it again."
         )
     module.load_state_dict({**counters, **weights})
 
