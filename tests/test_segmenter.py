@@ -1,5 +1,6 @@
 import errno
 import json
+import math
 import os
 import pickle
 from dataclasses import replace
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from piclip import FewShotSegmenter, Support
 from piclip.clip.cache import MemoryCache
@@ -168,6 +170,23 @@ def test_bands_are_kept_with_what_was_learned(segmenter, episode, tmp_path):
     np.testing.assert_array_equal(found.scores, expected.scores)
     with pytest.raises(UsageError, match="numbers of red, green and blue"):
         FewShotSegmenter(segmenter.scorer, bands=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("field", "harm"),
+    [
+        ("tokens", lambda t: t * math.nan),
+        ("spreads", lambda t: t[:0]),
+        ("level", lambda t: t[None]),
+    ],
+)
+def test_a_memory_that_cannot_be_is_refused(segmenter, episode, tmp_path, field, harm):
+    folder = fitted(segmenter, episode).save(tmp_path / "one")
+    tensors = load_file(folder / "memories.safetensors")
+    tensors[f"0.{field}"] = harm(tensors[f"0.{field}"])
+    save_file(tensors, folder / "memories.safetensors")
+    with pytest.raises(ModelError, match="no complete saved segmenter"):
+        FewShotSegmenter.load(folder)
 
 
 def test_a_broken_folder_is_refused(segmenter, episode, tmp_path):

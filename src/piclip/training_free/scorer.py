@@ -183,7 +183,19 @@ class TrainingFreeScorer:
         return {field: getattr(memory, field) for field in _TENSOR_FIELDS}
 
     def restore(self, name: str, tensors: Mapping[str, Tensor]) -> ClassMemory:
-        """The memory of these fields, on the models' device."""
+        """The memory of these fields, on the models' device.
+
+        Raises:
+            ValueError: A field has another shape than it says, or numbers that are not finite.
+        """
+        blocks, patches, _ = tensors["tokens"].shape
+        shapes: dict[str, tuple[int, ...]]
+        shapes = {"spreads": (blocks,), "coverage": (patches,), "owner": (patches,)}
+        shapes.update((field, ()) for field in ("count", "agreement", "named", "level"))
+        if any(tensors[field].shape != shape for field, shape in shapes.items()):
+            raise ValueError(f"The fields of {name} do not have the shapes {shapes}")
+        if not all(tensors[field].isfinite().all() for field in _TENSOR_FIELDS):
+            raise ValueError(f"The fields of {name} are not all finite numbers")
         parts = {field: tensors[field].to(self.device) for field in _TENSOR_FIELDS}
         return ClassMemory(name=name, **parts)
 
