@@ -96,3 +96,18 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, number):
     save_file(tensors, weights)
     with pytest.raises(ModelError, match=r"not all finite numbers \(merge\.0\.0\.weight\)"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"clip": {"model": 1}},
+        {"clip": {"model": "builtin"}, "augmentation": {"size": "41"}},
+        {"clip": {"model": "builtin"}, "augmentation": {"size": 0}},
+    ],
+)
+def test_a_recipe_of_impossible_size_or_clip_is_refused(tmp_path, recipe):
+    record = saved(tmp_path) / "decoder" / "training.json"
+    record.write_text(json.dumps({"recipe": recipe}))
+    with pytest.raises(ModelError, match="where a number of pixels and a name belong"):
+        load(tmp_path)

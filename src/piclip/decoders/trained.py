@@ -23,7 +23,7 @@ from piclip.decoders.networks import load_decoder
 from piclip.decoders.plain_images import shrunk, shrunk_mask
 from piclip.decoders.saved import Checkpoint
 from piclip.decoders.views import View, normalise, whole_view
-from piclip.errors import UsageError
+from piclip.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -123,17 +123,24 @@ class TrainedDecoder:
             hub: Where a CLIP on the hub is, as in `FewShotSegmenter.from_pretrained`.
 
         Raises:
-            ModelError: Decoder or CLIP cannot be read.
+            ModelError: Decoder, its recipe or CLIP cannot be read.
             UsageError: No CLIP is known, or the device cannot be used.
         """
         decoder = load_decoder(checkpoint.folder)
+        size = checkpoint.value("augmentation", "size", default=SIZE)
+        model = checkpoint.value("clip", "model", default="")
+        if type(size) is not int or size < 1 or not isinstance(model, str):
+            raise ModelError(
+                f"The recipe with {checkpoint.folder} has the size {size!r} and the CLIP "
+                f"{model!r}, where a number of pixels and a name belong; copy it or train again."
+            )
         if str(device) == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         place = usable_device(device)
         maker = None
         if decoder.prior == "piclip":
-            source = clip or checkpoint.value("clip", "model")
-            if source is None:
+            source = clip or model
+            if not source:
                 raise UsageError(
                     f"No recipe with {checkpoint.folder} names the CLIP whose priors its decoder "
                     f"takes; say which (clip= in Python, --clip for piclip segment, annotate, app "
@@ -152,7 +159,7 @@ class TrainedDecoder:
         return cls(
             decoder,
             maker,
-            size=checkpoint.value("augmentation", "size", default=SIZE),
+            size=size,
             sees=checkpoint.value("clip", "sees", default="augmented"),
             device=place,
         )
