@@ -246,7 +246,7 @@ def test_wrong_requests_say_what_to_do(segmenter, episode):
         model.predict([episode.query.image], contrast=[3])
     for wrong in (0, -1, 2.5, True, "4", None):
         for segment in (model.predict, model.stream):
-            with pytest.raises(UsageError, match="batch size must be a number such as 8"):
+            with pytest.raises(UsageError, match="batch size must be a whole number from 1 on"):
                 segment([episode.query.image], batch_size=wrong)
     with pytest.raises(UsageError, match="between 0 and 1"):
         model.predict([episode.query.image], threshold=2)

@@ -359,7 +359,9 @@ class FewShotSegmenter:
             raise UsageError("The segmenter has seen no labelled image; call fit first.")
         whole = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
         if not whole or batch_size < 1:
-            raise UsageError(f"The batch size must be a number such as 8, not {batch_size!r}.")
+            raise UsageError(
+                f"The batch size must be a whole number from 1 on, not {batch_size!r}."
+            )
         threshold = self.threshold if threshold is None else threshold
         check_limits(threshold, min_presence)
         names = self.classes
