@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -39,16 +38,14 @@ from world.world_model import (
 SEED = 0
 MATRIX_RATE, OTHER_RATE = 0.02, 1e-3
 WARM_UP, DECAY_FROM = 50, 0.4
-AGAIN = 0.5
-"""Share of the rates with which a later round begins; they decay at once."""
 EMA = 0.998
 CHECKPOINT_EVERY = 50
 LOG_EVERY, EVALUATE_EVERY = 10, 500
 
 
-def rate_factor(step: int, total: int, decay_from: float = DECAY_FROM) -> float:
+def rate_factor(step: int, total: int) -> float:
     """Learning rate as a share of the full one: warm-up, constant, linear decay to 2 %."""
-    decay = (total - step) / (total * (1 - decay_from))
+    decay = (total - step) / (total * (1 - DECAY_FROM))
     return max(0.02, min(1.0, (step + 1) / WARM_UP, decay))
 
 
@@ -61,27 +58,21 @@ class Run:
         self.tokenizer = build_tokenizer()
         self.model = build_model(self.tokenizer, SEED).to(self.device).train()
         self.average = copy.deepcopy(self.model).requires_grad_(False)
-        self.matrices = [
+        matrices = [
             p for name, p in self.model.named_parameters() if p.ndim == 2 and ".layers." in name
         ]
-        chosen = {id(p) for p in self.matrices}
-        self.others = [p for p in self.model.parameters() if id(p) not in chosen]
-        self.optimizers = self._optimizers()
+        chosen = {id(p) for p in matrices}
+        others = [p for p in self.model.parameters() if id(p) not in chosen]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.01),
+            torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.01),
+        ]
+        self.others = others
         self.rates = (MATRIX_RATE, OTHER_RATE)
         self.step = 0
         self.total = sum(stage.steps for stage in CURRICULUM)
-        ends = accumulate(stage.steps for stage in CURRICULUM)
-        self.starts = [
-            end - stage.steps for end, stage in zip(ends, CURRICULUM, strict=True) if stage.anew
-        ]
         if self.checkpoint.exists():
             self._load()
-
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
-        return [
-            torch.optim.Muon(self.matrices, lr=MATRIX_RATE, weight_decay=0.01),
-            torch.optim.AdamW(self.others, lr=OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.01),
-        ]
 
     @property
     def checkpoint(self) -> Path:
@@ -109,10 +100,7 @@ class Run:
 
     def update(self, parts: list[Batch]) -> dict[str, float]:
         """One optimizer step on the parts that are this process's own."""
-        if self.step in self.starts:
-            self.model.load_state_dict(self.average.state_dict())
-            self.optimizers = self._optimizers()
-        factor = self._rate_factor()
+        factor = rate_factor(self.step, self.total)
         for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
@@ -131,14 +119,6 @@ class Run:
                 mean.lerp_(now, 1 - keep)
         self.step += 1
         return {"loss": float(loss.detach()), **said, "scale": self.model.logit_scale.exp().item()}
-
-    def _rate_factor(self) -> float:
-        """That of the round under way."""
-        begun = max((start for start in self.starts if start <= self.step), default=0)
-        end = min((start for start in self.starts if start > self.step), default=self.total)
-        if begun == 0:
-            return rate_factor(self.step, end)
-        return AGAIN * rate_factor(self.step - begun, end - begun, decay_from=0.0)
 
     def _add_up(self) -> None:
         """Adds the gradients of all processes."""

@@ -36,8 +36,6 @@ class Stage:
         scene: layout of the single scenes; its size is the images' size.
         tile: layout of a mosaic's cells, which are scaled to half the images' size.
         guess: whether the model learns from its own guess, which is worth nothing at first.
-        prior: whether its visual-text prior learns from that guess, too.
-        anew: whether a round begins: the averaged weights are trained again, with fresh optimizers.
     """
 
     steps: int
@@ -45,8 +43,6 @@ class Stage:
     scene: Layout
     tile: Layout
     guess: bool
-    prior: bool = False
-    anew: bool = False
 
 
 _LARGE = Layout(64, (1, 1), (32, 58), 2)
@@ -58,8 +54,6 @@ CURRICULUM = (
     Stage(500, 96, _PART, _PART, guess=True),
     Stage(700, 48, Layout(96, (1, 3), (20, 70), 4), _PART, guess=True),
     Stage(1400, 32, WORLD, _PART, guess=True),
-    Stage(2600, 32, WORLD, _PART, guess=True, anew=True),
-    Stage(1000, 32, WORLD, _PART, guess=True, prior=True, anew=True),
 )
 
 
@@ -75,7 +69,6 @@ class Batch:
         roll: patches by which the mosaics are rolled down and right, around the edges: their cells
             meet anywhere, so that no border in the middle of an image is learned.
         guess: whether the model learns from its own guess.
-        prior: whether its visual-text prior does.
     """
 
     images: Tensor
@@ -83,7 +76,6 @@ class Batch:
     window: tuple[int, int]
     roll: tuple[int, int]
     guess: bool
-    prior: bool
 
 
 class Batches(torch.utils.data.IterableDataset[Batch]):
@@ -123,7 +115,6 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
             (row, column),
             (down, right),
             stage.guess,
-            stage.prior,
         )
 
     def _draw(

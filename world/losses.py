@@ -12,7 +12,7 @@ from torch import Tensor
 
 from piclip.clip.settings import CLIP_MEAN, CLIP_STD
 from piclip.datasets.scenes.glyphs import CLASS_NAMES
-from piclip.priors import min_max, refine_prior, transition_matrix
+from piclip.priors import transition_matrix
 from world.captioned_batches import Batch
 from world.world_model import ATTENTION_BLOCKS, CONTEXT, IMAGE_SIZE, PATCH
 
@@ -30,7 +30,6 @@ LOSS_WEIGHTS = {
     "silence": 0.3,
     "alike": 2.0,
     "affinity": 2.0,
-    "prior": 1.0,
 }
 TOP_SHARE = 0.08
 SILENT_SHARE = {"scene": 0.6, "cell": 0.3}
@@ -67,7 +66,6 @@ class Look:
 
     Attributes:
         projected: tokens of the last block in the shared space, not normalised, (B, 1 + N, E).
-        last_input: tokens that enter the last block, (B, 1 + N, D).
         tokens: patches after each of the blocks that are compared, (B, N, D).
         attention: between patches, (B, N, N), sum over the heads, of each of the blocks that
             refinement will read but the last. That one is left out: the visual-text prior takes
@@ -75,7 +73,6 @@ class Look:
     """
 
     projected: Tensor
-    last_input: Tensor
     tokens: list[Tensor]
     attention: list[Tensor]
 
@@ -103,22 +100,17 @@ def look(model: CLIPModel, images: Tensor, window: tuple[int, int]) -> Look:
     hidden = vision.pre_layrnorm(hidden)
     after, maps = [], []
     for layer in vision.encoder.layers:
-        last_input = hidden
         hidden, between_patches = _layer_with_attention(layer, hidden)
         after.append(hidden[:, 1:].float())
         maps.append(between_patches)
     projected = model.visual_projection(vision.post_layernorm(hidden)).float()
-    return Look(projected, last_input, after[-COMPARED_BLOCKS:], maps[-ATTENTION_BLOCKS:-1])
+    return Look(projected, after[-COMPARED_BLOCKS:], maps[-ATTENTION_BLOCKS:-1])
 
 
 def _layer_with_attention(layer: CLIPEncoderLayer, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """One block, and the sum over its heads of the attention between patches, (B, N, N)."""
-    return _layer_of(layer, hidden, layer.layer_norm1(hidden))
-
-
-def _layer_of(layer: CLIPEncoderLayer, hidden: Tensor, normed: Tensor) -> tuple[Tensor, Tensor]:
-    """One block of tokens that are normed already."""
     attention = layer.self_attn
+    normed = layer.layer_norm1(hidden)
     query, key, value = (
         projection(normed).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
         for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -175,13 +167,6 @@ def training_loss(
             patches(named, batch.roll),
         )
         parts |= _own_guess_losses(model, batch, seen, guess, rng)
-        if batch.prior:
-            some = slice(None, None, ALONE)
-            attention = torch.stack(seen.attention).sum(dim=0)[some].detach()
-            texts = (present - absent).detach()
-            parts["prior"] = prior_loss(
-                model, seen.last_input[some], attention, guess[some], texts, rng
-            )
     loss = torch.zeros((), device=words.device)
     for name, part in parts.items():
         loss = loss + LOSS_WEIGHTS[name] * part
@@ -319,45 +304,6 @@ def affinity_loss(attention: Tensor, guess: Tensor) -> Tensor:
     loss, ground = -torch.log(alike + 1e-4), guess[..., 0]
     things = 1 - ground
     return ((loss * ground).sum() / ground.sum() + (loss * things).sum() / things.sum()) / 2
-
-
-def prior_loss(
-    model: CLIPModel,
-    last_input: Tensor,
-    attention: Tensor,
-    guess: Tensor,
-    texts: Tensor,
-    rng: random.Random,
-) -> Tensor:
-    """Asks the refined visual-text prior to be where the model sees the class: 1 - soft IoU.
-
-    The prior is a gradient of the last block. As the model gets surer of its classes before that
-    block, what this gradient says gets worse, though all that the model says gets better.
-
-    Args:
-        model: the CLIP.
-        last_input: tokens that enter the last block, (B, 1 + N, D).
-        attention: sum over the heads of the blocks before it that refinement reads, (B, N, N).
-        guess: class of each patch, ground first, (B, N, 1 + C); one class of each image is drawn.
-        texts: presence minus absence of each class, (C, E).
-        rng: draws the classes.
-    """
-    generator = torch.Generator(guess.device).manual_seed(rng.getrandbits(60))
-    drawn = torch.multinomial(guess[..., 1:].sum(dim=1) + 1e-6, 1, generator=generator)[:, 0]
-    place = guess.gather(2, 1 + drawn[:, None, None].expand(-1, guess.shape[1], 1))[..., 0]
-    vision, hidden = model.vision_model, last_input.float()
-    layer, side = vision.encoder.layers[-1], round(guess.shape[1] ** 0.5)
-    normed = layer.layer_norm1(hidden)
-    offset = torch.zeros_like(hidden[:, :1]).requires_grad_()
-    moved = torch.cat([normed[:, :1], normed[:, 1:] + offset], dim=1)
-    after, last = _layer_of(layer, hidden, moved)
-    seen = model.visual_projection(vision.post_layernorm(after[:, 1:])).mean(dim=1)
-    spoken = (F.normalize(seen, dim=-1) * texts[drawn]).sum()
-    (weights,) = torch.autograd.grad(spoken, offset, create_graph=True)
-    plain = min_max(torch.relu((normed[:, 1:] * weights).sum(dim=-1)).view(-1, 1, side, side))
-    prior = refine_prior(plain, attention.float() + last.detach()).flatten(1)
-    both = prior * place
-    return 1 - (both.sum(dim=1) / (prior + place - both).sum(dim=1).clamp_min(1e-6)).mean()
 
 
 def _silence_loss(logits: Tensor, named: Tensor, share: float) -> Tensor:

@@ -1,5 +1,4 @@
 import json
-import random
 import subprocess
 import sys
 
@@ -7,11 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from piclip.clip.encoder import Encoder
 from piclip.clip.settings import CLIP_MEAN, CLIP_STD
 from piclip.datasets.scenes import Layout
 from piclip.datasets.scenes.glyphs import CLASS_NAMES
-from piclip.priors import refine_prior, visual_text_prior
 from world import builtin, captioned_batches, losses, progress
 from world.captioned_batches import PARTS, Batches, Stage
 from world.world_model import FUNCTION_WORDS, build_model, build_tokenizer
@@ -19,8 +16,7 @@ from world.world_model import FUNCTION_WORDS, build_model, build_tokenizer
 EASY = Layout(64, (1, 1), (32, 58), 0)
 TINY = (
     Stage(3, 2, EASY, EASY, guess=False),
-    Stage(1, 2, Layout(128, (1, 2), (40, 60), 0), EASY, guess=True),
-    Stage(1, 2, Layout(128, (1, 2), (40, 60), 0), EASY, guess=True, prior=True, anew=True),
+    Stage(2, 2, Layout(128, (1, 2), (40, 60), 0), EASY, guess=True),
 )
 
 
@@ -249,76 +245,6 @@ def test_patches_are_alike_by_the_densities_of_other_images():
         expected.append(-(labels[i, :2] * chances.log()).sum())
     found = losses.alike_loss(tokens, labels, owner)
     assert torch.allclose(found, torch.stack(expected).mean(), atol=1e-5)
-
-
-def own_attention(model, tokens):
-    """Of the last block between patches, sum over the heads."""
-    layer = model.vision_model.encoder.layers[-1]
-    heads = [
-        part(layer.layer_norm1(tokens)).unflatten(-1, (3, 64)).transpose(1, 2)
-        for part in (layer.self_attn.q_proj, layer.self_attn.k_proj)
-    ]
-    return (heads[0] @ heads[1].mT / 8).softmax(-1).sum(1)[:, 1:, 1:]
-
-
-def test_the_prior_that_learns_is_the_published_one():
-    torch.manual_seed(3)
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer, 0)
-    encoder = Encoder(model, tokenizer, attention_blocks=4, device="cpu")
-    seen = encoder.encode(torch.randn(2, 3, 32, 32))
-    texts = torch.nn.functional.normalize(torch.randn(2, 3, 128), dim=-1)
-    plain = visual_text_prior(
-        seen.last_block, *texts, logit_scale=encoder.logit_scale, grid=seen.grid
-    )
-    maps = refine_prior(plain, seen.attention).flatten(2)
-    guess = torch.zeros(2, 16, 4)
-    guess[..., 0] = 1
-    guess[0, 2:9] = torch.eye(4)[2]  # one class in each image, so that it is drawn
-    guess[1, 5:7] = torch.eye(4)[3]
-    expected = []
-    for own, place in ((maps[0, 1], guess[0, :, 2]), (maps[1, 2], guess[1, :, 3])):
-        expected.append(1 - (own * place).sum() / (own + place - own * place).sum())
-    model.requires_grad_(True)
-    last_input = seen.last_input.clone().requires_grad_()
-    # all heads of the four blocks but those of the last one
-    attention = 4 * 3 * seen.attention - own_attention(model, last_input).detach()
-    found = losses.prior_loss(
-        model, last_input, attention, guess, texts[0] - texts[1], random.Random(0)
-    )
-    assert torch.allclose(found, torch.stack(expected).mean(), atol=1e-4)
-    found.backward()
-    assert last_input.grad.abs().max() > 0
-    assert model.vision_model.encoder.layers[-1].self_attn.v_proj.weight.grad.abs().max() > 0
-
-
-def test_the_second_round_begins_with_the_averaged_weights(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(builtin, "AGAIN", 0.0)  # nothing is learned in it
-    run = builtin.Run(tmp_path, "cpu")
-    *first, last = ([part] for part in Batches(5))
-    for parts in first:
-        run.update(parts)
-    old, optimizers = run.average.state_dict(), run.optimizers
-    old = {name: value.clone() for name, value in old.items()}
-    differs = [not torch.equal(old[n], v) for n, v in run.model.state_dict().items()]
-    assert any(differs)
-    run.update(last)
-    assert all(torch.equal(old[n], v) for n, v in run.model.state_dict().items())
-    assert run.optimizers is not optimizers
-
-
-def test_rates_of_the_second_round_begin_lower_and_decay_at_once(tiny, tmp_path, monkeypatch):
-    run = builtin.Run(tmp_path, "cpu")
-    run.starts, run.total = [1000], 2000
-    rates = []
-    for run.step in range(2000):
-        rates.append(run._rate_factor())
-    assert rates[:1000] == [builtin.rate_factor(step, 1000) for step in range(1000)]
-    again = rates[1000:]
-    assert again[0] == builtin.AGAIN / builtin.WARM_UP
-    assert max(again) == pytest.approx(builtin.AGAIN * (1 - builtin.WARM_UP / 1000), rel=0.01)
-    assert again[builtin.WARM_UP :] == sorted(again[builtin.WARM_UP :], reverse=True)
-    assert again[500] == builtin.AGAIN * 0.5 and again[-1] == builtin.AGAIN * 0.02
 
 
 def test_rate_warms_up_and_decays():
