@@ -13,7 +13,7 @@ from piclip.datasets.file_dataset import FileDataset
 from piclip.training_free.scorer import TrainingFreeScorer
 from squares import picture
 
-CONSTANTS = {"blocks", "text_weight", "text_level", "presence", "threshold"}
+CONSTANTS = {"blocks", "text_weight", "text_level", "presence", "lift", "threshold"}
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ from piclip.training_free.scorer import TrainingFreeScorer
 from sentences import one_sentence
 from squares import Colours, picture, pillow
 
-CHOSEN = {"blocks", "text_weight", "text_level", "presence", "threshold"}
+CHOSEN = {"blocks", "text_weight", "text_level", "presence", "lift", "threshold"}
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +271,36 @@ def test_what_adds_up_to_a_score_is_what_the_segmenter_says(encoder):
     )
 
 
+@pytest.mark.parametrize("at", [3, 12, 25])
+def test_the_figure_with_a_lift_is_that_of_lifted_scores(at):
+    generator = torch.Generator().manual_seed(at)
+    settings, threshold = ModelSettings(64, presence=0.2, lift=0.7), THRESHOLDS[at]
+    trials, answers = [], []
+    for number in range(6):
+        log_odds = torch.randn(4, 5, generator=generator) - number / 2  # some reach it, some do not
+        parts = torch.rand(2, 4, 5, generator=generator)
+        score = 0.2 + number / 10
+        name, said = f"class {number % 2}", (torch.zeros(()),) * 3
+        trials.append(
+            module._Trial(name, True, parts, log_odds, torch.zeros(4, 5), said, presence=score)
+        )
+        missing = np.log(threshold / (1 - threshold)) + 1 - float(log_odds.max())
+        raised = log_odds + min(max(0, missing), 0.7 * 8 * (score - 0.2))
+        answers.append((name, parts, raised.sigmoid()))
+    found = module._curve(trials, settings)[at]
+    assert found == pytest.approx(slow_miou(answers, threshold), rel=1e-4)
+    assert found != pytest.approx(module._curve(trials, replace(settings, lift=0.0))[at], rel=0.01)
+
+
+def test_the_least_lift_is_taken_that_is_nearly_best(monkeypatch):
+    gains = {0.0: 50.0, 0.5: 61.1, 1.0: 62.0}
+    monkeypatch.setattr(module, "_curve", lambda _, own: np.full(len(THRESHOLDS), gains[own.lift]))
+    found = calibrate(TrainingFreeScorer(None, Colours()), CASES[:1])
+    assert (found.settings.lift, found.after) == (0.5, 61.1)
+    gains[0.0] = 61.0
+    assert calibrate(TrainingFreeScorer(None, Colours()), CASES[:1]).settings.lift == 0.0
+
+
 def test_without_images_or_with_other_evidence_nothing_is_chosen(encoder):
     for scorer, cases in (
         (TrainingFreeScorer(encoder), []),
@@ -302,6 +332,7 @@ FOUND = {
     "text_weight": 1.5,
     "text_level": -2.0,
     "presence": 0.31,
+    "lift": 0.5,
     "threshold": 0.44,
 }
 

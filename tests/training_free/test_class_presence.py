@@ -7,13 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
+from piclip import FewShotSegmenter, Support
 from piclip.training_free.contrast import ContrastEvidence
 from piclip.training_free.evidence import cosine_spreads
 from piclip.training_free.naming import named_log_odds
-from piclip.training_free.presence import class_presence, presence_scores
+from piclip.training_free.presence import class_presence, lift, presence_scores
+from piclip.training_free.scorer import TrainingFreeScorer
 from piclip.training_free.vision import Seen, Vision
 from squares import Colours, pillow
 
@@ -56,6 +60,46 @@ def test_the_score_is_the_formula(encoder, vit, named):
     assert_close(probability, torch.sigmoid(8 * (found - memory.level)))
     at_level = class_presence(seen, [replace(memory, level=found[0])], log_odds, said)
     assert at_level[0, 0] == 0.5
+
+
+@settings(max_examples=50)
+@given(
+    highest=st.floats(-6, 6),
+    presence=st.floats(0, 1),
+    threshold=st.floats(0.02, 0.98),
+    share=st.floats(0, 2),
+)
+def test_the_lift_is_the_formula(highest, presence, threshold, share):
+    values = (torch.tensor(v, dtype=torch.float64) for v in (highest, presence, threshold))
+    found = float(lift(*values, share))
+    missing = math.log(threshold / (1 - threshold)) + 1 - highest
+    sure = min(max(presence, 1e-6), 1 - 1e-6)
+    allowed = share * max(0.0, math.log(sure / (1 - sure)))
+    assert found == pytest.approx(min(max(0.0, missing), allowed), abs=1e-9)
+    assert found == 0 or presence > 0.5
+
+
+def test_a_class_that_is_surely_there_is_raised_and_no_other():
+    supports = [Support(*pillow())]
+    image, faint = pillow()[0], pillow(colour=VIOLET, seed=8)[0]
+    asked = [image, faint, pillow(None, seed=7)[0]]
+    high = 0.97  # above what any pixel of the faint one gets
+    plain, raised = (
+        FewShotSegmenter(TrainingFreeScorer(None, Colours(presence=0.1, threshold=high, lift=own)))
+        .fit(supports, name="red")
+        .predict(asked, min_presence=0.5)
+        for own in (0.0, 5.0)
+    )
+    assert plain[1].presence > 0.6 and plain[1].score.max() < high
+    assert not plain[1].mask.any() and raised[1].mask.any()
+    log_odds = [np.log(r.score / (1 - r.score)) for r in (plain[1], raised[1])]
+    gaps = log_odds[1] - log_odds[0]
+    np.testing.assert_allclose(gaps, gaps.mean(), atol=0.02)  # by the same everywhere
+    at_top = log_odds[1].max()
+    assert at_top == pytest.approx(math.log(high / (1 - high)) + 1, abs=0.3)
+    assert plain[2].presence < 0.5
+    np.testing.assert_array_equal(plain[2].score, raised[2].score)
+    np.testing.assert_array_equal(plain[1].presence, raised[1].presence)
 
 
 def test_the_names_log_odds_are_those_of_clip(encoder):

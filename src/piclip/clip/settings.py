@@ -37,6 +37,8 @@ class ModelSettings:
             more.
         text_level: The CLIP's own log-odds of the name at which it is half believed.
         presence: What presence is 0.5 at, on the scale of `piclip.training_free.presence`.
+        lift: How far a class that is likely to be there is raised where all its scores are low, see
+            `piclip.training_free.presence.lift`; 0 (not at all) or more.
         threshold: Least score of a pixel that belongs to a class.
     """
 
@@ -49,6 +51,7 @@ class ModelSettings:
     text_weight: float = 0.6
     text_level: float = 0.0
     presence: float = 0.22
+    lift: float = 0.0
     threshold: float = 0.5
 
 
@@ -83,7 +86,7 @@ def read_settings(
         raise ModelError(
             f"{where} are not valid: image_size is a multiple of the patch ({patch}), mean and std "
             f"are three numbers (std above 0), blocks lie in 1 to {depth}, sharpness is above 0, "
-            f"text_weight 0 or more, threshold 0 to 1."
+            f"text_weight and lift 0 or more, threshold 0 to 1."
         )
     return settings
 
@@ -109,6 +112,7 @@ def _are_valid(settings: ModelSettings, patch: int, depth: int) -> bool:
         and all(map(math.isfinite, numbers))
         and 0 < settings.sharpness < math.inf
         and 0 <= settings.text_weight < math.inf
+        and 0 <= settings.lift < math.inf
         and 0 <= settings.threshold <= 1
     )
 

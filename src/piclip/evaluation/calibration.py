@@ -7,8 +7,9 @@ that under names that no model knows:
 
     blocks                     one or two of the upper half, by the supports alone
     text_weight, text_level    over a grid
-    threshold                  over a grid
     presence                   refuses a given share of the images that hold the class
+    lift                       the least that is nearly best
+    threshold                  over a grid
 """
 
 from __future__ import annotations
@@ -38,19 +39,26 @@ from piclip.io.images import IGNORE
 from piclip.io.outputs import Progress, summed, write_json
 from piclip.training_free.contrast import ContrastEvidence
 from piclip.training_free.naming import map_log_odds, name_trust
-from piclip.training_free.presence import presence_scores
+from piclip.training_free.presence import lift, presence_scores, present
 from piclip.training_free.scorer import TrainingFreeScorer
 from piclip.training_free.vision import Vision
 
 TEXT_WEIGHTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 4.0)
 TEXT_LEVELS = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0)
+LIFTS = (0.0, 0.5, 1.0)
+LIFT_GAIN = 1.0
+"""The least lift is taken that is no further from the best, in points of mIoU: images without the
+class, which are not among the cases, pay for it."""
 THRESHOLDS = tuple(round(0.3 + 0.02 * step, 2) for step in range(26))
+_LEVELS = torch.tensor(THRESHOLDS)
 LOST = 0.02
 """Share of the images that hold the class which presence may refuse by default."""
 KNOWN = 0.75
 """Weight of the mIoU under names that the model may know."""
 
 Labelled = tuple[Image.Image, NDArray[np.bool_]]
+_Answer = tuple[str, Tensor, Tensor]
+"""The class, its coverage (2, h, w) and its scores (h, w)."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,7 @@ def calibrate(
     lost: float = LOST,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Chooses blocks, text_weight, text_level, threshold and presence.
+    """Chooses blocks, text_weight, text_level, presence, lift and threshold.
 
     Args:
         scorer: With contrast evidence; its own settings are left as they are.
@@ -156,12 +164,16 @@ def calibrate(
     trials = _trials(Vision(vision.tower, vision.encoder, settings=chosen), cases, told)
     if vision.encoder is not None:
         grid = product(TEXT_WEIGHTS, TEXT_LEVELS)
-        tried = [replace(chosen, text_weight=one, text_level=two) for one, two in grid]
+        flat = replace(chosen, lift=0.0)  # which the level of presence decides, chosen below
+        tried = [replace(flat, text_weight=one, text_level=two) for one, two in grid]
         chosen = max(tried, key=lambda settings: _curve(trials, settings).max())
-    after = _curve(trials, chosen)
     presence = float(np.quantile([trial.presence for trial in trials if trial.known], lost))
-    best = THRESHOLDS[int(after.argmax())]
-    chosen = replace(chosen, threshold=best, presence=round(presence, 2))
+    chosen = replace(chosen, presence=round(presence, 2))
+    curves = [_curve(trials, replace(chosen, lift=share)) for share in LIFTS]
+    most = max(curve.max() for curve in curves) - LIFT_GAIN
+    share, after = next(each for each in zip(LIFTS, curves, strict=True) if each[1].max() >= most)
+    chosen = replace(chosen, lift=share)
+    chosen = replace(chosen, threshold=THRESHOLDS[int(after.argmax())])
     nearest = int(np.abs(np.subtract(THRESHOLDS, scorer.threshold)).argmin())
     return Calibration(chosen, float(before[nearest]), float(after.max()), len(cases))
 
@@ -205,13 +217,20 @@ def _trials(vision: Vision, cases: Sequence[Case], told: Callable[[], None]) -> 
 
 def _curve(trials: Sequence[_Trial], settings: ModelSettings) -> NDArray[np.float64]:
     """MIoU in percent at each threshold, under known and unknown names together."""
-    groups: dict[bool, list[tuple[str, Tensor, Tensor]]] = {True: [], False: []}
+    answers: dict[bool, list[_Answer]] = {True: [], False: []}
+    levels: dict[bool, list[Tensor]] = {True: [], False: []}
     for trial in trials:
         weight = settings.text_weight * float(name_trust(*trial.said, settings.text_level))
-        scores = (trial.log_odds + weight * trial.named).sigmoid()
-        groups[trial.known].append((trial.name, trial.coverage, scores))
-    known = _miou(groups[True])
-    return KNOWN * known + (1 - KNOWN) * _miou(groups[False]) if groups[False] else known
+        log_odds = trial.log_odds + weight * trial.named
+        there = present(torch.tensor(trial.presence), torch.tensor(settings.presence))
+        more = lift(log_odds.max(), there, _LEVELS, settings.lift)
+        answers[trial.known].append((trial.name, trial.coverage, log_odds.sigmoid()))
+        # What is lifted reaches a threshold where what is not reaches this one; they ascend.
+        levels[trial.known].append((_LEVELS.logit() - more).sigmoid().cummax(0).values)
+    known = _miou(answers[True], levels[True])
+    if not answers[False]:
+        return known
+    return KNOWN * known + (1 - KNOWN) * _miou(answers[False], levels[False])
 
 
 def _best_blocks(
@@ -236,15 +255,18 @@ def _best_blocks(
     return max((*combinations(upper, 1), *combinations(upper, 2)), key=quality)
 
 
-def _miou(answers: Sequence[tuple[str, Tensor, Tensor]]) -> NDArray[np.float64]:
-    """Class-accumulated mIoU in percent at each threshold, of (class, coverage, scores)."""
+def _miou(
+    answers: Sequence[_Answer], levels: Sequence[Tensor] | None = None
+) -> NDArray[np.float64]:
+    """Class-accumulated mIoU in percent at each threshold, or at levels of each answer's own."""
     counts: dict[str, Tensor] = {}
-    levels = torch.tensor(THRESHOLDS)
-    for name, coverage, scores in answers:
+    own_levels = [_LEVELS] * len(answers) if levels is None else levels
+    for (name, coverage, scores), ascending in zip(answers, own_levels, strict=True):
         # Index n is reached by scores of at least n thresholds.
-        reached = torch.bucketize(scores.flatten().cpu(), levels, right=True)
+        reached = torch.bucketize(scores.flatten().cpu(), ascending, right=True)
+        empty = torch.zeros(len(ascending) + 1)
         inside, outside = (
-            torch.zeros(len(levels) + 1).index_add_(0, reached, part).flip(0).cumsum(0).flip(0)[1:]
+            empty.index_add(0, reached, part).flip(0).cumsum(0).flip(0)[1:]
             for part in coverage.flatten(1)
         )
         own = torch.stack([inside, outside + coverage[0].sum()])
@@ -261,7 +283,7 @@ def _coverage(case: Case, grid: tuple[int, int]) -> Tensor:
 
 def constants(settings: ModelSettings) -> dict[str, Any]:
     """What `calibrate` chooses, as it is written."""
-    names = ("blocks", "text_weight", "text_level", "presence", "threshold")
+    names = ("blocks", "text_weight", "text_level", "presence", "lift", "threshold")
     return {name: getattr(settings, name) for name in names}
 
 

@@ -39,7 +39,7 @@ from piclip.training_free.naming import (
     named_log_odds,
     text_maps,
 )
-from piclip.training_free.presence import class_presence, presence_level
+from piclip.training_free.presence import class_presence, lift, presence_level
 from piclip.training_free.upsampling import EnlargedScores, edge_aware_upsample
 from piclip.training_free.vision import Seen, Vision
 
@@ -122,9 +122,15 @@ class ContrastEvidence:
         maps["fused"] = torch.sigmoid(log_odds)
         return Answer(log_odds, maps, class_presence(seen, memories, supports_say, asked))
 
-    def enlarge(self, values: Tensor, image: Image.Image) -> EnlargedScores:
-        """Along the image's edges, then bilinearly to its own size."""
+    def enlarge(
+        self, values: Tensor, presence: Tensor | None, image: Image.Image
+    ) -> EnlargedScores:
+        """Along the image's edges, lifted, then bilinearly to its own size."""
         fine = self.follow_edges(values, image).cpu()
+        if presence is not None:
+            threshold = fine.new_tensor(self.settings.threshold)
+            more = lift(fine.amax((1, 2)), presence.cpu(), threshold, self.settings.lift)
+            fine = fine + more[:, None, None]
         return EnlargedScores(fine, (image.height, image.width), log_odds=True)
 
     def follow_edges(self, values: Tensor, image: Image.Image) -> Tensor:

@@ -140,6 +140,8 @@ class Evidence(Protocol):
         """
         ...
 
-    def enlarge(self, values: Tensor, image: Image.Image) -> EnlargedScores:
+    def enlarge(
+        self, values: Tensor, presence: Tensor | None, image: Image.Image
+    ) -> EnlargedScores:
         """Scores at the image's own size of values (C, h, w)."""
         ...

@@ -14,6 +14,11 @@ r is the log-odds without the name; agreement and n as in `piclip.training_free.
 standardised cosine does not change when all tokens share a direction, as in CLIP. With two supports
 or more the level lies half way between the model's own and what each of them gets from the others;
 with negatives it lies above what these get.
+
+What is in the image must be somewhere in it. Where presence is sure of a class but no pixel of it
+comes near the threshold t, all its log-odds r are raised (`lift`), as far as presence allows:
+
+    r + min( max(0, logit t + 1 - max r), lift * max(0, logit presence) )
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ from piclip.training_free.vision import Seen
 _SLOPE = 8.0
 _NEUTRAL = 0.6  # probability of the name that speaks neither for nor against the class
 _MARGIN = 0.1  # below the least of the supports' own scores
+_ABOVE = 1.0  # the threshold, in log-odds: where the surest pixel is raised to
 _MOST_LEFT_OUT = 8  # supports that are asked for; more tell little and cost time
 
 
@@ -72,7 +78,28 @@ def class_presence(
 ) -> Tensor:
     """Probability that classes are in each of B queries, (B, C); as `presence_scores`."""
     levels = torch.stack([memory.level for memory in memories])
-    return torch.sigmoid(_SLOPE * (presence_scores(seen, memories, log_odds, named) - levels))
+    return present(presence_scores(seen, memories, log_odds, named), levels)
+
+
+def present(scores: Tensor, levels: Tensor) -> Tensor:
+    """Presence of scores s, (B, C), by what it is 0.5 at, (C,)."""
+    return torch.sigmoid(_SLOPE * (scores - levels))
+
+
+def lift(highest: Tensor, presence: Tensor, threshold: Tensor, share: float) -> Tensor:
+    """By how much the log-odds of classes are raised.
+
+    Args:
+        highest: The log-odds of their surest pixels, (...).
+        presence: Of the same, (...).
+        threshold: Least score, (...) or one that goes with them.
+        share: The model's ``lift``.
+
+    Returns:
+        0 or more, (...); 0 where presence is 0.5 or less.
+    """
+    missing = (torch.logit(threshold, eps=1e-6) + _ABOVE - highest).clamp_min(0)
+    return torch.minimum(missing, share * torch.logit(presence, eps=1e-6).clamp_min(0))
 
 
 def presence_level(

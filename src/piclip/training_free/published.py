@@ -90,7 +90,9 @@ class PublishedEvidence:
         }
         return Answer(score, maps, None)
 
-    def enlarge(self, values: Tensor, image: Image.Image) -> EnlargedScores:
+    def enlarge(
+        self, values: Tensor, presence: Tensor | None, image: Image.Image
+    ) -> EnlargedScores:
         """Bilinearly, as published."""
         return EnlargedScores(values.cpu(), (image.height, image.width), log_odds=False)
 

@@ -216,10 +216,11 @@ class TrainingFreeScorer:
             if presence is not None and other.presence is not None:
                 presence = (presence + other.presence) / 2
         for index, image in enumerate(images):
+            there = None if presence is None else presence[index]
             yield Scored(
-                self.evidence.enlarge(values[index].float(), image),
+                self.evidence.enlarge(values[index].float(), there, image),
                 _priors(answer, index),
-                None if presence is None else _array(presence[index]),
+                None if there is None else _array(there),
             )
 
 
