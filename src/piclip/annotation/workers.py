@@ -20,7 +20,7 @@ from piclip.annotation.journal import Entry
 from piclip.annotation.queries import Query
 from piclip.annotation.sinks import Sink
 from piclip.errors import PiclipError
-from piclip.io.processes import worker_pool
+from piclip.io.processes import WORKER_ENDED, worker_pool
 from piclip.segmenter import FewShotSegmenter
 
 _WAITING = 2
@@ -65,10 +65,7 @@ def answers_of_workers(
             for future in waiting:
                 if future.done() and not future.exception():
                     yield from future.result()
-            raise PiclipError(
-                "A worker process ended unexpectedly, perhaps for want of memory; run the same "
-                "command again with fewer workers: what is finished is kept."
-            ) from error
+            raise PiclipError(f"{WORKER_ENDED}: what is finished is kept.") from error
         except KeyboardInterrupt:
             stop.set()
             for future in waiting:

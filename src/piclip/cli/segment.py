@@ -107,9 +107,9 @@ def segment(
     if negatives and evidence == "published":
         raise UsageError("The published priors learn from no --negative; leave it out.")
     queries = query_files(query, output, labelled=[*support, *mask, *negatives])
-    if csv is not None and csv.suffix.lower() != ".csv":
-        raise UsageError(f"The --csv {csv} must be a file named .csv; add that to its name.")
     if csv is not None:
+        if csv.suffix.lower() != ".csv":
+            raise UsageError(f"The --csv {csv} must be a file named .csv; add that to its name.")
         check_file(csv)
     digests = {
         label: [{"image": file_digest(image), "mask": file_digest(truth)} for image, truth in pairs]

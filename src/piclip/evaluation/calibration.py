@@ -172,8 +172,7 @@ def calibrate(
     curves = [_curve(trials, replace(chosen, lift=share)) for share in LIFTS]
     most = max(curve.max() for curve in curves) - LIFT_GAIN
     share, after = next(each for each in zip(LIFTS, curves, strict=True) if each[1].max() >= most)
-    chosen = replace(chosen, lift=share)
-    chosen = replace(chosen, threshold=THRESHOLDS[int(after.argmax())])
+    chosen = replace(chosen, lift=share, threshold=THRESHOLDS[int(after.argmax())])
     nearest = int(np.abs(np.subtract(THRESHOLDS, scorer.threshold)).argmin())
     return Calibration(chosen, float(before[nearest]), float(after.max()), len(cases))
 
@@ -217,20 +216,21 @@ def _trials(vision: Vision, cases: Sequence[Case], told: Callable[[], None]) -> 
 
 def _curve(trials: Sequence[_Trial], settings: ModelSettings) -> NDArray[np.float64]:
     """MIoU in percent at each threshold, under known and unknown names together."""
-    answers: dict[bool, list[_Answer]] = {True: [], False: []}
-    levels: dict[bool, list[Tensor]] = {True: [], False: []}
-    for trial in trials:
-        weight = settings.text_weight * float(name_trust(*trial.said, settings.text_level))
-        log_odds = trial.log_odds + weight * trial.named
-        there = present(torch.tensor(trial.presence), torch.tensor(settings.presence))
-        more = lift(log_odds.max(), there, _LEVELS, settings.lift)
-        answers[trial.known].append((trial.name, trial.coverage, log_odds.sigmoid()))
-        # What is lifted reaches a threshold where what is not reaches this one; they ascend.
-        levels[trial.known].append((_LEVELS.logit() - more).sigmoid().cummax(0).values)
-    known = _miou(answers[True], levels[True])
-    if not answers[False]:
-        return known
-    return KNOWN * known + (1 - KNOWN) * _miou(answers[False], levels[False])
+
+    def figure(own: Sequence[_Trial]) -> NDArray[np.float64]:
+        answers, levels = [], []
+        for trial in own:
+            weight = settings.text_weight * float(name_trust(*trial.said, settings.text_level))
+            log_odds = trial.log_odds + weight * trial.named
+            there = present(torch.tensor(trial.presence), torch.tensor(settings.presence))
+            more = lift(log_odds.max(), there, _LEVELS, settings.lift)
+            answers.append((trial.name, trial.coverage, log_odds.sigmoid()))
+            # Scores that reach these levels reach the thresholds once lifted; they ascend.
+            levels.append((_LEVELS.logit() - more).sigmoid().cummax(0).values)
+        return _miou(answers, levels)
+
+    known, unknown = ([t for t in trials if t.known == one] for one in (True, False))
+    return KNOWN * figure(known) + (1 - KNOWN) * figure(unknown) if unknown else figure(known)
 
 
 def _best_blocks(

@@ -33,7 +33,7 @@ from piclip.evaluation.records import (
     write_result,
 )
 from piclip.io.outputs import Progress, check_file, summed
-from piclip.io.processes import worker_pool
+from piclip.io.processes import WORKER_ENDED, worker_pool
 
 if TYPE_CHECKING:
     from typing import Self
@@ -187,10 +187,7 @@ class Counter(Generic[QuestionT, CountedT]):
                 told(len(chunk))
                 yield part
         except BrokenProcessPool as error:
-            raise PiclipError(
-                "A worker process ended unexpectedly, perhaps for want of memory; run the same "
-                "command again with fewer workers."
-            ) from error
+            raise PiclipError(f"{WORKER_ENDED}.") from error
 
     def count(
         self: Counter[EpisodeKeys, FewShotIoU],

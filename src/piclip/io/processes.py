@@ -8,6 +8,12 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
 from threading import Thread
 
+WORKER_ENDED = (
+    "A worker process ended unexpectedly, perhaps for want of memory; run the same command again "
+    "with fewer workers"
+)
+"""What a BrokenProcessPool of `worker_pool` means, without the full stop."""
+
 
 def worker_pool(
     processes: int, threads: int = 1, start: Callable[..., None] | None = None, *arguments: object

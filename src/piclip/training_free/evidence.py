@@ -143,5 +143,5 @@ class Evidence(Protocol):
     def enlarge(
         self, values: Tensor, presence: Tensor | None, image: Image.Image
     ) -> EnlargedScores:
-        """Scores at the image's own size of values (C, h, w)."""
+        """Scores at the image's own size of values (C, h, w); of presence (C,) where it is told."""
         ...
