@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,22 +105,18 @@ def load_clip(
     )
     if path.is_file():
         model = clip_from_state_dict(read_state_dict(path), hidden_act=hidden_act)
-        settings = _settings(None, model)
-        source: str | Path = tokenizer or _default_tokenizer(model, path)
+        tokenizer = tokenizer or _default_tokenizer(model, path)
     else:
         model = _load_model(path)
-        settings = _settings(path, model)
-        source = tokenizer or path
-    from_hub = partial(hub_folder, cache_dir=cache_dir, local_files_only=local_files_only)
-    return LoadedClip(model, _load_tokenizer(_tokenizer_folder(source, from_hub), model), settings)
-
-
-def _settings(folder: Path | None, model: CLIPModel) -> ModelSettings:
-    """Those of the folder; a model of photographs sees them as the published priors do."""
+        tokenizer = tokenizer or path
     vision = model.config.vision_config
     patch = vision.patch_size
+    # A model of photographs sees them as the published priors do.
     default = ModelSettings(image_size=PHOTO_SIZE // patch * patch)
-    return read_settings(folder, default, patch=patch, depth=vision.num_hidden_layers)
+    folder = path if path.is_dir() else None
+    settings = read_settings(folder, default, patch=patch, depth=vision.num_hidden_layers)
+    words = _tokenizer_folder(tokenizer, cache_dir=cache_dir, local_files_only=local_files_only)
+    return LoadedClip(model, _load_tokenizer(words, model), settings)
 
 
 def find_checkpoint(
@@ -136,7 +130,7 @@ def find_checkpoint(
 
     Args:
         name_or_path: As in `load_clip`.
-        weights: As in `piclip.clip.hub.hub_folder`.
+        weights: As in `piclip.clip.hub.hub_folder`, and so are the others.
         tokenizer: The same.
         hub: The same.
 
@@ -149,8 +143,16 @@ def find_checkpoint(
             return path
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: {reason(error)}; check the name of the model.") from error
-    _check_name(name_or_path)
-    return hub_folder(str(name_or_path), weights=weights, tokenizer=tokenizer, **hub)
+    name = str(name_or_path)
+    if name == "builtin":
+        raise ModelError(
+            "The built-in model is missing from this installation: install piclip again, or use "
+            "openai/clip-vit-base-patch16."
+        )
+    looks_like_path = name.startswith((".", "/", "~", "\\")) or name.endswith(_WEIGHT_SUFFIXES)
+    if isinstance(name_or_path, Path) or looks_like_path:
+        raise ModelError(f"There is no file or folder {name}: check the path of the model.")
+    return hub_folder(name, weights=weights, tokenizer=tokenizer, **hub)
 
 
 def load_weights(
@@ -259,12 +261,9 @@ def convert_checkpoint(
 
     Args:
         source: What `load_clip` takes.
-        destination: New or empty folder.
+        destination: New or empty folder; returned.
         hidden_act: As in `load_clip`.
         tokenizer: As in `load_clip`.
-
-    Returns:
-        The folder written.
 
     Raises:
         UsageError: If the destination is not empty.
@@ -278,26 +277,9 @@ def convert_checkpoint(
 
 
 def check_destination(folder: Path) -> None:
-    """Refuse a folder that a model cannot be written to.
-
-    Raises:
-        UsageError: If it holds something.
-    """
+    """Refuse a folder for a model that holds something (UsageError)."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not empty: choose a new folder for the model.")
-
-
-def _check_name(name_or_path: str | Path) -> None:
-    """Say what is wrong with a name that only a file or folder here can have."""
-    name = str(name_or_path)
-    if name == "builtin":
-        raise ModelError(
-            "The built-in model is missing from this installation: install piclip again, or use "
-            "openai/clip-vit-base-patch16."
-        )
-    looks_like_path = name.startswith((".", "/", "~", "\\")) or name.endswith(_WEIGHT_SUFFIXES)
-    if isinstance(name_or_path, Path) or looks_like_path:
-        raise ModelError(f"There is no file or folder {name}: check the path of the model.")
 
 
 def _load_model(folder: Path) -> CLIPModel:
@@ -339,12 +321,12 @@ def _default_tokenizer(model: CLIPModel, weights: Path) -> str:
     return OPENAI_TOKENIZER
 
 
-def _tokenizer_folder(source: str | Path, from_hub: Callable[..., Path]) -> Path:
+def _tokenizer_folder(source: str | Path, **hub: Unpack[HubOptions]) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
     try:
-        return from_hub(str(source), weights=False)
+        return hub_folder(str(source), weights=False, **hub)
     except ModelError as error:
         raise ModelError(
             f"The tokenizer {source} is neither a folder here nor available from the hub: give a "

@@ -121,7 +121,13 @@ class Encoder:
         self._head = _head_weights(self.model)
         self.logit_scale = float(self.model.logit_scale.float().exp())
         """Factor on cosines before a softmax over texts (100 in the published models)."""
-        self.attention_blocks = self._resolve_attention_blocks(attention_blocks)
+        blocks = self.settings.attention_blocks if attention_blocks is None else attention_blocks
+        self.attention_blocks = max(1, round(self.depth * 2 / 3)) if blocks is None else blocks
+        if not 1 <= self.attention_blocks <= self.depth:
+            raise UsageError(
+                f"The attention can be averaged over 1 to {self.depth} blocks of this model, not "
+                f"over {blocks}."
+            )
         self._positions: dict[tuple[int, int], Tensor] = {}
         self.source: str | None = None
         """What `from_pretrained` was given; None for an encoder made from a model in memory."""
@@ -159,21 +165,13 @@ class Encoder:
     def to(self, device: str | torch.device) -> Self:
         """Moves the model, in place; its type stays.
 
-        Args:
-            device: As in the class.
-
-        Returns:
-            Itself.
-
         Raises:
             UsageError: There is no such device here.
         """
         self.device = resolve_device(device)
         self.model.to(device=self.device)
-        self._blocks, self._head = (
-            _block_weights(self.model.vision_model),
-            _head_weights(self.model),
-        )
+        self._blocks = _block_weights(self.model.vision_model)
+        self._head = _head_weights(self.model)
         self._positions.clear()
         return self
 
@@ -332,18 +330,6 @@ class Encoder:
             patches = resized[0].flatten(1).T.to(self.dtype)
             self._positions[grid] = torch.cat([table[:1], patches])
         return self._positions[grid]
-
-    def _resolve_attention_blocks(self, asked: int | None) -> int:
-        depth = len(self._blocks)
-        blocks = self.settings.attention_blocks if asked is None else asked
-        if blocks is None:
-            blocks = max(1, round(depth * 2 / 3))
-        if not 1 <= blocks <= depth:
-            raise UsageError(
-                f"The attention can be averaged over 1 to {depth} blocks of this model, not over "
-                f"{blocks}."
-            )
-        return blocks
 
 
 def _block_weights(vision_model: CLIPVisionModel) -> list[BlockWeights]:

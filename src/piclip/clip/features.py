@@ -89,18 +89,16 @@ class FeatureMaker:
 
     def __init__(self, encoder: Encoder, cache: Cache | None = None) -> None:
         self.encoder, self.cache = encoder, cache
-        self.model_hash = _model_hash(encoder) if cache else ""
+        self.model_hash = ""
+        if cache is not None:
+            parts = str(encoder.dtype), str(encoder.attention_blocks)
+            self.model_hash = content_key(weights_hash(encoder.model), *parts)
 
     def features(self, images: Sequence[Picture]) -> list[QueryFeatures]:
         """Encodes queries, each once; those of one size together.
 
-        An image is resized to the next multiples of the patch (473 to 480), no further.
-
-        Args:
-            images: Of any sizes.
-
-        Returns:
-            One per image, in order.
+        An image, of any size, is resized to the next multiples of the patch (473 to 480), no
+        further.
         """
         pixels = [self._pixels(image) for image in images]
 
@@ -124,21 +122,16 @@ class FeatureMaker:
 
         A patch is object when half of it is, so that an object smaller than a patch is kept.
 
-        Args:
-            images: Of any sizes.
-            masks: One per image, of its size.
-
-        Returns:
-            One per image, in order.
-
         Raises:
-            UsageError: Images and masks that do not fit together.
+            UsageError: Images and masks differ in number or size.
         """
         if len(images) != len(masks):
             raise UsageError(f"There are {len(masks)} masks for {len(images)} support images.")
-        labelled = [self._labelled(*pair) for pair in zip(images, masks, strict=True)]
-        pixels = [own for own, _ in labelled]
-        patches = [chosen for _, chosen in labelled]
+        pixels, patches = list[Tensor](), list[Tensor]()
+        for image, mask in zip(images, masks, strict=True):
+            own, chosen = self._labelled(image, mask)
+            pixels.append(own)
+            patches.append(chosen)
 
         def encode(batch: Tensor, indices: list[int]) -> list[dict[str, Tensor]]:
             previous, last = self.encoder.tokens(batch, self.encoder.last_two)
@@ -217,9 +210,3 @@ class FeatureMaker:
     def _grid(self, pixels: Tensor) -> tuple[int, int]:
         patch = self.encoder.patch_size
         return pixels.shape[-2] // patch, pixels.shape[-1] // patch
-
-
-def _model_hash(encoder: Encoder) -> str:
-    return content_key(
-        weights_hash(encoder.model), str(encoder.dtype), str(encoder.attention_blocks)
-    )

@@ -194,8 +194,7 @@ def _heads_together(query: Tensor) -> bool:
 
 def _project(normed: Tensor, weights: BlockWeights) -> tuple[Tensor, Tensor, Tensor]:
     def split(weight: Tensor, bias: Tensor) -> Tensor:
-        projected = F.linear(normed, weight, bias)
-        return projected.view(*normed.shape[:2], weights.heads, -1).transpose(1, 2)
+        return F.linear(normed, weight, bias).unflatten(-1, (weights.heads, -1)).transpose(1, 2)
 
     return (
         split(weights.query_weight, weights.query_bias),
