@@ -21,7 +21,6 @@ from piclip.io.decoding import (
     ImageSource,
     check_pixels,
     decode,
-    decode_colours,
     name_of,
     opened,
     orientation_of,
@@ -76,7 +75,7 @@ def read_image(
     if isinstance(source, np.ndarray):
         rgb = _to_rgb(_from_array(source, max_pixels))
     else:
-        rgb = _to_rgb(decode_colours(source, max_pixels, bands))
+        rgb = _to_rgb(decode(source, max_pixels, colours=True, bands=bands))
     rgb.info = {}  # the orientation is applied: nobody may apply it again
     return rgb
 
@@ -144,7 +143,13 @@ def read_mask(
         )
     name, lossy = name_of(source), False
     if isinstance(source, np.ndarray):
-        values = _mask_array(source, max_pixels)
+        if source.ndim != 2 or source.dtype.kind not in "bui":
+            raise MaskError(
+                f"{name}: a mask array must have the shape (H, W) and be bool or integer; compare "
+                f"it with a threshold or pick one channel."
+            )
+        check_pixels(name, source.shape[1], source.shape[0], max_pixels)
+        values = source
         mask = np.asarray(values != 0 if value is None else values == value)
     else:
         image = decode(source, max_pixels)
@@ -262,17 +267,6 @@ def _from_array(array: npt.NDArray[Any], max_pixels: int) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(scaled, dtype=np.uint8))
 
 
-def _mask_array(array: npt.NDArray[Any], max_pixels: int) -> npt.NDArray[Any]:
-    name = name_of(array)
-    if array.ndim != 2 or array.dtype.kind not in "bui":
-        raise MaskError(
-            f"{name}: a mask array must have the shape (H, W) and be bool or integer; compare it "
-            f"with a threshold or pick one channel."
-        )
-    check_pixels(name, array.shape[1], array.shape[0], max_pixels)
-    return array
-
-
 def _object_pixels(image: Image.Image, least: int) -> npt.NDArray[np.bool_]:
     """Decide what a binary mask file marks; the rules are those of `read_mask`."""
     if image.mode.startswith(("I", "F")):
@@ -284,24 +278,18 @@ def _object_pixels(image: Image.Image, least: int) -> npt.NDArray[np.bool_]:
             shown = np.where(visible, rgba[:, :, :3].max(axis=2), 0)
             of_one_colour = len(np.unique(shown[visible])) == 2 and shown[visible].min() == 0
             return shown > 0 if of_one_colour else visible
-    if image.mode == "P":
-        return _palette_object(image)
     colours = np.asarray(image.convert("RGB")).max(axis=2)
+    if image.mode == "P":
+        indices, black = np.asarray(image), colours == 0
+        marked = ~black if black.any() else indices != 0
+        labelled = marked & (indices != IGNORE)
+        return np.asarray(labelled if labelled.any() else marked)
     if image.format in _LOSSY_FORMATS:
         return np.asarray(colours >= 128)
     present = set(np.flatnonzero(np.bincount(colours.ravel(), minlength=IGNORE + 1)).tolist())
     if least == 1 and {1, IGNORE} <= present <= {0, 1, IGNORE}:
         return np.asarray(colours == 1)
     return np.asarray(colours >= least)
-
-
-def _palette_object(image: Image.Image) -> npt.NDArray[np.bool_]:
-    indices = np.asarray(image)
-    background = ~np.asarray(image.convert("RGB")).any(axis=2)
-    if not background.any():
-        background = indices == 0
-    labelled = ~background & (indices != IGNORE)
-    return np.asarray(labelled if labelled.any() else ~background)
 
 
 def _class_pixels(image: Image.Image, value: int, name: str) -> npt.NDArray[np.bool_]:

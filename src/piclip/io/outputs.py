@@ -49,13 +49,7 @@ _ADVICE = {
 
 
 def ensure_folder(path: str | Path) -> Path:
-    """Make a folder, with its parents, if it is not there yet.
-
-    Args:
-        path: The folder.
-
-    Returns:
-        The folder as a path.
+    """Make a folder, with its parents, if it is not there yet, and give its path.
 
     Raises:
         OutputError: The folder cannot be made or not be written to.
@@ -72,11 +66,11 @@ def check_file(destination: str | Path, *, make_folder: bool = True) -> Path:
     """Refuse a file that cannot be written, before the work that it is for.
 
     Args:
-        destination: The file to make or to replace; a link is followed.
+        destination: The file to make or to replace.
         make_folder: Make its folder if need be.
 
     Returns:
-        The file that the links lead to.
+        The file, or where a link leads to.
 
     Raises:
         OutputError: Its folder cannot be made or written to, or something else is in its place.
@@ -139,11 +133,8 @@ def write_png(
     Args:
         image: A Pillow image (its mode and palette are kept), a bool array (H, W), written as
             0 and 255, or a uint8 array (H, W) or (H, W, 3).
-        path: The file to make or to replace.
+        path: The file to make or to replace; returned.
         make_folder: As in `atomic_path`.
-
-    Returns:
-        The path written.
 
     Raises:
         UsageError: The array has another shape or type.
@@ -162,10 +153,7 @@ def write_json(value: object, path: str | Path) -> Path:
 
     Args:
         value: What json can write; NumPy numbers and arrays and paths are converted.
-        path: The file to make or to replace.
-
-    Returns:
-        The path written.
+        path: The file to make or to replace; returned.
 
     Raises:
         UsageError: The value holds NaN, an infinity or an object that JSON has no form for.
