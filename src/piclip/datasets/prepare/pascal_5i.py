@@ -5,7 +5,7 @@ SBD is the Semantic Boundaries Dataset, whose masks are MATLAB files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,8 @@ def prepare_pascal(
     published: dict[Split, int] = {"val": PUBLISHED_VAL}
     if list_file is None:
         published["train"] = PUBLISHED_COUNTS[train_list]
-    lists: dict[Split, dict[str, str]] = {"train": _listed(train), "val": _listed(val)}
+    both: dict[Split, set[str]] = {"train": train, "val": val}
+    lists = {s: {key: f"JPEGImages/{key}.jpg" for key in sorted(both[s])} for s in both}
     plan = Plan("pascal-5i", class_names("voc"), folder, origin.name, lists, origin.read, published)
     return carry_out(plan, out, progress)
 
@@ -163,10 +164,6 @@ def read_keys(path: Path) -> set[str]:
     return keys
 
 
-def _listed(keys: Iterable[str]) -> dict[str, str]:
-    return {key: f"JPEGImages/{key}.jpg" for key in sorted(keys)}
-
-
 def _sbd_origin(root: Path) -> _Origin:
     """The masks of an SBD folder: ``cls`` (of classes) or else ``inst`` (of single objects)."""
     folder = _find_folder(
@@ -190,7 +187,7 @@ def _read_class_mat(path: Path) -> ClassMap:
 
 
 def read_instance_mat(path: Path) -> ClassMap:
-    """Read ``inst/KEY.mat``: object numbers (GTinst.Segmentation) looked up in their Categories.
+    """Read ``inst/KEY.mat``: numbers of objects (GTinst.Segmentation), which have Categories.
 
     Raises:
         MaskError: The file is missing, damaged or of another structure.
@@ -209,11 +206,7 @@ def read_instance_mat(path: Path) -> ClassMap:
 
 
 def _find_folder(root: Path, places: tuple[str, ...], markers: tuple[str, ...], name: str) -> Path:
-    """The first of the places below ``root`` that holds one of the marker folders.
-
-    Raises:
-        UsageError: There is none.
-    """
+    """The first of the places below ``root`` that holds one of the marker folders (UsageError)."""
     for place in places:
         if any((root / place / marker).is_dir() for marker in markers):
             return root / place
