@@ -128,11 +128,7 @@ def find_checkpoint(
 ) -> Path:
     """The file or folder of a checkpoint on this computer, downloaded if it is one of the hub.
 
-    Args:
-        name_or_path: As in `load_clip`.
-        weights: As in `piclip.clip.hub.hub_folder`, and so are the others.
-        tokenizer: The same.
-        hub: The same.
+    What it is may be all that `load_clip` takes; the rest is as in `piclip.clip.hub.hub_folder`.
 
     Raises:
         ModelError: If the model is unknown or cannot be downloaded.
@@ -208,18 +204,15 @@ def save_model(
     settings: ModelSettings,
     folder: str | Path,
 ) -> None:
-    """Write a model as a transformers folder, complete or not at all.
-
-    ``model.safetensors`` keeps the model's float type.
+    """Write a model as a transformers folder, complete or not at all, in its own float type.
 
     Args:
         model: A CLIP, or another image tower.
         tokenizer: Of a CLIP.
         settings: For ``piclip.json``.
-        folder: Where to; must not exist yet, or be empty.
+        folder: Where to; must not exist yet, or be empty (UsageError).
 
     Raises:
-        UsageError: If the folder is not empty.
         OutputError: If it cannot be written.
     """
     folder = Path(folder).expanduser()
@@ -256,14 +249,8 @@ def convert_checkpoint(
 ) -> Path:
     """Write any checkpoint that `load_clip` reads as a self-contained transformers folder.
 
-    The folder includes the tokenizer, so it works offline and in plain transformers
-    (``CLIPModel.from_pretrained``, ``CLIPTokenizer.from_pretrained``).
-
-    Args:
-        source: What `load_clip` takes.
-        destination: New or empty folder; returned.
-        hidden_act: As in `load_clip`.
-        tokenizer: As in `load_clip`.
+    The folder, a new or empty one, includes the tokenizer, so it works offline and in plain
+    transformers (``CLIPModel.from_pretrained``, ``CLIPTokenizer.from_pretrained``). It is returned.
 
     Raises:
         UsageError: If the destination is not empty.

@@ -254,14 +254,9 @@ class Encoder:
 
     @torch.inference_mode()
     def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
-        """Patch tokens alone, with neither attention maps nor a record; as `VisualTower.tokens`.
+        """Patch tokens (B, N, D) after some blocks, counted from 1; as `VisualTower.tokens`.
 
-        Args:
-            pixels: As in `encode`.
-            blocks: The blocks whose tokens are wanted, counted from 1.
-
-        Returns:
-            Tokens after each of them, (B, N, D).
+        There are neither attention maps nor a record.
         """
         self._check_blocks(blocks)
         x, _ = self._embed(pixels)
@@ -298,14 +293,9 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_token_ids(self, ids: Tensor) -> Tensor:
-        """Embeds tokenised texts.
+        """Embeds tokenised texts (T, L) as `encode_text` does.
 
-        Args:
-            ids: Token numbers, (T, L); what follows the end token does not matter, since the text
-                tower is causal.
-
-        Returns:
-            L2-normalised float32 vectors, (T, E).
+        What follows the end token does not matter, since the text tower is causal.
         """
         pooled = self.model.text_model(input_ids=ids.long().to(self.device)).pooler_output
         return F.normalize(self.model.text_projection(pooled).float(), dim=-1)

@@ -134,11 +134,7 @@ def fill_templates(
 
 
 def check_name(name: object) -> None:
-    """Refuses what is no text to call a class by.
-
-    Raises:
-        UsageError: It is blank, no text at all, such as a class's number, or no valid one.
-    """
+    """Refuses what is no text to call a class by: blank, a number, no valid UTF-8 (UsageError)."""
     if not isinstance(name, str):
         raise UsageError(
             f"The name of a class is a text that says what to segment, such as 'zebra', not "

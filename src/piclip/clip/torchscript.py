@@ -65,12 +65,8 @@ def is_torchscript(archive: zipfile.ZipFile) -> bool:
 def read_torchscript(archive: zipfile.ZipFile) -> dict[str, Tensor]:
     """Read the tensors that are attributes of an archive's modules; none of its code is run.
 
-    Args:
-        archive: The archive, of entries that are stored as they are, as torch writes them.
-
-    Returns:
-        Tensors by name (``visual.conv1.weight``), on the CPU, in the types of the file: what
-        ``torch.jit.load(...).state_dict()`` has, and plain attributes that are tensors.
+    Its entries are stored as they are, as torch writes them. The names are those that
+    ``torch.jit.load(...).state_dict()`` has (``visual.conv1.weight``), and of plain attributes.
 
     Raises:
         pickle.UnpicklingError: If it holds other things than modules, tensors and plain values, or

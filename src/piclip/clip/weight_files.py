@@ -25,9 +25,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     Pickles are read with ``weights_only=True``: an object other than tensors is refused. Of
     TorchScript archives, the form of OpenAI's own files, the tensors are read and no code is run.
-
-    Args:
-        path: The file. A checkpoint ``{"state_dict": {...}, ...}`` counts as its state dict.
+    A checkpoint ``{"state_dict": {...}, ...}`` counts as its state dict.
 
     Returns:
         Tensors by name, on the CPU, in the types of the file.

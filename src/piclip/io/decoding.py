@@ -114,10 +114,8 @@ def opened(
 ) -> Iterator[ImageFile.ImageFile]:
     """An image file of which only the header is read, for its size, mode and orientation.
 
-    A TIFF whose bands Pillow does not read, or is not to choose, is a `BandedTiff`.
-
-    Raises:
-        ImageError: The file is missing, not an image, damaged or too large.
+    A TIFF whose bands Pillow does not read, or is not to choose, is a `BandedTiff`. ImageError if
+    the file is missing, not an image, damaged or too large.
     """
     try:
         if path.exists() and not path.is_file():

@@ -81,11 +81,7 @@ def read_image(
 
 
 def image_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) of an image file as a viewer shows it, read from its header.
-
-    Raises:
-        ImageError: The file is missing, no image that `read_image` reads, or too large.
-    """
+    """(height, width) of an image file as a viewer shows it, read from its header (ImageError)."""
     with opened(path, max_pixels) as image:
         width, height = stored_size(image)
         return (width, height) if orientation_of(image) in _SIDEWAYS else (height, width)
@@ -194,16 +190,11 @@ def stem_of(path: str) -> str:
 
 
 def list_images(source: str | Path) -> list[Path]:
-    """List the image files of a folder (not of its subfolders), or the one file given.
+    """List the image files of a folder (not of its subfolders) by name, or the one file given.
 
-    Args:
-        source: A folder or a file. Files of a folder are told by their suffix; hidden ones are
-            left out. A single file is taken as it is. What cannot be read here (HEIC without the
-            extra [heif], JPEG XL, JPEG 2000, SVG, links to nowhere) is listed, too: whoever reads
-            it says why not.
-
-    Returns:
-        Paths sorted by name, at least one.
+    Files of a folder are told by their suffix; hidden ones are left out. A single file is taken as
+    it is. What cannot be read here (HEIC without the extra [heif], JPEG XL, JPEG 2000, SVG, links
+    to nowhere) is listed, too: whoever reads it says why not.
 
     Raises:
         ImageError: Nothing is there, the folder cannot be read, or it has no images.

@@ -43,15 +43,12 @@ def class_map_image(class_map: npt.NDArray[np.uint8]) -> Image.Image:
 def draw_overlay(
     image: Image.Image, class_map: npt.NDArray[np.uint8], alpha: float = 0.5
 ) -> Image.Image:
-    """Tint the objects of an image by class and outline them.
+    """An RGB image with the objects of a class map of its size tinted by class and outlined.
 
     Args:
-        image: Any Pillow image of the class map's size.
+        image: Any Pillow image.
         class_map: uint8 (H, W): 0 background, k the k-th class, 255 ignore (not drawn).
         alpha: Weight of the tint inside the objects, 0 (outlines only) to 1.
-
-    Returns:
-        A new RGB image of the same size.
     """
     labels = np.where(class_map == IGNORE, 0, class_map).astype(np.uint8)
     colours = np.array([COLOURS[(k - 1) % len(COLOURS)] for k in range(256)], dtype=np.uint8)
