@@ -20,15 +20,10 @@ from piclip.io.images import read_image
 
 @dataclass(frozen=True)
 class Files:
-    """Where one labelled image lies.
-
-    Attributes:
-        image: The picture.
-        mask: The class map, a PNG of one channel or with a palette.
-    """
+    """Where one labelled image lies."""
 
     image: Path
-    mask: Path
+    mask: Path  # the class map, a PNG of one channel or with a palette
 
 
 class FileDataset(Dataset):
@@ -100,11 +95,7 @@ def by_key(entries: Iterable[tuple[str, Files]], source: Path) -> dict[str, File
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank, without the white space around them.
-
-    Raises:
-        DatasetError: The file is missing or no text.
-    """
+    """Stripped lines of a text file that are not blank; DatasetError if it cannot be read."""
     try:
         text = read_text(path)
     except (OSError, ValueError) as error:

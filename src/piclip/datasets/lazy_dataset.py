@@ -72,8 +72,7 @@ class LazyDataset(Dataset, Generic[EntryT]):
 class OverlappingDataset(LazyDataset[EntryT]):
     """Labelled images whose classes lie over one another: each has a mask of its own.
 
-    Raises:
-        UsageError: pycocotools is not installed.
+    It needs pycocotools (UsageError).
     """
 
     def __init__(self, name: str, class_names: Sequence[str], **settings: Any) -> None:  # noqa: ANN401
@@ -97,11 +96,8 @@ def drawn_together(
 
     Args:
         shapes: Lists of polygons x, y, x, y ..., or run lengths with their size.
-        size: (height, width) of the image.
+        size: (height, width) of the image; a DatasetError where a shape is damaged or has another.
         where: The image and the class, for the error's sentence.
-
-    Raises:
-        DatasetError: One is damaged or of another size.
     """
     mask = np.zeros(size, dtype=np.bool_)
     for shape in shapes:
