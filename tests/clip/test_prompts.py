@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from piclip.clip.checkpoints import clip_from_state_dict
+from piclip.clip.conversion import clip_from_state_dict
 from piclip.clip.prompts import (
     BACKGROUND,
     FOREGROUND,

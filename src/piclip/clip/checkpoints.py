@@ -36,19 +36,6 @@ if TYPE_CHECKING:
 
     from piclip.clip.hub import HubOptions
 
-__all__ = [
-    "BUILTIN_FOLDER",
-    "LoadedClip",
-    "ModelSettings",
-    "check_destination",
-    "clip_from_state_dict",
-    "convert_checkpoint",
-    "find_checkpoint",
-    "load_clip",
-    "load_weights",
-    "save_clip",
-]
-
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 OPENAI_TOKENIZER = "openai/clip-vit-base-patch16"
 OPENAI_VOCABULARY = 49408  # tokens; every English CLIP of OpenAI and open_clip shares them

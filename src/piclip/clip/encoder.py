@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from piclip.clip.checkpoints import ModelSettings, load_clip
+from piclip.clip.checkpoints import load_clip
 from piclip.clip.devices import resolve_device, resolve_dtype
 from piclip.clip.preprocessing import patch_grid
+from piclip.clip.settings import ModelSettings
 from piclip.clip.vit import (
     ACTIVATIONS,
     BlockWeights,

@@ -10,16 +10,10 @@ from piclip.errors import ModelError
 from piclip.io.documents import read_json
 
 _SMALL_FILES = (
-    "config.json",
-    "piclip.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
+    "config.json", "piclip.json", "preprocessor_config.json", "processor_config.json",
+    "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
     "merges.txt",
-)
+)  # fmt: skip
 _SHARDS = "model.safetensors.index.json"
 
 # One form of the weights is enough; safetensors cannot carry code, so it comes first, and where a
@@ -138,9 +132,8 @@ def _cached_folder(
         cached = try_to_load_from_cache(name, file, cache_dir=cache_dir, revision=revision)
         if isinstance(cached, str):
             folder = Path(cached).parent
-            if (tokenizer and not has_tokenizer(folder)) or (weights and not has_weights(folder)):
-                return None
-            return folder
+            lacks_words = tokenizer and not has_tokenizer(folder)
+            return None if lacks_words or (weights and not has_weights(folder)) else folder
     return None
 
 

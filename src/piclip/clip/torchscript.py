@@ -27,20 +27,12 @@ _DICT = "collections OrderedDict"
 _TYPED = "torch.jit._pickle "  # build_intlist, restore_type_tag, ...: the type of a plain value
 _CLASSES = "__torch__"
 _DTYPES = {
-    f"torch {name}Storage": dtype
-    for name, dtype in {
-        "Double": torch.float64,
-        "Float": torch.float32,
-        "Half": torch.float16,
-        "BFloat16": torch.bfloat16,
-        "Long": torch.int64,
-        "Int": torch.int32,
-        "Short": torch.int16,
-        "Char": torch.int8,
-        "Byte": torch.uint8,
-        "Bool": torch.bool,
-    }.items()
-}
+    "torch DoubleStorage": torch.float64, "torch FloatStorage": torch.float32,
+    "torch HalfStorage": torch.float16, "torch BFloat16Storage": torch.bfloat16,
+    "torch LongStorage": torch.int64, "torch IntStorage": torch.int32,
+    "torch ShortStorage": torch.int16, "torch CharStorage": torch.int8,
+    "torch ByteStorage": torch.uint8, "torch BoolStorage": torch.bool,
+}  # fmt: skip
 
 
 @dataclass(eq=False)

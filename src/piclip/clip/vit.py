@@ -137,10 +137,7 @@ def forward_block(x: Tensor, weights: BlockWeights, attention_sum: Tensor | None
     Returns:
         Tokens after the block, (B, T, D).
     """
-    normed = F.layer_norm(x, x.shape[-1:], weights.ln1_weight, weights.ln1_bias, weights.eps)
-    query, key, value = _project(normed, weights)
-    attended = _attend(query, key, value, attention_sum)
-    mid = x + F.linear(attended, weights.out_weight, weights.out_bias)
+    mid = _attention_half(x, weights, attention_sum)[-1]
     return mid + _mlp_out(_mlp_in(mid, weights), weights)
 
 
@@ -148,13 +145,10 @@ def record_block(
     x: Tensor, weights: BlockWeights, head: HeadWeights, attention_sum: Tensor
 ) -> LastBlock:
     """Runs the last block as `forward_block` does and keeps what its gradient needs."""
-    normed = F.layer_norm(x, x.shape[-1:], weights.ln1_weight, weights.ln1_bias, weights.eps)
-    query, key, value = _project(normed, weights)
-    attended = _attend(query, key, value, attention_sum)
-    mid = x + F.linear(attended, weights.out_weight, weights.out_bias)
+    *parts, mid = _attention_half(x, weights, attention_sum)
     hidden = _mlp_in(mid, weights)
     output = mid + _mlp_out(hidden.clone(), weights)
-    return LastBlock(weights, head, normed, query, key, value, attended, mid, hidden, output)
+    return LastBlock(weights, head, *parts, mid, hidden, output)
 
 
 def attention_tiles(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
@@ -192,15 +186,21 @@ def _heads_together(query: Tensor) -> bool:
     return query.device.type != "cpu"
 
 
-def _project(normed: Tensor, weights: BlockWeights) -> tuple[Tensor, Tensor, Tensor]:
-    def split(weight: Tensor, bias: Tensor) -> Tensor:
+def _attention_half(
+    x: Tensor, weights: BlockWeights, attention_sum: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Normed input, queries, keys, values, attention output and ``mid``, as in `LastBlock`."""
+    normed = F.layer_norm(x, x.shape[-1:], weights.ln1_weight, weights.ln1_bias, weights.eps)
+
+    def heads(weight: Tensor, bias: Tensor) -> Tensor:
         return F.linear(normed, weight, bias).unflatten(-1, (weights.heads, -1)).transpose(1, 2)
 
-    return (
-        split(weights.query_weight, weights.query_bias),
-        split(weights.key_weight, weights.key_bias),
-        split(weights.value_weight, weights.value_bias),
-    )
+    query = heads(weights.query_weight, weights.query_bias)
+    key = heads(weights.key_weight, weights.key_bias)
+    value = heads(weights.value_weight, weights.value_bias)
+    attended = _attend(query, key, value, attention_sum)
+    mid = x + F.linear(attended, weights.out_weight, weights.out_bias)
+    return normed, query, key, value, attended, mid
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, attention_sum: Tensor | None) -> Tensor:

@@ -43,7 +43,6 @@ _STRING = re.compile(rb'"[^"]*"')
 _PLAIN = bytes(set(range(256)) - set(b'"[]{}'))
 _SPACES = tuple(" \t\n\r")
 _CHUNK = 1 << 20  # characters
-_XML_PART = 1 << 20
 
 _PLAIN_OPCODES = {
     "PROTO", "FRAME", "STOP", "MARK", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "EMPTY_LIST",
@@ -275,8 +274,8 @@ def read_xml(path: str | Path) -> Element:
     parser: Any = XMLPullParser(("start", "end"))
     level, root = 0, Element("")
     try:
-        for at in range(0, len(text), _XML_PART):
-            parser.feed(text[at : at + _XML_PART])
+        for at in range(0, len(text), _CHUNK):
+            parser.feed(text[at : at + _CHUNK])
             for event, element in parser.read_events():
                 level += 1 if event == "start" else -1
                 if level > MOST_LEVELS:
