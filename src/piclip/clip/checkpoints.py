@@ -57,9 +57,7 @@ def load_clip(
     *,
     hidden_act: str = "quick_gelu",
     tokenizer: str | Path | None = None,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
+    **hub: Unpack[HubOptions],
 ) -> LoadedClip:
     """Load a CLIP with a plain ViT image tower from wherever it is.
 
@@ -76,9 +74,7 @@ def load_clip(
             say; folders and the hub do, and then it is not used.
         tokenizer: Folder or hub name of the tokenizer. Default: the checkpoint's own; for a weights
             file, which has none, OpenAI's where the vocabulary has OpenAI's size.
-        revision: Branch, tag or commit of a model on the hub, as in transformers.
-        cache_dir: Where models from the hub are kept; by default the hub's own cache.
-        local_files_only: Whether to use what is on this computer alone.
+        hub: As in `piclip.clip.hub.hub_folder`; ``revision`` is the model's, not the tokenizer's.
 
     Returns:
         The model in float32 on the CPU with its tokenizer and settings.
@@ -87,9 +83,7 @@ def load_clip(
         ModelError: If the model is unknown, cannot be downloaded, is damaged or is no such CLIP.
         UsageError: If ``hidden_act`` is unknown.
     """
-    path = find_checkpoint(
-        name_or_path, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
-    )
+    path = find_checkpoint(name_or_path, **hub)
     if path.is_file():
         model = clip_from_state_dict(read_state_dict(path), hidden_act=hidden_act)
         tokenizer = tokenizer or _default_tokenizer(model, path)
@@ -102,7 +96,7 @@ def load_clip(
     default = ModelSettings(image_size=PHOTO_SIZE // patch * patch)
     folder = path if path.is_dir() else None
     settings = read_settings(folder, default, patch=patch, depth=vision.num_hidden_layers)
-    words = _tokenizer_folder(tokenizer, cache_dir=cache_dir, local_files_only=local_files_only)
+    words = _tokenizer_folder(tokenizer, **hub | {"revision": None})
     return LoadedClip(model, _load_tokenizer(words, model), settings)
 
 

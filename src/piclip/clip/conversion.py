@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -198,12 +198,6 @@ def _depth(state: Mapping[str, Tensor], tower: str) -> int:
     return sum(block.isdigit() for block in blocks)
 
 
-def _heads(width: int, head_width: int = 64) -> int:
-    if width % head_width:
-        raise ValueError(f"width {width} is not a multiple of {head_width} channels per head")
-    return width // head_width
-
-
 def _config(state: Mapping[str, Tensor], hidden_act: str) -> CLIPConfig:
     from transformers import CLIPConfig  # noqa: PLC0415 - slow to import
 
@@ -214,37 +208,33 @@ def _config(state: Mapping[str, Tensor], hidden_act: str) -> CLIPConfig:
         raise ValueError(f"{patches} position embeddings do not form a square grid")
     vocabulary, text_width = state["token_embedding.weight"].shape
     embed = state["text_projection"].shape[1]
+
+    def blocks(tower: str, width: int, head_width: int = 64) -> dict[str, Any]:
+        if width % head_width:
+            raise ValueError(f"width {width} is not a multiple of {head_width} channels per head")
+        return {
+            "hidden_size": width,
+            "intermediate_size": state[f"{tower}.resblocks.0.mlp.c_fc.weight"].shape[0],
+            "projection_dim": embed,
+            "num_hidden_layers": _depth(state, tower),
+            "num_attention_heads": width // head_width,
+            "hidden_act": hidden_act,
+        }
+
+    head_width = _VISION_HEAD_WIDTHS.get(vision_width, 64)
     return CLIPConfig(
         projection_dim=embed,
-        vision_config={
-            "hidden_size": vision_width,
-            "intermediate_size": _mlp_width(state, "visual.transformer"),
-            "projection_dim": embed,
-            "num_hidden_layers": _depth(state, "visual.transformer"),
-            "num_attention_heads": _heads(vision_width, _VISION_HEAD_WIDTHS.get(vision_width, 64)),
-            "num_channels": channels,
-            "image_size": grid * patch,
-            "patch_size": patch,
-            "hidden_act": hidden_act,
-        },
-        text_config={
+        vision_config=blocks("visual.transformer", vision_width, head_width)
+        | {"num_channels": channels, "image_size": grid * patch, "patch_size": patch},
+        text_config=blocks("transformer", text_width)
+        | {
             "vocab_size": vocabulary,
-            "hidden_size": text_width,
-            "intermediate_size": _mlp_width(state, "transformer"),
-            "projection_dim": embed,
-            "num_hidden_layers": _depth(state, "transformer"),
-            "num_attention_heads": _heads(text_width),
             "max_position_embeddings": state["positional_embedding"].shape[0],
-            "hidden_act": hidden_act,
             "bos_token_id": vocabulary - 2,
             "eos_token_id": vocabulary - 1,
             "pad_token_id": vocabulary - 1,  # as CLIP's tokenizer pads
         },
     )
-
-
-def _mlp_width(state: Mapping[str, Tensor], tower: str) -> int:
-    return state[f"{tower}.resblocks.0.mlp.c_fc.weight"].shape[0]
 
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -26,9 +26,11 @@ from piclip.clip.vit import (
 from piclip.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Self, Unpack
 
     from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModel
+
+    from piclip.clip.hub import HubOptions
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
 
@@ -142,25 +144,18 @@ class Encoder:
         *,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
+        **hub: Unpack[HubOptions],
     ) -> Self:
         """Loads a hub name, a folder, a weights file or ``"builtin"``.
 
-        See `piclip.clip.checkpoints.load_clip` for the sources, what concerns the hub and the
-        errors; device and dtype as in the class.
+        See `piclip.clip.checkpoints.load_clip` for the sources and the errors, and
+        `piclip.clip.hub.hub_folder` for the hub; device and dtype as in the class.
         """
-        loaded = load_clip(
-            name_or_path,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-        )
+        clip = load_clip(name_or_path, **hub)
         encoder = cls(
-            loaded.model, loaded.tokenizer, settings=loaded.settings, device=device, dtype=dtype
+            clip.model, clip.tokenizer, settings=clip.settings, device=device, dtype=dtype
         )
-        encoder.source, encoder.revision = str(name_or_path), revision
+        encoder.source, encoder.revision = str(name_or_path), hub.get("revision")
         return encoder
 
     def to(self, device: str | torch.device) -> Self:
