@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from piclip.errors import ImageError, MaskError, UsageError
+from piclip.errors import ImageError, MaskError
 from piclip.io.bands import Bands, check_bands, to_8_bits
 from piclip.io.decoding import (
     ImageSource,
@@ -80,9 +80,9 @@ def read_image(
     return rgb
 
 
-def image_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
     """(height, width) of an image file as a viewer shows it, read from its header (ImageError)."""
-    with opened(path, max_pixels) as image:
+    with opened(path, MAX_PIXELS) as image:
         width, height = stored_size(image)
         return (width, height) if orientation_of(image) in _SIDEWAYS else (height, width)
 
@@ -92,13 +92,12 @@ def read_mask(
     *,
     size: tuple[int, int] | None = None,
     max_pixels: int = MAX_PIXELS,
-    value: int | None = None,
     least: int = 1,
     allow_empty: bool = False,
 ) -> npt.NDArray[np.bool_]:
     """Read the mask of one object class.
 
-    Without ``value`` the file is a binary mask, and what counts as object depends on its kind:
+    What counts as object depends on the kind of file:
 
     - with fully transparent pixels: every other pixel; but where the visible ones are black and
       one colour, as in a mask with a cut-out frame, those of that colour. Other transparency says
@@ -111,14 +110,10 @@ def read_mask(
     - anything else, arrays included: every value but zero, or from ``least`` on. Where no pixel
       is zero but values differ, it is not clear what the background is: a MaskError.
 
-    With ``value`` the file is a class map (one channel, or palette indices) and the pixels of
-    that class are the object.
-
     Args:
         source: A file, a Pillow image, or an array ``(H, W)`` of bool or integers.
         size: Required (height, width); None accepts any.
         max_pixels: As in `read_image`.
-        value: Class index to pick out of a class map: 1 or more, and not 255 (ignore).
         least: Least value of an object pixel in a gray or colour file of 8 bits; 128 where the
             borders are anti-aliased.
         allow_empty: Take a mask without object pixels too.
@@ -128,16 +123,10 @@ def read_mask(
 
     Raises:
         ImageError: The file cannot be read as an image.
-        MaskError: The mask has another size, no object pixel, or no class map to pick from, or
-            it is not clear what its background is.
-        UsageError: ``value`` is no class index.
+        MaskError: The mask has another size or no object pixel, or it is not clear what its
+            background is.
     """
-    if value is not None and (value < 1 or value == IGNORE):
-        raise UsageError(
-            f"The class index of a mask must be 1 or more and not {IGNORE}, which marks pixels "
-            f"to ignore; {value} was given."
-        )
-    name, lossy = name_of(source), False
+    name = name_of(source)
     if isinstance(source, np.ndarray):
         if source.ndim != 2 or source.dtype.kind not in "bui":
             raise MaskError(
@@ -145,18 +134,17 @@ def read_mask(
                 f"it with a threshold or pick one channel."
             )
         check_pixels(name, source.shape[1], source.shape[0], max_pixels)
-        values = source
-        mask = np.asarray(values != 0 if value is None else values == value)
+        values, mask, lossy = source, np.asarray(source != 0), False
     else:
         image = decode(source, max_pixels)
-        values, lossy = np.asarray(image), image.format in _LOSSY_FORMATS
-        mask = _object_pixels(image, least) if value is None else _class_pixels(image, value, name)
+        values, mask = np.asarray(image), _object_pixels(image, least)
+        lossy = image.format in _LOSSY_FORMATS
     if size is not None and mask.shape != tuple(size):
         raise MaskError(
             f"{name}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels (width x height) but "
             f"its image is {size[1]} x {size[0]}; give the mask the size of its image."
         )
-    if value is None and least == 1 and not lossy and mask.all():
+    if least == 1 and not lossy and mask.all():
         found = np.unique(values)
         if len(found) > 1:
             raise MaskError(
@@ -165,11 +153,10 @@ def read_mask(
                 f"with piclip annotate --format voc."
             )
     if not allow_empty and not mask.any():
-        missing = "no object pixel" if value is None else f"no pixel of class index {value}"
         raise MaskError(
-            f"{name}: the mask has {missing} (it holds the values {_listed(values)}); mark the "
-            f"object with 255 on a background of 0, or read a map of classes with piclip annotate "
-            f"--format voc."
+            f"{name}: the mask has no object pixel (it holds the values {_listed(values)}); mark "
+            f"the object with 255 on a background of 0, or read a map of classes with piclip "
+            f"annotate --format voc."
         )
     return mask
 
@@ -281,13 +268,3 @@ def _object_pixels(image: Image.Image, least: int) -> npt.NDArray[np.bool_]:
     if least == 1 and {1, IGNORE} <= present <= {0, 1, IGNORE}:
         return np.asarray(colours == 1)
     return np.asarray(colours >= least)
-
-
-def _class_pixels(image: Image.Image, value: int, name: str) -> npt.NDArray[np.bool_]:
-    indices = np.asarray(image)
-    if indices.ndim != 2 or indices.dtype.kind == "f":
-        raise MaskError(
-            f"{name}: a class index can only be picked out of a class map, an image of one channel "
-            f"or with a palette, and this one is {image.mode}; leave the index out."
-        )
-    return np.asarray(indices == value)
