@@ -41,10 +41,7 @@ def class_names(dataset: str) -> tuple[str, ...]:
     """Class names of ``"voc"`` (20, alphabetical) or ``"coco"`` (80, in COCO's order).
 
     The spellings are those of the published benchmarks' lists, also for COCO ("motorbike",
-    "pottedplant").
-
-    Raises:
-        UsageError: If the dataset is another.
+    "pottedplant"). UsageError for another dataset.
     """
     if dataset not in _DATASETS:
         raise UsageError(f"There are no class names of {dataset!r}: take one of voc, coco.")

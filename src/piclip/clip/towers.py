@@ -252,8 +252,7 @@ def _model_type(folder: Path) -> str:
 def _default_settings(config: Any) -> ModelSettings:  # noqa: ANN401 - transformers' configurations
     """The colours of the published models; the side of their images, or half as much again.
 
-    Raises:
-        ModelError: The tower's patches are none that piclip can cut images into.
+    ModelError where the patches are none that piclip can cut images into.
     """
     patch, (_, (mean, std)) = config.patch_size, _TOWERS[config.model_type]
     if not isinstance(patch, int) or config.num_channels != 3:

@@ -126,16 +126,13 @@ class LastBlock:
 
 
 def forward_block(x: Tensor, weights: BlockWeights, attention_sum: Tensor | None = None) -> Tensor:
-    """Runs one block.
+    """Runs one block; gives the tokens (B, T, D) after it.
 
     Args:
         x: Tokens, (B, T, D).
         weights: The block's weights.
         attention_sum: None for scaled-dot-product attention, or a float32 (B, T, T) buffer to
             which the sum over heads of the attention is added.
-
-    Returns:
-        Tokens after the block, (B, T, D).
     """
     mid = _attention_half(x, weights, attention_sum)[-1]
     return mid + _mlp_out(_mlp_in(mid, weights), weights)

@@ -50,8 +50,7 @@ def prepare_coco(
     Raises:
         UsageError: A file has other categories, or an image is in two of them.
         DatasetError: A photograph or file is missing, or an annotation is damaged.
-        OutputError: The folder cannot be written.
-        PiclipError: Ctrl-C was pressed; finished masks stay.
+        OutputError, PiclipError: As `carry_out`.
     """
     if not annotations:
         raise UsageError("Give at least one --annotations, such as instances_val2014.json.")

@@ -62,14 +62,10 @@ def prepare_pascal(
             and whatever follows it).
         progress: Told how many masks are done.
 
-    Returns:
-        The counts, to be compared with the published ones.
-
     Raises:
         UsageError: The arguments do not fit together, or a folder is not what it should be.
         ImageError, MaskError: Something is missing, damaged or holds unknown values.
-        OutputError: The folder cannot be written.
-        PiclipError: Ctrl-C was pressed; finished masks stay.
+        OutputError, PiclipError: As `carry_out`.
     """
     check_choice("train list", train_list, PUBLISHED_COUNTS)
     folder = _find_folder(

@@ -129,11 +129,7 @@ def write_class_map(class_map: ClassMap, path: Path) -> Path:
 
 
 def names_in(folder: Path, suffix: str) -> set[str]:
-    """Stems of the files of a folder that have this suffix, hidden ones left out.
-
-    Raises:
-        ImageError: The folder is missing or cannot be read.
-    """
+    """Stems of the files of a folder with this suffix, but for hidden ones (ImageError)."""
     try:
         names = os.listdir(folder)  # noqa: PTH208 - names alone, of a hundred thousand
     except OSError as error:
