@@ -26,30 +26,19 @@ Mask = npt.NDArray[Any] | Tensor
 
 @dataclass(frozen=True, eq=False)
 class QueryFeatures:
-    """What the priors need of one query.
+    """What the priors need of one query."""
 
-    Attributes:
-        tokens: Tokens that enter the last block, cls first, (1 + N, D).
-        attention: Mean attention between the N = h * w patches, (N, N).
-        grid: (h, w).
-    """
-
-    tokens: Tensor
-    attention: Tensor
-    grid: tuple[int, int]
+    tokens: Tensor  # tokens that enter the last block, cls first, (1 + N, D)
+    attention: Tensor  # mean attention between the N = h * w patches, (N, N)
+    grid: tuple[int, int]  # (h, w)
 
 
 @dataclass(frozen=True, eq=False)
 class SupportFeatures:
-    """What the priors need of one support: its object's patches.
+    """What the priors need of one support: its object's patches."""
 
-    Attributes:
-        last: Tokens after the last block, (M, D); M is 0 for an empty mask.
-        previous: Tokens after the second-to-last block, (M, D).
-    """
-
-    last: Tensor
-    previous: Tensor
+    last: Tensor  # tokens after the last block, (M, D); M is 0 for an empty mask
+    previous: Tensor  # tokens after the second-to-last block, (M, D)
 
 
 def encode_object(encoder: Encoder, pixels: Tensor, patches: Tensor) -> SupportFeatures:

@@ -22,15 +22,10 @@ _TILE_BYTES = 256 << 20  # all heads' scores on other devices: few launches, bou
 
 @dataclass(frozen=True)
 class Activation:
-    """An elementwise activation of the MLP.
+    """An elementwise activation of the MLP."""
 
-    Attributes:
-        function: The activation; may overwrite its argument.
-        slope: Its derivative; leaves its argument alone.
-    """
-
-    function: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
+    function: Callable[[Tensor], Tensor]  # may overwrite its argument
+    slope: Callable[[Tensor], Tensor]  # the derivative; leaves its argument alone
 
 
 _QUICK = 1.702
@@ -99,30 +94,18 @@ class LastBlock:
     """One recorded forward pass of the last block: all that its analytic gradient needs.
 
     Attention maps are left out: they are recomputed tile by tile from queries and keys.
-
-    Attributes:
-        weights: The block's weights.
-        head: Final norm and projection.
-        normed: Output y of the first layer norm, (B, T, D).
-        query: Queries, (B, H, T, D/H).
-        key: Keys, same shape.
-        value: Values, same shape.
-        attended: Attention output before the output projection, (B, T, D).
-        mid: Residual stream between attention and MLP, (B, T, D).
-        hidden: Pre-activation of the MLP, (B, T, F).
-        output: Residual stream after the block, (B, T, D).
     """
 
     weights: BlockWeights
     head: HeadWeights
-    normed: Tensor
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    attended: Tensor
-    mid: Tensor
-    hidden: Tensor
-    output: Tensor
+    normed: Tensor  # output y of the first layer norm, (B, T, D)
+    query: Tensor  # (B, H, T, D/H)
+    key: Tensor  # the same shape
+    value: Tensor  # the same shape
+    attended: Tensor  # attention output before the output projection, (B, T, D)
+    mid: Tensor  # residual stream between attention and MLP, (B, T, D)
+    hidden: Tensor  # pre-activation of the MLP, (B, T, F)
+    output: Tensor  # residual stream after the block, (B, T, D)
 
 
 def forward_block(x: Tensor, weights: BlockWeights, attention_sum: Tensor | None = None) -> Tensor:

@@ -24,34 +24,21 @@ _ORDER, _DRAW = 0, 1  # what the random numbers are for; the streams never meet
 
 @dataclass(frozen=True)
 class EpisodeKeys:
-    """One few-shot task by the keys of its images.
+    """One few-shot task by the keys of its images."""
 
-    Attributes:
-        class_index: The class to segment.
-        query: The image to segment; it shows the class.
-        supports: K images that show the class, without the query.
-    """
-
-    class_index: int
-    query: str
-    supports: tuple[str, ...]
+    class_index: int  # the class to segment
+    query: str  # the image to segment; it shows the class
+    supports: tuple[str, ...]  # K images that show the class, without the query
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One few-shot task with its images; ``sample.mask(class_index)`` is a sample's truth.
+    """One few-shot task with its images; ``sample.mask(class_index)`` is a sample's truth."""
 
-    Attributes:
-        name: The class in the dataset's words.
-        class_index: The class to segment.
-        supports: K labelled images that show it.
-        query: The labelled image to segment.
-    """
-
-    name: str
-    class_index: int
-    supports: tuple[Sample, ...]
-    query: Sample
+    name: str  # the class in the dataset's words
+    class_index: int  # the class to segment
+    supports: tuple[Sample, ...]  # K labelled images that show it
+    query: Sample  # the labelled image to segment
 
 
 class FewShotView:

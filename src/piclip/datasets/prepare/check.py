@@ -44,24 +44,14 @@ class Count(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What a prepared folder holds.
+    """What a prepared folder holds."""
 
-    Attributes:
-        name: Of the dataset.
-        folder: The prepared folder.
-        minimum_pixels: From here on an image counts for a class.
-        images: Number of listed images per split.
-        classes: Per fold, name of each novel class to its counts per split.
-        folds: Per fold, the images that show any of its novel classes, per split.
-        problems: What is missing or wrong.
-    """
-
-    name: str
+    name: str  # of the dataset
     folder: Path
-    minimum_pixels: int
-    images: dict[Split, int]
-    classes: list[dict[str, dict[Split, Count]]]
-    folds: list[dict[Split, Count]]
+    minimum_pixels: int  # from here on an image counts for a class
+    images: dict[Split, int]  # how many are listed
+    classes: list[dict[str, dict[Split, Count]]]  # per fold, by the names of its novel classes
+    folds: list[dict[Split, Count]]  # per fold, of images that show any of these
     problems: list[Problem]
 
     def as_json(self) -> dict[str, Any]:

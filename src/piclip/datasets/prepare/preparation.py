@@ -36,21 +36,13 @@ ClassMap: TypeAlias = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a preparation leaves.
+    """What a preparation leaves."""
 
-    Attributes:
-        folder: The prepared folder.
-        counts: Images per list.
-        published: Images that the published lists hold, where that is known.
-        made: Masks written by this run.
-        kept: Masks that were there from an earlier run.
-    """
-
-    folder: Path
-    counts: Mapping[Split, int]
-    published: Mapping[Split, int]
-    made: int
-    kept: int
+    folder: Path  # the prepared folder
+    counts: Mapping[Split, int]  # images per list
+    published: Mapping[Split, int]  # images that the published lists hold, where that is known
+    made: int  # masks written by this run
+    kept: int  # masks that were there from an earlier run
 
     @property
     def departures(self) -> list[str]:
@@ -66,24 +58,17 @@ class Prepared:
 class Plan:
     """Everything a preparation needs to know before it writes.
 
-    Attributes:
-        name: Of the dataset, as ``open_dataset`` takes it.
-        class_names: In the order of their values.
-        images: The folder of photographs.
-        made_from: What the masks are made from; masks of two origins are never mixed.
-        lists: The photographs of each split by the keys of their images, the masks' stems: paths
-            relative to the folder, with forward slashes. No key is in two lists.
-        mask: Makes the class map of a key.
-        published: Lengths of the published lists.
+    The photographs of ``lists`` are by the keys of their images, the masks' stems: paths relative
+    to ``images``, with forward slashes. No key is in two lists.
     """
 
-    name: str
-    class_names: tuple[str, ...]
-    images: Path
-    made_from: str
+    name: str  # as ``open_dataset`` takes it
+    class_names: tuple[str, ...]  # in the order of their values
+    images: Path  # the folder of photographs
+    made_from: str  # masks of two origins are never mixed
     lists: Mapping[Split, Mapping[str, str]]
-    mask: Callable[[str], ClassMap]
-    published: Mapping[Split, int]
+    mask: Callable[[str], ClassMap]  # makes the class map of a key
+    published: Mapping[Split, int]  # lengths of the published lists
 
 
 def carry_out(plan: Plan, out: Path, progress: Progress | None = None) -> Prepared:
