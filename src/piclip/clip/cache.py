@@ -55,9 +55,10 @@ class FeatureCache:
         from safetensors.torch import load_file  # noqa: PLC0415
 
         try:
-            return load_file(self._path(key))
+            tensors: dict[str, Tensor] = load_file(self._path(key))
         except (OSError, ValueError, SafetensorError):
             return None
+        return tensors
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Stores tensors under a key, in place of older ones."""

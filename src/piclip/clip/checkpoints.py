@@ -59,7 +59,7 @@ def load_clip(
     tokenizer: str | Path | None = None,
     **hub: Unpack[HubOptions],
 ) -> LoadedClip:
-    """Load a CLIP with a plain ViT image tower from wherever it is.
+    """Load a CLIP with a plain ViT image tower from wherever it is, in float32 on the CPU.
 
     Args:
         name_or_path: One of
@@ -75,9 +75,6 @@ def load_clip(
         tokenizer: Folder or hub name of the tokenizer. Default: the checkpoint's own; for a weights
             file, which has none, OpenAI's where the vocabulary has OpenAI's size.
         hub: As in `piclip.clip.hub.hub_folder`; ``revision`` is the model's, not the tokenizer's.
-
-    Returns:
-        The model in float32 on the CPU with its tokenizer and settings.
 
     Raises:
         ModelError: If the model is unknown, cannot be downloaded, is damaged or is no such CLIP.

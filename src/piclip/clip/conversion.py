@@ -96,7 +96,7 @@ def quiet_transformers() -> Iterator[None]:
 def clip_from_state_dict(
     state: Mapping[str, Tensor], *, hidden_act: str = "quick_gelu"
 ) -> CLIPModel:
-    """Build a transformers CLIP model from weights in OpenAI's layout.
+    """Build a transformers CLIP, on the CPU in evaluation mode, from weights in OpenAI's layout.
 
     The architecture is read from the shapes: patch and grid from the patch embedding and its
     positions, depth from the block numbers, heads from the width (64 channels each; 80, 88, 104
@@ -112,9 +112,6 @@ def clip_from_state_dict(
             OpenAI's weights and open_clip's ``*-quickgelu`` models use ``"quick_gelu"``; all
             other open_clip models (LAION, DataComp) use ``"gelu"``. The wrong one runs without
             error and is less accurate.
-
-    Returns:
-        The model in float32 on the CPU, in evaluation mode.
 
     Raises:
         ModelError: If the weights are not a CLIP with a plain ViT image tower.

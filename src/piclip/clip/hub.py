@@ -43,7 +43,7 @@ def hub_folder(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The local folder with the files of a hub model; downloads what the cache does not have.
+    """The folder of a hub model in the hub's cache; downloads what the cache does not have.
 
     A model that is complete in the cache is used as it is, without any request, so that results do
     not change under the user and work goes on offline. Of the weights only one form is downloaded.
@@ -55,9 +55,6 @@ def hub_folder(
         revision: Branch, tag or commit; by default the hub's main branch.
         cache_dir: Where models from the hub are kept; by default the hub's own cache.
         local_files_only: Whether to look in the cache alone, without a request.
-
-    Returns:
-        A folder in the hub's cache.
 
     Raises:
         ModelError: If the hub does not know the name, cannot be reached, or has no model in

@@ -125,10 +125,11 @@ def record_block(
     x: Tensor, weights: BlockWeights, head: HeadWeights, attention_sum: Tensor
 ) -> LastBlock:
     """Runs the last block as `forward_block` does and keeps what its gradient needs."""
-    *parts, mid = _attention_half(x, weights, attention_sum)
+    half = _attention_half(x, weights, attention_sum)
+    mid = half[-1]
     hidden = _mlp_in(mid, weights)
     output = mid + _mlp_out(hidden.clone(), weights)
-    return LastBlock(weights, head, *parts, mid, hidden, output)
+    return LastBlock(weights, head, *half, hidden, output)
 
 
 def attention_tiles(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
@@ -173,7 +174,8 @@ def _attention_half(
     normed = F.layer_norm(x, x.shape[-1:], weights.ln1_weight, weights.ln1_bias, weights.eps)
 
     def heads(weight: Tensor, bias: Tensor) -> Tensor:
-        return F.linear(normed, weight, bias).unflatten(-1, (weights.heads, -1)).transpose(1, 2)
+        projected = F.linear(normed, weight, bias)
+        return projected.view(*normed.shape[:2], weights.heads, -1).transpose(1, 2)
 
     query = heads(weights.query_weight, weights.query_bias)
     key = heads(weights.key_weight, weights.key_bias)

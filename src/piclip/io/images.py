@@ -48,7 +48,7 @@ _SIDEWAYS = frozenset({5, 6, 7, 8})
 def read_image(
     source: ImageSource, *, max_pixels: int = MAX_PIXELS, bands: Bands | None = None
 ) -> Image.Image:
-    """Read an image as RGB, at the size and with the orientation that a viewer shows.
+    """Read an image as a new RGB one without metadata, upright and of the size that a viewer shows.
 
     Transparency is laid over white; deep images are scaled to 8 bits, not clipped (by the
     smallest range that holds them: of integers that of 8, 10, 12, 14 or 16 bits, of floats 1, 255
@@ -61,9 +61,6 @@ def read_image(
         max_pixels: Larger images are refused, files before they are decoded.
         bands: Of a TIFF file the bands to take, counted from 1: three for red, green and blue, or
             one that is gray; by default those that the file says are its colours.
-
-    Returns:
-        A new image of mode RGB without metadata.
 
     Raises:
         ImageError: The source is missing, not an image, truncated, too large, a TIFF whose bands
@@ -95,7 +92,7 @@ def read_mask(
     least: int = 1,
     allow_empty: bool = False,
 ) -> npt.NDArray[np.bool_]:
-    """Read the mask of one object class.
+    """Read the mask of one object class, bool (H, W).
 
     What counts as object depends on the kind of file:
 
@@ -117,9 +114,6 @@ def read_mask(
         least: Least value of an object pixel in a gray or colour file of 8 bits; 128 where the
             borders are anti-aliased.
         allow_empty: Take a mask without object pixels too.
-
-    Returns:
-        Bool array (H, W) with at least one object pixel, unless ``allow_empty``.
 
     Raises:
         ImageError: The file cannot be read as an image.

@@ -99,7 +99,7 @@ def _unheard(_label: str, _done: int, _total: int | None) -> None:
 
 
 def download(dataset: str, out: Path, progress: Progress = _unheard) -> list[str]:
-    """Download and unpack the files of a dataset into a folder.
+    """Download and unpack the files of a dataset; gives a sentence for each that is left out.
 
     Archives go to ``OUT/archives``; files that were put there by hand are checked and used. Once
     an archive is unpacked it may be deleted.
@@ -108,9 +108,6 @@ def download(dataset: str, out: Path, progress: Progress = _unheard) -> list[str
         dataset: "pascal" or "coco".
         out: The folder, made if need be.
         progress: Told what is being done.
-
-    Returns:
-        One sentence for each file that could not be had but is not needed.
 
     Raises:
         UsageError: There is no such dataset, or pooch is not installed.

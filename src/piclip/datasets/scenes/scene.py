@@ -94,16 +94,13 @@ class Scene:
 
 
 def make_scene(seed: int, index: int, layout: Layout = WORLD, include: str | None = None) -> Scene:
-    """Draws one scene.
+    """Draws one scene, in which at least 30 % of every object is visible.
 
     Args:
         seed: the world's seed; training, calibration and test use different ones.
         index: number of the scene, 0 or more.
         layout: how crowded it is.
         include: name of a class that must be among the objects.
-
-    Returns:
-        The scene; of every object at least 30 % is visible.
 
     Raises:
         UsageError: There is no class ``include``, or no scene of this layout.
