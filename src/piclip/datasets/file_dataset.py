@@ -29,12 +29,8 @@ class Files:
 class FileDataset(Dataset):
     """Labelled images in files.
 
-    Args:
-        name: As in `Dataset`.
-        class_names: As in `Dataset`.
-        files: The images by key, of every split that there is.
-        advice: What to do when somebody asks for a split that is not there.
-        **settings: The other arguments of `Dataset`.
+    ``files`` has the images by key, of every split that there is, and ``advice`` says what to do
+    when somebody asks for another one; the rest is as in `Dataset`.
 
     Raises:
         DatasetError: An image is in both splits.

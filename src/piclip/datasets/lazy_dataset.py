@@ -19,14 +19,7 @@ EntryT = TypeVar("EntryT")
 
 
 class LazyDataset(Dataset, Generic[EntryT]):
-    """Labelled images whose splits are read one by one.
-
-    Args:
-        name: As in `Dataset`.
-        class_names: As in `Dataset`.
-        sources: The file that says which images a split has.
-        **settings: The other arguments of `Dataset`.
-    """
+    """Labelled images whose splits are read one by one; ``sources`` say which images they have."""
 
     def __init__(
         self,
