@@ -20,7 +20,7 @@ from piclip.datasets.dataset import (
     check_class_count,
     fold_members,
 )
-from piclip.datasets.lazy_dataset import LazyDataset
+from piclip.datasets.file_dataset import LazyDataset
 from piclip.errors import DatasetError, PiclipError
 from piclip.formats.coco import CocoImage, drawn_mask, load
 from piclip.io.extras import needs_extra

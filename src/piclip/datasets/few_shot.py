@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from piclip.datasets.dataset import MOST_CLASSES, Dataset, Sample, Split, check_choice
-from piclip.datasets.lazy_dataset import OverlappingDataset
+from piclip.datasets.file_dataset import OverlappingDataset
 from piclip.errors import DatasetError, UsageError
 from piclip.io.images import IGNORE
 

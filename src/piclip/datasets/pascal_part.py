@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from piclip.datasets.dataset import Split, file_state
-from piclip.datasets.lazy_dataset import OverlappingDataset, drawn_together
+from piclip.datasets.file_dataset import OverlappingDataset, drawn_together
 from piclip.datasets.prepared import SPLITS
 from piclip.errors import DatasetError
 from piclip.io.decoding import reason
