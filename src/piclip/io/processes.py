@@ -20,11 +20,7 @@ def worker_pool(
 ) -> ProcessPoolExecutor:
     """Processes that work for this one and end with it, even if it is killed.
 
-    Args:
-        processes: How many; they are started anew (spawn).
-        threads: Of torch, in each.
-        start: Called first in each, with the arguments.
-        arguments: For ``start``.
+    They are started anew (spawn), with so many threads of torch in each, and call ``start`` first.
     """
     first = (threads, start, arguments)
     return ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, first)
