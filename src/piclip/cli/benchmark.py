@@ -30,14 +30,11 @@ app = typer.Typer(
         "piclip benchmark scenes", "piclip benchmark scenes --episodes 100 --seeds 2 --json"
     )
 )
+@options.documented
 def scenes(
     *,
-    episodes: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Held-out episodes per seed, over all classes.")
-    ] = 1000,
-    seeds: Annotated[
-        int, typer.Option(min=1, metavar="S", help="Repetitions with other episodes (named alone).")
-    ] = 5,
+    episodes: Annotated[int, typer.Option(min=1, metavar="N")] = 1000,
+    seeds: Annotated[int, typer.Option(min=1, metavar="S")] = 5,
     workers: WorkersOption = None,
     model: options.Model = "builtin",
     device: options.Device = "auto",
@@ -49,6 +46,10 @@ def scenes(
     Prints mIoU (accumulated per class, one threshold for each map) with the 95 % interval, for
     one and for five labelled images; and the final mask where the class has an unknown name, where
     the labelled image shows another class, and where the image does not hold the class.
+
+    Options:
+        episodes: Held-out episodes per seed, over all classes.
+        seeds: Repetitions with other episodes (named alone).
     """
     from piclip.cli.console import progress_lines
     from piclip.evaluation.benchmarks.scenes import run_scene_benchmark
@@ -71,35 +72,17 @@ def scenes(
         "piclip benchmark photos --data VOC --list report.txt --shots 1 --episodes 100 --json",
     )
 )
+@options.documented
 def photos(
     *,
-    data: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            help="A folder of 'piclip data prepare'; VOC's JPEGImages/ and SegmentationClassAug/ "
-            "with a list.txt; or COCO 2014 with annotations/, train2014/ and val2014/.",
-        ),
-    ],
-    list_: Annotated[
-        Path | None,
-        typer.Option(
-            "--list", metavar="FILE", help="Take the images of these numbers alone, one a line."
-        ),
-    ] = None,
-    shots: Annotated[
-        list[int], typer.Option(min=1, metavar="K", help="Labelled images; repeat it for more.")
-    ] = [1, 5],  # noqa: B006 - typer copies it
-    episodes: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Episodes of each kind and number of shots.")
-    ] = 200,
-    seed: Annotated[int, typer.Option(min=0, metavar="S", help="Which episodes.")] = 0,
+    data: Annotated[Path, typer.Option(metavar="FOLDER")],
+    list_: Annotated[Path | None, typer.Option("--list", metavar="FILE")] = None,
+    shots: Annotated[list[int], typer.Option(min=1, metavar="K")] = [1, 5],  # noqa: B006
+    episodes: Annotated[int, typer.Option(min=1, metavar="N")] = 200,
+    seed: Annotated[int, typer.Option(min=0, metavar="S")] = 0,
     workers: WorkersOption = None,
     model: options.Model = options.DEFAULT_MODEL,
-    visual: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Another ViT that compares images beside the CLIP."),
-    ] = None,
+    visual: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     json: options.Json = False,
@@ -109,6 +92,15 @@ def photos(
     Prints mIoU (accumulated per class, one threshold for each map, chosen on other episodes) with
     the 95 % interval; and the final mask where the class has an unknown name, where the labelled
     image shows another class, and where the image does not hold the class.
+
+    Options:
+        data: A folder of 'piclip data prepare'; VOC's JPEGImages/ and SegmentationClassAug/ with a
+            list.txt; or COCO 2014 with annotations/, train2014/ and val2014/.
+        list_: Take the images of these numbers alone, one a line.
+        shots: Labelled images; repeat it for more.
+        episodes: Episodes of each kind and number of shots.
+        seed: Which episodes.
+        visual: Another ViT that compares images beside the CLIP.
     """
     from piclip.cli.console import progress_lines
     from piclip.evaluation.benchmarks.photos import run_photo_benchmark

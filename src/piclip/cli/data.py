@@ -52,33 +52,28 @@ _OutOption = Annotated[
         "--train-list aug",
     )
 )
+@options.documented
 def pascal(
     *,
-    voc: Annotated[Path, typer.Option(metavar="DIR", help="VOC 2012 as it is unpacked.")],
+    voc: Annotated[Path, typer.Option(metavar="DIR")],
     out: _OutOption,
-    sbd: Annotated[Path | None, typer.Option(metavar="DIR", help="SBD as it is unpacked.")] = None,
-    masks: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Instead of --sbd: a folder SegmentationClassAug."),
-    ] = None,
-    train_list: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="published (5953 images, as PFENet and BAM) or aug (10582)."
-        ),
-    ] = "published",
-    list_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--list", metavar="FILE", help="Instead of --train-list: one image name per line."
-        ),
-    ] = None,
+    sbd: Annotated[Path | None, typer.Option(metavar="DIR")] = None,
+    masks: Annotated[Path | None, typer.Option(metavar="DIR")] = None,
+    train_list: Annotated[str, typer.Option(metavar="NAME")] = "published",
+    list_file: Annotated[Path | None, typer.Option("--list", metavar="FILE")] = None,
     json: options.Json = False,
 ) -> None:
     """Merge VOC 2012 and SBD into class masks, and write the lists of PASCAL-5i.
 
     Images of VOC's own lists keep VOC's masks, the others have SBD's; val is VOC's val list.
     Stopped and run again, it goes on where it was.
+
+    Options:
+        voc: VOC 2012 as it is unpacked.
+        sbd: SBD as it is unpacked.
+        masks: Instead of --sbd: a folder SegmentationClassAug.
+        train_list: published (5953 images, as PFENet and BAM) or aug (10582).
+        list_file: Instead of --train-list: one image name per line.
     """
     from piclip.cli.console import progress_lines
     from piclip.datasets.prepare.pascal_5i import prepare_pascal
@@ -103,14 +98,11 @@ def pascal(
         "--out coco-20i"
     )
 )
+@options.documented
 def coco(
     *,
-    images: Annotated[
-        Path, typer.Option(metavar="DIR", help="The folder with train2014, val2014.")
-    ],
-    annotations: Annotated[
-        list[Path], typer.Option(metavar="JSON", help="instances_*.json; may be repeated.")
-    ],
+    images: Annotated[Path, typer.Option(metavar="DIR")],
+    annotations: Annotated[list[Path], typer.Option(metavar="JSON")],
     out: _OutOption,
     json: options.Json = False,
 ) -> None:
@@ -119,6 +111,10 @@ def coco(
     Smaller objects lie on top of larger ones, crowd regions become 255 (ignore). The name of its
     annotation file says whether an image is in train or val. Stopped and run again, it goes on
     where it was.
+
+    Options:
+        images: The folder with train2014, val2014.
+        annotations: instances_*.json; may be repeated.
     """
     from piclip.cli.console import progress_lines
     from piclip.datasets.prepare.coco_20i import prepare_coco
@@ -131,17 +127,20 @@ def coco(
 
 
 @app.command(epilog=options.examples("piclip data download coco --out coco"))
+@options.documented
 def download(
-    dataset: Annotated[str, typer.Argument(metavar="pascal|coco", help="What to download.")],
+    dataset: Annotated[str, typer.Argument(metavar="pascal|coco")],
     *,
-    out: Annotated[
-        Path, typer.Option("--out", parser=options.path, metavar="DIR", help="Where the files go.")
-    ],
+    out: Annotated[Path, typer.Option("--out", parser=options.path, metavar="DIR")],
 ) -> None:
     """Download the photographs and annotations of a dataset, check and unpack them.
 
     The archives lie in DIR/archives until you delete them; those that you put there yourself are
     checked and used. Stopped and run again, it goes on where it was.
+
+    Options:
+        dataset: What to download.
+        out: Where the files go.
     """
     from piclip.cli.console import people, progress_bar
     from piclip.datasets.prepare import download as downloads
@@ -164,14 +163,18 @@ def download(
 @app.command(
     epilog=options.examples("piclip data check pascal", "piclip data check coco-20i --json")
 )
+@options.documented
 def check(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The prepared folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
     *,
     json: options.Json = False,
 ) -> None:
     """Say what a prepared folder holds, per fold and class, and what is missing.
 
     Exit code: 0 when all is there, 1 when something is missing or wrong.
+
+    Options:
+        folder: The prepared folder.
     """
     from piclip.cli.console import print_json, progress_lines
     from piclip.datasets.prepare.check import check_folder
@@ -192,50 +195,33 @@ def check(
         "hsnet/data/splits --out hsnet0.json",
     )
 )
+@options.documented
 def episodes(
-    dataset: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATASET",
-            help="pascal-5i, coco-20i, fss-1000, isaid-5i, lvis-92i, pascal-part, folder, "
-            "coco-json, voc-photos or scenes.",
-        ),
-    ],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET")],
     *,
-    out: Annotated[
-        Path,
-        typer.Option("--out", parser=options.path, metavar="FILE", help="The file of episodes."),
-    ],
+    out: Annotated[Path, typer.Option("--out", parser=options.path, metavar="FILE")],
     root: options.Root = None,
     option: options.KeyValue = None,
-    fold: Annotated[int, typer.Option(min=0, metavar="N", help="Number of the fold.")] = 0,
+    fold: Annotated[int, typer.Option(min=0, metavar="N")] = 0,
     shot: options.Shot = 1,
-    protocol: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="How episodes are drawn: ours, pfenet (as HDMNet and BAM, too) or hsnet.",
-        ),
-    ] = "ours",
+    protocol: Annotated[str, typer.Option(metavar="NAME")] = "ours",
     splits: options.Splits = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="S", help="[default: the protocol's first: 0; pfenet 510]"),
-    ] = None,
-    count: Annotated[
-        int | None,
-        typer.Option(
-            "--episodes",
-            min=1,
-            metavar="N",
-            help="How many. [default: 1000; pfenet on COCO 10000, hsnet on FSS-1000 2400]",
-        ),
-    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="S")] = None,
+    count: Annotated[int | None, typer.Option("--episodes", min=1, metavar="N")] = None,
     json: options.Json = False,
 ) -> None:
     """Draw the episodes of a protocol on the novel classes of a fold, for 'piclip evaluate'.
 
     The same command makes the same file on every machine.
+
+    Options:
+        dataset: pascal-5i, coco-20i, fss-1000, isaid-5i, lvis-92i, pascal-part, folder, coco-json,
+            voc-photos or scenes.
+        out: The file of episodes.
+        fold: Number of the fold.
+        protocol: How episodes are drawn: ours, pfenet (as HDMNet and BAM, too) or hsnet.
+        seed: [default: the protocol's first: 0; pfenet 510]
+        count: How many. [default: 1000; pfenet on COCO 10000, hsnet on FSS-1000 2400]
     """
     from piclip.cli.console import people, print_json
     from piclip.cli.evaluation_runs import EvaluateRequest

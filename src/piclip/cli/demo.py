@@ -17,17 +17,10 @@ EXAMPLES = options.examples(
 )
 
 
+@options.documented
 def demo(
-    out: Annotated[Path, typer.Argument(parser=options.path, help="The folder to fill.")] = Path(
-        "demo"
-    ),
-    photos: Annotated[
-        bool,
-        typer.Option(
-            "--photos",
-            help="Segment photographs of cheetahs instead, which come with gradio (piclip[app]).",
-        ),
-    ] = False,
+    out: Annotated[Path, typer.Argument(parser=options.path)] = Path("demo"),
+    photos: bool = False,
     model: Annotated[
         str | None,
         typer.Option(
@@ -46,6 +39,10 @@ def demo(
     with every step.
 
     With --photos, segments two photographs of cheetahs, and two without any, from a third one.
+
+    Options:
+        out: The folder to fill.
+        photos: Segment photographs of cheetahs instead, which come with gradio (piclip[app]).
     """
     from statistics import fmean
 

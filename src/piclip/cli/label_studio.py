@@ -18,54 +18,23 @@ EXAMPLES = options.examples(
 )
 
 
+@options.documented
 def label_studio(
     *,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL", envvar="LABEL_STUDIO_URL", help="Address of Label Studio to learn from."
-        ),
-    ] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", envvar="LABEL_STUDIO_URL")] = None,
     api_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TOKEN",
-            envvar="LABEL_STUDIO_API_KEY",
-            help="Your personal access token there, or legacy token; in the variable nobody else "
-            "on this computer sees it.",
-        ),
+        str | None, typer.Option(metavar="TOKEN", envvar="LABEL_STUDIO_API_KEY")
     ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Learn from this JSON export instead, whatever project asks."
-        ),
-    ] = None,
+    labels: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
     model: options.ModelOrDecoder = options.DEFAULT_MODEL,
     visual: options.Visual = None,
     clip: options.Clip = None,
     threshold: options.Threshold = None,
     host: options.Host = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, metavar="N", help="Port.")] = 9090,
-    basic_auth: Annotated[
-        str | None, typer.Option(metavar="USER:PASSWORD", help="Ask Label Studio for this login.")
-    ] = None,
-    local_files: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder of Label Studio's local storage, if it is on this computer: read its "
-            "files here instead of fetching them.",
-        ),
-    ] = None,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="HOST",
-            help="Fetch images from this server too; repeat it for more. Otherwise they come from "
-            "--url and --local-files alone.",
-        ),
-    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, metavar="N")] = 9090,
+    basic_auth: Annotated[str | None, typer.Option(metavar="USER:PASSWORD")] = None,
+    local_files: Annotated[Path | None, typer.Option(metavar="DIR")] = None,
+    allow_host: Annotated[list[str] | None, typer.Option(metavar="HOST")] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
@@ -77,6 +46,18 @@ def label_studio(
     Add it to the project under Settings, Model, with the address that it prints.
 
     Ctrl-C ends it; it leaves no file behind.
+
+    Options:
+        url: Address of Label Studio to learn from.
+        api_key: Your personal access token there, or legacy token; in the variable nobody else on
+            this computer sees it.
+        labels: Learn from this JSON export instead, whatever project asks.
+        port: Port.
+        basic_auth: Ask Label Studio for this login.
+        local_files: Folder of Label Studio's local storage, if it is on this computer: read its
+            files here instead of fetching them.
+        allow_host: Fetch images from this server too; repeat it for more. Otherwise they come from
+            --url and --local-files alone.
     """
     import logging
     import signal

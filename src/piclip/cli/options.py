@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
 import typer
 
@@ -15,6 +18,27 @@ from piclip.errors import UsageError
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
 MAX_PIXELS = 50_000_000
 MIN_PRESENCE = 0.5
+
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+
+def documented(command: _Command) -> _Command:
+    """Take the help of a command's own options from the part "Options:" of its docstring.
+
+    A bool among them becomes a flag without its opposite.
+    """
+    about, _, listed = inspect.cleandoc(command.__doc__ or "").partition("\n\nOptions:\n")
+    hints: dict[str, Any] = get_type_hints(command, include_extras=True)
+    for name, text in re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", listed, re.MULTILINE):
+        kind, option = hints[name], typer.Option()
+        if get_origin(kind) is Annotated:
+            kind, option = kind.__origin__, copy.copy(kind.__metadata__[0])
+        elif kind is bool:
+            option = typer.Option(f"--{name.replace('_', '-')}")
+        option.help = " ".join(text.split())
+        hints[name] = Annotated[kind, option]
+    command.__doc__, command.__annotations__ = about, hints
+    return command
 
 
 def examples(*commands: str) -> str:

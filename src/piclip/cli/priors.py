@@ -20,15 +20,13 @@ EXAMPLES = options.examples(
 )
 
 
+@options.documented
 def priors(
     *,
     support: options.Support,
     mask: options.Mask,
-    name: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="What the masks show, in a word or two, as in zebra."),
-    ],
-    query: Annotated[Path, typer.Option(metavar="IMAGE", help="The image to look at.")],
+    name: Annotated[str, typer.Option(metavar="NAME")],
+    query: Annotated[Path, typer.Option(metavar="IMAGE")],
     output: options.OutputFolder,
     model: options.Model = options.DEFAULT_MODEL,
     visual: options.Visual = None,
@@ -46,6 +44,10 @@ def priors(
     (with published evidence visual_visual and visual_visual_refined) and fused, float32 (1, h, w)
     in [0, 1] on the patch grid; the score (H, W) in the same range and the mask (bool) at the size
     of the image.
+
+    Options:
+        name: What the masks show, in a word or two, as in zebra.
+        query: The image to look at.
     """
     from piclip import FewShotSegmenter, Support
     from piclip.cli.console import loading_model, people, print_json

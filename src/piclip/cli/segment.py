@@ -23,45 +23,21 @@ EXAMPLES = options.examples(
 )
 
 
+@options.documented
 def segment(
     *,
     support: options.Support,
     mask: options.Mask,
-    name: Annotated[
-        list[str],
-        typer.Option(
-            metavar="NAME",
-            help="What the masks show, in a word or two: once, or once per --support.",
-        ),
-    ],
-    query: Annotated[
-        list[Path],
-        typer.Option(metavar="PATH", help="An image or a folder of images; may be repeated."),
-    ],
+    name: Annotated[list[str], typer.Option(metavar="NAME")],
+    query: Annotated[list[Path], typer.Option(metavar="PATH")],
     output: options.OutputFolder,
-    negative: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="IMAGE",
-            help="An image without any of the classes, which tells when one is not there; repeat "
-            "it for more.",
-        ),
-    ] = None,
+    negative: Annotated[list[Path] | None, typer.Option(metavar="IMAGE")] = None,
     model: options.ModelOrDecoder = options.DEFAULT_MODEL,
     visual: options.Visual = None,
     evidence: options.Evidence = "contrast",
     clip: options.Clip = None,
-    overlay: Annotated[
-        bool, typer.Option("--overlay", help="Draw the masks over the images, too.")
-    ] = False,
-    csv: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write a table, too: each image and class with its share of the pixels, its "
-            "presence and its mean score.",
-        ),
-    ] = None,
+    overlay: bool = False,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
     threshold: options.Threshold = None,
     min_presence: options.MinPresence = options.MIN_PRESENCE,
     min_area: options.MinArea = "0",
@@ -73,9 +49,7 @@ def segment(
     dtype: options.Dtype = "auto",
     bands: options.Bands = None,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start over in a folder with earlier results.")
-    ] = False,
+    overwrite: bool = False,
     json: options.Json = False,
 ) -> None:
     """Segment images from one to a few labelled ones and the class's name.
@@ -89,6 +63,16 @@ def segment(
     goes on where it stopped: what is done is not computed again, what failed is tried again.
 
     Exit code: 0 when every image has its mask, 1 when some failed, 2 for a wrong command line.
+
+    Options:
+        name: What the masks show, in a word or two: once, or once per --support.
+        query: An image or a folder of images; may be repeated.
+        negative: An image without any of the classes, which tells when one is not there; repeat it
+            for more.
+        overlay: Draw the masks over the images, too.
+        csv: Write a table, too: each image and class with its share of the pixels, its presence and
+            its mean score.
+        overwrite: Start over in a folder with earlier results.
     """
     from piclip import FewShotSegmenter, Support, __version__
     from piclip.annotation.answers import How
