@@ -35,7 +35,7 @@ from piclip.errors import MaskError, UsageError
 from piclip.formats import LabelledFile, Labels, detect, labelme, read_labels
 from piclip.formats.cleaning import Cleaning, kept
 from piclip.formats.labels import label_paths
-from piclip.formats.registry import FORMATS, READERS, check_names, get_format, get_outlined
+from piclip.formats.registry import FORMATS, READERS, check_names, get_format
 from piclip.io.bands import Bands
 from piclip.io.extras import arrow
 from piclip.io.outputs import atomic_path
@@ -123,12 +123,10 @@ class Request:
         """
         wanted = self.output_format
         name = self._format_of(labels) if wanted is None else _unhyphened(wanted)
-        if self.simplify:
-            get_outlined(name)
+        if self.simplify or name in READERS:
+            get_format(name, outlined=bool(self.simplify))
         elif name == "parquet":
             arrow()
-        elif name in READERS:
-            get_format(name)
         else:
             known = ", ".join((*FORMATS, "parquet"))
             raise UsageError(f"There is no label format {name!r}; the formats are {known}.")

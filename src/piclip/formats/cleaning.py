@@ -87,16 +87,11 @@ def kept(file: LabelledFile, min_score: float, cleaning: Cleaning) -> LabelledFi
 
 
 def filled(mask: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Fill the holes of a mask.
+    """Fill holes of a mask, bool (H, W): those within the image that hold none of the others.
 
-    Args:
-        mask: Bool (H, W).
-        others: Pixels of which none may be in a hole that is filled, bool (H, W).
-
-    Returns:
-        The mask with each hole that has no side or corner of the image and none of the others.
+    Their pixels touch at sides alone, since those of parts touch at corners, too.
     """
-    around, count = ndimage.label(~mask)  # by sides alone, since parts touch at corners
+    around, count = ndimage.label(~mask)
     stays = np.zeros(count + 1, dtype=np.bool_)
     for border in (around[0], around[-1], around[:, 0], around[:, -1], around[others]):
         stays[border] = True
@@ -105,11 +100,7 @@ def filled(mask: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_]) -> npt.ND
 
 
 def least_area(area: float | str, size: Sequence[int]) -> float:
-    """The pixels that an area such as 20, "20" or "0.1%" asks for in an image of (height, width).
-
-    Raises:
-        UsageError: It is no such area.
-    """
+    """The pixels that 20, "20" or "0.1%" asks for in an image of (height, width), or UsageError."""
     found = _AREA.fullmatch(str(area).strip())
     if found is None:
         raise UsageError(
@@ -141,11 +132,10 @@ def _filled(parts: Sequence[Region], others: Sequence[Region]) -> list[Region]:
 
 
 def _score(parts: Sequence[Region]) -> float | None:
-    scored = [(part.score, part.mask.area) for part in parts if part.score is not None]
-    if not scored:
-        return None
-    pixels = sum(area for _, area in scored)
-    return round(sum(score * area for score, area in scored) / pixels, _DIGITS)
+    """The mean over the pixels of those that have one."""
+    scores = [part.score for part in parts if part.score is not None]
+    areas = [part.mask.area for part in parts if part.score is not None]
+    return round(float(np.average(scores, weights=areas)), _DIGITS) if scores else None
 
 
 AS_FOUND = Cleaning()

@@ -243,13 +243,9 @@ def write(
 ) -> list[Path]:
     """Write a COCO file, as `write_labels` says, with few images in memory.
 
-    Args:
-        labels: What to write.
-        destination: The JSON file.
-        polygons: Outlines instead of run lengths; crowds are run lengths all the same, as COCO
-            asks for.
-        simplify: Outlines, with fewer corners; see `piclip.formats.polygons.outlines`.
-        files: Gives the images instead of ``labels.images``, anew on each of two calls.
+    With ``polygons`` or ``simplify`` it has outlines instead of run lengths, but for crowds, as
+    COCO asks for. ``files`` gives the images instead of ``labels.images``, anew on each of two
+    calls.
     """
     path = Path(destination)
     with written(path) as out:

@@ -122,11 +122,9 @@ def dump_json(value: object, path: Path) -> Path:
 def field(
     item: object, key: str, kind: type[T], where: str, error: type[PiclipError] = UsageError
 ) -> T:
-    """One field of a JSON object, of the type str, int, list or dict.
+    """One field of a JSON object, of the type str, int, list or dict; else an ``error``.
 
-    Raises:
-        UsageError: The item is no object, or the field is missing or of another type; or the
-            ``error`` that is given: MaskError for a shape, which is then left out.
+    Give MaskError for a shape, which is then left out.
     """
     if not isinstance(item, dict):
         raise error(f"{where}: an object with the field {key!r} was expected here.")

@@ -65,11 +65,7 @@ def read(
     URL.
     """
     path = Path(source)
-    tasks = load_json(path)
-    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise UsageError(
-            f"{path}: this is not a list of tasks; export from Label Studio as JSON, not JSON-MIN."
-        )
+    tasks = load_tasks(path)
     problems, listed, empty = Problems(), [], set()
     folder = None if images is None else ImageFolder(images)
     for index, task in enumerate(tasks):
@@ -90,6 +86,16 @@ def read(
         for file in placed(listed, images, problems)
     )
     return Labels(names, tuple(files), skipped=tuple(problems.sentences))
+
+
+def load_tasks(path: Path) -> list[dict[str, Any]]:
+    """The tasks of a JSON export (UsageError if it is none)."""
+    tasks = load_json(path)
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        raise UsageError(
+            f"{path}: this is not a list of tasks; export from Label Studio as JSON, not JSON-MIN."
+        )
+    return tasks
 
 
 def write(
@@ -149,13 +155,10 @@ def to_task(
 
 
 def address_of(files: Iterable[LabelledFile]) -> str:
-    """How Label Studio addresses the folder in which the paths of its tasks begin.
+    """How Label Studio addresses the folder of its local storage in which paths begin.
 
-    Of its local storage, which is always a folder inside of the one that it serves.
-
-    Args:
-        files: As they were read; the first one in that storage tells it. Without one it is
-            `LOCAL_FILES`.
+    That is always one inside of the folder that it serves. The first file in that storage tells it;
+    without one it is `LOCAL_FILES`.
     """
     for file in files:
         if LOCAL_FILES in (file.source or ""):
@@ -166,11 +169,7 @@ def address_of(files: Iterable[LabelledFile]) -> str:
 
 
 def image_url(path: str, url: str = LOCAL_FILES) -> str:
-    """How Label Studio addresses an image, by its path in the folder that it serves.
-
-    Raises:
-        UsageError: The path is no UTF-8, which Label Studio takes every address for.
-    """
+    """How Label Studio addresses an image by its path in the folder that it serves, if in UTF-8."""
     try:
         return url + quote(path)
     except UnicodeEncodeError as error:
@@ -186,33 +185,32 @@ def to_prediction(file: LabelledFile, model_version: str = "piclip") -> dict[str
     results, extra = [], file.extra or {}
     for index, region in enumerate(file.regions):
         alpha = region.mask.to_array() * np.uint8(255)
-        result = {
+        value = {"format": "rle", "rle": brush.mask2rle(alpha), "brushlabels": [region.class_name]}
+        names = {
             "id": f"region{index}",
             "type": "brushlabels",
             "from_name": extra.get("from_name", _CONTROL),
             "to_name": extra.get("to_name", _OBJECT),
-            "original_width": file.width,
-            "original_height": file.height,
-            "image_rotation": 0,
-            "value": {
-                "format": "rle",
-                "rle": brush.mask2rle(alpha),
-                "brushlabels": [region.class_name],
-            },
         }
-        if region.score is not None:
-            result["score"] = region.score
-        if file.presence is not None:
-            result["meta"] = presence_note(file.presence[region.class_name])
-        results.append(result)
+        results.append(names | to_result(file, region, value))
     prediction: dict[str, Any] = {"model_version": model_version, "result": results}
     scores = [region.score for region in file.regions if region.score is not None]
     return prediction | ({"score": fmean(scores)} if scores else {})
 
 
-def presence_note(presence: float) -> dict[str, Any]:
-    """A region's "meta", which Label Studio shows beside it: is its class in the image at all?"""
-    return {"text": [f"presence {presence:.4f}"]}
+def to_result(file: LabelledFile, region: Region, value: dict[str, Any]) -> dict[str, Any]:
+    """A region of a prediction, but for its names; Label Studio shows the "meta" beside it."""
+    result: dict[str, Any] = {
+        "original_width": file.width,
+        "original_height": file.height,
+        "image_rotation": 0,
+        "value": value,
+    }
+    if region.score is not None:
+        result["score"] = region.score
+    if file.presence is not None:
+        result["meta"] = {"text": [f"presence {file.presence[region.class_name]:.4f}"]}
+    return result
 
 
 def from_task(
@@ -225,15 +223,8 @@ def from_task(
 ) -> LabelledFile | None:
     """Reads one task of an export: the ground truth, or else its latest annotation.
 
-    Args:
-        task: Its data and annotations.
-        where: What messages call it.
-        folder: The images, which tell the size of one without labels.
-        class_names: The classes that may occur; any, if there is none.
-        problems: Takes the regions that cannot be used.
-
-    Returns:
-        The labelled image; None if it is unlabelled and its size cannot be known.
+    The ``folder`` of images tells the size of one without labels; where that cannot be known, the
+    result is None. Any class may occur if ``class_names`` is empty.
 
     Raises:
         UsageError: The task is malformed or has an unknown class.

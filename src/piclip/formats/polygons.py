@@ -60,26 +60,14 @@ def corners_from(numbers: object, where: str) -> Corners:
 
 
 def rectangle(corner: Corners, opposite: Corners, degrees: float = 0.0) -> Corners:
-    """The corners (4, 2) of an upright rectangle, turned clockwise about its first corner.
-
-    Args:
-        corner: x, y of one corner.
-        opposite: x, y of the corner that lies opposite before it is turned.
-        degrees: By how much it is turned, as a viewer sees it.
-    """
+    """The corners (4, 2) of an upright rectangle, turned clockwise about the first one given."""
     (left, top), (right, bottom) = corner, opposite
     upright = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float64)
     return turned(upright, corner, degrees)
 
 
 def ellipse(centre: Corners, radii: Corners, degrees: float = 0.0) -> Corners:
-    """An ellipse as a polygon (N, 2) that misses it by less than a twentieth of a pixel.
-
-    Args:
-        centre: x, y.
-        radii: Along x and along y, before it is turned.
-        degrees: By how much it is turned clockwise about its centre, as a viewer sees it.
-    """
+    """An ellipse, turned clockwise, as a polygon (N, 2) that misses it by less than 0.05 pixels."""
     # A chord over the angle a misses its arc by r (1 - cos(a / 2)), about r a² / 8.
     longest = np.fmax.reduce(np.abs(radii), initial=1)  # of corners that are numbers
     sides = int(np.clip(np.ceil(10 * np.sqrt(longest)), 16, 4096))
@@ -103,12 +91,6 @@ def joined(loops: Sequence[Corners]) -> Corners:
     A slit is walked forth and back, which by the even-odd rule changes no pixel: holes stay holes
     and parts stay apart. Slits run between nearest corners, so that viewers that draw lines show
     little of them.
-
-    Args:
-        loops: Outlines (N, 2) each.
-
-    Returns:
-        One outline (M, 2).
     """
     outline, *others = loops
     if not others:
@@ -129,14 +111,9 @@ def joined(loops: Sequence[Corners]) -> Corners:
 
 
 def simplified(outline: Corners, tolerance: float) -> Corners:
-    """Leave out corners of an outline, by the algorithm of Douglas and Peucker.
+    """Leave out corners of an outline (N, 2), not closed, by the algorithm of Douglas and Peucker.
 
-    Args:
-        outline: (N, 2) as x, y, not closed.
-        tolerance: Pixels by which the new outline may miss a corner.
-
-    Returns:
-        The corners that are kept, (M, 2), in their order.
+    The new outline misses none of them by more than ``tolerance`` pixels.
     """
     first = int(np.argmax(_lengths(outline - outline.mean(axis=0))))  # surely a corner
     outline = np.roll(outline, -first, axis=0)

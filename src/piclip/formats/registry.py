@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Protocol, get_args
+from typing import Any, Protocol, get_args
 
 from piclip.errors import MaskError, UsageError
 from piclip.formats import coco, cvat, foreign, labelme, labelstudio, masks, voc, yolo
@@ -41,16 +41,7 @@ class Format(Reader, Protocol):
     """A format that is written, too."""
 
     def write(self, labels: Labels, destination: str | Path) -> list[Path]:
-        """Write labels as `write_labels`."""
-
-
-class Outlined(Format, Protocol):
-    """A format whose regions can be outlines."""
-
-    def write(
-        self, labels: Labels, destination: str | Path, *, simplify: float = 0.0
-    ) -> list[Path]:
-        """Write labels as `write_labels`."""
+        """Write labels as `write_labels`; those of `_OUTLINED` take ``simplify``, too."""
 
 
 FORMATS: dict[str, Format] = {
@@ -64,17 +55,17 @@ FORMATS: dict[str, Format] = {
 }
 READERS: dict[str, Reader] = {"cvat": cvat, **FORMATS}
 """Also those that are only read."""
-_CHECKED: dict[str, Callable[[Sequence[str]], None]] = {
-    "voc": check_lines,
-    "masks": masks.check_folders,
-}
-"""Refuse the names of classes that a format cannot hold."""
 _BY_NAME = (*FORMATS, "cvat")
-_OUTLINED: dict[str, Outlined] = {"coco": coco, "labelme": labelme, "yolo": yolo}
+_OUTLINED = ("coco", "labelme", "yolo")
 
 
-def get_format(name: str) -> Format:
-    """Give a format to write by its name (UsageError for an unknown one)."""
+def get_format(name: str, *, outlined: bool = False) -> Format:
+    """Give a format to write, one with ``outlined`` regions if wanted (UsageError for another)."""
+    if outlined and name not in _OUTLINED:
+        raise UsageError(
+            f"The format {name} has pixels and no outlines to simplify; leave that out, or write "
+            f"one of {', '.join(_OUTLINED)}."
+        )
     if name in READERS.keys() - FORMATS.keys():
         raise UsageError(f"{name} is read but not written; write coco, which its tool imports.")
     if name not in FORMATS:
@@ -82,32 +73,16 @@ def get_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def get_outlined(name: str) -> Outlined:
-    """Give a format that has outlines by its name (UsageError for another one)."""
-    if name not in _OUTLINED:
-        raise UsageError(
-            f"The format {name} has pixels and no outlines to simplify; leave that out, or write "
-            f"one of {', '.join(_OUTLINED)}."
-        )
-    return _OUTLINED[name]
-
-
 def check_names(format: str, class_names: Sequence[str]) -> None:
-    """Refuse names of classes that a format cannot hold, before there is anything to write.
-
-    Raises:
-        UsageError: It cannot hold them.
-    """
-    if format in _CHECKED:
-        _CHECKED[format](class_names)
+    """Refuse names of classes that a format cannot hold, before there is anything to write."""
+    if format == "voc":
+        check_lines(class_names)
+    elif format == "masks":
+        masks.check_folders(class_names)
 
 
 def detect(source: str | Path) -> str:
-    """Tell the name of the format of a file or folder from its content.
-
-    Raises:
-        UsageError: It does not exist, cannot be read, or is in none of the formats.
-    """
+    """Tell the format of a file or folder from its content (UsageError if it is in none)."""
     path = _there(source)
     for name, candidate in READERS.items():
         if candidate.recognise(path):
@@ -192,9 +167,8 @@ def write_labels(
             or two images would have one file.
         OutputError: A file cannot be written.
     """
-    if simplify:
-        return get_outlined(format).write(labels, destination, simplify=simplify)
-    return get_format(format).write(labels, destination)
+    options: dict[str, Any] = {"simplify": simplify} if simplify else {}
+    return get_format(format, outlined=bool(simplify)).write(labels, destination, **options)
 
 
 def write_overlays(
@@ -213,9 +187,6 @@ def write_overlays(
         images: The folder of images.
         alpha: Weight of the tint, 0 (outlines only) to 1.
         bands: Of TIFF images, as of `piclip.io.images.read_image`.
-
-    Returns:
-        The files written.
 
     Raises:
         ImageError: An image is missing or cannot be read.

@@ -73,23 +73,14 @@ def _brush(file: LabelledFile, region: Region) -> list[dict[str, Any]]:
 
 def _polygons(file: LabelledFile, region: Region) -> list[dict[str, Any]]:
     """One polygon for each connected part; Label Studio's polygons have no holes."""
-    noted = {}
-    if file.presence is not None:
-        noted["meta"] = labelstudio.presence_note(file.presence[region.class_name])
     percent = 100 / np.array([file.width, file.height])
-    return [
+    values = (
         {
-            "original_width": file.width,
-            "original_height": file.height,
-            "image_rotation": 0,
-            "score": region.score,
-            **noted,
-            "value": {
-                "points": np.round(corners * percent, _DIGITS).tolist(),
-                "closed": True,
-                "polygonlabels": [region.class_name],
-            },
+            "points": np.round(corners * percent, _DIGITS).tolist(),
+            "closed": True,
+            "polygonlabels": [region.class_name],
         }
         for loops in outlines(region.mask.to_array())
         if len(corners := simplified(loops[0], _TOLERANCE)) > 2
-    ]
+    )
+    return [labelstudio.to_result(file, region, value) for value in values]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from piclip.clip.cache import MemoryCache
 from piclip.errors import PiclipError, UsageError
+from piclip.formats.labelstudio import load_tasks
 from piclip.io.addresses import is_loopback
 from piclip.io.decoding import reason
 from piclip.io.extras import needs_extra
@@ -26,7 +27,7 @@ with needs_extra("labelstudio", "The backend of Label Studio"):
     from piclip.label_studio.projects import Backend, Tools
     from piclip.label_studio.protocol import build_app
     from piclip.label_studio.task_images import TaskImages
-    from piclip.label_studio.tasks import LabelStudioApi, TaskSource, exported_tasks
+    from piclip.label_studio.tasks import LabelStudioApi, TaskSource
 
 
 @dataclass(frozen=True)
@@ -196,8 +197,8 @@ def _connections(settings: Settings) -> tuple[TaskSource, TaskImages]:
     if path is not None:
         if not path.is_file():
             raise UsageError(f"--labels {path} is no file; check the path.")
-        exported_tasks(path)  # what is no export is told now, not to whoever asks first
-        return lambda _: exported_tasks(path), images
+        load_tasks(path)  # what is no export is told now, not to whoever asks first
+        return lambda _: load_tasks(path), images
     if api is None:
         raise UsageError(
             "There is nothing to learn from: give the address of Label Studio as LABEL_STUDIO_URL "

@@ -6,14 +6,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import httpx
 
 from piclip.errors import PiclipError, UsageError
 from piclip.formats import labelstudio
-from piclip.formats.label_files import load_json
 from piclip.formats.labels import LabelledFile
 from piclip.formats.problems import Problems
 from piclip.io.extras import library
@@ -115,20 +113,6 @@ def parse_config(xml: str) -> LabellingConfig:
         if other.name == target.name
     )
     return LabellingConfig(target.value_name, target.name, controls)
-
-
-def exported_tasks(path: Path) -> list[Task]:
-    """Reads the tasks of a JSON export.
-
-    Raises:
-        UsageError: The file is no such export.
-    """
-    tasks = load_json(path)
-    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise UsageError(
-            f"{path}: this is not a list of tasks; export from Label Studio as JSON, not JSON-MIN."
-        )
-    return tasks
 
 
 class LabelStudioApi:
