@@ -39,17 +39,9 @@ def answers(
 ) -> Generator[Entry, None, None]:
     """Segment images and keep their results, in order, in memory that does not grow.
 
-    While some images are segmented, a thread reads the next ones and another writes what was found
-    in those before.
-
-    Args:
-        segmenter: It has learned the classes.
-        queries: The images; one that cannot be read, or kept, gives an entry with the reason.
-        keeper: Keeps each result.
-        how: How to segment.
-
-    Raises:
-        OutputError: A result cannot be written.
+    While some images are segmented, a thread reads the next ones and another has the ``keeper``
+    keep what was found in those before. An image that cannot be read, or kept, gives an entry with
+    the reason; an OutputError, that a result cannot be written, ends it.
     """
     asked: deque[tuple[Query, Stamp | Entry]] = deque()  # without an answer yet, in order
     answered: deque[Future[Entry]] = deque()

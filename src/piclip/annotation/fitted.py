@@ -24,7 +24,7 @@ MOST_SUPPORTS = 50
 """Most labelled images that `piclip.FewShotSegmenter.fit` takes for a class."""
 
 Examples = Mapping[str, Sequence[LabelledFile]]
-"""Class name to the labelled images that it is learned from."""
+"""Class name to the labelled images that it is learned from, or to those without it."""
 
 Item = TypeVar("Item")
 
@@ -35,14 +35,8 @@ def choose_examples(labels: Labels, most: int = MOST_SUPPORTS) -> dict[str, list
     An image that shows several classes serves each of them; one in which only the class A is
     labelled serves A alone. Where a class has more than ``most`` images, they are sorted by path
     and picked at equal distances, the first and the last included: the same ones on every run,
-    and not only the first minute of a film.
-
-    Returns:
-        By class name, in the order of ``labels.class_names``; classes without a label are left
-        out.
-
-    Raises:
-        UsageError: Nothing is labelled.
+    and not only the first minute of a film. Classes without a label are left out; a UsageError if
+    nothing is labelled.
     """
     return {
         name: spread(sorted(files, key=lambda file: file.path), most)
@@ -51,11 +45,7 @@ def choose_examples(labels: Labels, most: int = MOST_SUPPORTS) -> dict[str, list
 
 
 def choose_negatives(labels: Labels, most: int = MOST_SUPPORTS) -> dict[str, list[LabelledFile]]:
-    """Choose what each class is told from: the images labelled as without it, picked alike.
-
-    Returns:
-        By class name, without classes that no image is labelled as without.
-    """
+    """Choose what each class is told from: images labelled as without it, picked alike, if any."""
     files = sorted(labels.images, key=lambda file: file.path)
     without = {n: [file for file in files if n in file.absent] for n in labels.class_names}
     return {name: spread(found, most) for name, found in without.items() if found}
@@ -70,18 +60,9 @@ def with_readable(
 ) -> Labels:
     """Leave out the labels of images that cannot be learned from, so that they cost no others.
 
-    Of the images that `choose_examples` and `choose_negatives` choose, each is read once; for one
-    that cannot be used others are chosen.
-
-    Args:
-        labels: What is labelled.
-        image_root: The folder of images.
-        max_pixels: Larger images are refused.
-        bands: As of `piclip.FewShotSegmenter`.
-
-    Returns:
-        The labels without those of images that are missing, cannot be read or have another size
-        than their label says; ``skipped`` has a sentence for each.
+    Of the images that `choose_examples` and `choose_negatives` choose, each is read once. One that
+    is missing, cannot be read, has more than ``max_pixels`` or another size than its label says
+    loses its labels, which ``skipped`` tells, and others are chosen.
 
     Raises:
         UsageError: Nothing else is labelled, or none of many images can be used.
@@ -126,13 +107,6 @@ def learn(
 ) -> None:
     """Fit the segmenter to every class, one after the other to hold few masks at a time.
 
-    Args:
-        segmenter: Learns them.
-        examples: What each class is learned from.
-        image_root: The folder of images.
-        negatives: Images without a class, by its name.
-        max_pixels: Larger images are refused.
-
     Raises:
         ImageError: A labelled image is missing, cannot be read or has more than ``max_pixels``.
         MaskError: A labelled image has another size than its label says.
@@ -151,11 +125,7 @@ def learn(
 def digest(
     examples: Examples, image_root: str | Path, *, negatives: Examples = MappingProxyType({})
 ) -> str:
-    """SHA-256 over the labelled images' contents and masks, class by class.
-
-    Raises:
-        ImageError: A labelled image is missing or cannot be read.
-    """
+    """SHA-256 over the labelled images' contents and masks, class by class (or ImageError)."""
     content = hashlib.sha256()
     for name, files in (*examples.items(), *negatives.items()):
         content.update(repr((name, len(files))).encode())

@@ -10,13 +10,11 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from piclip.annotation.answers import How
 from piclip.annotation.fitted import Examples, learn, spread
-from piclip.formats.cleaning import AS_FOUND, Cleaning, kept
 from piclip.formats.labels import LabelledFile
 from piclip.formats.predicted import from_segmentation
 from piclip.formats.run_length import RunLengthMask
-from piclip.io.images import MAX_PIXELS
-from piclip.results import MIN_PRESENCE
 from piclip.segmenter import FewShotSegmenter
 
 MOST_HELD_OUT = 10
@@ -41,11 +39,7 @@ class Expectation:
 
 
 def held_out_images(examples: Examples, most: int = MOST_HELD_OUT) -> list[LabelledFile]:
-    """The images to hold out: of each class with two or more, at most ``most`` at equal distances.
-
-    Returns:
-        Each image once, sorted by path.
-    """
+    """The images to hold out: of classes with two or more, up to ``most`` at equal distances."""
     chosen = {
         file.path: file
         for files in examples.values()
@@ -59,13 +53,10 @@ def hold_out(
     segmenter: FewShotSegmenter,
     examples: Examples,
     image_root: str | Path,
+    how: How,
     *,
     negatives: Examples = MappingProxyType({}),
-    threshold: float | None = None,
-    min_presence: float = MIN_PRESENCE,
-    min_score: float = 0.0,
-    cleaning: Cleaning = AS_FOUND,
-    max_pixels: int = MAX_PIXELS,
+    keep: Callable[[LabelledFile], LabelledFile] = lambda file: file,
     on_progress: Callable[[int], object] = lambda measured: None,
 ) -> list[Expectation]:
     """Measure by leave-one-out on the labelled images.
@@ -76,28 +67,25 @@ def hold_out(
     labelled does not say that it is not there. Pixels to ignore do not count.
 
     Args:
-        segmenter: It has learned the examples; it is not changed.
+        segmenter: It has learned the examples and negatives; it is not changed.
         examples: What it has learned from.
         image_root: The folder of images.
+        how: As other images are segmented, but one by one.
         negatives: The images without a class from which it has learned too.
-        threshold: As in `piclip.annotation.How`.
-        min_presence: As there.
-        min_score: Regions with a lower score do not count.
-        cleaning: What becomes of the others.
-        max_pixels: Larger images are refused.
+        keep: What becomes of the regions of an image.
         on_progress: Called after each image with how many were measured.
-
-    Returns:
-        One expectation per class, in the order of the examples.
     """
     counts: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in examples}
     for number, file in enumerate(held_out_images(examples), start=1):
-        trial = _without(segmenter, examples, negatives, file, image_root, max_pixels)
+        trial = _without(segmenter, examples, negatives, file, image_root, how.max_pixels)
         path = file.image_in(Path(image_root))
         (found,) = trial.predict(
-            [path], threshold=threshold, min_presence=min_presence, max_pixels=max_pixels
+            [path],
+            threshold=how.threshold,
+            min_presence=how.min_presence,
+            max_pixels=how.max_pixels,
         )
-        regions = kept(from_segmentation(found), min_score, cleaning).regions
+        regions = keep(from_segmentation(found)).regions
         for name in set(file.class_names) & set(trial.classes):
             masks = [region.mask for region in regions if region.class_name == name]
             proposed = RunLengthMask.union(masks).to_array() if masks else np.zeros(file.size, bool)

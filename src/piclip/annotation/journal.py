@@ -23,7 +23,7 @@ from piclip.io.outputs import atomic_path
 if TYPE_CHECKING:
     from typing import Self
 
-_FORMAT = 2
+_FORMAT = 3
 ADVICE = "choose another --output, or add --overwrite to start over"
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError)
 """What reading a file that is no journal ends with."""
@@ -65,12 +65,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], *, overwrite: bool = False) -> None:
-        """Takes up the journal of an earlier run, or starts one.
-
-        Args:
-            path: The file.
-            settings: What decides about what is found, as JSON reads it back.
-            overwrite: Start over, whatever is there.
+        """Takes up the journal of an earlier run with these settings, or starts one.
 
         Raises:
             UsageError: The file is no journal, is damaged, or belongs to other settings.
@@ -121,11 +116,7 @@ class Journal:
         )
 
     def append(self, entry: Entry) -> None:
-        """Note an image; a kill from now on does not lose it.
-
-        Raises:
-            OutputError: The journal cannot be written, or is not where it was.
-        """
+        """Note an image; a kill from now on does not lose it (OutputError if that fails)."""
         head = [entry.path, entry.stamp, entry.reason]
         try:
             if os.stat(self.path).st_ino != os.fstat(self._lines.fileno()).st_ino:  # noqa: PTH116

@@ -113,16 +113,11 @@ def path_hash(path: str) -> int:
 
 
 def query_files(queries: Iterable[Path], output: Path, labelled: Iterable[Path]) -> list[str]:
-    """The absolute paths of the files to segment, each once, in order.
-
-    Args:
-        queries: Files and folders.
-        output: The folder of results; neither the files nor the labelled ones lie there.
-        labelled: The labelled images and their masks.
+    """The absolute paths of the images to segment (files and folders), each once, in order.
 
     Raises:
         ImageError: A file or folder is not there, or a folder has no images.
-        UsageError: Results would go where a file to read lies.
+        UsageError: One of them, or of the labelled files, lies where the results go.
     """
     outputs = {output.resolve(), (output / OVERLAYS).resolve()}
     found: dict[str, None] = {}
@@ -141,18 +136,11 @@ def query_files(queries: Iterable[Path], output: Path, labelled: Iterable[Path])
 
 
 def find_queries(labels: Labels, image_root: str | Path) -> tuple[Queries, list[str]]:
-    """Find the images that have no label.
-
-    Args:
-        labels: What is labelled.
-        image_root: The folder of images; for its subfolders see `Labels.unlabelled`.
+    """Find the images that have no label, by folder and name, as `Labels.unlabelled`.
 
     Returns:
-        The images by folder and name, and the paths of those that the labels list without a usable
-        label and that are not there.
-
-    Raises:
-        ImageError: The folder is missing or has no images.
+        The images, and the paths of those that the labels list without a usable label and that are
+        not there.
     """
     root = Path(image_root)
     waiting, missing = labels.find_unlabelled(root)
@@ -171,10 +159,7 @@ def own_names(
 ) -> dict[str, str]:
     """Choose the stem of each image's outputs, no two alike whatever the case.
 
-    Args:
-        paths: The images.
-        earlier: Tells the stem that an image has from an earlier run; it keeps that.
-        taken: The stems of all images of earlier runs, of those too that are not among these.
+    An image keeps what ``earlier`` runs gave it; ``taken`` are the stems of all their images.
 
     Returns:
         The stems by path, but those that are the image's own: several images of one stem get

@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from piclip import FewShotSegmenter
 from piclip.annotation.answers import How
-from piclip.annotation.export import (
-    Review,
-    check_destination,
-    is_review,
-    write_files,
-    write_review,
-)
+from piclip.annotation.export import check_destination, is_review, write_files, write_review
 from piclip.annotation.fitted import Examples, choose_negatives, with_readable
 from piclip.annotation.holdout import Expectation, held_out_images, hold_out
 from piclip.annotation.jobs import Job, journal_path
-from piclip.annotation.parquet import Row, failure_row, row_of, write_rows
+from piclip.annotation.parquet import row_of, write_rows
 from piclip.annotation.queries import Failure, Queries, find_queries
 from piclip.annotation.sinks import Proposal
 from piclip.cli.console import (
@@ -280,35 +275,28 @@ def write_proposals(
         The number of proposed regions by class.
     """
 
-    def proposed() -> Iterator[tuple[LabelledFile, float]]:
+    def proposed() -> Iterator[Proposal]:
         for query in job.done():
-            proposal = Proposal.of(job.journal.read(query.path))
+            found = Proposal.of(query.path, job.journal.read(query.path).found)
             extra = query.known.extra if query.known else None
-            file = replace(proposal.file, extra=extra)
-            yield request.keep(file), proposal.certainty
+            yield replace(found, file=request.keep(replace(found.file, extra=extra)))
+
+    def written() -> Iterator[Proposal]:
+        yield from (Proposal(file, certainty=None) for file in shown)
+        yield from proposed()
 
     def files() -> Iterator[LabelledFile]:
-        yield from shown
-        yield from (file for file, _ in proposed())
-
-    def rows() -> Iterator[Row]:
-        yield from map(row_of, shown)
-        yield from (row_of(file, certainty) for file, certainty in proposed())
-        yield from map(failure_row, failures)
+        return (proposal.file for proposal in written())
 
     counts = Counter(dict.fromkeys(labels.class_names, 0))
-    reviews = []
     with writing(output):
-        for file, certainty in proposed():
-            scores = [region.score for region in file.regions if region.score is not None]
-            counts.update(region.class_name for region in file.regions)
-            lowest = min(scores, default=None)
-            reviews.append(Review(file.path, certainty, len(scores), lowest, file.presence))
+        for proposal in proposed():
+            counts.update(region.class_name for region in proposal.file.regions)
         if review is not None:
-            write_review(reviews, review)
+            write_review(proposed(), review)
         if format == "parquet":
             with atomic_path(output) as temporary:
-                write_rows(rows(), temporary)
+                write_rows(chain(map(row_of, written()), map(vars, failures)), temporary)
         else:
             write_files(files, labels, output, format, simplify=request.simplify)
     return dict(counts)
@@ -320,15 +308,9 @@ def measure(
     """Hold out labelled images, and print and give which IoU to expect of each class."""
     with progress_with_rate("Measuring", len(held_out_images(examples))) as on_progress:
         expectations = hold_out(
-            segmenter,
-            examples,
-            request.images,
+            *(segmenter, examples, request.images, request.how),
             negatives=negatives,
-            threshold=request.how.threshold,
-            min_presence=request.how.min_presence,
-            min_score=request.min_score,
-            cleaning=request.cleaning,
-            max_pixels=request.how.max_pixels,
+            keep=request.keep,
             on_progress=on_progress,
         )
     _print_expectations(expectations)

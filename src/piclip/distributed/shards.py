@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from piclip.annotation.journal import ADVICE
-from piclip.annotation.parquet import Row, counts_of, proposal_of, read_rows
+from piclip.annotation.parquet import Row, counts_of, read_rows
 from piclip.annotation.queries import Failure
 from piclip.annotation.sinks import Proposal
 from piclip.distributed.catalogue import Catalogue, root_of, write_catalogue
@@ -132,7 +132,8 @@ class Shards:
 
     def proposals(self, numbers: Collection[int] | None = None) -> Iterator[Proposal]:
         """The images in which something could be found out, with their regions."""
-        return (proposal_of(row) for row in self.rows(None, numbers) if row["reason"] is None)
+        rows = self.rows(None, numbers)
+        return (Proposal.of(row["path"], row) for row in rows if row["reason"] is None)
 
     def failures(self) -> Iterator[Failure]:
         """The others, with the reason."""

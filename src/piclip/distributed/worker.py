@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from piclip.annotation.answers import How, answers
 from piclip.annotation.journal import Entry
-from piclip.annotation.parquet import entry_row, write_rows
+from piclip.annotation.parquet import Row, write_rows
 from piclip.annotation.queries import Query
 from piclip.annotation.sinks import Regions
 from piclip.distributed.shards import Shards
@@ -62,15 +62,15 @@ class Worker:
         images = sorted(set(paths))
         failed = opened = 0
 
-        def noted() -> Iterator[Entry]:
+        def rows() -> Iterator[Row]:
             nonlocal failed, opened
             for entry in self._entries(images):
                 failed += entry.reason is not None
                 opened += entry.stamp is not None
-                yield entry
+                yield {"path": entry.path, "reason": entry.reason, **entry.found}
 
         with new_file(self.shards.place(number)) as file:
-            write_rows((entry_row(entry) for entry in noted()), file)
+            write_rows(rows(), file)
             if opened == 0 and len(images) > _FEW:
                 raise PiclipError(
                     f"None of the {len(images)} images of a shard can be opened, {images[0]} for "
