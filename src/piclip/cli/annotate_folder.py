@@ -65,11 +65,7 @@ class Request:
     def read(
         self, source: str | Path, images: str | Path | None, called: Callable[[str], str] = str
     ) -> Labels:
-        """Read labels; print what was decided in it, and what of them is left out.
-
-        Raises:
-            UsageError: Images without a label are to be negatives, but the labels tell these.
-        """
+        """Read labels; print what was decided in it, and what of them is left out."""
         with people().status("Reading the labels"):
             labels = read_labels(
                 source,
@@ -95,12 +91,7 @@ class Request:
     def usable(
         self, labels: Labels, images: str | Path, called: Callable[[str], str] = str
     ) -> Labels:
-        """As `with_readable`; print which labels are left out.
-
-        Raises:
-            MaskError: With ``strict``, an image cannot be learned from.
-            UsageError: No other image is labelled.
-        """
+        """As `with_readable`; print which labels are left out (MaskError if ``strict``)."""
         with people().status("Reading the labelled images"):
             found = with_readable(labels, images, max_pixels=self.how.max_pixels, bands=self.bands)
         found = _told(found, called)
@@ -111,11 +102,7 @@ class Request:
         return found
 
     def target(self, labels: str | Path) -> str:
-        """The format of the proposals: the one that is wanted, or that of the labels.
-
-        Raises:
-            UsageError: Proposals cannot be written in it, or not here.
-        """
+        """The format of the proposals, as wanted or as the labels (UsageError if not possible)."""
         wanted = self.output_format
         name = self._format_of(labels) if wanted is None else _unhyphened(wanted)
         if self.simplify or name in READERS:
@@ -189,21 +176,11 @@ def check_output(
     others: Sequence[Path | None],
     overwrite: bool,
 ) -> None:
-    """Refuse an output that does not do, before a model is loaded.
+    """Refuse an output that does not do, before a model is loaded (UsageError).
 
-    Args:
-        output: The file or folder.
-        format: A name of `piclip.formats.FORMATS`.
-        class_names: Those of the labels.
-        queries: The images without a label.
-        shown: Labelled images that go into the output, too.
-        others: The other files of the command line, which may not be written over.
-        overwrite: Whether what is there may be replaced.
-
-    Raises:
-        UsageError: There is nothing to propose, the output does not fit the format or the images,
-            the format cannot hold the names of the classes, or something is there that no earlier
-            run has made.
+    There is nothing to propose, it does not fit the format or the images, the format cannot hold
+    the names of the classes, it is one of the ``others`` of the command line, or something is there
+    that no earlier run has made. The labelled images ``shown`` go into it, too.
     """
     if not queries:
         raise UsageError(
@@ -235,10 +212,15 @@ def check_output(
     else:
         foreign = output.is_file() or (output.is_dir() and any(output.iterdir()))
     if foreign and not journal_path(output).exists() and not overwrite:
-        raise UsageError(
-            f"{output} is there already and no run of piclip annotate has made it; choose another "
-            f"--output, or add --overwrite."
-        )
+        raise made_by_others(output)
+
+
+def made_by_others(output: object) -> UsageError:
+    """The error for an output that is there and that no earlier run has made."""
+    return UsageError(
+        f"{output} is there already and no run of piclip annotate has made it; choose another "
+        f"--output, or add --overwrite."
+    )
 
 
 def refuse_edited(files: Iterable[Path], output: Path) -> None:
@@ -318,7 +300,6 @@ def measure(
 
 
 def _print_expectations(expectations: Sequence[Expectation]) -> None:
-    """Print which IoU to expect of each class."""
     rows = []
     for found in expectations:
         worst = min(found.ious, key=lambda path: found.ious[path], default=None)

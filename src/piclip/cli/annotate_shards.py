@@ -14,15 +14,8 @@ import typer
 
 from piclip.annotation.export import ONE_FILE, check_destination
 from piclip.annotation.fitted import choose_examples, digest, learn
-from piclip.cli.annotate_folder import Request, negatives_for, refuse_edited
-from piclip.cli.console import (
-    people,
-    print_json,
-    print_outcome,
-    progress_lines,
-    stopped,
-    writing,
-)
+from piclip.cli.annotate_folder import Request, made_by_others, negatives_for, refuse_edited
+from piclip.cli.console import people, print_json, print_outcome, progress_lines, stopped, writing
 from piclip.distributed.catalogue import root_of
 from piclip.distributed.export import Export
 from piclip.distributed.job import Annotated, annotate
@@ -49,19 +42,11 @@ _MOST_FAILURES = 1000
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a command line says about shards and who makes them.
-
-    Attributes:
-        engine: "local" or "ray"; None where it does not say.
-        shards: Number of shards.
-        address: Of a Ray cluster.
-        actors: Number of actors.
-        num_gpus: Of each actor.
-    """
+    """What a command line says about shards and who makes them, as `annotate` takes it."""
 
     engine: str | None
     shards: int | None
-    address: str | None
+    ray_address: str | None
     actors: int | None
     num_gpus: float
 
@@ -70,7 +55,7 @@ class Cluster:
         places = (images, *(other for other in others if other))
         if self.engine or any(map(is_url, places)) or is_file(images):
             return True
-        if self.shards or self.address or self.actors or self.num_gpus:
+        if self.shards or self.ray_address or self.actors or self.num_gpus:
             raise UsageError(
                 "--shards, --ray-address, --actors and --num-gpus are for work in shards; add "
                 "--engine local or --engine ray."
@@ -120,7 +105,7 @@ def annotate_shards(request: Request, output: str, cluster: Cluster) -> None:
         labelled = (find_image(images, file.path) for file in known.labelled)
         pool = None
         if cluster.engine == "ray" and target not in (*ONE_FILE, "parquet"):
-            pool = Pool(cluster.address, cluster.actors)
+            pool = Pool(cluster.ray_address, cluster.actors)
         with connected(pool) if pool else nullcontext():  # once, for the shards and label files
             with _bar() as on_progress:
                 done = annotate(
@@ -130,11 +115,7 @@ def annotate_shards(request: Request, output: str, cluster: Cluster) -> None:
                     without=[p.relative_to(images).as_posix() for p in labelled if p],
                     learned=learned,
                     **vars(request.how),
-                    shards=cluster.shards,
-                    engine=cluster.engine or "local",  # type: ignore[arg-type]  # refuses others
-                    ray_address=cluster.address,
-                    actors=cluster.actors,
-                    num_gpus=cluster.num_gpus,
+                    **{**vars(cluster), "engine": cluster.engine or "local"},
                     overwrite=request.overwrite,
                     on_progress=on_progress,
                 )
@@ -173,13 +154,11 @@ def _check_output(request: Request, output: str, format: str, job: str) -> None:
     own = local_path(output)
     below = [Path(root) / "any"] if local_path(root) and own else []
     check_destination(Path(own or PurePosixPath(output).name), format, (), below)
-    foreign = is_file(output) or names(output)
-    if foreign and not is_file(f"{job}/job.json") and not request.overwrite:
-        raise UsageError(
-            f"{output} is there already and no run of piclip annotate has made it; choose another "
-            f"--output, or add --overwrite."
-        )
-    if format == "labelme" and own and not request.overwrite:
+    if request.overwrite:
+        return
+    if (is_file(output) or names(output)) and not is_file(f"{job}/job.json"):
+        raise made_by_others(output)
+    if format == "labelme" and own:
         refuse_edited(Path(own).rglob("*.json"), Path(own))
 
 

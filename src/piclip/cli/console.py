@@ -86,7 +86,7 @@ def print_outcome(
         where: Where all of the reasons are.
         output: Where the results are.
         more: What else is to be said of them.
-        failed: How many images failed, where that is more than there are reasons.
+        failed: How many images failed, if not as many as there are reasons.
     """
     failed = len(failures) if failed is None else failed
     total = done + failed
