@@ -79,12 +79,8 @@ class Catalogue:
         dataset, system = _opened(place)
         if "path" not in dataset.schema.names:
             raise UsageError(f"{place}: there is no column named path; name the one of paths so.")
-        if any(
-            map(
-                _is_special,
-                chain.from_iterable(part.physical_schema for part in dataset.get_fragments()),
-            )
-        ):
+        columns = chain.from_iterable(part.physical_schema for part in dataset.get_fragments())
+        if any(map(_is_special, columns)):
             raise UsageError(
                 f"{place}: a column has a type of a library, not one of Parquet's own; write the "
                 f"paths alone."
@@ -133,13 +129,9 @@ def _lines(place: str) -> Iterable[str]:
 def numbered(
     paths: Iterable[str], root: str, shards: int, without: frozenset[str]
 ) -> Iterator[tuple[int, str]]:
-    """The paths with the numbers of their shards, but for images that are not to be annotated.
+    """The paths with the numbers of their shards, but for places of images to leave out.
 
-    Args:
-        paths: As the catalogue has them.
-        root: See `root_of`.
-        shards: Number of shards.
-        without: Places of images, as `joined` gives them.
+    See `root_of` for the root; ``without`` has places as `joined` gives them.
     """
     return ((shard_of(p, shards), p) for p in paths if joined(root, p) not in without)
 

@@ -49,10 +49,7 @@ class Export:
     replaces: bool = False
 
     def write(self, pool: Pool | None = None) -> None:
-        """Write all shards.
-
-        Args:
-            pool: Of Ray, whose tasks write folders of label files; None for this process.
+        """Write all shards; tasks of Ray write folders of label files if there is a pool.
 
         Raises:
             OutputError: A file cannot be written.
@@ -61,13 +58,10 @@ class Export:
         """
         if self.format in ONE_FILE:
             with self._place() as place:
-                write_files(self._files, self.labels, place, self.format, simplify=self.simplify)
+                write_files(self._kept, self.labels, place, self.format, simplify=self.simplify)
             return
-        paths = [
-            _below(row["path"])
-            for row in self.shards.rows(["path", "reason"])
-            if row["reason"] is None
-        ]
+        rows = self.shards.rows(["path", "reason"])
+        paths = [_below(row["path"]) for row in rows if row["reason"] is None]
         label_paths(paths, "")
         done = self.shards.done()
         # Whoever writes a part of a folder needs none of the images that were labelled before.
@@ -86,8 +80,7 @@ class Export:
         """Write the files of a shard's images (OutputError if that fails)."""
 
         def files() -> Iterator[LabelledFile]:
-            kept = self._kept({number})
-            return (replace(file, path=_below(file.path)) for file in kept)
+            return (replace(file, path=_below(file.path)) for file in self._kept({number}))
 
         with self._place() as place:
             write_image_files(files(), self.labels, place, self.format, self.simplify)
@@ -95,10 +88,7 @@ class Export:
             for path in missing_masks(files(), self.labels.class_names):
                 remove(f"{self.output}/{path}")
 
-    def _files(self) -> Iterator[LabelledFile]:
-        return self._kept(self.shards.done())
-
-    def _kept(self, numbers: Collection[int]) -> Iterator[LabelledFile]:
+    def _kept(self, numbers: Collection[int] | None = None) -> Iterator[LabelledFile]:
         return (self.keep(proposal.file) for proposal in self.shards.proposals(numbers))
 
     @contextmanager

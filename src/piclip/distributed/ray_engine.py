@@ -93,11 +93,7 @@ def shards_by_ray(
 
 
 def each_by_ray(work: Callable[[int], None], numbers: Iterable[int], pool: Pool) -> None:
-    """Call a function of the package with each number, side by side on a cluster.
-
-    Raises:
-        PiclipError: The cluster is not there or cannot go on, or as the function.
-    """
+    """Call a function of the package with each number, side by side on a cluster."""
     with connected(pool) as ray, _one_sentence(ray):
         task = ray.remote(num_cpus=1)(_without_result)
         shared = ray.put(work)
@@ -141,9 +137,7 @@ def _room(resources: Mapping[str, float], num_gpus: float) -> int:
 def connected(pool: Pool) -> Iterator[Any]:
     """Ray, connected for the block unless it was before, so that blocks within share this one.
 
-    Raises:
-        UsageError: Ray is not installed.
-        PiclipError: The cluster is not there.
+    A UsageError if it is not installed, a PiclipError if the cluster is not there.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # people see a progress bar

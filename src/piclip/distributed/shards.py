@@ -55,15 +55,10 @@ class Shards:
         count: int | None = None,
         overwrite: bool = False,
     ) -> Shards:
-        """Takes up the job in a folder, or starts one.
+        """Takes up the job in a folder, or starts one; see `piclip.distributed.annotate`.
 
-        Args:
-            folder: A path or URL, as `piclip.io.storage.absolute` gives it.
-            images: Likewise: a folder, a list or a Parquet file. Folders and lists are read once,
-                at the start.
-            settings: What decides about what is found, as JSON reads it back.
-            count: Number of shards; None for one each 1000 images.
-            overwrite: Start over, whatever is there.
+        Folder and images are as `piclip.io.storage.absolute` gives them, settings as JSON reads
+        them back.
 
         Raises:
             UsageError: The folder holds something else, or a job with other settings.
@@ -117,8 +112,13 @@ class Shards:
 
     def counts(self, numbers: Iterable[int]) -> tuple[int, int]:
         """How many images are in these shards, and how many of them failed."""
+
+        def counts(number: int) -> tuple[int, int]:
+            with self._opened(number) as file:
+                return counts_of(file)
+
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            pairs = list(pool.map(self._counts, numbers))
+            pairs = list(pool.map(counts, numbers))
         return sum(images for images, _ in pairs), sum(failed for _, failed in pairs)
 
     def rows(
@@ -126,8 +126,7 @@ class Shards:
     ) -> Iterator[Row]:
         """What was found, by default in all shards that are done; shard by shard."""
         for number in sorted(self.done() if numbers is None else numbers):
-            system, path = file_system(self.place(number))
-            with system.open(path, "rb") as file:
+            with self._opened(number) as file:
                 yield from read_rows(file, columns)
 
     def proposals(self, numbers: Collection[int] | None = None) -> Iterator[Proposal]:
@@ -147,10 +146,9 @@ class Shards:
             if name.startswith("."):
                 remove(f"{self.folder}/{_SHARDS}/{name}")
 
-    def _counts(self, number: int) -> tuple[int, int]:
+    def _opened(self, number: int) -> Any:  # noqa: ANN401  (a file of fsspec)
         system, path = file_system(self.place(number))
-        with system.open(path, "rb") as file:
-            return counts_of(file)
+        return system.open(path, "rb")
 
 
 def _read_manifest(place: str) -> dict[str, Any]:

@@ -30,13 +30,7 @@ _FEW = 10
 
 @dataclass(frozen=True)
 class Worker:
-    """Makes shards.
-
-    Attributes:
-        segmenter: It has learned the classes.
-        shards: Where they go.
-        how: How to segment.
-    """
+    """Makes shards, with a segmenter that has learned the classes."""
 
     segmenter: FewShotSegmenter
     shards: Shards
@@ -45,9 +39,7 @@ class Worker:
     def work(self, number: int, paths: Iterable[str]) -> tuple[int, int]:
         """Annotate the images of a shard, unless it is there, and write it.
 
-        Args:
-            number: Of the shard.
-            paths: All of its images, in any order, each once or more often.
+        The paths are all of its images, in any order, each once or more often.
 
         Returns:
             How many images it has, and how many of them failed.

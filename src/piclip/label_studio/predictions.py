@@ -37,28 +37,18 @@ def to_prediction(
 ) -> dict[str, Any]:
     """One brush region per class, or polygons for classes that have no brush.
 
-    Args:
-        segmentation: What was found.
-        config: Says which tags the regions belong to.
-        model_version: The name under which Label Studio keeps the prediction.
-
-    Returns:
-        The prediction. Its score is its certainty (`piclip.annotation.sinks.certainty_of`), so
-        that Label Studio can show the least certain tasks first; each region's score is the mean
-        over its pixels, and its note says how likely its class is to be in the image. A class that
-        is not likely enough has no region.
+    The prediction's score is its certainty (`piclip.annotation.sinks.certainty_of`), so that Label
+    Studio can show the least certain tasks first; each region's score is the mean over its pixels,
+    and its note says how likely its class is to be in the image. A class that is not likely enough
+    has no region.
     """
     file = from_segmentation(segmentation, instances=False)
     results = []
     for region in file.regions:
-        control = config.control_for(region.class_name)
-        if control is None:
-            continue
-        make = _brush if control.kind == "brushlabels" else _polygons
-        results += [
-            shape | {"from_name": control.name, "to_name": config.image, "type": control.kind}
-            for shape in make(file, region)
-        ]
+        if control := config.control_for(region.class_name):
+            make = _brush if control.kind == "brushlabels" else _polygons
+            names = {"from_name": control.name, "to_name": config.image, "type": control.kind}
+            results += [shape | names for shape in make(file, region)]
     return {
         "model_version": model_version,
         "score": round(certainty_of(segmentation), _DIGITS),

@@ -39,16 +39,10 @@ logger = logging.getLogger("piclip.label_studio")
 
 @dataclass(frozen=True)
 class Tools:
-    """What all projects share.
+    """What all projects share: the model, where tasks and images come from, limits.
 
-    Attributes:
-        segmenter: The model, with nothing learned.
-        source: Where the labelled tasks come from.
-        images: Where their images come from.
-        folder: For files; somebody else removes it.
-        threshold: Least score of a class, 0 to 1.
-        max_pixels: Larger images are refused.
-        closing: Set when the server ends; whatever takes long then stops.
+    The segmenter has learned nothing. The folder is for files; somebody else removes it. When the
+    server ends, ``closing`` is set, and whatever takes long then stops.
     """
 
     segmenter: FewShotSegmenter
@@ -73,10 +67,8 @@ class Tools:
 class Backend:
     """Keeps the projects and does their work in a thread of its own, in the order of asking.
 
-    Args:
-        tools: What the projects share.
-        recheck_seconds: How old what was read of the labels may be when Label Studio connects
-            without an event.
+    When Label Studio connects without an event, what was read of the labels may be
+    ``recheck_seconds`` old.
     """
 
     def __init__(self, tools: Tools, *, recheck_seconds: float = 60) -> None:
@@ -95,13 +87,8 @@ class Backend:
         """A project connects, which it does before every request for predictions.
 
         Label Studio tells every change of a label by an event. In case it cannot, the labels are
-        read again here if that was long ago.
-
-        Returns:
-            The version to come; there at once if nothing has to be learned.
-
-        Raises:
-            UsageError: The labelling configuration does not fit.
+        read again here if that was long ago. The version is there at once if nothing has to be
+        learned; a UsageError if the labelling configuration does not fit.
         """
         project = self._project(number, config)
         if project.age > self._recheck_seconds:
@@ -109,11 +96,7 @@ class Backend:
         return self._refresh(project)
 
     def predict(self, number: str, config: str, tasks: list[Task]) -> Future[list[Answer]]:
-        """One answer per task to come; see `Project.predict`.
-
-        Raises:
-            UsageError: The labelling configuration does not fit.
-        """
+        """One answer per task to come, as `Project.predict`; errors as of `setup`."""
         return self._worker.submit(self._project(number, config).predict, tasks)
 
     def labels_changed(self, number: str) -> None:
@@ -199,13 +182,9 @@ class Project:
         self._stale = True
 
     def refresh(self) -> str:
-        """Read the labels and learn them, if they may have changed.
+        """Read the labels and learn them, if they may have changed; gives the version.
 
-        Returns:
-            The version.
-
-        Raises:
-            PiclipError: The labels cannot be read.
+        A PiclipError if the labels cannot be read.
         """
         if not self._stale and self.version is not None:
             return self.version
@@ -223,14 +202,9 @@ class Project:
         return self.version
 
     def predict(self, tasks: Sequence[Task]) -> list[Answer]:
-        """Propose regions, with what can be learned now.
+        """Propose regions, with what can be learned now: one answer per task, in order.
 
-        Args:
-            tasks: As Label Studio sends them.
-
-        Returns:
-            One answer per task, in order: a prediction, or none where nothing is learned or the
-            image cannot be had (why is logged).
+        There is none where nothing is learned or the image cannot be had (why is logged).
 
         Raises:
             PiclipError: The labels cannot be read and nothing was learned earlier, or the server
@@ -297,7 +271,11 @@ class Project:
         try:
             if not path.exists():
                 self._tools.images.copy(file.source or "", file.id, path)
-                self._check_intact(path)
+                try:  # now, not in the midst of learning
+                    read_image(path, max_pixels=self._tools.max_pixels)
+                except ImageError:
+                    path.unlink()
+                    raise
             if image_size(path) != file.size:
                 raise MaskError("its image has another size than its labels; label it anew.")
         except PiclipError as error:
@@ -305,14 +283,6 @@ class Project:
             logger.warning("Not learned from task %s: %s", file.id, reason)
             return False
         return True
-
-    def _check_intact(self, path: Path) -> None:
-        """Refuse an image that cannot be learned from now, not in the midst of learning."""
-        try:
-            read_image(path, max_pixels=self._tools.max_pixels)
-        except ImageError:
-            path.unlink()
-            raise
 
     def _answer(self, task: Task, version: str) -> Answer:
         if not self._examples:

@@ -57,10 +57,8 @@ def build_app(
 ) -> Starlette:
     """The protocol as an ASGI application.
 
-    Args:
-        backend: Does the work.
-        login: (user, password) that every request must bring; None for no login.
-        setup_seconds: How long `/setup` waits for learning.
+    Every request must bring the login, (user, password), if there is one; `/setup` waits
+    ``setup_seconds`` for learning.
     """
 
     async def health(request: Request) -> JSONResponse:

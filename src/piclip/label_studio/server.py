@@ -32,26 +32,7 @@ with needs_extra("labelstudio", "The backend of Label Studio"):
 
 @dataclass(frozen=True)
 class Settings:
-    """How to serve.
-
-    Attributes:
-        model: What `piclip.FewShotSegmenter.from_pretrained` takes, like visual, clip, device and
-            dtype.
-        visual: Another ViT that compares images, or None.
-        clip: The CLIP of a decoder's priors; None for that of its training.
-        url: Address of Label Studio, or None.
-        api_key: Its personal access token or legacy token, or None.
-        labels: An export to learn from instead of Label Studio's API, or None.
-        host: Address to listen at.
-        port: Port; 0 for any.
-        login: (user, password), or None for no login.
-        local_files: Folder of Label Studio's local files, if it is on this computer.
-        allowed_hosts: Further servers that images may come from.
-        threshold: Least score of a class; None for the model's own.
-        device: Where the model runs.
-        dtype: Of the CLIP.
-        max_pixels: Larger images are refused.
-    """
+    """How to serve, as the options of ``piclip label-studio`` say it; port 0 is any free one."""
 
     model: str
     visual: str | None = None
@@ -77,11 +58,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Served:
-    """A server that runs.
-
-    Attributes:
-        url: Its address, to be given to Label Studio.
-    """
+    """A server that runs, at the address that is to be given to Label Studio."""
 
     url: str
     _ended: threading.Event
@@ -125,11 +102,7 @@ def serve(settings: Settings) -> Iterator[Served]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take a port.
-
-    Raises:
-        UsageError: The address or the port cannot be had.
-    """
+    """Take a port (UsageError if it or the address cannot be had)."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
@@ -188,8 +161,8 @@ def _connections(settings: Settings) -> tuple[TaskSource, TaskImages]:
             )
         api = LabelStudioApi(settings.url, settings.api_key)
     images = TaskImages(
-        None if api is None else api.url,
-        headers=dict if api is None else api.headers,
+        api and api.url,
+        headers=api.headers if api else dict,
         local_files=settings.local_files,
         allowed_hosts=settings.allowed_hosts,
     )

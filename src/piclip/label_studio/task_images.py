@@ -51,10 +51,7 @@ class TaskImages:
         label_studio: Address of Label Studio; None if there is none to ask.
         headers: Gives the headers that let us in there.
         local_files: The folder of Label Studio's local files; None if it is not on this computer.
-        allowed_hosts: Further servers, as ``host`` or ``host:port``.
-
-    Raises:
-        UsageError: The address or an allowed host cannot be understood.
+        allowed_hosts: Further servers, as ``host`` or ``host:port`` (or else a UsageError).
     """
 
     def __init__(
@@ -78,15 +75,10 @@ class TaskImages:
         self._client.close()
 
     def copy(self, address: str, task_id: int | None, destination: Path) -> None:
-        """Copy the image of a task into a file.
+        """Copy the image of a task into a file, which is removed on failure.
 
-        Args:
-            address: As the task's data has it.
-            task_id: The task's number, which Label Studio wants to know for cloud storages.
-            destination: The file; on failure it is removed.
-
-        Raises:
-            ImageError: The image may not be fetched from there, or cannot be.
+        The address is as the task's data has it; for cloud storages Label Studio wants to know the
+        number of the task. An ImageError if the image may not be fetched from there, or cannot be.
         """
         try:
             self._copy(address, task_id, destination)

@@ -48,12 +48,9 @@ _SECONDS = 60
 
 @dataclass(frozen=True)
 class Control:
-    """A tag with which people label regions.
+    """A tag with which people label regions: its kind, its ``from_name`` and the labels it offers.
 
-    Attributes:
-        kind: "brushlabels" or "polygonlabels".
-        name: How results call it (``from_name``).
-        class_names: The labels that it offers; None if each task brings its own.
+    The kind is "brushlabels" or "polygonlabels"; the labels are None if each task brings its own.
     """
 
     kind: str
@@ -63,12 +60,9 @@ class Control:
 
 @dataclass(frozen=True)
 class LabellingConfig:
-    """How the images of a project are labelled.
+    """How the images of a project are labelled: by these tags, brushes first.
 
-    Attributes:
-        field: Where in a task's data the image's address is.
-        image: How results call the image (``to_name``).
-        controls: The tags that label it, brushes first.
+    The image's address is in this field of a task's data; results call it ``image`` (to_name).
     """
 
     field: str
@@ -84,13 +78,9 @@ class LabellingConfig:
 
 
 def parse_config(xml: str) -> LabellingConfig:
-    """Reads a labelling configuration as Label Studio sends it.
+    """The first image of a labelling configuration that regions can be drawn on, and its tags.
 
-    Returns:
-        Of the first image that regions can be drawn on, and all tags for it.
-
-    Raises:
-        UsageError: This is no XML, or nothing in it labels regions of an image.
+    A UsageError if this is no XML, or nothing in it labels regions of an image.
     """
     interface = library("label_studio_sdk.label_interface").LabelInterface
     try:
@@ -116,14 +106,9 @@ def parse_config(xml: str) -> LabellingConfig:
 
 
 class LabelStudioApi:
-    """The API of a running Label Studio.
+    """The API of a running Label Studio, asked with a personal access token or a legacy one.
 
-    Args:
-        url: Its address.
-        api_key: A personal access token or a legacy token.
-
-    Raises:
-        UsageError: The address or the key cannot be right, or the SDK is not installed.
+    A UsageError if the address or the key cannot be right, or the SDK is not installed.
     """
 
     def __init__(self, url: str, api_key: str) -> None:
@@ -145,11 +130,7 @@ class LabelStudioApi:
             ) from error
 
     def headers(self) -> Mapping[str, str]:
-        """The headers that let us in.
-
-        Raises:
-            PiclipError: Label Studio gives no access for the key.
-        """
+        """The headers that let us in (PiclipError if Label Studio gives no access for the key)."""
         try:
             # Only here the SDK turns personal access tokens into ones that open doors.
             headers: dict[str, str] = self._client._client_wrapper.get_headers()
@@ -196,11 +177,7 @@ def _is_web_address(url: str) -> bool:
 
 
 def image_address(task: Task, config: LabellingConfig) -> str:
-    """Where the image of a task is.
-
-    Raises:
-        UsageError: The task does not say.
-    """
+    """Where the image of a task is (UsageError if it does not say)."""
     data = task.get("data")
     address = data.get(config.field) if isinstance(data, dict) else None
     if not isinstance(address, str) or not address:
@@ -209,18 +186,10 @@ def image_address(task: Task, config: LabellingConfig) -> str:
 
 
 def read_labels(task: Task, config: LabellingConfig, problems: Problems) -> LabelledFile | None:
-    """The labelled regions of a task.
+    """The labelled regions of a task, with the image's address as ``source``; None without any.
 
-    Args:
-        task: With its annotations.
-        config: Regions of other images of the task and of unknown classes are left out.
-        problems: Takes the regions that cannot be used.
-
-    Returns:
-        The labels, with the image's address as ``source``; None without any region.
-
-    Raises:
-        UsageError: The task or its annotation is malformed.
+    Regions of other images of the task and of unknown classes are left out. A UsageError if the
+    task or its annotation is malformed.
     """
     annotations = task.get("annotations") or []
     if isinstance(annotations, list):
