@@ -235,7 +235,7 @@ def test_two_files_of_one_name_get_two_results(session, tmp_path):
 def test_examples_are_complete(tmp_path, title):
     session = AppSession(tmp_path / "session", Limits())
     paper = load_example(session, title)
-    assert session.class_names == EXAMPLES[title].class_names
+    assert session.class_names == EXAMPLES[title][0]
     assert len(session.queries) == 6 and max(paper.size) == 512
     with pytest.raises(UsageError, match="no example"):
         load_example(session, "Dragons")

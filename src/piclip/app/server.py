@@ -25,20 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to serve the page.
+    """How to serve the page, as the options of ``piclip app`` say it.
 
-    Attributes:
-        model: What it starts with: whatever `FewShotSegmenter.from_pretrained` takes. A page that
-            others can reach offers only this and the built-in one.
-        visual: Another ViT that compares images for it; None where it does that itself.
-        clip: The CLIP of its priors, if that is a trained decoder; None for that of its training.
-        local_models: Whether people may name folders and files of this computer as models.
-        host: Address to listen at.
-        port: Port, or None for the first free one from 7860.
-        login: (user, password), or None for no login.
-        allow_hosts: Names besides its address under which it answers, as NAME or NAME:PORT.
-        upload_megabytes: Largest file taken.
-        limits: What one tab may hold.
+    A page that others can reach offers only the model it starts with and the built-in one.
     """
 
     model: str = BUILTIN

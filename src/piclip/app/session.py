@@ -76,12 +76,7 @@ class Step(NamedTuple):
 
 
 class AppSession:
-    """The work of one browser tab. Results stay on disk in its folder, which `close` removes.
-
-    Args:
-        folder: Made here; the session owns it.
-        limits: What to refuse.
-    """
+    """The work of one browser tab; results stay in its folder, made here and removed by `close`."""
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         folder.mkdir(parents=True)
@@ -141,15 +136,9 @@ class AppSession:
         self.examples.append(Example(name, picture, marked))
 
     def add_query(self, path: Path, file_name: str | None = None) -> None:
-        """Add an image to segment; it is read once to be sure and copied.
+        """Add an image to segment, under its owner's name for it; it is read to be sure and copied.
 
-        Args:
-            path: The image file.
-            file_name: What its owner calls it, if not as the file.
-
-        Raises:
-            UsageError: There are too many images.
-            ImageError: The image cannot be read.
+        A UsageError if there are too many images, an ImageError if it cannot be read.
         """
         if len(self.queries) >= self.limits.images:
             raise UsageError(
@@ -214,15 +203,10 @@ class AppSession:
             raise UsageError("Add at least one image to segment first (step 2).")
 
     def run(self, model: FewShotSegmenter) -> Iterator[Step]:
-        """Learn from the examples, then segment image by image.
+        """Learn from the examples, then segment image by image; first yields with nothing done.
 
         Results of an earlier run are replaced. Stopped early, the images done so far have theirs.
-
-        Args:
-            model: What segments; what it was fitted on is not used and not changed.
-
-        Yields:
-            How far it is, first with nothing done.
+        What the model was fitted on is not used and not changed.
 
         Raises:
             UsageError: There is no example, no image, or a run is going on already.

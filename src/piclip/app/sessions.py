@@ -18,12 +18,8 @@ _MOST_SESSIONS = 200
 class Sessions:
     """The sessions of all tabs and API clients, by user and session identifier.
 
-    Tabs never mix, and abandoned ones are forgotten.
-
-    Args:
-        folder: Where the sessions make their folders.
-        limits: What each may hold.
-        browser: Where gradio keeps what browsers sent and show, of all tabs together.
+    Tabs never mix, and abandoned ones are forgotten. Each session makes its folder in ``folder``;
+    in ``browser`` gradio keeps what browsers sent and show, of all tabs together.
     """
 
     def __init__(self, folder: Path, limits: Limits, browser: Path | None = None) -> None:
@@ -37,14 +33,9 @@ class Sessions:
         return len(self._sessions)
 
     def of(self, user: str | None, identifier: str | None) -> AppSession:
-        """The session of one tab, made when first asked for.
+        """The session of one tab (what it calls itself), made when first asked for.
 
-        Args:
-            user: Who logged in, or None.
-            identifier: What the tab calls itself.
-
-        Raises:
-            UsageError: The request names no session, or there are too many.
+        A UsageError if the request names no session, or there are too many.
         """
         if not identifier:
             raise UsageError("The request has no session_hash; call through gradio_client.")
