@@ -10,19 +10,7 @@ import typer
 
 from piclip.cli import options
 
-EXAMPLES = options.examples(
-    "piclip annotate --images photos --labels labels.json --holdout",
-    "piclip annotate --images photos --labels labels.json --output proposals.json "
-    "--min-score 0.5 --review review.csv",
-    "piclip annotate --images photos --labels export.json --format labelstudio --output tasks.json",
-    "piclip annotate --images photos --labels masks --format masks --name zebra "
-    "--output proposals.json --output-format coco",
-    "piclip annotate --images s3://bucket/photos --labels labels.json --engine ray --num-gpus 1 "
-    "--output s3://bucket/found --output-format parquet",
-)
 
-
-@options.documented
 def annotate(
     *,
     images: Annotated[str, typer.Option(metavar="DIR")],
@@ -41,8 +29,8 @@ def annotate(
         float, typer.Option(min=0, max=1, callback=options.finite, metavar="SCORE")
     ] = 0.0,
     min_area: options.MinArea = "0.05%",
-    largest: options.Largest = False,
-    fill_holes: options.FillHoles = False,
+    largest: bool = False,
+    fill_holes: bool = False,
     simplify: Annotated[
         float, typer.Option(min=0, callback=options.finite, metavar="PIXELS")
     ] = 0.0,
@@ -63,7 +51,7 @@ def annotate(
     bands: options.Bands = None,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
     overwrite: bool = False,
-    json: options.Json = False,
+    json: bool = False,
 ) -> None:
     """Learn from the labelled images of a folder and propose regions for all others.
 
@@ -112,6 +100,17 @@ def annotate(
         actors: Processes on Ray. [default: as many as fit]
         num_gpus: Of each actor; a part of one will do.
         overwrite: Start over, and replace what is at --output.
+
+    Examples:
+        piclip annotate --images photos --labels labels.json --holdout
+        piclip annotate --images photos --labels labels.json --output proposals.json
+            --min-score 0.5 --review review.csv
+        piclip annotate --images photos --labels export.json --format labelstudio
+            --output tasks.json
+        piclip annotate --images photos --labels masks --format masks --name zebra
+            --output proposals.json --output-format coco
+        piclip annotate --images s3://bucket/photos --labels labels.json --engine ray
+            --num-gpus 1 --output s3://bucket/found --output-format parquet
     """
     from piclip import __version__
     from piclip.annotation.answers import How

@@ -25,12 +25,7 @@ app = typer.Typer(
 )
 
 
-@app.command(
-    epilog=options.examples(
-        "piclip benchmark scenes", "piclip benchmark scenes --episodes 100 --seeds 2 --json"
-    )
-)
-@options.documented
+@options.command(app)
 def scenes(
     *,
     episodes: Annotated[int, typer.Option(min=1, metavar="N")] = 1000,
@@ -39,7 +34,7 @@ def scenes(
     model: options.Model = "builtin",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    json: options.Json = False,
+    json: bool = False,
 ) -> None:
     """Measure every map and the final mask on held-out episodes of drawn scenes.
 
@@ -50,6 +45,10 @@ def scenes(
     Options:
         episodes: Held-out episodes per seed, over all classes.
         seeds: Repetitions with other episodes (named alone).
+
+    Examples:
+        piclip benchmark scenes
+        piclip benchmark scenes --episodes 100 --seeds 2 --json
     """
     from piclip.cli.console import progress_lines
     from piclip.evaluation.benchmarks.scenes import run_scene_benchmark
@@ -66,13 +65,7 @@ def scenes(
     _print(report, f"{episodes} episodes x {seeds} seeds of drawn scenes", json=json)
 
 
-@app.command(
-    epilog=options.examples(
-        "piclip benchmark photos --data pascal",
-        "piclip benchmark photos --data VOC --list report.txt --shots 1 --episodes 100 --json",
-    )
-)
-@options.documented
+@options.command(app)
 def photos(
     *,
     data: Annotated[Path, typer.Option(metavar="FOLDER")],
@@ -85,7 +78,7 @@ def photos(
     visual: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    json: options.Json = False,
+    json: bool = False,
 ) -> None:
     """Measure every map and the final mask on labelled photographs.
 
@@ -101,6 +94,10 @@ def photos(
         episodes: Episodes of each kind and number of shots.
         seed: Which episodes.
         visual: Another ViT that compares images beside the CLIP.
+
+    Examples:
+        piclip benchmark photos --data pascal
+        piclip benchmark photos --data VOC --list report.txt --shots 1 --episodes 100 --json
     """
     from piclip.cli.console import progress_lines
     from piclip.evaluation.benchmarks.photos import run_photo_benchmark
@@ -120,12 +117,16 @@ def photos(
     _print(report, f"{episodes} episodes of {report.protocol['images']} photographs", json=json)
 
 
-@app.command(epilog=options.examples("piclip benchmark speed", "piclip benchmark speed --json"))
-def speed(json: options.Json = False) -> None:
+@options.command(app)
+def speed(json: bool = False) -> None:
     """Measure the priors' cost against one plain forward pass of the same encoder.
 
     ViT-B/16 with random weights, one image of 480 x 480, supports cached, two threads; medians of
     interleaved repetitions.
+
+    Examples:
+        piclip benchmark speed
+        piclip benchmark speed --json
     """
     from piclip.cli.console import print_json, print_table, progress_lines
     from piclip.evaluation.benchmarks.speed import run_speed_benchmark

@@ -9,14 +9,7 @@ import typer
 
 from piclip.cli import options
 
-EXAMPLES = options.examples(
-    "piclip calibrate --data pascal --output my-clip",
-    "piclip calibrate --data pascal --leave-out cat --leave-out dog "
-    "--model facebook/dinov2-small --output my-dino",
-)
 
-
-@options.documented
 def calibrate(
     *,
     data: Annotated[Path, typer.Option(metavar="FOLDER")],
@@ -33,7 +26,7 @@ def calibrate(
     visual: options.Visual = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    json: options.Json = False,
+    json: bool = False,
 ) -> None:
     """Set the constants of a model on labelled images: blocks, weight of names, threshold.
 
@@ -50,6 +43,11 @@ def calibrate(
         shots: Examples of an episode; repeat it.
         seed: Draws other episodes.
         lost: Images with the class that presence may refuse.
+
+    Examples:
+        piclip calibrate --data pascal --output my-clip
+        piclip calibrate --data pascal --leave-out cat --leave-out dog
+            --model facebook/dinov2-small --output my-dino
     """
     from piclip import FewShotSegmenter
     from piclip.cli.console import people, print_json, print_table, progress_lines

@@ -9,14 +9,7 @@ import typer
 
 from piclip.cli import options
 
-EXAMPLES = options.examples(
-    "piclip convert ViT-B-16.pt clip-vit-b16",
-    "piclip convert open_clip_model.safetensors my-clip --activation gelu",
-    "piclip convert tiny.pt tiny-clip --tokenizer folder-with-tokenizer",
-)
 
-
-@options.documented
 def convert(
     source: Annotated[str, typer.Argument()],
     destination: Annotated[Path, typer.Argument(parser=options.path)],
@@ -31,6 +24,11 @@ def convert(
         tokenizer: Folder or hub name of the tokenizer, for files without one. [default: OpenAI's,
             where the vocabulary has its size]
         activation: quick_gelu (OpenAI) or gelu (most of open_clip); weights files do not say.
+
+    Examples:
+        piclip convert ViT-B-16.pt clip-vit-b16
+        piclip convert open_clip_model.safetensors my-clip --activation gelu
+        piclip convert tiny.pt tiny-clip --tokenizer folder-with-tokenizer
     """
     from piclip.cli.console import people
     from piclip.clip.checkpoints import convert_checkpoint

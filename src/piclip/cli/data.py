@@ -45,14 +45,7 @@ _OutOption = Annotated[
 ]
 
 
-@_prepare.command(
-    epilog=options.examples(
-        "piclip data prepare pascal --voc VOCdevkit/VOC2012 --sbd benchmark_RELEASE --out pascal",
-        "piclip data prepare pascal --voc VOC2012 --masks SegmentationClassAug --out pascal "
-        "--train-list aug",
-    )
-)
-@options.documented
+@options.command(_prepare)
 def pascal(
     *,
     voc: Annotated[Path, typer.Option(metavar="DIR")],
@@ -61,7 +54,7 @@ def pascal(
     masks: Annotated[Path | None, typer.Option(metavar="DIR")] = None,
     train_list: Annotated[str, typer.Option(metavar="NAME")] = "published",
     list_file: Annotated[Path | None, typer.Option("--list", metavar="FILE")] = None,
-    json: options.Json = False,
+    json: bool = False,
 ) -> None:
     """Merge VOC 2012 and SBD into class masks, and write the lists of PASCAL-5i.
 
@@ -74,6 +67,11 @@ def pascal(
         masks: Instead of --sbd: a folder SegmentationClassAug.
         train_list: published (5953 images, as PFENet and BAM) or aug (10582).
         list_file: Instead of --train-list: one image name per line.
+
+    Examples:
+        piclip data prepare pascal --voc VOCdevkit/VOC2012 --sbd benchmark_RELEASE --out pascal
+        piclip data prepare pascal --voc VOC2012 --masks SegmentationClassAug --out pascal
+            --train-list aug
     """
     from piclip.cli.console import progress_lines
     from piclip.datasets.prepare.pascal_5i import prepare_pascal
@@ -91,20 +89,13 @@ def pascal(
     _report_prepared(prepared, json)
 
 
-@_prepare.command(
-    epilog=options.examples(
-        "piclip data prepare coco --images coco --annotations coco/annotations/"
-        "instances_train2014.json --annotations coco/annotations/instances_val2014.json "
-        "--out coco-20i"
-    )
-)
-@options.documented
+@options.command(_prepare)
 def coco(
     *,
     images: Annotated[Path, typer.Option(metavar="DIR")],
     annotations: Annotated[list[Path], typer.Option(metavar="JSON")],
     out: _OutOption,
-    json: options.Json = False,
+    json: bool = False,
 ) -> None:
     """Draw COCO's objects into class masks, and write the lists of COCO-20i.
 
@@ -115,6 +106,11 @@ def coco(
     Options:
         images: The folder with train2014, val2014.
         annotations: instances_*.json; may be repeated.
+
+    Examples:
+        piclip data prepare coco --images coco
+            --annotations coco/annotations/instances_train2014.json
+            --annotations coco/annotations/instances_val2014.json --out coco-20i
     """
     from piclip.cli.console import progress_lines
     from piclip.datasets.prepare.coco_20i import prepare_coco
@@ -126,8 +122,7 @@ def coco(
     _report_prepared(prepared, json)
 
 
-@app.command(epilog=options.examples("piclip data download coco --out coco"))
-@options.documented
+@options.command(app)
 def download(
     dataset: Annotated[str, typer.Argument(metavar="pascal|coco")],
     *,
@@ -141,6 +136,9 @@ def download(
     Options:
         dataset: What to download.
         out: Where the files go.
+
+    Examples:
+        piclip data download coco --out coco
     """
     from piclip.cli.console import people, progress_bar
     from piclip.datasets.prepare import download as downloads
@@ -160,14 +158,11 @@ def download(
     people().print(f"The files of {dataset} are in {out}; go on with 'piclip data prepare'.")
 
 
-@app.command(
-    epilog=options.examples("piclip data check pascal", "piclip data check coco-20i --json")
-)
-@options.documented
+@options.command(app)
 def check(
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
     *,
-    json: options.Json = False,
+    json: bool = False,
 ) -> None:
     """Say what a prepared folder holds, per fold and class, and what is missing.
 
@@ -175,6 +170,10 @@ def check(
 
     Options:
         folder: The prepared folder.
+
+    Examples:
+        piclip data check pascal
+        piclip data check coco-20i --json
     """
     from piclip.cli.console import print_json, progress_lines
     from piclip.datasets.prepare.check import check_folder
@@ -188,14 +187,7 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command(
-    epilog=options.examples(
-        "piclip data episodes pascal-5i --root pascal --fold 0 --out fold0.json",
-        "piclip data episodes coco-20i --root coco-20i --fold 0 --protocol hsnet --splits "
-        "hsnet/data/splits --out hsnet0.json",
-    )
-)
-@options.documented
+@options.command(app)
 def episodes(
     dataset: Annotated[str, typer.Argument(metavar="DATASET")],
     *,
@@ -208,7 +200,7 @@ def episodes(
     splits: options.Splits = None,
     seed: Annotated[int | None, typer.Option(min=0, metavar="S")] = None,
     count: Annotated[int | None, typer.Option("--episodes", min=1, metavar="N")] = None,
-    json: options.Json = False,
+    json: bool = False,
 ) -> None:
     """Draw the episodes of a protocol on the novel classes of a fold, for 'piclip evaluate'.
 
@@ -222,6 +214,11 @@ def episodes(
         protocol: How episodes are drawn: ours, pfenet (as HDMNet and BAM, too) or hsnet.
         seed: [default: the protocol's first: 0; pfenet 510]
         count: How many. [default: 1000; pfenet on COCO 10000, hsnet on FSS-1000 2400]
+
+    Examples:
+        piclip data episodes pascal-5i --root pascal --fold 0 --out fold0.json
+        piclip data episodes coco-20i --root coco-20i --fold 0 --protocol hsnet
+            --splits hsnet/data/splits --out hsnet0.json
     """
     from piclip.cli.console import people, print_json
     from piclip.cli.evaluation_runs import EvaluateRequest

@@ -10,14 +10,7 @@ import typer
 from piclip.cli import options
 from piclip.errors import UsageError
 
-EXAMPLES = options.examples(
-    "piclip demo",
-    "piclip demo somewhere/else --json",
-    "piclip demo photos --photos --visual facebook/dinov2-small",
-)
 
-
-@options.documented
 def demo(
     out: Annotated[Path, typer.Argument(parser=options.path)] = Path("demo"),
     photos: bool = False,
@@ -30,7 +23,7 @@ def demo(
         ),
     ] = None,
     visual: options.Visual = None,
-    json: options.Json = False,
+    json: bool = False,
 ) -> None:
     """Segment a few drawn scenes with the built-in model: offline, in seconds.
 
@@ -43,6 +36,11 @@ def demo(
     Options:
         out: The folder to fill.
         photos: Segment photographs of cheetahs instead, which come with gradio (piclip[app]).
+
+    Examples:
+        piclip demo
+        piclip demo somewhere/else --json
+        piclip demo photos --photos --visual facebook/dinov2-small
     """
     from statistics import fmean
 

@@ -15,14 +15,7 @@ from piclip.cli import options
 if TYPE_CHECKING:
     from piclip.evaluation.records import Evaluation
 
-EXAMPLES = options.examples(
-    "piclip evaluate training-free --dataset scenes --fold all --output results/free.json",
-    "piclip evaluate runs/hdmnet-0 --shot 5 --output results/hdmnet-0.json",
-    "piclip evaluate training-free --dataset pascal-5i --root data/pascal --fold 0 --prior vtp+pir",
-)
 
-
-@options.documented
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT")],
     *,
@@ -49,7 +42,7 @@ def evaluate(
     dtype: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N")] = 1,
     output: Annotated[Path | None, typer.Option(parser=options.path, metavar="FILE")] = None,
-    json: options.Json = False,
+    json: bool = False,
 ) -> None:
     """Measure mIoU and FB-IoU on the novel classes of a fold.
 
@@ -82,6 +75,12 @@ def evaluate(
         workers: Processes.
         output: Keep the result. Seeds that it holds already are not run again. With --fold all, one
             file each, '-foldN' in its name or {fold} in its path.
+
+    Examples:
+        piclip evaluate training-free --dataset scenes --fold all --output results/free.json
+        piclip evaluate runs/hdmnet-0 --shot 5 --output results/hdmnet-0.json
+        piclip evaluate training-free --dataset pascal-5i --root data/pascal --fold 0
+            --prior vtp+pir
     """
     from piclip.cli.console import print_json, progress_bar, resuming
     from piclip.cli.evaluation_runs import EvaluateRequest

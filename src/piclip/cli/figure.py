@@ -17,15 +17,9 @@ if TYPE_CHECKING:
     from piclip.datasets.few_shot import EpisodeKeys, FewShotView
     from piclip.evaluation.records import Method
 
-EXAMPLES = options.examples(
-    "piclip figure fig4 --dataset scenes --output fig4.png",
-    "piclip figure fig1 --baseline runs/pfenet-0 --output fig1.pdf",
-    "piclip figure fig3 --baseline runs/pfenet-imagenet-0 --ours runs/pfenet-0 --output fig3.png",
-)
 NAMES = ("fig1", "fig3", "fig4")
 
 
-@options.documented
 def figure(
     name: Annotated[str, typer.Argument(metavar="FIGURE")],
     *,
@@ -61,6 +55,12 @@ def figure(
         seed: Which episodes.
         rows: How many episodes.
         model: The CLIP. [default: builtin on scenes]
+
+    Examples:
+        piclip figure fig4 --dataset scenes --output fig4.png
+        piclip figure fig1 --baseline runs/pfenet-0 --output fig1.pdf
+        piclip figure fig3 --baseline runs/pfenet-imagenet-0 --ours runs/pfenet-0
+            --output fig3.png
     """
     from piclip.cli.console import people
     from piclip.cli.evaluation_runs import EvaluateRequest

@@ -9,16 +9,7 @@ import typer
 
 from piclip.cli import options
 
-EXAMPLES = options.examples(
-    "LABEL_STUDIO_API_KEY=... piclip label-studio --url http://localhost:8080",
-    "piclip label-studio --labels export.json --local-files /data/photos",
-    "piclip label-studio --model runs/pfenet --url http://localhost:8080",
-    "piclip label-studio --url https://labels.example.org --host 0.0.0.0 "
-    "--basic-auth anna:secret --allow-host images.example.org",
-)
 
-
-@options.documented
 def label_studio(
     *,
     url: Annotated[str | None, typer.Option(metavar="URL", envvar="LABEL_STUDIO_URL")] = None,
@@ -58,6 +49,13 @@ def label_studio(
             files here instead of fetching them.
         allow_host: Fetch images from this server too; repeat it for more. Otherwise they come from
             --url and --local-files alone.
+
+    Examples:
+        LABEL_STUDIO_API_KEY=... piclip label-studio --url http://localhost:8080
+        piclip label-studio --labels export.json --local-files /data/photos
+        piclip label-studio --model runs/pfenet --url http://localhost:8080
+        piclip label-studio --url https://labels.example.org --host 0.0.0.0
+            --basic-auth anna:secret --allow-host images.example.org
     """
     import logging
     import signal

@@ -8,16 +8,7 @@ import typer
 
 from piclip.cli import options
 
-EXAMPLES = options.examples(
-    "piclip app",
-    "piclip app --model openai/clip-vit-base-patch16 --local-models",
-    "piclip app --model runs/pfenet --clip openai/clip-vit-base-patch16",
-    "piclip app --host 0.0.0.0 --port 8000 --auth anna:secret",
-    "piclip app --auth anna:secret --allow-host piclip.example.org",
-)
 
-
-@options.documented
 def app(
     model: options.ModelOrDecoder = "builtin",
     visual: options.Visual = None,
@@ -42,6 +33,13 @@ def app(
         allow_host: Answer under this name too, such as that of a reverse proxy. Repeatable.
         max_upload_mb: Largest file that is taken, in megabytes (paint counts as PNG).
         max_images: Most images to segment at a time in one tab.
+
+    Examples:
+        piclip app
+        piclip app --model openai/clip-vit-base-patch16 --local-models
+        piclip app --model runs/pfenet --clip openai/clip-vit-base-patch16
+        piclip app --host 0.0.0.0 --port 8000 --auth anna:secret
+        piclip app --auth anna:secret --allow-host piclip.example.org
     """
     from piclip.app.server import Settings, serve
     from piclip.app.session import Limits

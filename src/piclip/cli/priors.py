@@ -13,14 +13,7 @@ from piclip.cli import options
 if TYPE_CHECKING:
     from piclip.results import Segmentation
 
-EXAMPLES = options.examples(
-    "piclip priors --support zebra.jpg --mask zebra.png --name zebra --query herd.jpg --output out",
-    "piclip priors --model builtin --support demo/images/support.png "
-    "--mask demo/truth/support.png --name cat --query demo/images/query_1.png --output out",
-)
 
-
-@options.documented
 def priors(
     *,
     support: options.Support,
@@ -35,7 +28,7 @@ def priors(
     dtype: options.Dtype = "auto",
     bands: options.Bands = None,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
-    json: options.Json = False,
+    json: bool = False,
 ) -> None:
     """Show where a mask comes from: the priors of one image, as a figure and as arrays.
 
@@ -48,6 +41,12 @@ def priors(
     Options:
         name: What the masks show, in a word or two, as in zebra.
         query: The image to look at.
+
+    Examples:
+        piclip priors --support zebra.jpg --mask zebra.png --name zebra --query herd.jpg
+            --output out
+        piclip priors --model builtin --support demo/images/support.png
+            --mask demo/truth/support.png --name cat --query demo/images/query_1.png --output out
     """
     from piclip import FewShotSegmenter, Support
     from piclip.cli.console import loading_model, people, print_json

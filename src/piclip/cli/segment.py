@@ -10,20 +10,7 @@ import typer
 
 from piclip.cli import options
 
-EXAMPLES = options.examples(
-    "piclip segment --support zebra.jpg --mask zebra.png --name zebra --query photos --output out",
-    "piclip segment --support a.jpg --mask a.png --support b.jpg --mask b.png --name zebra "
-    "--query herd.jpg --output out --overlay",
-    "piclip segment --support a.jpg --mask a.png --name zebra "
-    "--support b.jpg --mask b.png --name lion --query photos --output out",
-    "piclip segment --model builtin --support demo/images/support.png "
-    "--mask demo/truth/support.png --name cat --query demo/images --output out",
-    "piclip segment --visual facebook/dinov2-small --support zebra.jpg --mask zebra.png "
-    "--name zebra --negative empty_savanna.jpg --query photos --output out",
-)
 
-
-@options.documented
 def segment(
     *,
     support: options.Support,
@@ -41,8 +28,8 @@ def segment(
     threshold: options.Threshold = None,
     min_presence: options.MinPresence = options.MIN_PRESENCE,
     min_area: options.MinArea = "0",
-    largest: options.Largest = False,
-    fill_holes: options.FillHoles = False,
+    largest: bool = False,
+    fill_holes: bool = False,
     batch_size: options.BatchSize = 8,
     workers: options.Workers = 1,
     device: options.Device = "auto",
@@ -50,7 +37,7 @@ def segment(
     bands: options.Bands = None,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
     overwrite: bool = False,
-    json: options.Json = False,
+    json: bool = False,
 ) -> None:
     """Segment images from one to a few labelled ones and the class's name.
 
@@ -73,6 +60,18 @@ def segment(
         csv: Write a table, too: each image and class with its share of the pixels, its presence and
             its mean score.
         overwrite: Start over in a folder with earlier results.
+
+    Examples:
+        piclip segment --support zebra.jpg --mask zebra.png --name zebra --query photos
+            --output out
+        piclip segment --support a.jpg --mask a.png --support b.jpg --mask b.png --name zebra
+            --query herd.jpg --output out --overlay
+        piclip segment --support a.jpg --mask a.png --name zebra --support b.jpg --mask b.png
+            --name lion --query photos --output out
+        piclip segment --model builtin --support demo/images/support.png
+            --mask demo/truth/support.png --name cat --query demo/images --output out
+        piclip segment --visual facebook/dinov2-small --support zebra.jpg --mask zebra.png
+            --name zebra --negative empty_savanna.jpg --query photos --output out
     """
     from piclip import FewShotSegmenter, Support, __version__
     from piclip.annotation.answers import How

@@ -7,15 +7,7 @@ from typing import Annotated
 
 import typer
 
-from piclip.cli import options
 
-EXAMPLES = options.examples(
-    "piclip table results/*.json",
-    "piclip table results/*.json --style priors --format latex",
-)
-
-
-@options.documented
 def table(
     results: Annotated[list[Path], typer.Argument(metavar="RESULTS...")],
     *,
@@ -31,6 +23,10 @@ def table(
         results: Files of 'piclip evaluate --output', or folders of them.
         style: main, ablation (previous, VTP, VVP, PIR) or priors (their gain).
         form: markdown, latex or csv.
+
+    Examples:
+        piclip table results/*.json
+        piclip table results/*.json --style priors --format latex
     """
     from piclip.evaluation.records import read_result
     from piclip.evaluation.tables import make_tables, render

@@ -10,15 +10,7 @@ import typer
 from piclip.cli import options
 from piclip.io.extras import needs_extra
 
-EXAMPLES = options.examples(
-    "piclip train -c recipes/scenes/hdmnet.yaml decoder.backbone_weights=null "
-    "base.train_backbone=true --output runs/hdmnet",
-    "piclip train -c recipes/pascal/bam_resnet50.yaml fold=1 prior=imagenet "
-    "dataset.root=data/pascal --output runs/bam-1",
-)
 
-
-@options.documented
 def train(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     *,
@@ -39,6 +31,12 @@ def train(
         output: Folder of the run; a run that was stopped continues in it. [default: runs/ and the
             recipe's name]
         base_only: Train the base learner and stop.
+
+    Examples:
+        piclip train -c recipes/scenes/hdmnet.yaml decoder.backbone_weights=null
+            base.train_backbone=true --output runs/hdmnet
+        piclip train -c recipes/pascal/bam_resnet50.yaml fold=1 prior=imagenet
+            dataset.root=data/pascal --output runs/bam-1
     """
     from piclip.cli.console import people, progress_bar, resuming
 
