@@ -25,6 +25,9 @@ import numpy as np
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import locate_images, not_there, relative_path
 from piclip.formats.label_files import (
+    Boxes,
+    Problems,
+    box_without_mask,
     field,
     image_size_field,
     optional_number,
@@ -34,7 +37,6 @@ from piclip.formats.label_files import (
 )
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import Corners, corners_from, joined, outlines, rectangle
-from piclip.formats.problems import Boxes, Problems, box_without_mask
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.documents import json_fields
 from piclip.io.outputs import Progress

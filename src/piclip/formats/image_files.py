@@ -13,7 +13,7 @@ from typing import TypeAlias
 from urllib.parse import unquote
 
 from piclip.errors import ImageError, PiclipError, UsageError
-from piclip.formats.problems import Problems
+from piclip.formats.label_files import Problems
 from piclip.io.images import SUFFIXES, UNREAD, image_size
 
 Size: TypeAlias = tuple[int, int]

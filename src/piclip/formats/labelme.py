@@ -26,6 +26,7 @@ from PIL import Image
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import relative_path
 from piclip.formats.label_files import (
+    Problems,
     dump_json,
     field,
     image_size_field,
@@ -35,7 +36,6 @@ from piclip.formats.label_files import (
 )
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class, placed
 from piclip.formats.polygons import Corners, corners_from, ellipse, outlines, rectangle
-from piclip.formats.problems import Boxes, Problems
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.decoding import decode_bytes, reason
 from piclip.io.images import MAX_PIXELS
@@ -63,11 +63,7 @@ def _has_shapes(path: Path) -> bool:
 
 
 def read(
-    source: str | Path,
-    *,
-    images: str | Path | None = None,
-    class_names: Sequence[str] = (),
-    boxes: Boxes = "skip",
+    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
     """Read one labelme file or a folder of them, as `read_labels` says.
 

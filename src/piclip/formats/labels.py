@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import ImageFolder, find_image, locate_images, not_there
-from piclip.formats.problems import Problems
+from piclip.formats.label_files import Problems
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.images import IGNORE, image_size, list_images
 from piclip.io.supports import Support

@@ -25,10 +25,16 @@ import numpy as np
 
 from piclip.errors import MaskError, UsageError
 from piclip.formats.image_files import ImageFolder, not_there, relative_path
-from piclip.formats.label_files import dump_list, field, image_size_field, json_if_any, load_json
+from piclip.formats.label_files import (
+    Problems,
+    dump_list,
+    field,
+    image_size_field,
+    json_if_any,
+    load_json,
+)
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class, placed
 from piclip.formats.polygons import Corners, corners_from, ellipse, rectangle
-from piclip.formats.problems import Boxes, Problems
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.extras import library
 from piclip.io.images import image_size
@@ -52,11 +58,7 @@ def recognise(source: Path) -> bool:
 
 
 def read(
-    source: str | Path,
-    *,
-    images: str | Path | None = None,
-    class_names: Sequence[str] = (),
-    boxes: Boxes = "skip",
+    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
     """Read a JSON export of Label Studio, as `read_labels` says.
 

@@ -10,9 +10,8 @@ from typing import Any, Protocol, get_args
 from piclip.errors import MaskError, UsageError
 from piclip.formats import coco, cvat, foreign, labelme, labelstudio, masks, voc, yolo
 from piclip.formats.image_files import ImageFolder
-from piclip.formats.label_files import check_lines
+from piclip.formats.label_files import Boxes, check_lines
 from piclip.formats.labels import Labels
-from piclip.formats.problems import Boxes
 from piclip.io.bands import Bands
 from piclip.io.decoding import reason
 from piclip.io.images import read_image
@@ -32,9 +31,8 @@ class Reader(Protocol):
         *,
         images: str | Path | None = None,
         class_names: Sequence[str] = (),
-        boxes: Boxes = "skip",
     ) -> Labels:
-        """Read labels as `read_labels`; what cannot be used is noted in their ``skipped``."""
+        """Read labels as `read_labels`, those of `_BOXED` with ``boxes``."""
 
 
 class Format(Reader, Protocol):
@@ -57,6 +55,7 @@ READERS: dict[str, Reader] = {"cvat": cvat, **FORMATS}
 """Also those that are only read."""
 _BY_NAME = (*FORMATS, "cvat")
 _OUTLINED = ("coco", "labelme", "yolo")
+_BOXED = ("coco", "yolo")
 
 
 def get_format(name: str, *, outlined: bool = False) -> Format:
@@ -132,8 +131,9 @@ def read_labels(
         raise _unknown(name, _BY_NAME)
     if boxes not in get_args(Boxes):
         raise UsageError(f"Boxes are {' or '.join(get_args(Boxes))}, not {boxes!r}.")
+    more: dict[str, Any] = {"boxes": boxes} if name in _BOXED else {}
     try:
-        labels = READERS[name].read(path, images=images, class_names=class_names, boxes=boxes)
+        labels = READERS[name].read(path, images=images, class_names=class_names, **more)
     except UsageError:
         # What lies in a folder beside its labels is no reason.
         if path.is_file() and (what := foreign.what_it_is(path)):

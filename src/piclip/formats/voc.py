@@ -19,9 +19,8 @@ import numpy.typing as npt
 
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import PNG, LabelFiles
-from piclip.formats.label_files import check_lines, read_lines, write_text
+from piclip.formats.label_files import Problems, check_lines, read_lines, write_text
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class, names_by_index
-from piclip.formats.problems import Boxes, Problems
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.decoding import decode, opened
 from piclip.io.images import IGNORE, MAX_PIXELS
@@ -97,11 +96,7 @@ def _mode(path: Path) -> str:
 
 
 def read(
-    source: str | Path,
-    *,
-    images: str | Path | None = None,
-    class_names: Sequence[str] = (),
-    boxes: Boxes = "skip",
+    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
     """Read a folder of class maps, those in subfolders too, as `read_labels` says.
 

@@ -24,10 +24,17 @@ import yaml
 
 from piclip.errors import MaskError, UsageError
 from piclip.formats.image_files import PNG, LabelFiles
-from piclip.formats.label_files import read_lines, read_text, readable, write_text
+from piclip.formats.label_files import (
+    Boxes,
+    Problems,
+    box_without_mask,
+    read_lines,
+    read_text,
+    readable,
+    write_text,
+)
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class, names_by_index
 from piclip.formats.polygons import corners_from, joined, outlines, rectangle
-from piclip.formats.problems import Boxes, Problems, box_without_mask
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.documents import read_yaml
 

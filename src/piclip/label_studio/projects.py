@@ -16,8 +16,8 @@ from pathlib import Path
 
 from piclip.annotation.fitted import choose_examples, learn
 from piclip.errors import ImageError, MaskError, PiclipError
+from piclip.formats.label_files import Problems
 from piclip.formats.labels import LabelledFile, Labels
-from piclip.formats.problems import Problems
 from piclip.io.images import MAX_PIXELS, image_size, read_image
 from piclip.label_studio.predictions import Answer, to_prediction
 from piclip.label_studio.task_images import TaskImages

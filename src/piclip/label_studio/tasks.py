@@ -12,8 +12,8 @@ import httpx
 
 from piclip.errors import PiclipError, UsageError
 from piclip.formats import labelstudio
+from piclip.formats.label_files import Problems
 from piclip.formats.labels import LabelledFile
-from piclip.formats.problems import Problems
 from piclip.io.extras import library
 from piclip.label_studio.bounded_client import bounded_client
 
