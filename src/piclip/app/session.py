@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, count
@@ -237,7 +237,7 @@ class AppSession:
         how = How(batch_size=1, max_pixels=self.limits.pixels)
         asked = (ToSegment(path, path) for path in own)
         start = monotonic()
-        with closing(answers(segmenter, asked, _Answers(self, own), how)) as entries:
+        with closing(answers(segmenter, asked, self, how)) as entries:
             for done, entry in enumerate(entries, start=1):
                 query = own[entry.path]
                 if entry.reason is not None and query in self.queries:
@@ -246,19 +246,22 @@ class AppSession:
                 if self._stop.is_set():
                     return
 
-    def keep(self, query: Query, result: Segmentation) -> None:
-        """Store a result: full scores on disk, a preview in memory."""
+    def keep(self, query: ToSegment, result: Segmentation) -> Kept:
+        """Store a result of a run: full scores on disk, a preview in memory."""
+        own = next((one for one in list(self.queries) if str(one.path) == query.path), None)
+        if own is None:  # removed meanwhile
+            return Kept({})
         if result.image is None:
             raise UsageError("The result holds no image.")
-        preview = preview_of(result, result.image, query.name).at_threshold(
+        preview = preview_of(result, result.image, own.name).at_threshold(
             self.threshold, min_presence=self.min_presence
         )
         with self._lock:
-            if self._closed or query not in self.queries:
-                return
-            file = query.path.with_suffix(".npy")
-            write_scores(result.score_maps, file)
-            self.answers.append(Answer(query, preview, file))
+            if own in self.queries and not self._closed:
+                file = own.path.with_suffix(".npy")
+                write_scores(result.score_maps, file)
+                self.answers.append(Answer(own, preview, file))
+        return Kept({})
 
     def answer(self, index: int) -> Answer:
         """The result number ``index``, from 0 (UsageError if there is none)."""
@@ -278,16 +281,3 @@ class AppSession:
         taken = {query.name.lower() for query in self.queries}
         names = chain([stem], (f"{stem}-{number}" for number in count(2)))
         return next(name for name in names if name.lower() not in taken)
-
-
-@dataclass(frozen=True)
-class _Answers:
-    """The sink of a run: answers of the session."""
-
-    session: AppSession
-    queries: Mapping[str, Query]
-
-    def keep(self, query: ToSegment, result: Segmentation) -> Kept:
-        """Give a result to the session."""
-        self.session.keep(self.queries[query.path], result)
-        return Kept({})

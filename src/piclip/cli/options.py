@@ -178,11 +178,7 @@ def bands_of(text: str | None) -> tuple[int, ...] | None:
 
 
 def login_of(text: str | None, option: str) -> tuple[str, str] | None:
-    """The user and password of an option such as --auth; None where it was not given.
-
-    Raises:
-        UsageError: One of them is missing.
-    """
+    """User and password of an option such as --auth, if given (UsageError if one is missing)."""
     if text is None:
         return None
     user, colon, password = text.partition(":")
@@ -194,18 +190,9 @@ def login_of(text: str | None, option: str) -> tuple[str, str] | None:
 def paired(
     supports: list[Path], masks: list[Path], names: list[str]
 ) -> dict[str, list[tuple[Path, Path]]]:
-    """Sort the examples by class, in the order in which the classes were named first.
+    """Class name to its (image, mask) pairs, in the order in which classes were named first.
 
-    Args:
-        supports: Labelled images.
-        masks: Their masks, in the same order.
-        names: One name for all, or one for each example.
-
-    Returns:
-        Class name to its (image, mask) pairs.
-
-    Raises:
-        UsageError: The numbers do not fit together, or a name is empty.
+    There is one name for all, or one for each example (UsageError if the numbers do not fit).
     """
     if len(supports) != len(masks):
         raise UsageError(

@@ -91,8 +91,8 @@ class Backend:
         learned; a UsageError if the labelling configuration does not fit.
         """
         project = self._project(number, config)
-        if project.age > self._recheck_seconds:
-            project.mark_stale()
+        if time.monotonic() - project.read_at > self._recheck_seconds:
+            project.stale = True
         return self._refresh(project)
 
     def predict(self, number: str, config: str, tasks: list[Task]) -> Future[list[Answer]]:
@@ -106,7 +106,7 @@ class Backend:
         """
         project = self._projects.get(number)
         if project is not None:
-            project.mark_stale()
+            project.stale = True
             self._refresh(project)
 
     def close(self) -> None:
@@ -121,11 +121,11 @@ class Backend:
             project = self._projects[number] = Project(number, parsed, self._tools)
         elif project.config != parsed:
             project.config = parsed
-            project.mark_stale()
+            project.stale = True
         return project
 
     def _refresh(self, project: Project) -> Future[str]:
-        if project.current and project.version is not None:
+        if project.version is not None and not project.stale and not project.learning:
             done: Future[str] = Future()
             done.set_result(project.version)
             return done
@@ -147,11 +147,14 @@ def _logged(project: Project) -> str:
 class Project:
     """Learns from the labelled tasks of a project and proposes regions for others.
 
-    All but `mark_stale`, `current`, `age` and `version` belong to one thread.
+    All but its attributes belong to one thread.
 
     Attributes:
         config: How its images are labelled.
         version: Names what was learned: the same model and labels have the same version.
+        stale: Whether the labels, or how they are made, may have changed.
+        learning: Whether it is being learned.
+        read_at: When the labels were read, as ``time.monotonic`` counts.
     """
 
     def __init__(self, number: str, config: LabellingConfig, tools: Tools) -> None:
@@ -159,46 +162,32 @@ class Project:
         self.config = config
         self.version: str | None = None
         self._tools = tools
-        self._stale = True
-        self._learning = False
-        self._read_at = -math.inf
+        self.stale = True
+        self.learning = False
+        self.read_at = -math.inf
         self._segmenter = tools.segmenter.unfitted()
         self._examples: dict[str, list[LabelledFile]] = {}  # what the segmenter was fitted on
         # Projects of two Label Studios may have one number, but never share a server's folder.
         self._folder = Path(tempfile.mkdtemp(dir=tools.folder))
-
-    @property
-    def current(self) -> bool:
-        """Whether the version is that of the labels, as far as is known."""
-        return self.version is not None and not self._stale and not self._learning
-
-    @property
-    def age(self) -> float:
-        """Seconds since the labels were read."""
-        return time.monotonic() - self._read_at
-
-    def mark_stale(self) -> None:
-        """The labels, or how they are made, may have changed."""
-        self._stale = True
 
     def refresh(self) -> str:
         """Read the labels and learn them, if they may have changed; gives the version.
 
         A PiclipError if the labels cannot be read.
         """
-        if not self._stale and self.version is not None:
+        if not self.stale and self.version is not None:
             return self.version
-        self._learning = True
-        self._stale = False  # before reading: what changes meanwhile makes it stale again
+        self.learning = True
+        self.stale = False  # before reading: what changes meanwhile makes it stale again
         try:
             self._learn(self._read_labels())
-            self._read_at = time.monotonic()
+            self.read_at = time.monotonic()
             self.version = self._version_now()
         except BaseException:
-            self._stale = True
+            self.stale = True
             raise
         finally:
-            self._learning = False
+            self.learning = False
         return self.version
 
     def predict(self, tasks: Sequence[Task]) -> list[Answer]:
