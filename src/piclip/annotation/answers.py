@@ -19,19 +19,12 @@ from piclip.segmenter import FewShotSegmenter
 
 @dataclass(frozen=True)
 class How:
-    """How images are segmented.
+    """How images are segmented."""
 
-    Attributes:
-        threshold: Least score of a class; None for the model's own.
-        min_presence: Classes that are less likely to be in an image get no pixel.
-        batch_size: How many images are segmented together.
-        max_pixels: Larger images are refused.
-    """
-
-    threshold: float | None = None
-    min_presence: float = MIN_PRESENCE
-    batch_size: int = 8
-    max_pixels: int = MAX_PIXELS
+    threshold: float | None = None  # least score of a class; None for the model's own
+    min_presence: float = MIN_PRESENCE  # classes less likely to be in an image get no pixel
+    batch_size: int = 8  # how many images are segmented together
+    max_pixels: int = MAX_PIXELS  # larger images are refused
 
 
 def answers(

@@ -23,19 +23,12 @@ MOST_HELD_OUT = 10
 
 @dataclass(frozen=True)
 class Expectation:
-    """How well a class is found in labelled images that it was not learned from.
-
-    Attributes:
-        class_name: The class.
-        labelled: In how many images it is learned from.
-        ious: By image held out, the intersection over union, 0 to 1; empty with one image.
-        iou: Sum of the intersections over sum of the unions; None if none was held out.
-    """
+    """How well a class is found in labelled images that it was not learned from."""
 
     class_name: str
-    labelled: int
-    ious: dict[str, float]
-    iou: float | None
+    labelled: int  # in how many images it is learned from
+    ious: dict[str, float]  # by image held out, intersection over union, 0 to 1
+    iou: float | None  # sum of the intersections over sum of the unions, if any was held out
 
 
 def held_out_images(examples: Examples, most: int = MOST_HELD_OUT) -> list[LabelledFile]:

@@ -34,21 +34,13 @@ _SYNC_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Entry:
-    """What a journal says about an image.
+    """What a journal says about an image."""
 
-    Attributes:
-        path: As in `piclip.annotation.queries.Query`.
-        stamp: Of the image's file before it was read; None where it was not there.
-        found: What was found, as JSON reads it back; empty for a failure.
-        reason: Why nothing was found, one sentence; None where all went well.
-        files: The files written for it, not kept in the journal.
-    """
-
-    path: str
-    stamp: Stamp | None
-    found: dict[str, Any] = field(default_factory=dict)
-    reason: str | None = None
-    files: tuple[Path, ...] = field(default=(), compare=False)
+    path: str  # as in Query
+    stamp: Stamp | None  # of its file before it was read; None where it was not there
+    found: dict[str, Any] = field(default_factory=dict)  # as JSON reads it back
+    reason: str | None = None  # why nothing was found, one sentence
+    files: tuple[Path, ...] = field(default=(), compare=False)  # written for it; not kept here
 
 
 class Journal:

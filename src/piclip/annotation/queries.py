@@ -26,37 +26,22 @@ _SHORT = 60  # characters, of four bytes at most
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """An image to annotate.
+    """An image to annotate."""
 
-    Attributes:
-        path: What the journal and the outputs call it.
-        file: Where it lies.
-        name: The stem of files that are written for it alone; "" where there are none.
-        known: What the labels say about it, if they list it.
-    """
-
-    path: str
-    file: str
-    name: str = ""
-    known: LabelledFile | None = None
+    path: str  # what the journal and the outputs call it
+    file: str  # where it lies
+    name: str = ""  # the stem of files that are written for it alone
+    known: LabelledFile | None = None  # what the labels say about it
 
 
 @dataclass(frozen=True)
 class Queries(Sequence[Query]):
-    """Images whose `Query` is made when it is asked for.
+    """Images whose `Query` is made when it is asked for; what is special about some, by path."""
 
-    Attributes:
-        paths: What they are called, each once, in order.
-        root: The folder below which they lie; "" where the paths say all.
-        files: Those that lie elsewhere than their path says.
-        names: Stems of output files, where they are not the image's own stem.
-        known: What the labels say about those that they list.
-    """
-
-    paths: Sequence[str]
-    root: str = ""
-    files: Mapping[str, str] = field(default_factory=dict)
-    names: Mapping[str, str] = field(default_factory=dict)
+    paths: Sequence[str]  # each once, in order
+    root: str = ""  # below which they lie; "" where the paths say all
+    files: Mapping[str, str] = field(default_factory=dict)  # that lie elsewhere than the path says
+    names: Mapping[str, str] = field(default_factory=dict)  # stems that are not the image's own
     known: Mapping[str, LabelledFile] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -80,12 +65,7 @@ class Queries(Sequence[Query]):
 
 @dataclass(frozen=True)
 class Failure:
-    """An image for which nothing could be found out.
-
-    Attributes:
-        path: As in `Query`.
-        reason: One sentence.
-    """
+    """An image for which nothing could be found out, and the reason in one sentence."""
 
     path: str
     reason: str

@@ -102,15 +102,10 @@ class MaskFiles:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What was found in one image.
-
-    Attributes:
-        file: The image and its regions, each with its score.
-        certainty: See `certainty_of`; None for labels that were given.
-    """
+    """What was found in one image: its regions, each with its score."""
 
     file: LabelledFile
-    certainty: float | None
+    certainty: float | None  # see certainty_of; None for labels that were given
 
     @classmethod
     def of(cls, path: str, found: Mapping[str, Any]) -> Proposal:
@@ -120,9 +115,13 @@ class Proposal:
             Region(r["class"], RunLengthMask(height, width, r["counts"].encode()), score=r["score"])
             for r in found["regions"]
         ]
-        presence = None if found["presence"] is None else dict(found["presence"])
-        more = {"id": found.get("id"), "source": found.get("source"), "presence": presence}
-        return cls(LabelledFile(path, height, width, tuple(regions), **more), found["certainty"])
+        file = LabelledFile(
+            *(path, height, width, tuple(regions)),
+            id=found.get("id"),
+            source=found.get("source"),
+            presence=None if found["presence"] is None else dict(found["presence"]),
+        )
+        return cls(file, found["certainty"])
 
     def found(self) -> dict[str, Any]:
         """All but the path, for a journal or a row of `piclip.annotation.parquet`."""

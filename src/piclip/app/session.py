@@ -40,22 +40,13 @@ _PATIENCE = 60.0  # seconds that a stopped run has to finish the image it is at
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one tab may hold.
+    """How much one tab may hold."""
 
-    Attributes:
-        images: Images to segment.
-        examples: Labelled images of all classes together.
-        classes: Different class names.
-        pixels: Pixels of any one image.
-        labelled_pixels: Pixels of all labelled images together, which are held in memory with
-            their masks, 4 bytes each.
-    """
-
-    images: int = 100
-    examples: int = 100
+    images: int = 100  # to segment
+    examples: int = 100  # labelled images of all classes together
     classes: int = 20
-    pixels: int = MAX_PIXELS
-    labelled_pixels: int = 8 * MAX_PIXELS
+    pixels: int = MAX_PIXELS  # of any one image
+    labelled_pixels: int = 8 * MAX_PIXELS  # of all labelled ones, in memory at 4 bytes each
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,17 +61,11 @@ def write_catalogue(images: str, place: str) -> None:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """A Parquet file, or a folder of such, with a column ``path``.
-
-    Attributes:
-        place: Where it is.
-        rows: Number of rows; a path may come twice.
-        size: In bytes.
-    """
+    """A Parquet file, or a folder of such, with a column ``path``."""
 
     place: str
-    rows: int
-    size: int
+    rows: int  # a path may come twice
+    size: int  # bytes
 
     @classmethod
     def at(cls, place: str) -> Catalogue:

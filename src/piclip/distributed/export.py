@@ -28,25 +28,15 @@ from piclip.io.storage import local_path, names, put_all, remove
 
 @dataclass(frozen=True)
 class Export:
-    """Writes shards in a label format; the same files again, however often it is called.
-
-    Attributes:
-        shards: What was found.
-        labels: The labels that were read, for classes and numbers of classes and images.
-        output: The file or folder, a path or URL.
-        format: A name of `piclip.formats.FORMATS`.
-        keep: What becomes of the regions of an image before.
-        simplify: As `piclip.formats.write_labels` takes it.
-        replaces: Whether an earlier run may have written something there; `write` finds out.
-    """
+    """Writes shards in a label format; the same files again, however often it is called."""
 
     shards: Shards
-    labels: Labels
-    output: str
-    format: str
-    keep: Callable[[LabelledFile], LabelledFile]
-    simplify: float = 0.0
-    replaces: bool = False
+    labels: Labels  # that were read, for classes and numbers of classes and images
+    output: str  # the file or folder, a path or URL
+    format: str  # a name of piclip.formats.FORMATS
+    keep: Callable[[LabelledFile], LabelledFile]  # what becomes of the regions of an image before
+    simplify: float = 0.0  # as write_labels takes it
+    replaces: bool = False  # may an earlier run have written something there? write finds out
 
     def write(self, pool: Pool | None = None) -> None:
         """Write all shards; tasks of Ray write folders of label files if there is a pool.

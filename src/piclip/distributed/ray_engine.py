@@ -26,17 +26,11 @@ _GROUPS_EACH = 64
 
 @dataclass(frozen=True)
 class Pool:
-    """What a job asks of Ray.
+    """What a job asks of Ray."""
 
-    Attributes:
-        address: Of the cluster; None for the one of RAY_ADDRESS, or else for this computer.
-        actors: Number of actors, each with a model; None for as many as there is room for.
-        num_gpus: What each has of a GPU, also a part of one; 0 for the processor alone.
-    """
-
-    address: str | None = None
-    actors: int | None = None
-    num_gpus: float = 0
+    address: str | None = None  # of the cluster; None: of RAY_ADDRESS, or else this computer
+    actors: int | None = None  # each with a model; None: as many as there is room for
+    num_gpus: float = 0  # what each has of a GPU, also a part of one
 
 
 def shards_by_ray(

@@ -31,19 +31,12 @@ _AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Shards:
-    """What a job has found so far.
+    """What a job has found so far."""
 
-    Attributes:
-        folder: ``job.json``, and ``shards/part-NUMBER.parquet``, see `piclip.annotation.parquet`.
-        images: The folder below which the images lie.
-        catalogue: The images.
-        count: Number of shards; one without images has no file.
-    """
-
-    folder: str
-    images: str
+    folder: str  # of job.json, and shards/part-NUMBER.parquet, see piclip.annotation.parquet
+    images: str  # the folder below which the images lie
     catalogue: Catalogue
-    count: int
+    count: int  # of shards; one without images has no file
 
     @classmethod
     def open(

@@ -122,17 +122,12 @@ def _without_unused_twins(
 class CocoImage:
     """One image of a COCO file, its masks not yet decoded.
 
-    Attributes:
-        name: As the file writes its path.
-        path: Relative to the folder of images, with ``/``.
-        size: (height, width) in pixels.
-        annotations: As they are in the file and in its order, but without what is not read here,
-            and with the numbers of an outline in an ``array``.
+    Of an annotation there is what is read here, with the numbers of an outline in an ``array``.
     """
 
-    name: str
-    path: str
-    size: tuple[int, int]
+    name: str  # as the file writes its path
+    path: str  # relative to the folder of images, with /
+    size: tuple[int, int]  # height, width
     annotations: list[dict[str, Any]]
 
 

@@ -37,16 +37,11 @@ Boxes: TypeAlias = Literal["skip", "as-masks"]
 
 
 class Problems:
-    """Collects one sentence for each shape, mask or image that is left out.
-
-    Attributes:
-        sentences: What is left out and why, in the order of the labels.
-        notes: What was decided in reading that a person should know.
-    """
+    """Collects one sentence for each shape, mask or image that is left out."""
 
     def __init__(self) -> None:
-        self.sentences: list[str] = []
-        self.notes: list[str] = []
+        self.sentences: list[str] = []  # in the order of the labels
+        self.notes: list[str] = []  # what was decided in reading that a person should know
 
     @contextmanager
     def noted(self, *more: type[PiclipError]) -> Iterator[None]:

@@ -148,23 +148,16 @@ class Project:
     """Learns from the labelled tasks of a project and proposes regions for others.
 
     All but its attributes belong to one thread.
-
-    Attributes:
-        config: How its images are labelled.
-        version: Names what was learned: the same model and labels have the same version.
-        stale: Whether the labels, or how they are made, may have changed.
-        learning: Whether it is being learned.
-        read_at: When the labels were read, as ``time.monotonic`` counts.
     """
 
     def __init__(self, number: str, config: LabellingConfig, tools: Tools) -> None:
         self.number = number
         self.config = config
-        self.version: str | None = None
+        self.version: str | None = None  # of what was learned: the same for one model and labels
         self._tools = tools
-        self.stale = True
+        self.stale = True  # may the labels, or how they are made, have changed?
         self.learning = False
-        self.read_at = -math.inf
+        self.read_at = -math.inf  # when the labels were, by time.monotonic
         self._segmenter = tools.segmenter.unfitted()
         self._examples: dict[str, list[LabelledFile]] = {}  # what the segmenter was fitted on
         # Projects of two Label Studios may have one number, but never share a server's folder.

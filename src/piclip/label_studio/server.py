@@ -161,7 +161,7 @@ def _connections(settings: Settings) -> tuple[TaskSource, TaskImages]:
             )
         api = LabelStudioApi(settings.url, settings.api_key)
     images = TaskImages(
-        api and api.url,
+        api.url if api else None,
         headers=api.headers if api else dict,
         local_files=settings.local_files,
         allowed_hosts=settings.allowed_hosts,
