@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from piclip.errors import ImageError, MaskError, UsageError
@@ -29,26 +28,26 @@ Examples = Mapping[str, Sequence[LabelledFile]]
 Item = TypeVar("Item")
 
 
-def choose_examples(labels: Labels, most: int = MOST_SUPPORTS) -> dict[str, list[LabelledFile]]:
+def choose_examples(labels: Labels) -> dict[str, list[LabelledFile]]:
     """Choose what each class is learned from: the images in which it is labelled.
 
     An image that shows several classes serves each of them; one in which only the class A is
-    labelled serves A alone. Where a class has more than ``most`` images, they are sorted by path
+    labelled serves A alone. Where a class has more than MOST_SUPPORTS, they are sorted by path
     and picked at equal distances, the first and the last included: the same ones on every run,
     and not only the first minute of a film. Classes without a label are left out; a UsageError if
     nothing is labelled.
     """
     return {
-        name: spread(sorted(files, key=lambda file: file.path), most)
+        name: spread(sorted(files, key=lambda file: file.path), MOST_SUPPORTS)
         for name, files in labels.by_class().items()
     }
 
 
-def choose_negatives(labels: Labels, most: int = MOST_SUPPORTS) -> dict[str, list[LabelledFile]]:
+def choose_negatives(labels: Labels) -> dict[str, list[LabelledFile]]:
     """Choose what each class is told from: images labelled as without it, picked alike, if any."""
     files = sorted(labels.images, key=lambda file: file.path)
     without = {n: [file for file in files if n in file.absent] for n in labels.class_names}
-    return {name: spread(found, most) for name, found in without.items() if found}
+    return {name: spread(found, MOST_SUPPORTS) for name, found in without.items() if found}
 
 
 def with_readable(
@@ -97,44 +96,42 @@ def spread(items: Sequence[Item], most: int) -> list[Item]:
     return [items[round(k * (len(items) - 1) / (most - 1))] for k in range(most)]
 
 
-def learn(
-    segmenter: FewShotSegmenter,
-    examples: Examples,
-    image_root: str | Path,
-    *,
-    negatives: Examples = MappingProxyType({}),
-    max_pixels: int = MAX_PIXELS,
-) -> None:
-    """Fit the segmenter to every class, one after the other to hold few masks at a time.
+@dataclass(frozen=True)
+class Lesson:
+    """What classes are learned from."""
 
-    Raises:
-        ImageError: A labelled image is missing, cannot be read or has more than ``max_pixels``.
-        MaskError: A labelled image has another size than its label says.
-        UsageError: A class has too many images.
-    """
-    for name, files in examples.items():
-        own = [
-            replace(file, regions=tuple(r for r in file.regions if r.class_name == name))
-            for file in files
-        ]
-        supports = Labels((name,), tuple(own)).supports(image_root)
-        without = [file.image_in(Path(image_root)) for file in negatives.get(name, ())]
-        segmenter.fit(supports, negatives=without, max_pixels=max_pixels)
+    root: Path  # the folder of images
+    examples: Examples
+    negatives: Examples = field(default_factory=dict)  # images without a class, by its name
 
+    def teach(self, segmenter: FewShotSegmenter, *, max_pixels: int = MAX_PIXELS) -> None:
+        """Fit a segmenter to every class, one after the other to hold few masks at a time.
 
-def digest(
-    examples: Examples, image_root: str | Path, *, negatives: Examples = MappingProxyType({})
-) -> str:
-    """SHA-256 over the labelled images' contents and masks, class by class (or ImageError)."""
-    content = hashlib.sha256()
-    for name, files in (*examples.items(), *negatives.items()):
-        content.update(repr((name, len(files))).encode())
-        for file in files:
-            masks = [r.mask.counts for r in file.regions if r.class_name == name]
-            content.update(repr((file.path, file.size, masks)).encode())
-            path = find_image(Path(image_root), file.path) or Path(image_root) / file.path
-            content.update(file_digest(path).encode())
-    return content.hexdigest()
+        Raises:
+            ImageError: A labelled image is missing, cannot be read or has more than ``max_pixels``.
+            MaskError: A labelled image has another size than its label says.
+            UsageError: A class has too many images.
+        """
+        for name, files in self.examples.items():
+            own = [
+                replace(file, regions=tuple(r for r in file.regions if r.class_name == name))
+                for file in files
+            ]
+            supports = Labels((name,), tuple(own)).supports(self.root)
+            without = [file.image_in(self.root) for file in self.negatives.get(name, ())]
+            segmenter.fit(supports, negatives=without, max_pixels=max_pixels)
+
+    def digest(self) -> str:
+        """SHA-256 over the images' contents and masks, class by class (or ImageError)."""
+        content = hashlib.sha256()
+        for name, files in (*self.examples.items(), *self.negatives.items()):
+            content.update(repr((name, len(files))).encode())
+            for file in files:
+                masks = [r.mask.counts for r in file.regions if r.class_name == name]
+                content.update(repr((file.path, file.size, masks)).encode())
+                path = find_image(self.root, file.path) or self.root / file.path
+                content.update(file_digest(path).encode())
+        return content.hexdigest()
 
 
 def file_digest(path: Path) -> str:

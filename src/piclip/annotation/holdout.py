@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from piclip.annotation.answers import How
-from piclip.annotation.fitted import Examples, learn, spread
+from piclip.annotation.fitted import Examples, Lesson, spread
 from piclip.formats.labels import LabelledFile
 from piclip.formats.predicted import from_segmentation
 from piclip.formats.run_length import RunLengthMask
@@ -31,24 +29,22 @@ class Expectation:
     iou: float | None  # sum of the intersections over sum of the unions, if any was held out
 
 
-def held_out_images(examples: Examples, most: int = MOST_HELD_OUT) -> list[LabelledFile]:
-    """The images to hold out: of classes with two or more, up to ``most`` at equal distances."""
+def held_out_images(examples: Examples) -> list[LabelledFile]:
+    """The images to hold out: of each class with two or more, some at equal distances."""
     chosen = {
         file.path: file
         for files in examples.values()
         if len(files) > 1
-        for file in spread(files, most)
+        for file in spread(files, MOST_HELD_OUT)
     }
     return [chosen[path] for path in sorted(chosen)]
 
 
 def hold_out(
     segmenter: FewShotSegmenter,
-    examples: Examples,
-    image_root: str | Path,
+    lesson: Lesson,
     how: How,
     *,
-    negatives: Examples = MappingProxyType({}),
     keep: Callable[[LabelledFile], LabelledFile] = lambda file: file,
     on_progress: Callable[[int], object] = lambda measured: None,
 ) -> list[Expectation]:
@@ -60,20 +56,17 @@ def hold_out(
     labelled does not say that it is not there. Pixels to ignore do not count.
 
     Args:
-        segmenter: It has learned the examples and negatives; it is not changed.
-        examples: What it has learned from.
-        image_root: The folder of images.
+        segmenter: It is not changed.
+        lesson: What it has learned from.
         how: As other images are segmented, but one by one.
-        negatives: The images without a class from which it has learned too.
         keep: What becomes of the regions of an image.
         on_progress: Called after each image with how many were measured.
     """
-    counts: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in examples}
-    for number, file in enumerate(held_out_images(examples), start=1):
-        trial = _without(segmenter, examples, negatives, file, image_root, how.max_pixels)
-        path = file.image_in(Path(image_root))
+    counts: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in lesson.examples}
+    for number, file in enumerate(held_out_images(lesson.examples), start=1):
+        trial = _without(file, segmenter, lesson, how.max_pixels)
         (found,) = trial.predict(
-            [path],
+            [file.image_in(lesson.root)],
             threshold=how.threshold,
             min_presence=how.min_presence,
             max_pixels=how.max_pixels,
@@ -84,29 +77,20 @@ def hold_out(
             proposed = RunLengthMask.union(masks).to_array() if masks else np.zeros(file.size, bool)
             counts[name][file.path] = _overlap(proposed, file, name)
         on_progress(number)
-    return [_expectation(name, len(files), counts[name]) for name, files in examples.items()]
+    return [_expectation(name, len(files), counts[name]) for name, files in lesson.examples.items()]
 
 
 def _without(
-    segmenter: FewShotSegmenter,
-    examples: Examples,
-    negatives: Examples,
-    file: LabelledFile,
-    image_root: str | Path,
-    max_pixels: int,
+    file: LabelledFile, segmenter: FewShotSegmenter, lesson: Lesson, max_pixels: int
 ) -> FewShotSegmenter:
     """A segmenter that has not seen this image; other classes keep their memories."""
     trial = segmenter.unfitted()
-    others = {
-        name: [example for example in files if example.path != file.path]
-        for name, files in examples.items()
-    }
-    for name, files in examples.items():
-        if len(others[name]) == len(files):
+    for name, files in lesson.examples.items():
+        others = [example for example in files if example.path != file.path]
+        if len(others) == len(files):
             trial.recall(segmenter, name)
-        elif others[name]:
-            shown = {name: others[name]}
-            learn(trial, shown, image_root, negatives=negatives, max_pixels=max_pixels)
+        elif others:
+            replace(lesson, examples={name: others}).teach(trial, max_pixels=max_pixels)
     return trial
 
 

@@ -114,7 +114,7 @@ def annotate(
     """
     from piclip import __version__
     from piclip.annotation.answers import How
-    from piclip.annotation.fitted import choose_examples, digest, learn
+    from piclip.annotation.fitted import Lesson, choose_examples
     from piclip.annotation.jobs import region_job
     from piclip.annotation.queries import Queries
     from piclip.cli import annotate_folder as work
@@ -165,11 +165,11 @@ def annotate(
         )
 
     segmenter = request.load()
-    negatives = work.negatives_for(segmenter, known)
+    lesson = Lesson(Path(images), examples, work.negatives_for(segmenter, known))
     settings = {  # what decides about the proposals, without what only decides about speed
         "piclip": __version__,
         "model": segmenter.scorer.fingerprint(),
-        "labels": digest(examples, images, negatives=negatives),
+        "labels": lesson.digest(),
         "threshold": threshold,
         "min_presence": min_presence,
         "dtype": dtype,
@@ -181,9 +181,9 @@ def annotate(
     with opened as job:
         if holdout or (job and job.waiting):
             with people().status("Learning from the labelled images"):
-                learn(segmenter, examples, images, negatives=negatives, max_pixels=max_pixels)
+                lesson.teach(segmenter, max_pixels=max_pixels)
         if holdout:
-            expectations = work.measure(request, segmenter, examples, negatives)
+            expectations = work.measure(request, segmenter, lesson)
         if job and place:
             with running("Annotating", job) as on_progress:
                 job.run(segmenter, request.how, workers=workers, on_progress=on_progress)

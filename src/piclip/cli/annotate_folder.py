@@ -12,7 +12,7 @@ from typing import Any
 from piclip import FewShotSegmenter
 from piclip.annotation.answers import How
 from piclip.annotation.export import check_destination, is_review, write_files, write_review
-from piclip.annotation.fitted import Examples, choose_negatives, with_readable
+from piclip.annotation.fitted import Lesson, choose_negatives, with_readable
 from piclip.annotation.holdout import Expectation, held_out_images, hold_out
 from piclip.annotation.jobs import Job, journal_path
 from piclip.annotation.parquet import row_of, write_rows
@@ -40,8 +40,7 @@ from piclip.io.outputs import atomic_path
 class Request:
     """What ``piclip annotate`` is asked for, on this computer and in shards, as its options say it.
 
-    In ``called`` of its methods, a sentence comes to name what people know, where other files are
-    read in its place.
+    With ``called`` a sentence names what people know, where other files are read in its place.
     """
 
     images: str
@@ -61,10 +60,9 @@ class Request:
     simplify: float
     overwrite: bool
     json: bool
+    called: Callable[[str], str] = str
 
-    def read(
-        self, source: str | Path, images: str | Path | None, called: Callable[[str], str] = str
-    ) -> Labels:
+    def read(self, source: str | Path, images: str | Path | None) -> Labels:
         """Read labels; print what was decided in it, and what of them is left out."""
         with people().status("Reading the labels"):
             labels = read_labels(
@@ -75,7 +73,7 @@ class Request:
                 boxes=self.boxes,  # type: ignore[arg-type]  # refuses others
                 strict=self.strict,
             )
-        labels = _told(labels, called)
+        labels = self._told(labels)
         for note in labels.notes:
             people().print(note)
         _say_skipped(labels.skipped)
@@ -88,13 +86,11 @@ class Request:
             )
         return labels.with_empty_as_negatives(images)
 
-    def usable(
-        self, labels: Labels, images: str | Path, called: Callable[[str], str] = str
-    ) -> Labels:
+    def usable(self, labels: Labels, images: str | Path) -> Labels:
         """As `with_readable`; print which labels are left out (MaskError if ``strict``)."""
         with people().status("Reading the labelled images"):
             found = with_readable(labels, images, max_pixels=self.how.max_pixels, bands=self.bands)
-        found = _told(found, called)
+        found = self._told(found)
         more = found.skipped[len(labels.skipped) :]
         if self.strict and more:
             raise MaskError("\n".join(more))
@@ -125,6 +121,10 @@ class Request:
         """What of an image's proposals is written."""
         return kept(file, self.min_score, self.cleaning)
 
+    def _told(self, labels: Labels) -> Labels:
+        skipped, notes = (tuple(map(self.called, said)) for said in (labels.skipped, labels.notes))
+        return replace(labels, skipped=skipped, notes=notes)
+
     def _format_of(self, labels: str | Path) -> str:
         return detect(labels) if self.format == "auto" else _unhyphened(self.format)
 
@@ -132,11 +132,6 @@ class Request:
 def _unhyphened(format: str) -> str:
     """The registry has no hyphen where people write Label Studio's format with one."""
     return format.replace("-", "")
-
-
-def _told(labels: Labels, called: Callable[[str], str]) -> Labels:
-    skipped, notes = (tuple(map(called, said)) for said in (labels.skipped, labels.notes))
-    return replace(labels, skipped=skipped, notes=notes)
 
 
 def _say_skipped(sentences: Sequence[str]) -> None:
@@ -284,16 +279,11 @@ def write_proposals(
     return dict(counts)
 
 
-def measure(
-    request: Request, segmenter: FewShotSegmenter, examples: Examples, negatives: Examples
-) -> list[Expectation]:
+def measure(request: Request, segmenter: FewShotSegmenter, lesson: Lesson) -> list[Expectation]:
     """Hold out labelled images, and print and give which IoU to expect of each class."""
-    with progress_with_rate("Measuring", len(held_out_images(examples))) as on_progress:
+    with progress_with_rate("Measuring", len(held_out_images(lesson.examples))) as on_progress:
         expectations = hold_out(
-            *(segmenter, examples, request.images, request.how),
-            negatives=negatives,
-            keep=request.keep,
-            on_progress=on_progress,
+            segmenter, lesson, request.how, keep=request.keep, on_progress=on_progress
         )
     _print_expectations(expectations)
     return expectations

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import typer
 
 from piclip.annotation.export import ONE_FILE, check_destination
-from piclip.annotation.fitted import choose_examples, digest, learn
+from piclip.annotation.fitted import Lesson, choose_examples
 from piclip.cli.annotate_folder import Request, made_by_others, negatives_for, refuse_edited
 from piclip.cli.console import people, print_json, print_outcome, progress_lines, stopped, writing
 from piclip.distributed.catalogue import root_of
@@ -78,9 +78,9 @@ def annotate_shards(request: Request, output: str, cluster: Cluster) -> None:
     """Learn, annotate shard by shard, and write the shards in the format that is wanted."""
     labels_at, root = absolute(request.labels), root_of(absolute(request.images))
     with _scratch(labels_at, root) as (scratch, called):
-        read = partial(request.read, called=called)
-        known, labels, images = _labels(labels_at, root, scratch, read)
-        known = request.usable(known, images, called)
+        request = replace(request, called=called)
+        known, labels, images = _labels(request, labels_at, root, scratch)
+        known = request.usable(known, images)
         target = request.target(labels)
         if target == "parquet" and (
             request.min_score or request.cleaning.largest or request.cleaning.fill_holes
@@ -97,11 +97,10 @@ def annotate_shards(request: Request, output: str, cluster: Cluster) -> None:
             _check_output(request, place, target, job_folder)
         examples = choose_examples(known)
         segmenter = request.load()
-        negatives = negatives_for(segmenter, known)
-        most = request.how.max_pixels
+        lesson = Lesson(images, examples, negatives_for(segmenter, known))
         with people().status("Learning from the labelled images"):
-            learned = digest(examples, images, negatives=negatives)
-            learn(segmenter, examples, images, negatives=negatives, max_pixels=most)
+            learned = lesson.digest()
+            lesson.teach(segmenter, max_pixels=request.how.max_pixels)
         labelled = (find_image(images, file.path) for file in known.labelled)
         pool = None
         if cluster.engine == "ray" and target not in (*ONE_FILE, "parquet"):
@@ -180,9 +179,7 @@ def _scratch(labels: str, root: str) -> Iterator[tuple[Path, Callable[[str], str
             raise type(error)(called(str(error))) from error
 
 
-def _labels(
-    labels: str, root: str, scratch: Path, read: Callable[[Path, Path | None], Labels]
-) -> tuple[Labels, Path, Path]:
+def _labels(request: Request, labels: str, root: str, scratch: Path) -> tuple[Labels, Path, Path]:
     """Read labels; they and the images that they label are fetched if they are elsewhere.
 
     Returns:
@@ -199,7 +196,7 @@ def _labels(
                 if PurePosixPath(path).stem in stems:
                     fetch(f"{root}/{path}", images / path)
     # Of a file of labels elsewhere the images come later, those that it labels alone.
-    known = read(place, images if own_root or place.is_dir() else None)
+    known = request.read(place, images if own_root or place.is_dir() else None)
     if own_root is None:
         for file in known.labelled:
             _fetch_labelled(file, root, images)

@@ -105,7 +105,6 @@ def write(
     destination: str | Path,
     *,
     url: str | None = None,
-    model_version: str = "piclip",
 ) -> list[Path]:
     """Write tasks with predictions that Label Studio imports, as `write_labels` says.
 
@@ -114,13 +113,12 @@ def write(
         destination: The JSON file.
         url: What Label Studio puts before an image's path, for images that it does not know yet;
             None to place them beside those that it knows (`address_of`).
-        model_version: The name under which it shows the predictions.
 
     Raises:
         UsageError: Label Studio has no address for an image, see `image_url`.
     """
     start = address_of(labels.images) if url is None else url
-    tasks = (to_task(file, start, model_version) for file in labels.images)
+    tasks = (to_task(file, start) for file in labels.images)
     return [dump_list(tasks, Path(destination))]
 
 
@@ -143,16 +141,14 @@ def labelling_interface(class_names: Sequence[str]) -> str:
     )
 
 
-def to_task(
-    file: LabelledFile, url: str = LOCAL_FILES, model_version: str = "piclip"
-) -> dict[str, Any]:
+def to_task(file: LabelledFile, url: str = LOCAL_FILES) -> dict[str, Any]:
     """One image as a task, with its regions as a prediction; arguments and errors as of `write`."""
     source = file.source or image_url(file.path, url)
     task: dict[str, Any] = {"data": (file.extra or {}).get("data", {_DATA: source})}
     if file.id is not None:
         task["id"] = file.id
     if file.regions:
-        task["predictions"] = [to_prediction(file, model_version)]
+        task["predictions"] = [to_prediction(file)]
     return task
 
 
@@ -181,7 +177,7 @@ def image_url(path: str, url: str = LOCAL_FILES) -> str:
         ) from error
 
 
-def to_prediction(file: LabelledFile, model_version: str = "piclip") -> dict[str, Any]:
+def to_prediction(file: LabelledFile) -> dict[str, Any]:
     """One image's regions as a prediction in Label Studio's form."""
     brush = library("label_studio_sdk.converter.brush")
     results, extra = [], file.extra or {}
@@ -195,7 +191,7 @@ def to_prediction(file: LabelledFile, model_version: str = "piclip") -> dict[str
             "to_name": extra.get("to_name", _OBJECT),
         }
         results.append(names | to_result(file, region, value))
-    prediction: dict[str, Any] = {"model_version": model_version, "result": results}
+    prediction: dict[str, Any] = {"model_version": "piclip", "result": results}
     scores = [region.score for region in file.regions if region.score is not None]
     return prediction | ({"score": fmean(scores)} if scores else {})
 

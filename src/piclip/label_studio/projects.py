@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from piclip.annotation.fitted import choose_examples, learn
+from piclip.annotation.fitted import Lesson, choose_examples
 from piclip.errors import ImageError, MaskError, PiclipError
 from piclip.formats.label_files import Problems
 from piclip.formats.labels import LabelledFile, Labels
@@ -241,8 +241,8 @@ class Project:
         for name, files in examples.items():
             self._tools.leave_if_closing()
             if self._examples.get(name) != files:
-                shown = {name: files}
-                learn(self._segmenter, shown, self._folder, max_pixels=self._tools.max_pixels)
+                lesson = Lesson(self._folder, {name: files})
+                lesson.teach(self._segmenter, max_pixels=self._tools.max_pixels)
                 self._examples[name] = files
         counts = ", ".join(f"{len(files)} of {name}" for name, files in examples.items())
         logger.info("Project %s: learned from %s.", self.number, counts or "nothing yet")
