@@ -19,7 +19,7 @@ from piclip.segmenter import FewShotSegmenter
 
 @dataclass(frozen=True)
 class How:
-    """How images are segmented."""
+    """How images are segmented, as `FewShotSegmenter.stream` takes it."""
 
     threshold: float | None = None  # least score of a class; None for the model's own
     min_presence: float = MIN_PRESENCE  # classes less likely to be in an image get no pixel
@@ -61,14 +61,7 @@ def answers(
         query, stamp = next_asked()
         answered.append(_known(Entry(query.path, stamp, reason=str(error))))
 
-    results = segmenter.stream(
-        files(),
-        on_error=failed,
-        batch_size=how.batch_size,
-        threshold=how.threshold,
-        min_presence=how.min_presence,
-        max_pixels=how.max_pixels,
-    )
+    results = segmenter.stream(files(), on_error=failed, **vars(how))
     with ThreadPoolExecutor(1) as writer:
         try:
             for result in results:

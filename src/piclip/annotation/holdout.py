@@ -58,19 +58,14 @@ def hold_out(
     Args:
         segmenter: It is not changed.
         lesson: What it has learned from.
-        how: As other images are segmented, but one by one.
+        how: As other images are segmented.
         keep: What becomes of the regions of an image.
         on_progress: Called after each image with how many were measured.
     """
     counts: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in lesson.examples}
     for number, file in enumerate(held_out_images(lesson.examples), start=1):
         trial = _without(file, segmenter, lesson, how.max_pixels)
-        (found,) = trial.predict(
-            [file.image_in(lesson.root)],
-            threshold=how.threshold,
-            min_presence=how.min_presence,
-            max_pixels=how.max_pixels,
-        )
+        (found,) = trial.predict([file.image_in(lesson.root)], **vars(how))
         regions = keep(from_segmentation(found)).regions
         for name in set(file.class_names) & set(trial.classes):
             masks = [region.mask for region in regions if region.class_name == name]

@@ -19,7 +19,7 @@ from piclip.annotation.parquet import row_of, write_rows
 from piclip.annotation.queries import Failure, Queries, find_queries
 from piclip.annotation.sinks import Proposal
 from piclip.cli.console import (
-    loading_model,
+    load_model,
     people,
     print_some,
     print_table,
@@ -112,10 +112,7 @@ class Request:
 
     def load(self) -> FewShotSegmenter:
         """The segmenter, with nothing learned."""
-        with loading_model():
-            return FewShotSegmenter.from_pretrained(
-                **self.model, dtype=self.dtype, bands=self.bands
-            )
+        return load_model(**self.model, dtype=self.dtype, bands=self.bands)
 
     def keep(self, file: LabelledFile) -> LabelledFile:
         """What of an image's proposals is written."""

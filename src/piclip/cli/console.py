@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -24,6 +24,7 @@ from rich.text import Text
 from piclip.errors import OutputError, PiclipError, UsageError
 
 if TYPE_CHECKING:
+    from piclip import FewShotSegmenter
     from piclip.annotation.jobs import Job
     from piclip.io import outputs
 
@@ -108,6 +109,14 @@ def loading_model() -> Iterator[None]:
             for argument, option in _OPTIONS.items():
                 said = said.replace(argument, option)
             raise UsageError(said) from error
+
+
+def load_model(name_or_folder: str, **options: Any) -> FewShotSegmenter:  # noqa: ANN401
+    """The segmenter with nothing learned, as `FewShotSegmenter.from_pretrained`."""
+    from piclip import FewShotSegmenter
+
+    with loading_model():
+        return FewShotSegmenter.from_pretrained(name_or_folder, **options)
 
 
 class _Rate(ProgressColumn):

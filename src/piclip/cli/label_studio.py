@@ -65,9 +65,13 @@ def label_studio(
     from piclip.label_studio.server import Settings, serve
 
     settings = Settings(
-        model=model,
-        visual=visual,
-        clip=clip,
+        model={
+            "name_or_folder": model,
+            "visual": visual,
+            "clip": clip,
+            "device": device,
+            "dtype": dtype,
+        },
         url=url,
         api_key=api_key,
         labels=labels,
@@ -77,8 +81,6 @@ def label_studio(
         local_files=local_files,
         allowed_hosts=tuple(allow_host or ()),
         threshold=threshold,
-        device=device,
-        dtype=dtype,
         max_pixels=max_pixels,
     )
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

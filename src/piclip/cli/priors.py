@@ -48,8 +48,8 @@ def priors(
         piclip priors --model builtin --support demo/images/support.png
             --mask demo/truth/support.png --name cat --query demo/images/query_1.png --output out
     """
-    from piclip import FewShotSegmenter, Support
-    from piclip.cli.console import loading_model, people, print_json
+    from piclip import Support
+    from piclip.cli.console import load_model, people, print_json
     from piclip.figures.plots import priors_figure, save_figure
     from piclip.io.images import read_image
     from piclip.io.supports import read_labelled
@@ -59,14 +59,7 @@ def priors(
     ((label, pairs),) = options.paired(support, mask, [name]).items()
     read = partial(read_labelled, max_pixels=max_pixels, bands=chosen)
     shown = [read(Support(*pair)) for pair in pairs]
-    with loading_model():
-        segmenter = FewShotSegmenter.from_pretrained(
-            model,
-            visual=visual,
-            evidence=evidence,  # type: ignore[arg-type]  # refuses others
-            device=device,
-            dtype=dtype,
-        )
+    segmenter = load_model(model, visual=visual, evidence=evidence, device=device, dtype=dtype)
     segmenter.fit([Support(*pair) for pair in shown], name=label, max_pixels=max_pixels)
     result = segmenter.predict(image, max_pixels=max_pixels)[0]
     figure = priors_figure(*shown[0], result)

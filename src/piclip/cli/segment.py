@@ -73,20 +73,20 @@ def segment(
         piclip segment --visual facebook/dinov2-small --support zebra.jpg --mask zebra.png
             --name zebra --negative empty_savanna.jpg --query photos --output out
     """
-    from piclip import FewShotSegmenter, Support, __version__
+    from piclip import Support, __version__
     from piclip.annotation.answers import How
     from piclip.annotation.export import write_table
     from piclip.annotation.fitted import file_digest
     from piclip.annotation.jobs import RESULTS, mask_job, results_of
     from piclip.annotation.queries import query_files
-    from piclip.cli.console import loading_model, people, print_outcome, running
+    from piclip.cli.console import load_model, people, print_outcome, running
     from piclip.errors import UsageError
     from piclip.formats.cleaning import Cleaning
     from piclip.io.outputs import check_file
 
     classes = options.paired(support, mask, name)
     negatives = negative or []
-    cleaning, chosen = Cleaning(min_area, largest, fill_holes), options.bands_of(bands)
+    cleaning, colours = Cleaning(min_area, largest, fill_holes), options.bands_of(bands)
     if negatives and evidence == "published":
         raise UsageError("The published priors learn from no --negative; leave it out.")
     queries = query_files(query, output, labelled=[*support, *mask, *negatives])
@@ -98,22 +98,12 @@ def segment(
         label: [{"image": file_digest(image), "mask": file_digest(truth)} for image, truth in pairs]
         for label, pairs in classes.items()
     }
-    with loading_model():
-        segmenter = FewShotSegmenter.from_pretrained(
-            model,
-            visual=visual,
-            evidence=evidence,  # type: ignore[arg-type]  # refuses others
-            clip=clip,
-            device=device,
-            dtype=dtype,
-            bands=chosen,
-        )
+    chosen = {"visual": visual, "evidence": evidence, "clip": clip}
+    segmenter = load_model(model, **chosen, device=device, dtype=dtype, bands=colours)
     settings = {  # what decides about the masks, without what only decides about speed
         "piclip": __version__,
         "model": model,
-        "visual": visual,
-        "evidence": evidence,
-        "clip": clip,
+        **chosen,
         "weights": segmenter.scorer.fingerprint(),
         "classes": digests,
         "negatives": [file_digest(image) for image in negatives],

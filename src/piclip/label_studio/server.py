@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from piclip.clip.cache import MemoryCache
 from piclip.errors import PiclipError, UsageError
@@ -34,9 +35,7 @@ with needs_extra("labelstudio", "The backend of Label Studio"):
 class Settings:
     """How to serve, as the options of ``piclip label-studio`` say it; port 0 is any free one."""
 
-    model: str
-    visual: str | None = None
-    clip: str | None = None
+    model: Mapping[str, Any]  # as FewShotSegmenter.from_pretrained takes it
     url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     labels: Path | None = None
@@ -46,8 +45,6 @@ class Settings:
     local_files: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
     threshold: float | None = None
-    device: str = "auto"
-    dtype: str = "auto"
     max_pixels: int = MAX_PIXELS
 
     @property
@@ -86,13 +83,7 @@ def serve(settings: Settings) -> Iterator[Served]:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="piclip-label-studio-"))
         source, images = _connections(settings)
         stack.enter_context(closing(images))
-        segmenter = FewShotSegmenter.from_pretrained(
-            settings.model,
-            visual=settings.visual,
-            clip=settings.clip,
-            device=settings.device,
-            dtype=settings.dtype,
-        )
+        segmenter = FewShotSegmenter.from_pretrained(**settings.model)
         if isinstance(segmenter.scorer, TrainingFreeScorer):  # labels come one by one
             segmenter.scorer.vision.cache = MemoryCache()
         threshold = segmenter.threshold if settings.threshold is None else settings.threshold
