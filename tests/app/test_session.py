@@ -14,8 +14,7 @@ from piclip.app.example_scenes import EXAMPLES, load_example
 from piclip.app.files import coco_json, masks_zip, pair_by_name
 from piclip.app.models import BUILTIN, Models, hint
 from piclip.app.painting import painted_mask
-from piclip.app.session import AppSession, Limits
-from piclip.app.sessions import Sessions
+from piclip.app.session import AppSession, Limits, Sessions
 from piclip.datasets.scenes import make_scene
 from piclip.errors import ImageError, MaskError, ModelError, UsageError
 from piclip.figures.panels import heat

@@ -38,15 +38,9 @@ def check_destination(
 ) -> None:
     """Refuse a destination that does not fit the format or the images, before anything is done.
 
-    Args:
-        destination: Where the labels go.
-        format: A name of `piclip.formats.FORMATS`.
-        paths: The images as the labels call them.
-        files: Where they lie.
-
-    Raises:
-        UsageError: A file is wanted and a folder given or the other way round, two images would
-            have one label, a name does not fit the format, or images would be overwritten.
+    The images are called ``paths`` in the labels and lie in ``files``. A UsageError if a file is
+    wanted and a folder given or the other way round, two images would have one label, a name does
+    not fit the format, or images would be overwritten.
     """
     if format in ONE_FILE:
         if destination.is_dir():

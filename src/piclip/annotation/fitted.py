@@ -61,10 +61,8 @@ def with_readable(
 
     Of the images that `choose_examples` and `choose_negatives` choose, each is read once. One that
     is missing, cannot be read, has more than ``max_pixels`` or another size than its label says
-    loses its labels, which ``skipped`` tells, and others are chosen.
-
-    Raises:
-        UsageError: Nothing else is labelled, or none of many images can be used.
+    loses its labels, which ``skipped`` tells, and others are chosen. A UsageError if nothing else
+    is labelled, or none of many images can be used.
     """
     good: set[str] = set()
     while True:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain, count
 from pathlib import Path
-from typing import TypeAlias, overload
+from typing import TypeAlias
 
 from piclip.errors import ImageError, UsageError
 from piclip.formats.labels import LabelledFile, Labels
@@ -35,7 +35,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Queries(Sequence[Query]):
+class Queries:
     """Images whose `Query` is made when it is asked for; what is special about some, by path."""
 
     paths: Sequence[str]  # each once, in order
@@ -47,14 +47,11 @@ class Queries(Sequence[Query]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    @overload
-    def __getitem__(self, index: int) -> Query: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Query]: ...
-    def __getitem__(self, index: int | slice) -> Query | Sequence[Query]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        path = self.paths[index]
+    def __iter__(self) -> Iterator[Query]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, number: int) -> Query:
+        path = self.paths[number]
         return Query(
             path,
             self.files.get(path) or os.path.join(self.root, path),  # noqa: PTH118 - a str is smaller

@@ -58,9 +58,7 @@ class Models:
     def load(self, name: str) -> FewShotSegmenter:
         """The model of this name, from memory if it was the last one used.
 
-        Raises:
-            ModelError: It cannot be had, or this page does not offer it.
-            UsageError: A decoder's CLIP is not known, or one is given and not taken.
+        A ModelError if it cannot be had, or this page does not offer it.
         """
         name = name.strip() or self.default
         if not self.any_model and name not in self.choices:

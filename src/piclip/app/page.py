@@ -14,7 +14,7 @@ from piclip.app.example_scenes import EXAMPLES, PHOTOGRAPHS
 from piclip.app.handlers import PRIORS, Handlers, offers_photographs, told
 from piclip.app.models import BUILTIN, Models, hint
 from piclip.app.painting import FAILURES, LISTEN, read_canvas
-from piclip.app.sessions import Sessions
+from piclip.app.session import Sessions
 from piclip.clip.encoder import DEFAULT_MODEL
 from piclip.results import MIN_PRESENCE
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from piclip.app.models import BUILTIN, Models
-from piclip.app.session import Limits
-from piclip.app.sessions import Sessions
+from piclip.app.session import Limits, Sessions
 from piclip.errors import UsageError
 from piclip.io.addresses import is_loopback
 from piclip.io.extras import needs_extra

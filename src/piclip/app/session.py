@@ -1,11 +1,15 @@
-"""What a browser tab has: labelled examples, images to segment, results. No page code here."""
+"""What a browser tab has: labelled examples, images to segment, results. No page code here.
+
+All tabs together are `Sessions`: made when first asked for, ended when closed or abandoned.
+"""
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -35,6 +39,8 @@ from piclip.results import MIN_PRESENCE, Segmentation
 from piclip.segmenter import FewShotSegmenter
 
 _LONGEST_NAME = 60
+_IDLE_SECONDS = 6 * 3600.0
+_MOST_SESSIONS = 200
 _PATIENCE = 60.0  # seconds that a stopped run has to finish the image it is at
 
 
@@ -100,10 +106,8 @@ class AppSession:
     def add_example(self, image: ImageSource, mask: ImageSource, class_name: str) -> None:
         """Add an image and the mask of its size that shows where the class is.
 
-        Raises:
-            UsageError: No usable name, or too many examples, classes or pixels.
-            ImageError: The image cannot be read.
-            MaskError: The mask is empty or of another size.
+        A UsageError if the name is not usable or the limits are reached; errors of `read_image` and
+        `read_mask`.
         """
         limits, name = self.limits, " ".join(class_name.split())
         if not name:
@@ -272,3 +276,66 @@ class AppSession:
         taken = {query.name.lower() for query in self.queries}
         names = chain([stem], (f"{stem}-{number}" for number in count(2)))
         return next(name for name in names if name.lower() not in taken)
+
+
+class Sessions:
+    """The sessions of all tabs and API clients, by user and session identifier.
+
+    Tabs never mix, and abandoned ones are forgotten. Each session makes its folder in ``folder``;
+    in ``browser`` gradio keeps what browsers sent and show, of all tabs together.
+    """
+
+    def __init__(self, folder: Path, limits: Limits, browser: Path | None = None) -> None:
+        self._folder, self._browser = folder, browser
+        self.limits = limits
+        self._sessions: dict[tuple[str, str], AppSession] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """How many tabs are known."""
+        return len(self._sessions)
+
+    def of(self, user: str | None, identifier: str | None) -> AppSession:
+        """The session of one tab (what it calls itself), made when first asked for.
+
+        A UsageError if the request names no session, or there are too many.
+        """
+        if not identifier:
+            raise UsageError("The request has no session_hash; call through gradio_client.")
+        key, now = (user or "", identifier), monotonic()
+        with self._lock:
+            for other, session in list(self._sessions.items()):
+                if now - session.used > _IDLE_SECONDS and not session.running:
+                    self._sessions.pop(other).close()
+            if key not in self._sessions:
+                if len(self._sessions) >= _MOST_SESSIONS:
+                    raise UsageError("Too many pages are open on this server; try again later.")
+                folder = self._folder / secrets.token_hex(8)
+                self._sessions[key] = AppSession(folder, self.limits)
+            self._sessions[key].used = now
+            return self._sessions[key]
+
+    def close(self, user: str | None, identifier: str | None) -> None:
+        """End the session of a tab that was closed; nothing happens if there is none."""
+        with self._lock:
+            session = self._sessions.pop((user or "", identifier or ""), None)
+        if session is not None:
+            session.close()
+            self._forget_browser()
+
+    def _forget_browser(self) -> None:
+        """Delete what is older than every open tab: it was a closed one's."""
+        if self._browser is None:
+            return
+        with self._lock:
+            oldest = min((session.began for session in self._sessions.values()), default=None)
+        for file in list(self._browser.rglob("*")):
+            with suppress(OSError):  # gradio deletes, too
+                if file.is_file() and (oldest is None or file.stat().st_mtime < oldest):
+                    file.unlink()
+
+    def close_all(self) -> None:
+        """End all sessions and delete their files."""
+        with self._lock:
+            while self._sessions:
+                self._sessions.popitem()[1].close()

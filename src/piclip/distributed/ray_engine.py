@@ -44,11 +44,8 @@ def shards_by_ray(
     """Make the shards that are missing; a killed actor is started anew and goes on.
 
     The paths go from the catalogue to the actors through the cluster's memory, and the actors write
-    the shards: what comes back is how many images each has, and how many of them failed.
-
-    Raises:
-        UsageError: Ray is not installed, or a place is of this process alone.
-        PiclipError: The cluster is not there, an actor cannot go on, or as `Worker.work`.
+    the shards: what comes back is how many images each has, and how many of them failed. Errors are
+    those of `connected` and `Worker.work`; a place may not be of this process alone (UsageError).
     """
     for place in (shards.folder, shards.images, shards.catalogue.place):
         if place.startswith("memory://"):

@@ -39,14 +39,8 @@ class Worker:
     def work(self, number: int, paths: Iterable[str]) -> tuple[int, int]:
         """Annotate the images of a shard, unless it is there, and write it.
 
-        The paths are all of its images, in any order, each once or more often.
-
-        Returns:
-            How many images it has, and how many of them failed.
-
-        Raises:
-            OutputError: The shard cannot be written.
-            PiclipError: None of many images can be opened.
+        The paths are all of its images, in any order, each once or more often. Gives how many it
+        has, and how many of them failed; a PiclipError if none of many images can be opened.
         """
         if exists(self.shards.place(number)):
             return self.shards.counts([number])

@@ -12,11 +12,7 @@ _ZIP = b"PK\x03\x04"
 
 
 def what_it_is(path: Path) -> str | None:
-    """What a file is and what to export instead, to be said after its name; None if unknown.
-
-    Raises:
-        UsageError: It is JSON or XML and cannot be read.
-    """
+    """What a file is and what to export instead, to be said after its name; None if unknown."""
     if path.is_dir():
         for pattern in ("*.xml", "*.json"):
             first = next(iter(sorted(path.rglob(pattern))), None)

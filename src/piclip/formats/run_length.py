@@ -92,8 +92,7 @@ class RunLengthMask:
     ) -> RunLengthMask:
         """Takes COCO's run lengths, plain numbers or the compressed text; may hold no pixel.
 
-        Raises:
-            MaskError: The runs are damaged or do not fill the image.
+        A MaskError if they are damaged or do not fill the image.
         """
         height, width = size
         numbers = _decompress(runs) if isinstance(runs, str) else list(runs)
