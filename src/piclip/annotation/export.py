@@ -81,13 +81,14 @@ def write_files(
         dump_list((labelstudio.to_task(file, url) for file in files()), destination)
     else:
         paths = write_image_files(files(), labels, destination, format, simplify)
-        write_lists(paths, labels, destination, format)
+        if format == "yolo":
+            yolo.write_lists(labels.class_names, paths, destination)
 
 
 def write_image_files(
     files: Iterator[LabelledFile], labels: Labels, folder: Path, format: str, simplify: float
 ) -> list[str]:
-    """As `write_files`, but no lists of images; gives their paths if `write_lists` needs them."""
+    """As `write_files`, but no lists of images; gives their paths if the format has lists."""
     paths = []
     while batch := tuple(islice(files, _AT_ONCE)):
         if format == "masks":
@@ -107,12 +108,6 @@ def missing_masks(files: Iterable[LabelledFile], class_names: Sequence[str]) -> 
     for file in files:
         for name in set(class_names) - set(file.class_names):
             yield str(PurePosixPath(name, file.path).with_suffix(".png"))
-
-
-def write_lists(paths: Sequence[str], labels: Labels, folder: Path, format: str) -> None:
-    """Write what a format has beside the label files of its images (OutputError if that fails)."""
-    if format == "yolo":
-        yolo.write_lists(labels.class_names, paths, folder)
 
 
 def write_review(proposals: Iterable[Proposal], destination: Path) -> None:

@@ -114,7 +114,6 @@ def annotate(
     """
     from piclip import __version__
     from piclip.annotation.answers import How
-    from piclip.annotation.fitted import Lesson, choose_examples
     from piclip.annotation.jobs import region_job
     from piclip.annotation.queries import Queries
     from piclip.cli import annotate_folder as work
@@ -155,7 +154,6 @@ def annotate(
     place = Path(output) if output else None
     work.check_wanted(place, holdout=holdout, review=review)
     known = request.usable(request.read(labels, images), images)
-    examples = choose_examples(known)
     shown = known.labelled if with_labels else ()
     queries, missing = work.find_and_say(known, images) if output else (Queries(()), [])
     if place:
@@ -165,7 +163,7 @@ def annotate(
         )
 
     segmenter = request.load()
-    lesson = Lesson(Path(images), examples, work.negatives_for(segmenter, known))
+    lesson = work.lesson_for(segmenter, known, Path(images))
     settings = {  # what decides about the proposals, without what only decides about speed
         "piclip": __version__,
         "model": segmenter.scorer.fingerprint(),

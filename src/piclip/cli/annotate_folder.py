@@ -12,7 +12,7 @@ from typing import Any
 from piclip import FewShotSegmenter
 from piclip.annotation.answers import How
 from piclip.annotation.export import check_destination, is_review, write_files, write_review
-from piclip.annotation.fitted import Lesson, choose_negatives, with_readable
+from piclip.annotation.fitted import Lesson, choose_examples, choose_negatives, with_readable
 from piclip.annotation.holdout import Expectation, held_out_images, hold_out
 from piclip.annotation.jobs import Job, journal_path
 from piclip.annotation.parquet import row_of, write_rows
@@ -225,9 +225,10 @@ def refuse_edited(files: Iterable[Path], output: Path) -> None:
         )
 
 
-def negatives_for(segmenter: FewShotSegmenter, labels: Labels) -> dict[str, list[LabelledFile]]:
-    """The images labelled as without a class, by its name; a trained decoder has no use for any."""
-    return choose_negatives(labels) if segmenter.scorer.takes_negatives else {}
+def lesson_for(segmenter: FewShotSegmenter, labels: Labels, images: Path) -> Lesson:
+    """What is learned; of images labelled as without a class a trained decoder learns nothing."""
+    negatives = choose_negatives(labels) if segmenter.scorer.takes_negatives else {}
+    return Lesson(images, choose_examples(labels), negatives)
 
 
 def write_proposals(
@@ -282,11 +283,6 @@ def measure(request: Request, segmenter: FewShotSegmenter, lesson: Lesson) -> li
         expectations = hold_out(
             segmenter, lesson, request.how, keep=request.keep, on_progress=on_progress
         )
-    _print_expectations(expectations)
-    return expectations
-
-
-def _print_expectations(expectations: Sequence[Expectation]) -> None:
     rows = []
     for found in expectations:
         worst = min(found.ious, key=lambda path: found.ious[path], default=None)
@@ -301,6 +297,7 @@ def _print_expectations(expectations: Sequence[Expectation]) -> None:
         )
     columns = ("class", "labelled", "held out", "IoU to expect", "worst image")
     print_table("Measured on labelled images, each held out", columns, rows)
+    return expectations
 
 
 def expectation_json(found: Expectation) -> dict[str, Any]:

@@ -13,8 +13,7 @@ from tempfile import TemporaryDirectory
 import typer
 
 from piclip.annotation.export import ONE_FILE, check_destination
-from piclip.annotation.fitted import Lesson, choose_examples
-from piclip.cli.annotate_folder import Request, made_by_others, negatives_for, refuse_edited
+from piclip.cli.annotate_folder import Request, lesson_for, made_by_others, refuse_edited
 from piclip.cli.console import people, print_json, print_outcome, progress_lines, stopped, writing
 from piclip.distributed.catalogue import root_of
 from piclip.distributed.export import Export
@@ -95,9 +94,8 @@ def annotate_shards(request: Request, output: str, cluster: Cluster) -> None:
         if target != "parquet":
             check_names(target, known.class_names)
             _check_output(request, place, target, job_folder)
-        examples = choose_examples(known)
         segmenter = request.load()
-        lesson = Lesson(images, examples, negatives_for(segmenter, known))
+        lesson = lesson_for(segmenter, known, images)
         with people().status("Learning from the labelled images"):
             learned = lesson.digest()
             lesson.teach(segmenter, max_pixels=request.how.max_pixels)

@@ -37,19 +37,14 @@ _prepare = typer.Typer(
 )
 app.add_typer(_prepare, name="prepare")
 
-_OutOption = Annotated[
-    Path,
-    typer.Option(
-        "--out", parser=options.path, metavar="DIR", help="The prepared folder, made or continued."
-    ),
-]
+_Out = Annotated[Path, typer.Option("--out", parser=options.path, metavar="DIR")]
 
 
 @options.command(_prepare)
 def pascal(
     *,
     voc: Annotated[Path, typer.Option(metavar="DIR")],
-    out: _OutOption,
+    out: _Out,
     sbd: Annotated[Path | None, typer.Option(metavar="DIR")] = None,
     masks: Annotated[Path | None, typer.Option(metavar="DIR")] = None,
     train_list: Annotated[str, typer.Option(metavar="NAME")] = "published",
@@ -63,6 +58,7 @@ def pascal(
 
     Options:
         voc: VOC 2012 as it is unpacked.
+        out: The prepared folder, made or continued.
         sbd: SBD as it is unpacked.
         masks: Instead of --sbd: a folder SegmentationClassAug.
         train_list: published (5953 images, as PFENet and BAM) or aug (10582).
@@ -94,7 +90,7 @@ def coco(
     *,
     images: Annotated[Path, typer.Option(metavar="DIR")],
     annotations: Annotated[list[Path], typer.Option(metavar="JSON")],
-    out: _OutOption,
+    out: _Out,
     json: bool = False,
 ) -> None:
     """Draw COCO's objects into class masks, and write the lists of COCO-20i.
@@ -106,6 +102,7 @@ def coco(
     Options:
         images: The folder with train2014, val2014.
         annotations: instances_*.json; may be repeated.
+        out: The prepared folder, made or continued.
 
     Examples:
         piclip data prepare coco --images coco
@@ -126,7 +123,7 @@ def coco(
 def download(
     dataset: Annotated[str, typer.Argument(metavar="pascal|coco")],
     *,
-    out: Annotated[Path, typer.Option("--out", parser=options.path, metavar="DIR")],
+    out: _Out,
 ) -> None:
     """Download the photographs and annotations of a dataset, check and unpack them.
 

@@ -13,15 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from piclip.annotation.export import (
-    ONE_FILE,
-    missing_masks,
-    write_files,
-    write_image_files,
-    write_lists,
-)
+from piclip.annotation.export import ONE_FILE, missing_masks, write_files, write_image_files
 from piclip.distributed.ray_engine import Pool, each_by_ray
 from piclip.distributed.shards import Shards
+from piclip.formats import yolo
 from piclip.formats.labels import LabelledFile, Labels, label_paths
 from piclip.io.storage import local_path, names, put_all, remove
 
@@ -63,8 +58,9 @@ class Export:
                 part.write_part(number)
         else:
             each_by_ray(part.write_part, done, pool)
-        with self._place() as place:
-            write_lists(paths, self.labels, place, self.format)
+        if self.format == "yolo":
+            with self._place() as place:
+                yolo.write_lists(self.labels.class_names, paths, place)
 
     def write_part(self, number: int) -> None:
         """Write the files of a shard's images (OutputError if that fails)."""

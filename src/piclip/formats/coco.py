@@ -165,7 +165,10 @@ def load(
     for number, item, where in _by_id(field(content, "images", list, str(path)), f"{path}: image"):
         images[number] = None
         with noted():
-            images[number] = _image(item, where)
+            name = field(item, "file_name", str, where)
+            path_of_image = relative_path(name)
+            size = image_size_field(item, f"{where} ({path_of_image})")
+            images[number] = CocoImage(name, path_of_image, size, [])
     if problems is not None and images and not any(images.values()):
         raise ImageError(problems.sentences[0])
     for index, item in enumerate(field(content, "annotations", list, str(path))):
@@ -314,12 +317,6 @@ def _by_id(items: list[Any], what: str) -> Iterator[tuple[int, object, str]]:
             raise UsageError(f"{where}: the id {number} is used twice; give each its own.")
         found.add(number)
         yield number, item, where
-
-
-def _image(item: object, where: str) -> CocoImage:
-    name = field(item, "file_name", str, where)
-    path = relative_path(name)
-    return CocoImage(name, path, image_size_field(item, f"{where} ({path})"), [])
 
 
 def _mask(item: dict[str, Any], size: tuple[int, int], where: str, boxes: Boxes) -> RunLengthMask:

@@ -150,11 +150,6 @@ def dump_list(items: Iterable[object], path: Path) -> Path:
     return path
 
 
-def dump_json(value: object, path: Path) -> Path:
-    """Write JSON on one line (OutputError): indented, each corner would take a line."""
-    return write_text(json.dumps(value, allow_nan=False), path)
-
-
 def field(
     item: object, key: str, kind: type[T], where: str, error: type[PiclipError] = UsageError
 ) -> T:

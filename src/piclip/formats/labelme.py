@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -27,12 +28,12 @@ from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import relative_path
 from piclip.formats.label_files import (
     Problems,
-    dump_json,
     field,
     image_size_field,
     json_if_any,
     load_json,
     read_text,
+    write_text,
 )
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class, placed
 from piclip.formats.polygons import Corners, corners_from, ellipse, outlines, rectangle
@@ -95,10 +96,12 @@ def write(labels: Labels, destination: str | Path, *, simplify: float = 0.0) -> 
 
     labelme opens the files where the images lie beside them.
     """
-    return [
-        dump_json(_content(file, simplify), Path(destination) / target)
-        for file, target in labels.with_paths(".json")
-    ]
+    written = []
+    for file, target in labels.with_paths(".json"):
+        # On one line: indented, each corner would take a line.
+        text = json.dumps(_content(file, simplify), allow_nan=False)
+        written.append(write_text(text, Path(destination) / target))
+    return written
 
 
 def is_edited(path: Path) -> bool:

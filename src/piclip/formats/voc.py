@@ -119,7 +119,12 @@ def read(
         regions, ignore = [], None
         with problems.noted():
             class_map = colours.read(path) if colours else read_class_map(path, len(values))
-            _check_size(class_map, size, path)
+            if class_map.shape != size:
+                raise MaskError(
+                    f"{path}: the class map is {class_map.shape[1]} x {class_map.shape[0]} pixels "
+                    f"(width x height) but its image is {size[1]} x {size[0]}; give it the size of "
+                    f"its image."
+                )
             regions = [
                 Region(
                     check_class(values[index - 1], names, str(path)),
@@ -232,14 +237,6 @@ class _ColourMap:
             )
         values = np.array([self.by_colour[number] for number in found.tolist()], dtype=np.uint8)
         return np.asarray(values[where].reshape(rgb.shape[:2]))
-
-
-def _check_size(class_map: npt.NDArray[np.uint8], size: tuple[int, int], path: Path) -> None:
-    if class_map.shape != size:
-        raise MaskError(
-            f"{path}: the class map is {class_map.shape[1]} x {class_map.shape[0]} pixels (width x "
-            f"height) but its image is {size[1]} x {size[0]}; give it the size of its image."
-        )
 
 
 def read_class_map(path: Path, classes: int) -> npt.NDArray[np.uint8]:

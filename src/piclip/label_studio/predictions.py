@@ -46,19 +46,18 @@ def to_prediction(
     results = []
     for region in file.regions:
         if control := config.control_for(region.class_name):
-            make = _brush if control.kind == "brushlabels" else _polygons
+            if control.kind == "brushlabels":
+                alone = replace(file, regions=(region,))
+                shapes = labelstudio.to_prediction(alone)["result"]
+            else:
+                shapes = _polygons(file, region)
             names = {"from_name": control.name, "to_name": config.image, "type": control.kind}
-            results += [shape | names for shape in make(file, region)]
+            results += [shape | names for shape in shapes]
     return {
         "model_version": model_version,
         "score": round(certainty_of(segmentation), _DIGITS),
         "result": [result | {"id": f"piclip{n}"} for n, result in enumerate(results)],
     }
-
-
-def _brush(file: LabelledFile, region: Region) -> list[dict[str, Any]]:
-    alone = labelstudio.to_prediction(replace(file, regions=(region,)))
-    return list(alone["result"])
 
 
 def _polygons(file: LabelledFile, region: Region) -> list[dict[str, Any]]:
