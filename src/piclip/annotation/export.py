@@ -22,15 +22,13 @@ from piclip.formats.labels import LabelledFile, Labels, label_paths
 from piclip.formats.registry import write_labels
 from piclip.io.outputs import advice_for
 
-ONE_FILE = frozenset({"coco", "labelstudio", "parquet"})
-"""Formats of one file; the others are folders with files per image."""
+ONE_FILE = frozenset({"coco", "labelstudio", "parquet"})  # others are folders
 
 _REVIEW = ("image", "certainty", "regions", "lowest_score")
 _IMAGES = frozenset({"voc", "masks"})
 _AT_ONCE = 64
 
-Files = Callable[[], Iterator[LabelledFile]]
-"""Gives the images and their regions, anew on each call."""
+Files = Callable[[], Iterator[LabelledFile]]  # the images, anew on each call
 
 
 def check_destination(

@@ -19,8 +19,7 @@ from piclip.io.images import MAX_PIXELS, read_image
 if TYPE_CHECKING:
     from piclip.segmenter import FewShotSegmenter
 
-MOST_SUPPORTS = 50
-"""Most labelled images that `piclip.FewShotSegmenter.fit` takes for a class."""
+MOST_SUPPORTS = 50  # most labelled images that piclip.FewShotSegmenter.fit takes for a class
 
 Examples = Mapping[str, Sequence[LabelledFile]]
 """Class name to the labelled images that it is learned from, or to those without it."""

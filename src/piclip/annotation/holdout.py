@@ -15,8 +15,7 @@ from piclip.formats.predicted import from_segmentation
 from piclip.formats.run_length import RunLengthMask
 from piclip.segmenter import FewShotSegmenter
 
-MOST_HELD_OUT = 10
-"""Most images of a class that are held out; each asks for learning the class anew."""
+MOST_HELD_OUT = 10  # images of a class; each asks for learning the class anew
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ from piclip.io.ownership import owned
 from piclip.results import OVERLAYS
 from piclip.segmenter import FewShotSegmenter
 
-RESULTS = "results.json"
-"""What a folder of masks says about them, for people and programs."""
+RESULTS = "results.json"  # what a folder of masks says about them, for people and programs
 
 
 class Job:

@@ -25,8 +25,7 @@ ADVICE = "choose another --output, or add --overwrite to start over"
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError)
 """What reading a file that is no journal ends with."""
 
-_SYNC_SECONDS = 1.0
-"""What a power cut may cost, at most; a kill costs nothing that was reported."""
+_SYNC_SECONDS = 1.0  # what a power cut may cost, at most; a kill costs nothing that was reported
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ class Journal:
                 head, body = _parts(lines.readline())
                 if json.loads(head)["piclip"] != _FORMAT:
                     raise ValueError("another format")
-                self._check_settings(dict(json.loads(body)["settings"]))
+                check_settings(self.path, self.settings, dict(json.loads(body)["settings"]))
                 place = lines.tell()
                 for line in lines:
                     try:
@@ -205,14 +204,6 @@ class Journal:
                 f"{self.path} is no journal of an earlier run, or is damaged; {ADVICE}."
             ) from error
 
-    def _check_settings(self, earlier: dict[str, Any]) -> None:
-        changed = [key for key in self.settings if earlier.get(key) != self.settings[key]]
-        if changed:
-            raise UsageError(
-                f"{self.path} belongs to a run with other settings ({', '.join(changed)}); "
-                f"{ADVICE}."
-            )
-
     def _write(self, line: bytes, place: int) -> None:
         written = 0
         try:
@@ -227,6 +218,15 @@ class Journal:
         return OutputError(
             f"{self.path} cannot be written ({why}); free some space and run the same command "
             f"again: what is finished is kept."
+        )
+
+
+def check_settings(place: object, now: dict[str, Any], earlier: dict[str, Any]) -> None:
+    """Refuse to go on at a place with other settings (UsageError that names them)."""
+    changed = [key for key in now if earlier.get(key) != now[key]]
+    if changed:
+        raise UsageError(
+            f"{place} belongs to a run with other settings ({', '.join(changed)}); {ADVICE}."
         )
 
 

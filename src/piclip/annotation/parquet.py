@@ -20,8 +20,7 @@ from piclip.io.extras import arrow
 
 Row: TypeAlias = dict[str, Any]
 
-_ROWS = 1000
-"""Of a row group, which is in memory at once."""
+_ROWS = 1000  # of a row group, which is in memory at once
 
 
 def row_of(proposal: Proposal) -> Row:

@@ -22,8 +22,7 @@ from piclip.errors import PiclipError
 from piclip.io.processes import WORKER_ENDED, worker_pool
 from piclip.segmenter import FewShotSegmenter
 
-_WAITING = 2
-"""Groups of images that wait for each process, beside the one that it is at."""
+_WAITING = 2  # groups of images that wait for each process, beside the one that it is at
 
 
 def answers_of_workers(
@@ -66,8 +65,7 @@ def answers_of_workers(
             pool.shutdown(cancel_futures=True)
 
 
-_work: tuple[FewShotSegmenter, Sink, How, Event]
-"""What a process works with."""
+_work: tuple[FewShotSegmenter, Sink, How, Event]  # what a process works with
 
 
 def _start(

@@ -11,8 +11,7 @@ from PIL import Image
 
 from piclip.results import MIN_PRESENCE, ScoreMaps, Segmentation
 
-PREVIEW_PIXELS = 720
-"""Longer side of what the page shows, small images enlarged: the slider must answer at once."""
+PREVIEW_PIXELS = 720  # longer side of what the page shows: the slider must answer at once
 
 THUMBNAIL_PIXELS = 240
 

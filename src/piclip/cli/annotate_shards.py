@@ -35,8 +35,7 @@ from piclip.io.storage import (
     names,
 )
 
-_MOST_FAILURES = 1000
-"""So many are printed with --json; the shards have all of them."""
+_MOST_FAILURES = 1000  # so many are printed with --json; the shards have all of them
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ from piclip.io.storage import (
     scratch_file,
 )
 
-_ROWS = 50_000
-"""Paths that are in memory at once."""
+_ROWS = 50_000  # paths that are in memory at once
 
 
 def shard_of(path: str, shards: int) -> int:

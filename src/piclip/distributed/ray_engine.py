@@ -20,8 +20,7 @@ from piclip.io.extras import arrow, needs_extra
 from piclip.io.storage import file_system
 from piclip.segmenter import FewShotSegmenter
 
-_GROUPS_EACH = 64
-"""Groups of shards for each actor: what is lost when one is killed, and how even the end is."""
+_GROUPS_EACH = 64  # groups of shards for each actor: what is lost when one is killed
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from piclip.annotation.journal import ADVICE
+from piclip.annotation.journal import ADVICE, check_settings
 from piclip.annotation.parquet import Row, counts_of, read_rows
 from piclip.annotation.queries import Failure
 from piclip.annotation.sinks import Proposal
@@ -23,8 +23,7 @@ _MANIFEST, _CATALOGUE, _SHARDS = "job.json", "images.parquet", "shards"
 _OWN = frozenset({_CATALOGUE, _SHARDS, ".piclip.lock"})
 _IMAGES_EACH, _MOST_BY_ITSELF = 1000, 100_000
 _NAME = re.compile(r"part-(\d{6})\.parquet")
-MOST_SHARDS = 1_000_000
-"""As many as their names have numbers."""
+MOST_SHARDS = 1_000_000  # as many as their names have numbers
 
 _AT_ONCE = 32
 
@@ -65,7 +64,7 @@ class Shards:
             fixed = {"images": images, "rows": listed.rows, "bytes": listed.size}
             if count is not None:
                 fixed["shards"] = count
-            _check(earlier, fixed | {"settings": settings}, manifest)
+            check_settings(manifest, fixed | settings, earlier | earlier["settings"])
             return cls(folder, root, listed, earlier["shards"])
         if overwrite:
             for name in (_MANIFEST, _SHARDS, _CATALOGUE):
@@ -157,13 +156,3 @@ def _read_manifest(place: str) -> dict[str, Any]:
     ):
         raise UsageError(f"{place} is no record of a job of piclip annotate; {ADVICE}.")
     return said
-
-
-def _check(earlier: dict[str, Any], now: dict[str, Any], place: str) -> None:
-    """Refuse a job with other settings (UsageError that names them)."""
-    given, kept = ({**all_of, **all_of["settings"]} for all_of in (now, earlier))
-    changed = [key for key in given if key != "settings" and given[key] != kept.get(key)]
-    if changed:
-        raise UsageError(
-            f"{place} belongs to a run with other settings ({', '.join(changed)}); {ADVICE}."
-        )

@@ -24,8 +24,7 @@ from piclip.segmenter import FewShotSegmenter
 
 _FETCHED_AT_ONCE, _FETCHED_AHEAD = 8, 32
 _SORTED_AT_ONCE = 64
-_FEW = 10
-"""So many images may all be missing; more of them, and it is the storage that is."""
+_FEW = 10  # so many images may all be missing; more of them, and it is the storage that is
 
 
 @dataclass(frozen=True)

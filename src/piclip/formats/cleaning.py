@@ -14,8 +14,7 @@ from piclip.errors import UsageError
 from piclip.formats.labels import LabelledFile, Region
 from piclip.formats.run_length import RunLengthMask
 
-TOUCHING = np.ones((3, 3), dtype=np.bool_)
-"""Pixels of one part touch at a side or a corner."""
+TOUCHING = np.ones((3, 3), dtype=np.bool_)  # pixels of one part touch at a side or a corner
 
 _AREA = re.compile(r"(\d+(?:\.\d+)?) ?(%?)")
 _DIGITS = 4
@@ -138,5 +137,4 @@ def _score(parts: Sequence[Region]) -> float | None:
     return round(float(np.average(scores, weights=areas)), _DIGITS) if scores else None
 
 
-AS_FOUND = Cleaning()
-"""Leaves all as it is."""
+AS_FOUND = Cleaning()  # leaves all as it is

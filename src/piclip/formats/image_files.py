@@ -16,12 +16,10 @@ from piclip.errors import ImageError, PiclipError, UsageError
 from piclip.formats.label_files import Problems
 from piclip.io.images import SUFFIXES, UNREAD, image_size
 
-Size: TypeAlias = tuple[int, int]
-"""(height, width) in pixels."""
+Size: TypeAlias = tuple[int, int]  # (height, width) in pixels
 
 
-PNG = "*.[pP][nN][gG]"
-"""What PNG files are called, on Windows too."""
+PNG = "*.[pP][nN][gG]"  # what PNG files are called, on Windows too
 
 
 def relative_path(text: str) -> str:

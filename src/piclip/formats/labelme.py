@@ -41,8 +41,7 @@ from piclip.formats.run_length import RunLengthMask
 from piclip.io.decoding import decode_bytes, reason
 from piclip.io.images import MAX_PIXELS
 
-_LOOKED_AT = 20
-"""Files of a folder; some may be something else."""
+_LOOKED_AT = 20  # files of a folder; some may be something else
 _VERSION = "5.5.0"
 _OF_FILE = frozenset({"shapes", "imagePath", "imageHeight", "imageWidth"})
 _OF_SHAPE = frozenset({"label", "shape_type", "points", "mask"})

@@ -40,8 +40,7 @@ from piclip.io.extras import library
 from piclip.io.images import image_size
 from piclip.io.overlays import COLOURS
 
-LOCAL_FILES = "/data/local-files/?d="
-"""How Label Studio addresses files of its local storage."""
+LOCAL_FILES = "/data/local-files/?d="  # how Label Studio addresses files of its local storage
 
 _CONTROL, _OBJECT, _DATA = "tag", "image", "image"
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")

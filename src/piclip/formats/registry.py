@@ -51,8 +51,7 @@ FORMATS: dict[str, Format] = {
     "voc": voc,
     "masks": masks,
 }
-READERS: dict[str, Reader] = {"cvat": cvat, **FORMATS}
-"""Also those that are only read."""
+READERS: dict[str, Reader] = {"cvat": cvat, **FORMATS}  # also those that are only read
 _BY_NAME = (*FORMATS, "cvat")
 _OUTLINED = ("coco", "labelme", "yolo")
 _BOXED = ("coco", "yolo")

@@ -30,11 +30,9 @@ from piclip.io.overlays import class_map_image
 _NAMES, _COLOURS = "class_names.txt", "labelmap.txt"
 _MAPS = ("SegmentationClass", "SegmentationClassPNG")
 _BACKGROUND = frozenset({"background", "bg"})
-_LOOKED_AT = 20
-"""Files of a folder; in some of them there may be only one class."""
+_LOOKED_AT = 20  # files of a folder; in some of them there may be only one class
 _SMALL = 32
-_VOID = 0xE0E0C0
-"""The colour of VOC's index 255."""
+_VOID = 0xE0E0C0  # the colour of VOC's index 255
 
 
 def recognise(source: Path) -> bool:

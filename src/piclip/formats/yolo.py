@@ -41,8 +41,7 @@ from piclip.io.documents import read_yaml
 _YAML_SUFFIXES = frozenset({".yaml", ".yml"})
 _YAML, _YAMLS, _CLASSES = "data.yaml", ("data.yaml", "dataset.yaml"), "classes.txt"
 _OTHER_TEXTS = re.compile(r"(readme|license|notes|train|val|valid|test)\b.*", re.IGNORECASE)
-_LOOKED_AT = 20
-"""Texts of a folder; some are empty."""
+_LOOKED_AT = 20  # texts of a folder; some are empty
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import httpx
 
-_PIECE = 2**16
-"""Most bytes that are decoded at once."""
+_PIECE = 2**16  # most bytes that are decoded at once
 
 
 def bounded_client(most_bytes: int, *, follow_redirects: bool) -> httpx.Client:

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from piclip.results import Segmentation
 
 _DIGITS = 4
-_TOLERANCE = 1.0
-"""Pixels by which a polygon may miss the outline: with a corner at every step nobody can edit."""
+_TOLERANCE = 1.0  # pixels by which a polygon may miss the outline, so that people can edit it
 
 
 Answer = dict[str, Any] | list[dict[str, Any]]

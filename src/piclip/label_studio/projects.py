@@ -31,8 +31,7 @@ from piclip.label_studio.tasks import (
 )
 from piclip.segmenter import FewShotSegmenter
 
-UNLEARNED = "piclip-unlearned"
-"""Model version while nothing is labelled."""
+UNLEARNED = "piclip-unlearned"  # model version while nothing is labelled
 
 logger = logging.getLogger("piclip.label_studio")
 

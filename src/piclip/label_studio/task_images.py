@@ -29,8 +29,7 @@ from piclip.errors import ImageError, UsageError
 from piclip.io.decoding import reason
 from piclip.label_studio.bounded_client import bounded_client
 
-MOST_BYTES = 100_000_000
-"""Larger image files are refused."""
+MOST_BYTES = 100_000_000  # larger image files are refused
 
 _MOST_REDIRECTS = 3
 _SECONDS = 60

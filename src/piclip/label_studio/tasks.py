@@ -17,17 +17,14 @@ from piclip.formats.labels import LabelledFile
 from piclip.io.extras import library
 from piclip.label_studio.bounded_client import bounded_client
 
-Task = dict[str, Any]
-"""A task as Label Studio writes it: id, data, annotations."""
+Task = dict[str, Any]  # a task as Label Studio writes it: id, data, annotations
 
 TaskSource = Callable[[str], Iterable[Task]]
 """Reads the tasks of a project that have annotations anew; a PiclipError if they cannot be had."""
 
-MOST_PAGE_BYTES = 200_000_000
-"""Larger answers of the API, each a page of tasks with their annotations, are refused."""
+MOST_PAGE_BYTES = 200_000_000  # of an answer of the API, a page of tasks with their annotations
 
-_GEOMETRIES = ("brushlabels", "polygonlabels")
-"""The tags that label regions as masks, the better one first."""
+_GEOMETRIES = ("brushlabels", "polygonlabels")  # tags that label masks, the better one first
 
 _ADVICE = (
     "the labelling interface needs an <Image> whose value is a field such as $image, and "
