@@ -113,11 +113,9 @@ def query_files(queries: Iterable[Path], output: Path, labelled: Iterable[Path])
 
 
 def find_queries(labels: Labels, image_root: str | Path) -> tuple[Queries, list[str]]:
-    """Find the images that have no label, by folder and name, as `Labels.unlabelled`.
+    """The images that have no label, as `Labels.unlabelled`, and paths of those that are not there.
 
-    Returns:
-        The images, and the paths of those that the labels list without a usable label and that are
-        not there.
+    The labels list the latter without a usable label.
     """
     root = Path(image_root)
     waiting, missing = labels.find_unlabelled(root)

@@ -36,9 +36,8 @@ when that fails; a press of a button of ``FAILURES`` then tells the person."""
 def read_canvas(sent: Any, pixels: int) -> dict[str, Any] | None:  # noqa: ANN401
     """Read gradio's ``EditorData``; gradio has checked that files are uploads of a legal size.
 
-    Returns:
-        ``background``, a Pillow image, and ``layers``, uint8 arrays (H, W, 4); None for an empty
-        canvas.
+    Gives ``background``, a Pillow image, and ``layers``, uint8 arrays (H, W, 4); None for an empty
+    canvas.
 
     Raises:
         ImageError: A file is no image, or has too many pixels, which are not decoded.

@@ -96,10 +96,7 @@ app.add_typer(benchmark.app, name="benchmark")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: What follows ``piclip``; None takes them from the process.
+    """Run the command line with what follows ``piclip``, by default that of the process.
 
     Returns:
         The exit code: 0, 1 for a failure, 2 for a wrong command line.

@@ -244,10 +244,7 @@ def write_proposals(
 ) -> dict[str, int]:
     """Write what a job found, after the labelled images ``shown``, and the review table.
 
-    A Parquet file has the failures, too.
-
-    Returns:
-        The number of proposed regions by class.
+    A Parquet file has the failures, too. Gives the number of proposed regions by class.
     """
 
     def proposed() -> Iterator[Proposal]:

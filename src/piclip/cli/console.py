@@ -79,15 +79,8 @@ def print_outcome(
 ) -> None:
     """Print how many images are done, for people, and which ones failed.
 
-    Args:
-        what: What was done to them, such as "segmented".
-        done: Number of images that are done, those of earlier runs included.
-        earlier: How many of them are from earlier runs.
-        failures: One reason for each image that failed.
-        where: Where all of the reasons are.
-        output: Where the results are.
-        more: What else is to be said of them.
-        failed: How many images failed, if not as many as there are reasons.
+    Done are also those of ``earlier`` runs. There is one reason for each failure, unless more of
+    them ``failed``; all of the reasons are ``where`` it says, results in ``output``.
     """
     failed = len(failures) if failed is None else failed
     total = done + failed

@@ -22,21 +22,14 @@ _DIGITS = 4
 
 @dataclass(frozen=True)
 class Cleaning:
-    """What becomes of the parts of a class in an image, in this order.
+    """What becomes of the parts of a class in an image; first holes are filled, last is largest.
 
-    Attributes:
-        fill_holes: Holes in which no other class was found become part of what is around them.
-        min_area: Parts with fewer pixels are left out; a number, or a text such as "0.1%" of the
-            image's pixels.
-        largest: Only the largest part of each class is kept.
-
-    Raises:
-        UsageError: The area is neither.
+    The area is a number of pixels, or a text such as "0.1%" of the image's (or else a UsageError).
     """
 
-    min_area: float | str = 0
-    largest: bool = False
-    fill_holes: bool = False
+    min_area: float | str = 0  # parts with fewer pixels are left out
+    largest: bool = False  # only the largest part of each class is kept
+    fill_holes: bool = False  # holes without another class become part of what is around them
 
     def __post_init__(self) -> None:
         least_area(self.min_area, (1, 1))

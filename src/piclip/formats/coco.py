@@ -136,16 +136,13 @@ def load(
 ) -> tuple[dict[int, str], dict[int, CocoImage]]:
     """Read the names of the categories and the images of a COCO file, both by id.
 
-    Args:
-        path: The file, of which never more than one annotation is in memory as text.
-        progress: Told how many bytes are read, and of how many.
-        problems: Takes images whose size is none or over the limit, which are left out with
-            their annotations, and annotations of unknown images and categories.
+    Never more than one annotation is in memory as text; progress counts bytes. With ``problems``,
+    images whose size is none or over the limit are left out with their annotations, as are those of
+    unknown images and categories.
 
     Raises:
         UsageError: The file is malformed.
-        ImageError: The size of every image, or without ``problems`` of one, is none or over the
-            limit.
+        ImageError: The size of every image, or without ``problems`` of one, is none or too large.
         MaskError: Without ``problems``, an annotation is of an unknown image or category.
     """
     noted: Callable[[], AbstractContextManager[None]]

@@ -256,14 +256,10 @@ class Labels:
         return list(zip(self.images, paths, strict=True))
 
     def unlabelled(self, image_root: str | Path) -> list[Path]:
-        """List the images without a label, the queries.
+        """List the images without a label, the queries, by folder and name.
 
-        Args:
-            image_root: The folder of images. Of its subfolders, only those are searched in which
-                images of the labels lie, and then only those.
-
-        Returns:
-            Paths sorted by folder and name; an image that the labels do not know is unlabelled.
+        Where images of the labels lie in subfolders, only those are searched. An image that the
+        labels do not know is unlabelled.
 
         Raises:
             ImageError: The folder is missing or has no images.

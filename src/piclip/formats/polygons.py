@@ -22,12 +22,10 @@ Corners = npt.NDArray[np.float64]
 
 
 def outlines(mask: npt.NDArray[np.bool_], simplify: float = 0.0) -> list[list[Corners]]:
-    """Trace a mask.
+    """Trace a mask, bool (H, W).
 
-    Args:
-        mask: Bool (H, W).
-        simplify: Pixels by which an outline may miss its corners, to have fewer of them; then it no
-            longer gives back every pixel.
+    With ``simplify`` an outline may miss its corners by as many pixels, to have fewer of them; then
+    it no longer gives back every pixel.
 
     Returns:
         For each connected part its outer outline and then those of its holes, each (N, 2) as
