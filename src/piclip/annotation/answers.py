@@ -79,14 +79,14 @@ def answers(
 
 def _kept(keeper: Keeper, query: Query, stamp: Stamp, result: Segmentation) -> Entry:
     try:
-        kept = keeper.keep(query, result)
+        found, files = keeper.keep(query, result)
         if stamp_of(query.file) != stamp:
             return Entry(query.path, stamp, reason=changed(query.file))
     except OutputError:
         raise
     except PiclipError as error:
         return Entry(query.path, stamp, reason=str(error))
-    return Entry(query.path, stamp, kept.found, files=kept.files)
+    return Entry(query.path, stamp, found, files=tuple(files))
 
 
 def changed(file: str) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,8 @@ _DIGITS = 6
 _FEW_DIGITS = 4
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What a sink made of a result: for the journal, as JSON reads it back, and written files."""
-
-    found: dict[str, Any]
-    files: tuple[Path, ...] = ()
+Kept: TypeAlias = tuple[dict[str, Any], Sequence[Path]]
+"""What a sink made of a result: for the journal, as JSON reads it back, and the files written."""
 
 
 class Keeper(Protocol):
@@ -46,7 +42,7 @@ class Sink(Keeper, Protocol):
 
     def holds(self, journal: Journal, path: str) -> bool:
         """Whether all that was written for an image of the journal is still there."""
-        ...
+        return True
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class MaskFiles:
             "mean_score": _rounded(score.mean()),
             "mean_score_inside": _mean_in(score, inside),
         }
-        return Kept(found, tuple(files))
+        return found, files
 
     def holds(self, journal: Journal, path: str) -> bool:
         """Whether the mask, and the overlay if asked for, are there and not empty."""
@@ -141,7 +137,7 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Regions:
+class Regions(Sink):
     """Regions in the journal alone, for any label format; see `piclip.annotation.export`."""
 
     def keep(self, query: Query, result: Segmentation) -> Kept:
@@ -156,12 +152,7 @@ class Regions:
                 )
             file = replace(file, id=query.known.id, source=query.known.source)
         # Rounded as scores are: the last digits depend on which images are segmented together.
-        return Kept(Proposal(file, round(certainty_of(result), _FEW_DIGITS)).found())
-
-    def holds(self, journal: Journal, path: str) -> bool:
-        """The journal has them."""
-        del journal, path
-        return True
+        return Proposal(file, round(certainty_of(result), _FEW_DIGITS)).found(), ()
 
 
 def certainty_of(found: Segmentation) -> float:

@@ -245,7 +245,7 @@ class AppSession:
         """Store a result of a run: full scores on disk, a preview in memory."""
         own = next((one for one in list(self.queries) if str(one.path) == query.path), None)
         if own is None:  # removed meanwhile
-            return Kept({})
+            return {}, ()
         if result.image is None:
             raise UsageError("The result holds no image.")
         preview = preview_of(result, result.image, own.name).at_threshold(
@@ -256,7 +256,7 @@ class AppSession:
                 file = own.path.with_suffix(".npy")
                 write_scores(result.score_maps, file)
                 self.answers.append(Answer(own, preview, file))
-        return Kept({})
+        return {}, ()
 
     def answer(self, index: int) -> Answer:
         """The result number ``index``, from 0 (UsageError if there is none)."""

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from piclip.evaluation.benchmarks.quality import Report
     from piclip.evaluation.predictor import Predictor
 
-WorkersOption = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Processes. [default: one per core]")
-]
+_Workers = Annotated[int | None, typer.Option(min=1, metavar="N")]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,7 +28,7 @@ def scenes(
     *,
     episodes: Annotated[int, typer.Option(min=1, metavar="N")] = 1000,
     seeds: Annotated[int, typer.Option(min=1, metavar="S")] = 5,
-    workers: WorkersOption = None,
+    workers: _Workers = None,
     model: options.Model = "builtin",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -45,6 +43,7 @@ def scenes(
     Options:
         episodes: Held-out episodes per seed, over all classes.
         seeds: Repetitions with other episodes (named alone).
+        workers: Processes. [default: one per core]
 
     Examples:
         piclip benchmark scenes
@@ -73,7 +72,7 @@ def photos(
     shots: Annotated[list[int], typer.Option(min=1, metavar="K")] = [1, 5],  # noqa: B006
     episodes: Annotated[int, typer.Option(min=1, metavar="N")] = 200,
     seed: Annotated[int, typer.Option(min=0, metavar="S")] = 0,
-    workers: WorkersOption = None,
+    workers: _Workers = None,
     model: options.Model = options.DEFAULT_MODEL,
     visual: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     device: options.Device = "auto",
@@ -93,6 +92,7 @@ def photos(
         shots: Labelled images; repeat it for more.
         episodes: Episodes of each kind and number of shots.
         seed: Which episodes.
+        workers: Processes. [default: one per core]
         visual: Another ViT that compares images beside the CLIP.
 
     Examples:

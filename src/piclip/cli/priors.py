@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from piclip.cli import options
-
-if TYPE_CHECKING:
-    from piclip.results import Segmentation
 
 
 def priors(
@@ -48,11 +45,15 @@ def priors(
         piclip priors --model builtin --support demo/images/support.png
             --mask demo/truth/support.png --name cat --query demo/images/query_1.png --output out
     """
+    import numpy as np
+
     from piclip import Support
     from piclip.cli.console import load_model, people, print_json
     from piclip.figures.plots import priors_figure, save_figure
     from piclip.io.images import read_image
+    from piclip.io.outputs import atomic_path
     from piclip.io.supports import read_labelled
+    from piclip.results import priors_of
 
     chosen = options.bands_of(bands)
     image = read_image(query, max_pixels=max_pixels, bands=chosen)
@@ -65,21 +66,12 @@ def priors(
     figure = priors_figure(*shown[0], result)
     files = {
         "figure": save_figure(figure, output / f"{query.stem}.priors.png"),
-        "arrays": _save_arrays(result, output / f"{query.stem}.priors.npz"),
+        "arrays": output / f"{query.stem}.priors.npz",
     }
+    arrays: dict[str, Any] = priors_of(result).maps() | {"score": result.score}
+    with atomic_path(files["arrays"]) as temporary:
+        # Floating point maps hardly shrink, so that compressing them would only take time.
+        np.savez(temporary, **arrays, mask=result.mask)
     people().print(f"The figure is in {files['figure']}, the arrays are in {files['arrays']}.")
     if json:
         print_json({what: str(path) for what, path in files.items()})
-
-
-def _save_arrays(result: Segmentation, path: Path) -> Path:
-    import numpy as np
-
-    from piclip.io.outputs import atomic_path
-    from piclip.results import priors_of
-
-    # Floating point maps hardly shrink, so that compressing them would only take time.
-    with atomic_path(path) as temporary:
-        arrays: dict[str, Any] = {**priors_of(result).maps(), "score": result.score}
-        np.savez(temporary, **arrays, mask=result.mask)
-    return path

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from piclip.annotation.queries import path_hash
 from piclip.errors import UsageError
@@ -24,6 +24,7 @@ from piclip.io.storage import (
     scratch_file,
 )
 
+Table: TypeAlias = Any  # of Arrow, which has no types
 _ROWS = 50_000  # paths that are in memory at once
 
 
@@ -130,12 +131,8 @@ def numbered(
 
 
 def numbered_table(
-    table: Any,  # noqa: ANN401  (Arrow tables)
-    root: str,
-    shards: int,
-    missing: frozenset[int],
-    without: frozenset[str],
-) -> Any:  # noqa: ANN401
+    table: Table, root: str, shards: int, missing: frozenset[int], without: frozenset[str]
+) -> Table:
     """As `numbered`, for a table with the column ``path``, and only the shards that are missing."""
     pa = arrow()
     paths = (path for path in table["path"].to_pylist() if path is not None)
