@@ -54,12 +54,8 @@ def hold_out(
     then unknown. Only classes labelled in the image are measured in it: that another one is not
     labelled does not say that it is not there. Pixels to ignore do not count.
 
-    Args:
-        segmenter: It is not changed.
-        lesson: What it has learned from.
-        how: As other images are segmented.
-        keep: What becomes of the regions of an image.
-        on_progress: Called after each image with how many were measured.
+    The segmenter, which has learned the lesson, is not changed. ``keep`` says what becomes of the
+    regions of an image; ``on_progress`` is told how many images were measured.
     """
     counts: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in lesson.examples}
     for number, file in enumerate(held_out_images(lesson.examples), start=1):

@@ -109,8 +109,7 @@ def mask_job(
     Args:
         files: The images' absolute paths, each once.
         output: The folder for the masks; made if need be.
-        settings: What decides about the masks, as JSON reads it back; results made with others are
-            never mixed in.
+        settings: What decides about the masks, as JSON reads it back; never mixed with others.
         overlays: Write overlays too.
         cleaning: What becomes of the masks before.
         overwrite: Start over, whatever is there.

@@ -107,14 +107,9 @@ def write(
 ) -> list[Path]:
     """Write tasks with predictions that Label Studio imports, as `write_labels` says.
 
-    Args:
-        labels: What to write; images without a region become tasks without a prediction.
-        destination: The JSON file.
-        url: What Label Studio puts before an image's path, for images that it does not know yet;
-            None to place them beside those that it knows (`address_of`).
-
-    Raises:
-        UsageError: Label Studio has no address for an image, see `image_url`.
+    Images without a region become tasks without a prediction. Those that it does not know yet are
+    addressed (see `image_url`) with ``url`` before their path, by default beside those that it
+    knows (`address_of`).
     """
     start = address_of(labels.images) if url is None else url
     tasks = (to_task(file, start) for file in labels.images)

@@ -38,19 +38,15 @@ logger = logging.getLogger("piclip.label_studio")
 
 @dataclass(frozen=True)
 class Tools:
-    """What all projects share: the model, where tasks and images come from, limits.
+    """What all projects share: the model, where tasks and images come from, limits."""
 
-    The segmenter has learned nothing. The folder is for files; somebody else removes it. When the
-    server ends, ``closing`` is set, and whatever takes long then stops.
-    """
-
-    segmenter: FewShotSegmenter
+    segmenter: FewShotSegmenter  # with nothing learned
     source: TaskSource
     images: TaskImages
-    folder: Path
+    folder: Path  # for files; somebody else removes it
     threshold: float
     max_pixels: int = MAX_PIXELS
-    closing: threading.Event = field(default_factory=threading.Event)
+    closing: threading.Event = field(default_factory=threading.Event)  # set when the server ends
 
     @cached_property
     def model_hash(self) -> str:
@@ -58,7 +54,7 @@ class Tools:
         return self.segmenter.scorer.fingerprint()
 
     def leave_if_closing(self) -> None:
-        """Raise a PiclipError if the server ends."""
+        """Raise a PiclipError if the server ends; whatever takes long asks for it."""
         if self.closing.is_set():
             raise PiclipError("The server is ending; start it again and ask once more.")
 

@@ -46,11 +46,8 @@ _CLIMBING = re.compile(r"[\\\x00-\x1f]|(^|/)\.\.?(;[^/]*)?(/|$)")
 class TaskImages:
     """Copies images of tasks into files.
 
-    Args:
-        label_studio: Address of Label Studio; None if there is none to ask.
-        headers: Gives the headers that let us in there.
-        local_files: The folder of Label Studio's local files; None if it is not on this computer.
-        allowed_hosts: Further servers, as ``host`` or ``host:port`` (or else a UsageError).
+    They come from the address of Label Studio, where the headers let us in, from the folder of its
+    local files, if that is on this computer, and from ``host`` or ``host:port`` that are allowed.
     """
 
     def __init__(

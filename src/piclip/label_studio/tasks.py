@@ -45,26 +45,20 @@ _SECONDS = 60
 
 @dataclass(frozen=True)
 class Control:
-    """A tag with which people label regions: its kind, its ``from_name`` and the labels it offers.
+    """A tag with which people label regions."""
 
-    The kind is "brushlabels" or "polygonlabels"; the labels are None if each task brings its own.
-    """
-
-    kind: str
-    name: str
-    class_names: tuple[str, ...] | None
+    kind: str  # "brushlabels" or "polygonlabels"
+    name: str  # how results call it (from_name)
+    class_names: tuple[str, ...] | None  # that it offers; None if each task brings its own
 
 
 @dataclass(frozen=True)
 class LabellingConfig:
-    """How the images of a project are labelled: by these tags, brushes first.
+    """How the images of a project are labelled."""
 
-    The image's address is in this field of a task's data; results call it ``image`` (to_name).
-    """
-
-    field: str
-    image: str
-    controls: tuple[Control, ...]
+    field: str  # of a task's data, in which the image's address is
+    image: str  # how results call the image (to_name)
+    controls: tuple[Control, ...]  # brushes first
 
     def control_for(self, class_name: str) -> Control | None:
         """The tag for regions of a class, a brush if there is one; None for an unknown class."""
