@@ -124,12 +124,12 @@ def annotate(
     request = work.Request(
         images=images,
         labels=labels,
-        format=format,
+        format=format.replace("-", ""),  # as people write that of Label Studio
         class_names=name or [],
         boxes=boxes,
         strict=strict,
         empty_as_negatives=empty_as_negatives,
-        output_format=output_format,
+        output_format=output_format and output_format.replace("-", ""),
         model={"name_or_folder": model, "visual": visual, "clip": clip, "device": device},
         dtype=dtype,
         bands=options.bands_of(bands),

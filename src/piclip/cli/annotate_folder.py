@@ -67,7 +67,7 @@ class Request:
         with people().status("Reading the labels"):
             labels = read_labels(
                 source,
-                format=_unhyphened(self.format),
+                format=self.format,
                 images=images,
                 class_names=self.class_names,
                 boxes=self.boxes,  # type: ignore[arg-type]  # refuses others
@@ -100,7 +100,7 @@ class Request:
     def target(self, labels: str | Path) -> str:
         """The format of the proposals, as wanted or as the labels (UsageError if not possible)."""
         wanted = self.output_format
-        name = self._format_of(labels) if wanted is None else _unhyphened(wanted)
+        name = self._format_of(labels) if wanted is None else wanted
         if self.simplify or name in READERS:
             get_format(name, outlined=bool(self.simplify))
         elif name == "parquet":
@@ -123,12 +123,7 @@ class Request:
         return replace(labels, skipped=skipped, notes=notes)
 
     def _format_of(self, labels: str | Path) -> str:
-        return detect(labels) if self.format == "auto" else _unhyphened(self.format)
-
-
-def _unhyphened(format: str) -> str:
-    """The registry has no hyphen where people write Label Studio's format with one."""
-    return format.replace("-", "")
+        return detect(labels) if self.format == "auto" else self.format
 
 
 def _say_skipped(sentences: Sequence[str]) -> None:

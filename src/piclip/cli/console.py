@@ -178,15 +178,8 @@ def progress_lines(*labels: str) -> Iterator[list[outputs.Progress]]:
         yield [line(label) for label in labels]
 
 
-@contextmanager
-def progress_bar(*more: ProgressColumn) -> Iterator[Progress]:
+def progress_bar(*more: ProgressColumn) -> Progress:
     """A progress bar on stderr with the time that is left, and further columns before that."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        *more,
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=people()) as progress:
-        yield progress
+    name = TextColumn("{task.description}", markup=False)
+    columns = (name, BarColumn(), MofNCompleteColumn(), *more, TimeRemainingColumn())
+    return Progress(*columns, console=people())

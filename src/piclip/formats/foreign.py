@@ -30,7 +30,11 @@ def what_it_is(path: Path) -> str | None:
 
 def _of_file(path: Path) -> str | None:
     if path.suffix.lower() == ".xml":
-        return _xml(path)
+        root = load_xml(path)
+        if root.tag == "annotations" and root.find("track") is not None:
+            return "CVAT for video; export as CVAT for images 1.1 or as COCO 1.0"
+        if root.tag == "annotation":
+            return "a Pascal VOC file of boxes, without masks; export segmentation masks or COCO"
     content = json_if_any(path)
     if isinstance(content, list):
         return _of_list(content)
@@ -45,15 +49,6 @@ def _of_one_file(path: Path) -> str | None:
     first = content[0] if isinstance(content, list) and content else None
     if isinstance(first, dict) and "data" in first:
         return "an export of Label Studio; give that file itself"
-    return None
-
-
-def _xml(path: Path) -> str | None:
-    root = load_xml(path)
-    if root.tag == "annotations" and root.find("track") is not None:
-        return "CVAT for video; export as CVAT for images 1.1 or as COCO 1.0"
-    if root.tag == "annotation":
-        return "a Pascal VOC file of boxes, without masks; export segmentation masks or COCO"
     return None
 
 

@@ -73,7 +73,7 @@ def read(
         file = from_task(task, f"{path}: task {index}", folder, class_names, problems=problems)
         if file is not None:
             listed.append(file)
-            if _is_empty(task):
+            if _annotations(task, "") and not _results(task, ""):  # submitted with nothing in it
                 empty.add(file.source)
     tags = _tags(tasks)
     found = dict.fromkeys(name for file in listed for name in file.class_names)
@@ -293,11 +293,6 @@ def _image_path(url: str, folder: ImageFolder | None, where: str) -> str:
         return path
     exported = folder is not None and folder.find(name) is not None
     return name if exported else own_name
-
-
-def _is_empty(task: dict[str, Any]) -> bool:
-    """Did a person submit it without anything in it? Then none of the classes is there."""
-    return bool(_annotations(task, "")) and not _results(task, "")
 
 
 def _annotations(task: dict[str, Any], where: str) -> list[dict[str, Any]]:
