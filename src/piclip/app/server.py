@@ -61,10 +61,8 @@ class Served:
 def serve(settings: Settings) -> Iterator[Served]:
     """Serve the page while the block runs; its files and sessions end with it.
 
-    Raises:
-        UsageError: gradio is missing, the address or port cannot be had, one of ``allow_hosts`` is
-            no name, others would be offered local models, or the model's CLIP is not known.
-        ModelError: The model it starts with cannot be had.
+    A UsageError if gradio is missing, the address or port cannot be had, one of ``allow_hosts`` is
+    no name, or others would be offered local models; errors of `Models.load`, too.
     """
     if settings.local_models and not settings.local:
         raise UsageError(

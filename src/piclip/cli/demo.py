@@ -14,14 +14,7 @@ from piclip.errors import UsageError
 def demo(
     out: Annotated[Path, typer.Argument(parser=options.path)] = Path("demo"),
     photos: bool = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"With --photos: hub name or folder of a CLIP or another ViT. [default: "
-            f"{options.DEFAULT_MODEL}]",
-        ),
-    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     visual: options.Visual = None,
     json: bool = False,
 ) -> None:
@@ -36,6 +29,8 @@ def demo(
     Options:
         out: The folder to fill.
         photos: Segment photographs of cheetahs instead, which come with gradio (piclip[app]).
+        model: With --photos: hub name or folder of a CLIP or another ViT. [default:
+            openai/clip-vit-base-patch16]
 
     Examples:
         piclip demo

@@ -62,6 +62,7 @@ def label_studio(
     from contextlib import ExitStack
 
     from piclip.cli.console import loading_model, people
+    from piclip.io.addresses import is_loopback
     from piclip.label_studio.server import Settings, serve
 
     settings = Settings(
@@ -91,7 +92,7 @@ def label_studio(
             with loading_model():
                 served = stack.enter_context(serve(settings))
             people().print(f"The ML backend is at {served.url} - press Ctrl-C to end.")
-            if not settings.local and settings.login is None:
+            if settings.login is None and not is_loopback(host):
                 people().print(
                     "Anybody who reaches this address can use it; --basic-auth asks for a login."
                 )

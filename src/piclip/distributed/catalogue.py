@@ -42,9 +42,7 @@ def root_of(images: str) -> str:
 def write_catalogue(images: str, place: str) -> None:
     """List the images of a folder and its subfolders, or of a text file with one path a line.
 
-    Raises:
-        UsageError: The images cannot be listed, or there are none.
-        OutputError: The list cannot be written.
+    A UsageError if they cannot be listed, or there are none.
     """
     paths = _lines(images) if is_file(images) else _files(images)
     first = list(islice(paths, 1))

@@ -36,10 +36,7 @@ class Export:
     def write(self, pool: Pool | None = None) -> None:
         """Write all shards; tasks of Ray write folders of label files if there is a pool.
 
-        Raises:
-            OutputError: A file cannot be written.
-            UsageError: Two images would have one label file, or a shard is damaged.
-            PiclipError: The cluster cannot go on.
+        A UsageError if two images would have one label file, or a shard is damaged.
         """
         if self.format in ONE_FILE:
             with self._place() as place:

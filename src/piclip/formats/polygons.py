@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from contourpy import FillType, contour_generator
+from numpy.linalg import norm
 from scipy import ndimage
 from scipy.spatial import KDTree
 
@@ -113,9 +114,9 @@ def simplified(outline: Corners, tolerance: float) -> Corners:
 
     The new outline misses none of them by more than ``tolerance`` pixels.
     """
-    first = int(np.argmax(_lengths(outline - outline.mean(axis=0))))  # surely a corner
+    first = int(np.argmax(norm(outline - outline.mean(axis=0), axis=1)))  # surely a corner
     outline = np.roll(outline, -first, axis=0)
-    farthest = int(np.argmax(_lengths(outline - outline[0])))
+    farthest = int(np.argmax(norm(outline - outline[0], axis=1)))
     line = np.concatenate([outline, outline[:1]])
     kept = {0, farthest}
     waiting = [(0, farthest), (farthest, len(outline))]
@@ -125,7 +126,7 @@ def simplified(outline: Corners, tolerance: float) -> Corners:
             continue
         chord, between = line[end] - line[start], line[start + 1 : end] - line[start]
         along = np.clip(between @ chord / (chord @ chord or 1), 0, 1)
-        distances = _lengths(between - along[:, None] * chord)
+        distances = norm(between - along[:, None] * chord, axis=1)
         worst = int(np.argmax(distances))
         if distances[worst] > tolerance:
             middle = start + 1 + worst
@@ -138,10 +139,6 @@ def _fewer(outline: Corners, tolerance: float) -> Corners:
     """Simplified, unless no area would be left."""
     fewer = simplified(outline, tolerance) if tolerance else outline
     return fewer if len(fewer) > 2 else outline
-
-
-def _lengths(vectors: Corners) -> Corners:
-    return np.asarray(np.linalg.norm(vectors, axis=1))
 
 
 def _corners(line: Corners) -> Corners:

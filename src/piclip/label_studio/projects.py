@@ -181,11 +181,8 @@ class Project:
     def predict(self, tasks: Sequence[Task]) -> list[Answer]:
         """Propose regions, with what can be learned now: one answer per task, in order.
 
-        There is none where nothing is learned or the image cannot be had (why is logged).
-
-        Raises:
-            PiclipError: The labels cannot be read and nothing was learned earlier, or the server
-                ends.
+        It is empty where nothing is learned or the image cannot be had (why is logged). If labels
+        cannot be read and nothing was learned earlier, or the server ends, it is a PiclipError.
         """
         try:
             version = self.refresh()

@@ -14,7 +14,6 @@ from typing import Any
 from piclip.clip.cache import MemoryCache
 from piclip.errors import PiclipError, UsageError
 from piclip.formats.labelstudio import load_tasks
-from piclip.io.addresses import is_loopback
 from piclip.io.decoding import reason
 from piclip.io.extras import needs_extra
 from piclip.io.images import MAX_PIXELS
@@ -47,11 +46,6 @@ class Settings:
     threshold: float | None = None
     max_pixels: int = MAX_PIXELS
 
-    @property
-    def local(self) -> bool:
-        """Whether only this computer can reach the server."""
-        return is_loopback(self.host)
-
 
 @dataclass(frozen=True)
 class Served:
@@ -72,10 +66,8 @@ class Served:
 def serve(settings: Settings) -> Iterator[Served]:
     """Serve the protocol while the block runs; its files end with it.
 
-    Raises:
-        UsageError: There is nothing to learn from, a library is missing, or the address or port
-            cannot be had.
-        ModelError: The model cannot be had.
+    A UsageError if there is nothing to learn from, or the address, a library or the model cannot be
+    had (that one may be a ModelError).
     """
     with ExitStack() as stack:
         # The port is taken at once, so that a taken one is told before a model is loaded.
