@@ -161,7 +161,7 @@ def address_of(files: Iterable[LabelledFile]) -> str:
 
 
 def image_url(path: str, url: str = LOCAL_FILES) -> str:
-    """How Label Studio addresses an image by its path in the folder that it serves, if in UTF-8."""
+    """How Label Studio addresses an image by its path (UsageError if that is no UTF-8)."""
     try:
         return url + quote(path)
     except UnicodeEncodeError as error:
