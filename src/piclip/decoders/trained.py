@@ -238,7 +238,12 @@ class TrainedDecoder:
         """
         priors = None
         if self.maker is not None:
-            priors = self._priors(self.maker, queries, supports, texts, contrast)
+            clip = [query.clip for query in queries if query.clip is not None]
+            objects = [shown.objects for shown in supports]
+            maps = list(map(self.maker.maps, clip, objects, texts, contrast))
+            if self.sees == "plain":
+                maps = [query.view.maps(own) for query, own in zip(queries, maps, strict=True)]
+            priors = torch.stack(maps).to(self.device)
         episodes = EpisodeFeatures(
             Features.stacked([query.maps for query in queries]),
             Features.stacked([shown.maps for shown in supports]),
@@ -247,31 +252,6 @@ class TrainedDecoder:
         )
         output = self.decoder.decode(episodes)
         return resize(output.logits, (self.size, self.size)).float().cpu()
-
-    def _priors(
-        self,
-        maker: PriorMaker,
-        queries: Sequence[EncodedQuery],
-        supports: Sequence[EncodedSupports],
-        texts: Sequence[ClassTexts],
-        contrast: Sequence[Sequence[ClassTexts]],
-    ) -> Tensor:
-        """The CLIP priors, (B, 2, h, w), laid over the views."""
-        grids: dict[tuple[int, int], list[int]] = {}
-        clip = [query.clip for query in queries if query.clip is not None]
-        for index, features in enumerate(clip):
-            grids.setdefault(features.grid, []).append(index)
-        maps: list[Tensor] = [torch.empty(0)] * len(queries)
-        for indices in grids.values():
-            found = maker.maps(
-                [clip[i] for i in indices],
-                [supports[i].objects for i in indices],
-                [texts[i] for i in indices],
-                [contrast[i] for i in indices],
-            )
-            for index, own in zip(indices, found, strict=True):
-                maps[index] = queries[index].view.maps(own) if self.sees == "plain" else own
-        return torch.stack(maps).to(self.device)
 
     @torch.inference_mode()
     def _maps(self, images: Tensor, masks: Tensor) -> Features:

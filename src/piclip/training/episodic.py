@@ -147,30 +147,19 @@ def prior_maps(maker: PriorMaker, batch: EpisodeBatch, sees: str) -> Tensor:
             augmentation, and its maps are moved as the query was, (B, 2, S, S).
     """
     inputs, episodes = batch
-    names, others = [e.source.name for e in episodes], [e.others for e in episodes]
+    sources = [episode.source for episode in episodes]
+    seen: tuple[Any, Any, Any]
     if sees == "augmented":
-        return maker.episode_priors(
-            list(inputs["query"]),
-            [list(supports) for supports in inputs["supports"]],
-            [list(masks) for masks in inputs["masks"]],
-            names,
-            others,
-        )
-    maps: list[Tensor] = [torch.empty(0)] * len(episodes)
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, episode in enumerate(episodes):
-        groups.setdefault(episode.source.query.image.shape, []).append(index)
-    for indices in groups.values():
-        sources = [episodes[i].source for i in indices]
-        priors = maker.episode_priors(
+        seen = inputs["query"], inputs["supports"], inputs["masks"]
+    else:
+        seen = (
             [source.query.image for source in sources],
             [[s.image for s in source.supports] for source in sources],
             [[s.mask(source.class_index) for s in source.supports] for source in sources],
-            [names[i] for i in indices],
-            [others[i] for i in indices],
         )
-        for index, prior in zip(indices, priors, strict=True):
-            maps[index] = episodes[index].view.maps(prior)
+    maps = maker.episode_priors(*seen, [s.name for s in sources], [e.others for e in episodes])
+    if sees == "plain":
+        maps = [episode.view.maps(own) for episode, own in zip(episodes, maps, strict=True)]
     return torch.stack(maps)
 
 
