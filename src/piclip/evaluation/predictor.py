@@ -22,7 +22,6 @@ from piclip.datasets.dataset import Sample
 from piclip.datasets.few_shot import Episode
 from piclip.datasets.protocols import Measure
 from piclip.decoders.scorer import DecoderScorer
-from piclip.decoders.trained import TrainedDecoder
 from piclip.errors import UsageError
 from piclip.evaluation.records import Method
 from piclip.io.images import IGNORE
@@ -113,7 +112,7 @@ class Predictor:
         scorer = self.segmenter.scorer
         if isinstance(scorer, DecoderScorer):
             cut = {} if self.threshold is None else {"threshold": self.threshold}
-            return _decoder(scorer.trained, self.recipe, cut)
+            return _decoder(scorer, self.recipe, cut)
         assert isinstance(scorer, TrainingFreeScorer)
         main, *others = scorer.models
         reads = scorer.encoder is not None
@@ -253,14 +252,14 @@ def as_measured(
 
 
 def _decoder(
-    trained: TrainedDecoder, recipe: Mapping[str, Any] | None, settings: Mapping[str, Any]
+    scorer: DecoderScorer, recipe: Mapping[str, Any] | None, settings: Mapping[str, Any]
 ) -> Method:
-    decoder, maker = trained.decoder, trained.maker
+    decoder, maker = scorer.decoder, scorer.maker
     method = Method(
         method=decoder.name,
         prior=decoder.prior,
         backbone=decoder.backbone_name,
-        settings={"size": trained.size, **settings},
+        settings={"size": scorer.size, **settings},
         recipe=recipe,
         weights_sha256=weights_hash(decoder),
     )
@@ -271,7 +270,7 @@ def _decoder(
         prior=prior_name(maker.text, maker.visual),
         text=maker.text,
         visual=maker.visual,
-        settings={**method.settings, "clip_sees": trained.sees},
+        settings={**method.settings, "clip_sees": scorer.sees},
         clip=_named(maker.encoder),
     )
 

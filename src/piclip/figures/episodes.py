@@ -143,19 +143,19 @@ def imagenet_prior(predictor: Predictor, episode: Episode) -> npt.NDArray[np.flo
             "The previous prior needs a trained decoder, whose backbone it looks at; name the run "
             "of a training."
         )
-    trained = scorer.trained
-    if trained.decoder.prior != "imagenet":
+    if scorer.decoder.prior != "imagenet":
         raise UsageError(
             f"The previous prior is that of a decoder trained with prior=imagenet, but the "
-            f"prior of this one is '{trained.decoder.prior}'; name another run."
+            f"prior of this one is '{scorer.decoder.prior}'; name another run."
         )
-    labelled = [(s.image, truth_of(s, episode.class_index)) for s in episode.supports]
-    (query,) = trained.encode_queries([episode.query.image])
-    shown = trained.encode_supports(labelled)
-    masks = shown.masks[None].to(trained.device)
-    prior = trained.decoder.imagenet_priors(query.maps, shown.maps, masks)
+    index = episode.class_index
+    labelled = [(Image.fromarray(s.image), s.mask(index)) for s in episode.supports]
+    (query,) = scorer.encode_queries([episode.query.image])
+    memory = scorer.fit(episode.name, labelled)
+    masks = memory.masks[None].to(scorer.device)
+    prior = scorer.decoder.imagenet_priors(query.maps, memory.maps, masks)
     mean = prior.mean(dim=1, keepdim=True).float().cpu()
-    view = resize(mean, (trained.size, trained.size))[0]
+    view = resize(mean, (scorer.size, scorer.size))[0]
     height, width = episode.query.class_map.shape
     return np.asarray(laid_back(view, (height, width))[0].clamp(0, 1).numpy())
 
