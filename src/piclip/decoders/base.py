@@ -8,9 +8,9 @@ support's mask to a prototype; a *prior* says beforehand where the object may be
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,7 @@ Prior = Literal["imagenet", "piclip", "none"]
 PRIOR_CHANNELS: dict[str, int] = {"imagenet": 1, "piclip": 2, "none": 0}
 
 
-@dataclass(frozen=True)
-class Features:
+class Features(NamedTuple):
     """Maps of the backbone's stages 2, 3 and 4: (N, C, h, w) each.
 
     ``low`` has the size of ``middle``; ``high`` is empty where nothing reads it.
@@ -48,16 +47,12 @@ class Features:
 
     def rows(self, rows: slice) -> Features:
         """Returns the maps of some of the N images."""
-        return Features(self.low[rows], self.middle[rows], self.high[rows])
+        return Features(*(maps[rows] for maps in self))
 
     @classmethod
     def stacked(cls, parts: Sequence[Features]) -> Features:
         """Returns the maps of all images of several parts, one part after the other."""
-        return cls(
-            torch.cat([maps.low for maps in parts]),
-            torch.cat([maps.middle for maps in parts]),
-            torch.cat([maps.high for maps in parts]),
-        )
+        return cls(*map(torch.cat, zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -88,13 +83,13 @@ class DecoderOutput:
         auxiliary: Further scores (B, 2, H, W) that are trained towards the same mask.
         base_logits: Scores of background and the base classes, (B, 1 + base, H, W), if the
             decoder has a base learner.
-        extra: Further scalar terms of the loss, by name.
+        correlations: HDMNet's per level, coarsest first, (B, h_l, w_l); trained by distillation.
     """
 
     logits: Tensor
     auxiliary: tuple[Tensor, ...] = ()
     base_logits: Tensor | None = None
-    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    correlations: tuple[Tensor, ...] = ()
 
     def resized(self, size: Sequence[int]) -> DecoderOutput:
         """The same with all scores at (H, W), bilinearly."""
@@ -130,14 +125,12 @@ class FewShotDecoder(PretrainedModule, ABC):
     """A decoder on a frozen backbone, for any number of supports.
 
     Attributes:
-        loss_weights: Weight of each term in `loss`; 1 for a term that is not named.
         knows_base_classes: Whether there is a base learner, which reads stage 4 of the query.
         prior_channels: Number of channels of the prior.
         published_visual: Which visual prior published weights take, in the words of
             `piclip.decoders.clip_priors.PriorMaker`; for weights whose training is unknown.
     """
 
-    loss_weights: ClassVar[Mapping[str, float]] = {}
     knows_base_classes: ClassVar[bool] = False
     published_visual: str = "plain"
     options: DecoderOptions
@@ -148,23 +141,11 @@ class FewShotDecoder(PretrainedModule, ABC):
         if self.prior not in PRIOR_CHANNELS:
             raise UsageError(f"There is no prior {self.prior!r}: choose imagenet, piclip or none.")
         self.prior_channels = PRIOR_CHANNELS[self.prior]
-        self.backbone_name = self.options.backbone
         self.backbone.requires_grad_(False).eval()
         both, width = sum(self.backbone.channels[:2]), self.options.width
         dropout = self.options.dropout
         self.reduce_query = nn.Sequential(*pointwise(both, width), nn.Dropout2d(dropout))
         self.reduce_support = nn.Sequential(*pointwise(both, width), nn.Dropout2d(dropout))
-
-    def train(self, mode: bool = True) -> FewShotDecoder:
-        """Switches to training; the frozen parts stay in evaluation (batch norm, dropout)."""
-        super().train(mode)
-        for module in self.frozen():
-            module.eval()
-        return self
-
-    def frozen(self) -> tuple[nn.Module, ...]:
-        """The submodules that are not trained."""
-        return (self.backbone,)
 
     def load_base_learner(self, learner: PretrainedModule) -> None:
         """Takes over the backbone of a trained `piclip.decoders.pspnet.PSPNet`.
@@ -222,7 +203,7 @@ class FewShotDecoder(PretrainedModule, ABC):
     def loss(
         self, output: DecoderOutput, target: Tensor, base_target: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Returns the terms of the loss and, as ``"loss"``, their weighted sum.
+        """Returns the terms of the loss and, as ``"loss"``, their sum.
 
         Args:
             output: What `forward` returned.
@@ -231,7 +212,7 @@ class FewShotDecoder(PretrainedModule, ABC):
 
         Returns:
             ``main``; ``auxiliary``, the mean over the auxiliary scores; ``base``, if there are
-            base scores and a target for them; the output's extra terms; and ``loss``.
+            base scores and a target for them; and ``loss``.
         """
         terms = {"main": cross_entropy(output.logits, target)}
         if output.auxiliary:
@@ -239,9 +220,7 @@ class FewShotDecoder(PretrainedModule, ABC):
             terms["auxiliary"] = torch.stack(losses).mean()
         if output.base_logits is not None and base_target is not None:
             terms["base"] = cross_entropy(output.base_logits, base_target)
-        terms.update(output.extra)
-        weighted = [self.loss_weights.get(name, 1.0) * term for name, term in terms.items()]
-        return {"loss": torch.stack(weighted).sum(), **terms}
+        return {"loss": torch.stack([*terms.values()]).sum(), **terms}
 
     def check_episode(
         self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor | None

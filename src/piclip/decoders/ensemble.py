@@ -193,10 +193,6 @@ class EnsembleDecoder(FewShotDecoder):
         )
         self.base_learner.requires_grad_(False).eval()
 
-    def frozen(self) -> tuple[nn.Module, ...]:
-        """The backbone and the base learner."""
-        return (self.backbone, self.base_learner)
-
     def load_base_learner(self, learner: PretrainedModule) -> None:
         """Takes over backbone and head of a trained `piclip.decoders.pspnet.PSPNet`.
 

@@ -10,7 +10,7 @@ CVPR 2023; with ``prior="piclip"`` the decoder of PI-CLIP (Wang et al., CVPR 202
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,17 +38,6 @@ from piclip.errors import UsageError
 
 PRIOR_GAIN = 10.0
 """Scales the prior where it meets the reduced features."""
-
-
-@dataclass(frozen=True)
-class HDMNetOutput(DecoderOutput):
-    """A decoder's output with the correlations that the distillation compares.
-
-    Attributes:
-        correlations: Per level, coarsest first, (B, h_l, w_l).
-    """
-
-    correlations: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +84,7 @@ class HDMNet(EnsembleDecoder):
         pair = None if priors is None else priors[:, :2]
         super().check_episode(query, supports, masks, pair)
 
-    def decode(self, episodes: EpisodeFeatures) -> HDMNetOutput:
+    def decode(self, episodes: EpisodeFeatures) -> DecoderOutput:
         """See `EnsembleDecoder.decode`; ``auxiliary`` holds the scores of the matching alone.
 
         Published HDMNet was trained on the visual prior's raw cosines. A network in published form
@@ -116,9 +105,7 @@ class HDMNet(EnsembleDecoder):
         distance = (self.shot_weights(distances) * distances).sum(1)
         elsewhere = resize(elsewhere, matching.logits.shape[-2:])
         logits = self.ensemble(matching.logits, distance, elsewhere)
-        return HDMNetOutput(
-            logits, (matching.logits,), base_logits, correlations=matching.correlations
-        )
+        return DecoderOutput(logits, (matching.logits,), base_logits, matching.correlations)
 
     @torch.no_grad()
     def support_features(self, supports: Tensor, masks: Tensor) -> Features:
@@ -186,10 +173,9 @@ class HDMNet(EnsembleDecoder):
 
         The frozen base learner's term has no gradient; it is there to be watched.
         """
-        if isinstance(output, HDMNetOutput):
-            distillation = correlation_distillation(output.correlations, target)
-            output = replace(output, extra={**output.extra, "distillation": distillation})
-        return super().loss(output, target, base_target)
+        terms = super().loss(output, target, base_target)
+        distillation = correlation_distillation(output.correlations, target)
+        return {**terms, "distillation": distillation, "loss": terms["loss"] + distillation}
 
 
 def mean_best_cosine(query: Tensor, supports: Tensor, masks: Tensor) -> Tensor:

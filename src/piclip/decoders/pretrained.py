@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
@@ -75,6 +75,14 @@ class PretrainedModule(  # type: ignore[call-arg]  # huggingface_hub is not type
         self.backbone: Backbone = build_backbone(
             self.options.backbone, **(self.options.backbone_options or {})
         )
+
+    def train(self, mode: bool = True) -> Self:
+        """Switches to training; frozen parts stay in evaluation (batch norm, dropout)."""
+        super().train(mode)
+        for part in self.children():
+            if not any(parameter.requires_grad for parameter in part.parameters()):
+                part.eval()
+        return self
 
     @classmethod
     def _from_pretrained(

@@ -258,7 +258,7 @@ def _decoder(
     method = Method(
         method=decoder.name,
         prior=decoder.prior,
-        backbone=decoder.backbone_name,
+        backbone=decoder.options.backbone,
         settings={"size": scorer.size, **settings},
         recipe=recipe,
         weights_sha256=weights_hash(decoder),

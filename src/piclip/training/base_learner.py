@@ -114,5 +114,4 @@ def base_phase(
         inputs=inputs,
         settings=settings,
         steps=settings.steps_for(len(view.keys)),
-        frozen=() if settings.train_backbone else (learner.backbone,),
     )

@@ -59,7 +59,6 @@ class Phase:
         inputs: A batch to the objective's arguments, on a device.
         settings: Length, batch and optimizer.
         steps: Number of steps.
-        frozen: Parts of the network that are never in training mode.
         validate: Score of the network, higher is better; None where nobody asks.
     """
 
@@ -72,14 +71,7 @@ class Phase:
     inputs: Callable[[Any, torch.device], dict[str, Any]]
     settings: PhaseRecipe
     steps: int
-    frozen: tuple[nn.Module, ...] = ()
     validate: Callable[[], float] | None = None
-
-    def train_mode(self) -> None:
-        """Puts the network's trained parts, and only these, in training mode."""
-        self.network.train()
-        for part in self.frozen:
-            part.eval()
 
 
 def run_phase(
@@ -110,7 +102,7 @@ def run_phase(
     model, prepared = accelerator.prepare(phase.objective, optimizer)
     batches = _batches(phase, recipe.workers, start, accelerator)
     log = _open_log(run, phase.name, start) if accelerator.is_main_process else None
-    phase.train_mode()
+    phase.network.train()
     for step, batch in enumerate(batches, start=start):
         set_rate(optimizer, phase.settings.optimizer.power, step, phase.steps)
         seed_everything(_STEPS, recipe.seed, step, accelerator.process_index)
@@ -137,7 +129,7 @@ def run_phase(
             if accelerator.is_main_process:
                 _judge(phase, run, done, scores, log)
             accelerator.wait_for_everyone()
-            phase.train_mode()
+            phase.network.train()
         if done % recipe.checkpoint_every == 0 or last:
             if accelerator.is_main_process:
                 run.save(_state(phase, optimizer, accelerator, done, scores))
