@@ -29,7 +29,6 @@ from piclip.decoders.ensemble import (
 )
 from piclip.decoders.hierarchical_matching import (
     HierarchicalMatching,
-    Matching,
     MatchingOptions,
     correlation_distillation,
 )
@@ -100,12 +99,11 @@ class HDMNet(EnsembleDecoder):
             base_logits = self.base_learner.classifier(self.base_learner.fuse[2:](known))
             elsewhere = known_elsewhere(base_logits, episodes.base_class)
             prior = self._prior(episodes, known)
-        matching = self._match(query, supports, episodes.masks, prior)
+        meta, correlations = self._match(query, supports, episodes.masks, prior)
         distances = gram_distances(query.low, supports.low)
         distance = (self.shot_weights(distances) * distances).sum(1)
-        elsewhere = resize(elsewhere, matching.logits.shape[-2:])
-        logits = self.ensemble(matching.logits, distance, elsewhere)
-        return DecoderOutput(logits, (matching.logits,), base_logits, matching.correlations)
+        logits = self.ensemble(meta, distance, resize(elsewhere, meta.shape[-2:]))
+        return DecoderOutput(logits, (meta,), base_logits, correlations)
 
     @torch.no_grad()
     def support_features(self, supports: Tensor, masks: Tensor) -> Features:
@@ -125,8 +123,8 @@ class HDMNet(EnsembleDecoder):
 
     def _match(
         self, seen: Features, shown: Features, masks: Tensor, prior: Tensor | None
-    ) -> Matching:
-        """Reduces, adds prototypes and prior, and matches."""
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Reduces, adds prototypes and prior, and matches; returns logits and correlations."""
         query = self.reduce_query(seen.joined())
         support = self.reduce_support(shown.joined())
         size = support.shape[-2:]
@@ -139,8 +137,8 @@ class HDMNet(EnsembleDecoder):
             parts.append(PRIOR_GAIN * prior)
         merged = self.merge_query(torch.cat(parts, 1))
         support = support.unflatten(0, masks.shape[:2])
-        found: Matching = self.matching(merged, support, masks, prior)
-        return found
+        logits, correlations = self.matching(merged, support, masks, prior)
+        return logits, correlations
 
     def _prior(self, episodes: EpisodeFeatures, known: Tensor) -> Tensor | None:
         """Returns the prior's channels, (B, prior_channels, h, w), or None for no prior."""
@@ -169,10 +167,7 @@ class HDMNet(EnsembleDecoder):
     def loss(
         self, output: DecoderOutput, target: Tensor, base_target: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Returns the terms of `EnsembleDecoder.loss` and ``distillation``.
-
-        The frozen base learner's term has no gradient; it is there to be watched.
-        """
+        """Adds ``distillation``; the term of the frozen base learner is there to be watched."""
         terms = super().loss(output, target, base_target)
         distillation = correlation_distillation(output.correlations, target)
         return {**terms, "distillation": distillation, "loss": terms["loss"] + distillation}

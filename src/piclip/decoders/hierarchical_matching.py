@@ -58,26 +58,8 @@ class MatchingOptions:
     matching_dropout: float = 0.1
 
 
-@dataclass(frozen=True)
-class Matching:
-    """What the matching finds.
-
-    Attributes:
-        logits: (B, 2, h, w) background and foreground at the size of the query map.
-        correlations: Per level, coarsest first, (B, h_l, w_l): the mean cosine of a query position
-            with the supports' object positions, divided by the temperature; 0 without an object.
-    """
-
-    logits: Tensor
-    correlations: tuple[Tensor, ...]
-
-
 class HierarchicalMatching(nn.Module):
-    """From reduced features, support masks and priors to logits.
-
-    Args:
-        options: Sizes.
-        prior_channels: Number of prior maps that enter every level; 0 for none.
+    """From reduced features, support masks and ``prior_channels`` prior maps to logits.
 
     Raises:
         UsageError: The width is not a multiple of a number of heads, or the lengths differ.
@@ -101,17 +83,19 @@ class HierarchicalMatching(nn.Module):
 
     def forward(
         self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor | None
-    ) -> Matching:
-        """Match one query with its supports.
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Matches queries with their supports.
 
         Args:
-            query: (B, C, h, w) reduced features of the query.
+            query: (B, C, h, w) reduced features of the queries.
             supports: (B, K, C, h, w) reduced features of the supports.
             masks: (B, K, H, W), 1 on the object, any size.
             priors: (B, P, h', w') maps that join every level; None when ``prior_channels`` is 0.
 
         Returns:
-            The logits and the correlations of every level.
+            (B, 2, h, w) background and foreground; and per level, coarsest first, (B, h_l, w_l):
+            the mean cosine of a query position with the supports' object positions, divided by the
+            temperature, 0 without an object.
 
         Raises:
             UsageError: The number of prior maps is not ``prior_channels``, or the feature map is
@@ -122,33 +106,26 @@ class HierarchicalMatching(nn.Module):
             raise UsageError(
                 f"This HDMNet takes {self.prior_channels} prior maps per query but got {given}."
             )
-        batch, shots = supports.shape[:2]
-        support = supports.flatten(0, 1)
-        levels = cast(list[Level], list(self.levels))
-        encoded: list[tuple[Tensor, Tensor]] = []
-        for level in levels:
+        support, encoded = supports.flatten(0, 1), []
+        for level in cast(list[Level], list(self.levels)):
             query, support = level.encode(query), level.encode(support)
-            encoded.append((query, support))
+            encoded.append((level, query, support))
         total: Tensor | None = None
         correlations = []
-        for level, (query, support) in zip(reversed(levels), reversed(encoded), strict=True):
+        for level, query, support in reversed(encoded):
             size = support.shape[-2:]
             objects = F.interpolate((masks == 1).float(), size, mode="nearest").bool()
-            matched, correlation = level.match(
-                query, support.unflatten(0, (batch, shots)), objects, priors
-            )
+            shots = support.unflatten(0, supports.shape[:2])
+            matched, correlation = level.match(query, shots, objects, priors)
             total = level.merge(matched, total)
             correlations.append(correlation)
-        return Matching(self.classifier(total), tuple(correlations))
+        return self.classifier(total), tuple(correlations)
 
 
 class Level(nn.Module):
     """One scale: encoder blocks, the matching, and the merge with the coarser scales.
 
-    Args:
-        options: Sizes.
-        prior_channels: Number of prior maps.
-        index: 0 is the finest scale; each of the others halves the map.
+    The level of the index 0 is the finest; each of the others halves the map.
     """
 
     def __init__(self, options: MatchingOptions, prior_channels: int, index: int) -> None:
@@ -157,11 +134,16 @@ class Level(nn.Module):
         hidden, heads = channels * options.expansion, options.heads[index]
         self.embedding = PatchEmbedding(channels, stride=1 if index == 0 else 2)
         self.blocks = nn.ModuleList(
-            EncoderBlock(channels, heads, options.reductions[index], hidden, dropout)
+            EncoderBlock(
+                SelfAttention(channels, heads, options.reductions[index], dropout),
+                *(channels, hidden, dropout),
+            )
             for _ in range(options.blocks)
         )
         self.norm = nn.LayerNorm(channels, NORM_EPS)
-        self.matching = MatchingBlock(channels, options.match_heads, hidden, dropout)
+        self.matching = MatchingBlock(
+            MaskedMatching(channels, options.match_heads, dropout), channels, hidden, dropout
+        )
         self.fusion = nn.Sequential(
             OrderedDict(
                 conv=nn.Conv2d(channels + prior_channels, channels, 3, padding=1, bias=False),
@@ -183,19 +165,17 @@ class Level(nn.Module):
     def match(
         self, query: Tensor, supports: Tensor, objects: Tensor, priors: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Match query (B, C, h, w) with supports (B, K, C, h, w) where objects (B, K, h, w)."""
-        height, width = query.shape[-2:]
+        """Matches query (B, C, h, w) with supports (B, K, C, h, w) where objects (B, K, h, w)."""
+        size = query.shape[-2:]
         columns = supports.transpose(1, 2).flatten(2).transpose(1, 2)  # (B, K h w, C)
-        tokens, correlation = self.matching(
-            as_tokens(query), columns, objects.flatten(1), (height, width)
-        )
-        joined = [as_maps(tokens, (height, width))]
+        tokens, correlation = self.matching(as_tokens(query), columns, objects.flatten(1), size)
+        joined = [as_maps(tokens, size)]
         if priors is not None:
-            joined.append(resize(priors, (height, width)))
-        return self.fusion(torch.cat(joined, dim=1)), correlation.unflatten(1, (height, width))
+            joined.append(resize(priors, size))
+        return self.fusion(torch.cat(joined, dim=1)), correlation.unflatten(1, size)
 
     def merge(self, matched: Tensor, coarser: Tensor | None) -> Tensor:
-        """Refine this level's matches and add the sum of the coarser levels, if any."""
+        """Refines this level's matches and adds the sum of the coarser levels, if any."""
         if coarser is None:
             refined: Tensor = self.refinement(matched)
             return refined
@@ -213,49 +193,42 @@ class PatchEmbedding(nn.Module):
         self.projection = nn.Conv2d(channels, channels, kernel, stride, padding=kernel // 2)
         self.norm = nn.LayerNorm(channels, NORM_EPS)
 
-    def forward(self, maps: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def forward(self, maps: Tensor) -> tuple[Tensor, torch.Size]:
         """(B, C, h, w) -> tokens and the size of their map."""
         maps = self.projection(maps)
-        height, width = maps.shape[-2:]
-        return self.norm(as_tokens(maps)), (height, width)
+        return self.norm(as_tokens(maps)), maps.shape[-2:]
 
 
-class EncoderBlock(nn.Module):
-    """Pre-norm self-attention and feed-forward layer, both residual."""
+class _Block(nn.Module):
+    """The layers of a residual block: pre-norm attention and feed-forward layer."""
 
-    def __init__(
-        self, channels: int, heads: int, reduction: int, hidden: int, dropout: float
-    ) -> None:
+    def __init__(self, attention: nn.Module, channels: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(channels, NORM_EPS)
-        self.attention = SelfAttention(channels, heads, reduction, dropout)
+        self.attention = attention
         self.feedforward_norm = nn.LayerNorm(channels, NORM_EPS)
         self.feedforward = FeedForward(channels, hidden, dropout)
 
-    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+
+class EncoderBlock(_Block):
+    """Self-attention and feed-forward layer."""
+
+    def forward(self, tokens: Tensor, size: torch.Size) -> Tensor:
         """Tokens of a map of ``size`` -> tokens of the same shape."""
         tokens = tokens + self.attention(self.attention_norm(tokens), size)
         out: Tensor = tokens + self.feedforward(self.feedforward_norm(tokens), size)
         return out
 
 
-class MatchingBlock(nn.Module):
+class MatchingBlock(_Block):
     """The masked matching in the place of self-attention; query and supports share the norm."""
 
-    def __init__(self, channels: int, heads: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(channels, NORM_EPS)
-        self.attention = MaskedMatching(channels, heads, dropout)
-        self.feedforward_norm = nn.LayerNorm(channels, NORM_EPS)
-        self.feedforward = FeedForward(channels, hidden, dropout)
-
     def forward(
-        self, query: Tensor, supports: Tensor, objects: Tensor, size: tuple[int, int]
+        self, query: Tensor, supports: Tensor, objects: Tensor, size: torch.Size
     ) -> tuple[Tensor, Tensor]:
         """(B, N, C), (B, S, C), (B, S) -> (B, N, C) and correlations (B, N)."""
-        matched, correlation = self.attention(
-            self.attention_norm(query), self.attention_norm(supports), objects
-        )
+        norm = self.attention_norm
+        matched, correlation = self.attention(norm(query), norm(supports), objects)
         query = query + matched
         return query + self.feedforward(self.feedforward_norm(query), size), correlation
 
@@ -293,8 +266,8 @@ class SelfAttention(_Attention):
             self.reduction = nn.Conv2d(channels, channels, reduction, stride=reduction)
             self.reduction_norm = nn.LayerNorm(channels, NORM_EPS)
 
-    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """Attend inside one map of ``size``; raises UsageError if it is under one patch."""
+    def forward(self, tokens: Tensor, size: torch.Size) -> Tensor:
+        """Attends inside one map of ``size``; raises UsageError if it is under one patch."""
         source = tokens
         if self.reduction is not None and self.reduction_norm is not None:
             if min(size) < self.side:
@@ -303,10 +276,8 @@ class SelfAttention(_Attention):
                     f"{size[0]} x {size[1]}: use larger images or smaller reductions."
                 )
             source = self.reduction_norm(as_tokens(self.reduction(as_maps(tokens, size))))
-        query, key, value = self.query(tokens), self.key(source), self.value(source)
-        return self._join(
-            F.scaled_dot_product_attention(self._split(query), self._split(key), self._split(value))
-        )
+        parts = self.query(tokens), self.key(source), self.value(source)
+        return self._join(F.scaled_dot_product_attention(*map(self._split, parts)))
 
 
 class MaskedMatching(_Attention):
@@ -327,7 +298,7 @@ class MaskedMatching(_Attention):
     """
 
     def forward(self, query: Tensor, supports: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
-        """Match tokens.
+        """Matches tokens.
 
         Args:
             query: (B, N, C).
@@ -362,7 +333,7 @@ class FeedForward(nn.Module):
         self.contract = nn.Conv2d(hidden, channels, 1)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, tokens: Tensor, size: torch.Size) -> Tensor:
         """Tokens of a map of ``size`` -> tokens of the same shape."""
         hidden = self.position(self.expand(as_maps(tokens, size)))
         return as_tokens(self.dropout(self.contract(self.dropout(F.gelu(hidden)))))
@@ -376,7 +347,7 @@ class AffineNorm(nn.BatchNorm2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise with the stored statistics in every mode."""
+        """Normalises with the stored statistics in every mode."""
         return F.batch_norm(
             input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
         )
@@ -398,7 +369,7 @@ def as_tokens(maps: Tensor) -> Tensor:
     return maps.flatten(2).transpose(1, 2)
 
 
-def as_maps(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+def as_maps(tokens: Tensor, size: torch.Size) -> Tensor:
     """(B, h w, C) -> (B, C, h, w)."""
     maps: Tensor = tokens.transpose(1, 2).unflatten(2, size)
     return maps
