@@ -38,9 +38,7 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
 class Backbone(nn.Module):
     """Five stages, each applied to the output of the one before.
 
-    Attributes:
-        stages: The five stages.
-        channels: Number of channels of stages 2, 3 and 4.
+    ``channels`` are the numbers of channels of stages 2, 3 and 4.
     """
 
     def __init__(self, stages: Sequence[nn.Module], channels: tuple[int, int, int]) -> None:
@@ -49,13 +47,9 @@ class Backbone(nn.Module):
         self.channels = channels
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Returns the maps of all five stages.
+        """Returns the maps of all five stages, (B, C, h, w), the shallowest first.
 
-        Args:
-            images: Images with ImageNet's mean and deviation removed, (B, 3, H, W).
-
-        Returns:
-            Five maps (B, C, h, w), the shallowest first.
+        The images (B, 3, H, W) have ImageNet's mean and deviation removed.
         """
         maps = []
         for stage in self.stages:
@@ -69,12 +63,9 @@ class Backbone(nn.Module):
         """Returns stages 2, 3 and 4, stage 2 resized to the size of stage 3 (they differ in VGG).
 
         Args:
-            images: Images with ImageNet's mean and deviation removed, (B, 3, H, W).
+            images: As in `forward`.
             masks: What stage 4 sees of stage 3, in [0, 1], (B, 1, H, W); all without.
             high: Whether anything reads stage 4; it is empty otherwise, (0, C3, h, w).
-
-        Returns:
-            Three maps, (B, C2, h, w), (B, C3, h, w) and (B, C4, h', w').
         """
         for stage in self.stages[:3]:
             images = stage(images)
@@ -85,13 +76,9 @@ class Backbone(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """The residual block 1x1 - 3x3 - 1x1; stride and dilation sit on the 3x3.
+    """The residual block 1x1 - 3x3 - 1x1; dilation and stride sit on the 3x3.
 
-    Args:
-        inputs: Channels of the input.
-        width: Channels inside; the output has four times as many.
-        stride: Stride of the 3x3 convolution and of the shortcut.
-        dilation: Dilation of the 3x3 convolution.
+    Inside are ``width`` channels, at the end four times as many; the shortcut has the stride, too.
     """
 
     expansion = 4
@@ -188,7 +175,7 @@ def _convolution(
 class VGG16BN(Backbone):
     """VGG-16 with batch norm, without its last pool: stages 3 and 4 have stride 16.
 
-    Pools round up. Stage 2 has stride 8, so `Backbone.lower` halves it.
+    Pools round up. Stage 2 has stride 8, so `Backbone.read` halves it.
     """
 
     def __init__(self) -> None:

@@ -32,12 +32,10 @@ from piclip.decoders.layers import mask_classifier, pointwise, two_convolutions
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: the average of the map, a 1x1 and dilated 3x3 convolutions.
 
-    Args:
-        width: Channels of the input and of each branch.
-        dilations: Dilations of the 3x3 convolutions.
+    The input and each branch have ``width`` channels.
     """
 
-    def __init__(self, width: int, dilations: Sequence[int] = (6, 12, 18)) -> None:
+    def __init__(self, width: int, dilations: Sequence[int]) -> None:
         super().__init__()
         self.average = nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU())
         self.branches = nn.ModuleList([nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU())])
@@ -72,9 +70,7 @@ class BAM(EnsembleDecoder):
     """BAM for any number of shots.
 
     Prototypes, ImageNet priors and distances are averaged over the supports with weights that come
-    from the distances. BAM's own weighting is a network for one number of supports; the default
-    here is ``softmax(-s * distance)`` with one learnt number ``s``, for any number of supports (see
-    `piclip.decoders.ensemble.ShotWeights`).
+    from the distances: by default those of `piclip.decoders.ensemble.ShotWeights`.
     """
 
     name = "bam"

@@ -167,7 +167,7 @@ class FewShotDecoder(PretrainedModule, ABC):
         priors: Tensor | None = None,
         base_class: Tensor | None = None,
     ) -> DecoderOutput:
-        """Segments the queries.
+        """Segments the queries: scores at their size.
 
         Args:
             query: Queries with ImageNet's mean and deviation removed, (B, 3, H, W).
@@ -176,9 +176,6 @@ class FewShotDecoder(PretrainedModule, ABC):
             priors: For ``prior="piclip"``: refined text prior and visual prior, (B, 2, h, w).
             base_class: In training, the index of the episode's class among the base classes, long
                 (B,): decoders with a base learner do not count its pixels as background.
-
-        Returns:
-            Scores at the size of the query.
 
         Raises:
             UsageError: If shapes do not fit together, or the prior is absent.
@@ -190,14 +187,9 @@ class FewShotDecoder(PretrainedModule, ABC):
 
     @abstractmethod
     def decode(self, episodes: EpisodeFeatures) -> DecoderOutput:
-        """Segments queries whose maps, like those of the supports, are there already.
+        """Segments queries whose maps `query_features` and `support_features` returned.
 
-        Args:
-            episodes: What `query_features` and `support_features` returned, with the
-                rest as in `forward`.
-
-        Returns:
-            Scores at sizes of the decoder's own.
+        The scores have sizes of the decoder's own.
         """
 
     def loss(
@@ -262,15 +254,10 @@ class FewShotDecoder(PretrainedModule, ABC):
 
     @torch.no_grad()
     def support_features(self, supports: Tensor, masks: Tensor) -> Features:
-        """Returns the backbone's maps of the supports; stage 4 sees the object only.
+        """Returns the backbone's maps of the supports, (B, K, 3, H, W) -> (B * K, C, h, w).
 
-        Args:
-            supports: Supports, (B, K, 3, H, W).
-            masks: Their masks, (B, K, H, W).
-
-        Returns:
-            Maps (B * K, C, h, w); ``high`` is stage 4 of the masked stage 3. Only the ImageNet
-            prior reads it: with another prior it is empty.
+        ``high`` is stage 4 of stage 3 inside the masks (B, K, H, W). Only the ImageNet prior reads
+        it: with another prior it is empty.
         """
         inside = object_masks(masks, masks.shape[-2:])
         high = self.prior == "imagenet"
@@ -297,12 +284,7 @@ class FewShotDecoder(PretrainedModule, ABC):
     def prior_maps(self, episodes: EpisodeFeatures, weights: Tensor) -> Tensor:
         """Returns the prior of each query at the size of its middle features.
 
-        Args:
-            episodes: B episodes of K supports.
-            weights: Weight of each support, (B, K), summing to one.
-
-        Returns:
-            Prior, (B, prior_channels, h, w).
+        The weights of the supports, (B, K), sum to one; the prior is (B, prior_channels, h, w).
         """
         middle, priors = episodes.query.middle, episodes.priors
         if self.prior == "imagenet":

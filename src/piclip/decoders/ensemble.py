@@ -14,14 +14,7 @@ from piclip.decoders.pspnet import PyramidHead
 
 
 def gram(features: Tensor) -> Tensor:
-    """Returns the cosine of every pair of channels over all positions.
-
-    Args:
-        features: Maps, (N, C, h, w).
-
-    Returns:
-        Gram matrices, (N, C, C).
-    """
+    """Returns the cosines of all channels over the positions, (N, C, h, w) -> (N, C, C)."""
     rows = features.flatten(2)
     norms = rows.norm(dim=2, keepdim=True)
     cosines: Tensor = (rows @ rows.transpose(1, 2)) / (norms @ norms.transpose(1, 2) + 1e-7)
@@ -41,19 +34,16 @@ def gram_distances(query: Tensor, supports: Tensor) -> Tensor:
     Returns:
         Distances, (B, K).
     """
-    batch, channels = query.shape[:2]
-    of_supports = gram(supports).reshape(batch, -1, channels, channels)
-    differences = gram(query)[:, None] - of_supports
-    distances: Tensor = torch.linalg.matrix_norm(differences) / channels
+    differences = gram(query)[:, None] - gram(supports).unflatten(0, (len(query), -1))
+    distances: Tensor = torch.linalg.matrix_norm(differences) / query.shape[1]
     return distances
 
 
 class ShotWeights(nn.Module):
     """Weights of any number of supports: ``softmax(-s * d)``, s learnt, starting at 1.
 
-    The nearer a support's style is to the query's, the more it counts. One number is learnt
-    whatever the number of supports, so a network trained with one support works with five (the
-    scale is then as it started: only more than one support trains it).
+    The nearer a support's style is to the query's, the more it counts. Only more than one support
+    trains the scale; a network trained with one works with five.
     """
 
     def __init__(self) -> None:
@@ -93,13 +83,9 @@ class PublishedShotWeights(nn.Module):
         """Returns weights that sum to one, (B, K) -> (B, K)."""
         if self.layers is None or distances.shape[1] != self.shots:
             return torch.softmax(-distances, 1)
-        return torch.softmax(self.scores(self.layers, distances), 1)
-
-    def scores(self, layers: nn.Module, distances: Tensor) -> Tensor:
-        """Applies layers to the sorted distances; scores in the order of the supports, (B, K)."""
         ascending, order = distances.sort(1)
-        scores: Tensor = layers(ascending[:, :, None, None]).flatten(1)
-        return scores.gather(1, order.argsort(1))
+        scores: Tensor = self.layers(ascending[:, :, None, None]).flatten(1)
+        return torch.softmax(scores.gather(1, order.argsort(1)), 1)
 
 
 def build_shot_weights(published_shots: int | None, hidden: int = 2) -> nn.Module:
@@ -146,15 +132,12 @@ class Ensemble(nn.Module):
                 layer.weight.copy_(torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1))
 
     def forward(self, meta_logits: Tensor, distance: Tensor, elsewhere: Tensor) -> Tensor:
-        """Joins them.
+        """Returns scores of background and object, (B, 2, h, w).
 
         Args:
-            meta_logits: Scores of background and object, (B, 2, h, w).
+            meta_logits: Those of the meta learner, (B, 2, h, w).
             distance: Weighted distance of the supports, (B,).
             elsewhere: Probability of base classes, (B, 1, h, w), see `known_elsewhere`.
-
-        Returns:
-            Scores of background and object, (B, 2, h, w).
         """
         background, foreground = meta_logits.softmax(1).split(1, 1)
         distances = distance[:, None, None, None].expand_as(foreground)

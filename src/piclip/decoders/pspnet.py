@@ -23,12 +23,7 @@ from piclip.decoders.pretrained import NetworkOptions, PretrainedModule
 
 
 class PyramidPooling(nn.Module):
-    """Appends to a map its averages over grids of several sizes.
-
-    Args:
-        channels: Channels of the map; each branch has ``channels / len(bins)``, together as many.
-        bins: Sides of the grids.
-    """
+    """Appends to a map its averages over grids with ``bins`` sides, together as many channels."""
 
     def __init__(self, channels: int, bins: Sequence[int] = (1, 2, 3, 6)) -> None:
         super().__init__()
@@ -51,14 +46,7 @@ class PyramidPooling(nn.Module):
 
 
 class PyramidHead(nn.Module):
-    """The head of PSPNet: pyramid pooling and a classifier.
-
-    Args:
-        channels: Channels of the map it is put on.
-        outputs: Number of classes it scores, background included.
-        width: Channels before the classifier.
-        dropout: Probability with which one of them is dropped in training.
-    """
+    """The head of PSPNet: pyramid pooling and a classifier of ``outputs``, background included."""
 
     def __init__(
         self, channels: int, outputs: int, *, width: int = 512, dropout: float = 0.1
@@ -111,13 +99,9 @@ class PSPNet(PretrainedModule):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores every pixel.
+        """Scores background and the base classes, (B, 1 + classes, H, W).
 
-        Args:
-            images: Images with ImageNet's mean and deviation removed, (B, 3, H, W).
-
-        Returns:
-            Scores of background and the base classes, (B, 1 + classes, H, W).
+        The images (B, 3, H, W) have ImageNet's mean and deviation removed.
         """
         return resize(self.head(self.backbone(images)[-1]), images.shape[-2:])
 
