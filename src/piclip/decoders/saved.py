@@ -71,31 +71,17 @@ def holds_decoder(folder: str | Path) -> bool:
 
 def _recipe_of(decoder: Path) -> Mapping[str, Any] | None:
     """From the record in the decoder's folder, or the recipe beside it."""
-    record = decoder / RECORD
-    if record.is_file():
-        try:
-            recipe = read_json(record)["recipe"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(
-                f"{record} cannot be read as the record of a training; train again."
-            ) from error
-        return _checked(recipe, record)
-    for path in (decoder / RECIPE, decoder.parent / RECIPE):
-        if path.is_file():
-            return _read_yaml(path)
-    return None
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    with needs_extra("train", f"Reading {path.name}"):
-        try:
-            recipe = read_yaml(path)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{path} cannot be read as a recipe; train again.") from error
-    return _checked(recipe, path)
-
-
-def _checked(recipe: object, path: Path) -> Mapping[str, Any]:
+    places = (decoder / RECORD, decoder / RECIPE, decoder.parent / RECIPE)
+    path = next((path for path in places if path.is_file()), None)
+    if path is None:
+        return None
+    is_record = path.name == RECORD
+    try:
+        with needs_extra("train", f"Reading {path.name}"):
+            recipe = read_json(path)["recipe"] if is_record else read_yaml(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        kind = "the record of a training" if is_record else "a recipe"
+        raise ModelError(f"{path} cannot be read as {kind}; train again.") from error
     if not isinstance(recipe, Mapping):
         raise ModelError(f"{path} holds no recipe; train again.")
     return recipe
