@@ -160,7 +160,7 @@ def test_an_object_between_the_pixels_is_not_lost(segmenter, episode):
 
 
 def test_large_plain_images_are_made_smaller_for_clip_only(tmp_path, episode, monkeypatch):
-    monkeypatch.setattr("piclip.decoders.plain_images.LONGEST", 160)
+    monkeypatch.setattr("piclip.decoders.views.LONGEST", 160)
     fitted = load(saved(tmp_path, sees="plain"))
     image = Image.fromarray(episode.supports[0].image).resize((320, 112))
     mask = Image.fromarray(episode.supports[0].mask(episode.class_index)).resize(image.size)

@@ -29,9 +29,15 @@ from piclip.decoders.backbones import resize
 from piclip.decoders.base import EpisodeFeatures, Features, FewShotDecoder
 from piclip.decoders.clip_priors import ClassTexts, PriorMaker
 from piclip.decoders.networks import load_decoder
-from piclip.decoders.plain_images import shrunk, shrunk_mask
 from piclip.decoders.saved import Checkpoint
-from piclip.decoders.views import View, laid_back, normalise, whole_view
+from piclip.decoders.views import (
+    View,
+    laid_back,
+    normalise,
+    shrunk,
+    shrunk_mask,
+    whole_view,
+)
 from piclip.errors import ModelError, UsageError
 from piclip.io.supports import Labelled
 from piclip.scorer import Scored
