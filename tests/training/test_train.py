@@ -15,11 +15,10 @@ from piclip.decoders.networks import load_decoder
 from piclip.decoders.pspnet import PSPNet
 from piclip.errors import DatasetError, ModelError, UsageError
 from piclip.training import train as training
-from piclip.training.episodic import TrainingEpisodes
+from piclip.training.episodic import VALIDATION_SEED, TrainingEpisodes, validate
 from piclip.training.loop import build_optimizer, set_rate
 from piclip.training.recipe import OptimizerRecipe
 from piclip.training.train import train
-from piclip.training.validation import SEED, validate
 
 
 def same(one, other):
@@ -80,7 +79,7 @@ def test_validation_tells_the_decoder_which_base_class_is_asked_for(recipe, tmp_
     decoder.forward = watched
     validate(decoder, view, asked, None)
     classes = [
-        TrainingEpisodes(view, asked, SEED, augment=False)[number].source.class_index
+        TrainingEpisodes(view, asked, VALIDATION_SEED, augment=False)[number].source.class_index
         for number in range(3)
     ]
     if kind == "novel":

@@ -32,6 +32,7 @@ from piclip.training.episodic import (
     collate,
     parameter_groups,
     prior_maps,
+    validate,
 )
 from piclip.training.loop import (
     DECODER_WEIGHTS,
@@ -44,7 +45,6 @@ from piclip.training.loop import (
 )
 from piclip.training.recipe import BaseLearnerRecipe, Recipe, load_recipe
 from piclip.training.run_folder import RunFolder, whole_folder
-from piclip.training.validation import validate
 
 Report = Callable[[Progress], None]
 
