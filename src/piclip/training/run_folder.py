@@ -38,9 +38,8 @@ class RunFolder:
         self.checkpoint = self.folder / "checkpoint.pt"
         self.previous = self.folder / "checkpoint.previous.pt"
         self.best = self.folder / "best.pt"
-        self.log, self.base, self.decoder = (
-            self.folder / name for name in ("log", "base", "decoder")
-        )
+        self.log = self.folder / "log"
+        self.base, self.decoder = self.folder / "base", self.folder / "decoder"
 
     def open(self, recipe: Recipe) -> None:
         """Starts the folder, or checks that it belongs to this recipe.
@@ -49,7 +48,9 @@ class RunFolder:
             UsageError: The folder holds a training with another recipe.
             OutputError: The folder cannot be written.
         """
-        if self.recipe.exists() and self._started():
+        kept = (self.checkpoint, self.previous, self.base, self.decoder)
+        started = any(path.exists() for path in kept)  # a recipe that failed before may be changed
+        if self.recipe.exists() and started:
             there, here = _flat(load_recipe(self.recipe).to_json()), _flat(recipe.to_json())
             changed = {key for key in there.keys() | here.keys() if there.get(key) != here.get(key)}
             if changed := changed.difference(_FREE):
@@ -63,20 +64,14 @@ class RunFolder:
         with atomic_path(self.recipe) as path:
             path.write_text(recipe.to_yaml(), encoding="utf-8")
 
-    def _started(self) -> bool:
-        """Whether anything has been trained; a recipe that failed before may be changed."""
-        kept = (self.checkpoint, self.previous, self.base, self.decoder)
-        return any(path.exists() for path in kept)
-
     def save(self, state: Mapping[str, Any]) -> None:
         """Writes a checkpoint; the one before it stays until this one is complete, and after.
 
         Raises:
             OutputError: It cannot be written; the checkpoints so far are left as they were.
         """
-        data = _encoded(state)
         with atomic_path(self.checkpoint) as path:
-            path.write_bytes(data)
+            path.write_bytes(_encoded(state))
             if self.checkpoint.exists():
                 self.checkpoint.replace(self.previous)
 
@@ -94,9 +89,8 @@ class RunFolder:
 
     def save_best(self, state: Mapping[str, Any]) -> None:
         """Writes the best weights so far, in place of older ones."""
-        data = _encoded(state)
         with atomic_path(self.best) as path:
-            path.write_bytes(data)
+            path.write_bytes(_encoded(state))
 
     def load_best(self) -> dict[str, Any]:
         """The best weights; ModelError where they are missing or damaged."""

@@ -43,7 +43,7 @@ from piclip.training.loop import (
     run_phase,
     seed_everything,
 )
-from piclip.training.recipe import BaseLearnerRecipe, Recipe, load_recipe
+from piclip.training.recipe import BaseLearnerRecipe, DatasetRecipe, Recipe, load_recipe
 from piclip.training.run_folder import RunFolder, whole_folder
 
 Report = Callable[[Progress], None]
@@ -83,7 +83,7 @@ def train(
     if run.decoder.is_dir():
         return run.decoder
     if dataset is None:
-        dataset = _open_dataset(recipe)
+        dataset = _open_dataset(recipe.dataset)
     view = _view(recipe, dataset, "train", "base")
     view.check_shots(recipe.shot)  # before a base learner is trained for hours
     decoder = _build_decoder(recipe, view)
@@ -113,7 +113,7 @@ def train_base_learner(recipe: Recipe, folder: str | Path, report: Report | None
     if recipe.base is None:
         raise UsageError("The recipe has no base learner; add the key 'base'.")
     accelerator, run = _start(recipe, folder)
-    view = _view(recipe, _open_dataset(recipe), "train", "base")
+    view = _view(recipe, _open_dataset(recipe.dataset), "train", "base")
     _base_learner(recipe, recipe.base, view, run, accelerator, report)
     return run.base
 
@@ -138,8 +138,7 @@ def _start(recipe: Recipe, folder: str | Path) -> tuple[Accelerator, RunFolder]:
     return accelerator, run
 
 
-def _open_dataset(recipe: Recipe) -> Dataset:
-    settings = recipe.dataset
+def _open_dataset(settings: DatasetRecipe) -> Dataset:
     dataset = open_dataset(settings.name, settings.root, **settings.options)
     if settings.keep:
         dataset.keep_in_memory()
@@ -180,23 +179,16 @@ def _base_learner(
         accelerator.wait_for_everyone()
     if not ready.is_dir():
         raise UsageError(f"base.folder: there is no folder {ready}; name the base/ of a run.")
-    _check_base_classes(ready, recipe)
-    loaded: PSPNet = PSPNet.from_pretrained(ready)
-    return loaded
-
-
-def _check_base_classes(ready: Path, recipe: Recipe) -> None:
-    """Refuse a base learner whose run says that it learned this fold's novel classes."""
     beside = RunFolder(ready.parent).recipe
-    if not beside.is_file():
-        return
-    learned = load_recipe(beside)
+    learned = load_recipe(beside) if beside.is_file() else recipe
     there, here = ((r.dataset.name, r.fold) for r in (learned, recipe))
     if there != here:
         raise UsageError(
             f"base.folder: {ready} was trained on {there[0]}, fold {there[1]}, and may have seen "
             f"novel classes of {here[0]}, fold {here[1]}; name the base learner of that fold."
         )
+    loaded: PSPNet = PSPNet.from_pretrained(ready)
+    return loaded
 
 
 def _save(network: Any, folder: Path) -> None:  # noqa: ANN401 - the hub's mixin has no types
