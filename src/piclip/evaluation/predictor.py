@@ -86,17 +86,9 @@ class Predictor:
             raise UsageError(f"There is no prior {self.prior!r}; choose from {', '.join(PRIORS)}.")
 
     @classmethod
-    def load(
-        cls,
-        source: Callable[[], FewShotSegmenter],
-        *,
-        prior: str | None = None,
-        threshold: float | None = None,
-        synonyms: Synonyms | None = None,
-        recipe: Mapping[str, Any] | None = None,
-    ) -> Predictor:
+    def load(cls, source: Callable[[], FewShotSegmenter], **fields: Any) -> Predictor:  # noqa: ANN401
         """Loads the segmenter from its source, here and in each worker; see the class."""
-        return cls(source(), prior, threshold, synonyms or {}, recipe, source)
+        return cls(source(), source=source, **fields)
 
     @property
     def reload(self) -> Callable[[], Predictor] | None:
@@ -111,8 +103,7 @@ class Predictor:
         """Names, options and hashes of what segments."""
         scorer = self.segmenter.scorer
         if isinstance(scorer, DecoderScorer):
-            cut = {} if self.threshold is None else {"threshold": self.threshold}
-            return _decoder(scorer, self.recipe, cut)
+            return _decoder(scorer, self.recipe, self.threshold)
         assert isinstance(scorer, TrainingFreeScorer)
         main, *others = scorer.models
         reads = scorer.encoder is not None
@@ -203,13 +194,9 @@ def query_map(result: Segmentation, name: str) -> npt.NDArray[np.float32]:
 
 def prior_name(text: str, visual: str) -> str:
     """The name in `PRIORS` of a pair of maps, or "none"; raw is plain, in the scale of HDMNet."""
-    visual = "plain" if visual == "raw" else visual
-    for name, kinds in PRIORS.items():
-        if kinds == (text, visual):
-            return name
-    if (text, visual) == ("none", "none"):
-        return "none"
-    return f"vtp {text}, vvp {visual}"
+    kinds = text, "plain" if visual == "raw" else visual
+    names = {kinds: name for name, kinds in PRIORS.items()} | {("none", "none"): "none"}
+    return names.get(kinds, f"vtp {text}, vvp {kinds[1]}")
 
 
 def blind(episode: Episode) -> Episode:
@@ -252,26 +239,24 @@ def as_measured(
 
 
 def _decoder(
-    scorer: DecoderScorer, recipe: Mapping[str, Any] | None, settings: Mapping[str, Any]
+    scorer: DecoderScorer, recipe: Mapping[str, Any] | None, threshold: float | None
 ) -> Method:
     decoder, maker = scorer.decoder, scorer.maker
-    method = Method(
+    settings: dict[str, Any] = {"size": scorer.size}
+    if threshold is not None:
+        settings["threshold"] = threshold
+    if maker is not None:
+        settings["clip_sees"] = scorer.sees
+    return Method(
         method=decoder.name,
-        prior=decoder.prior,
+        prior=decoder.prior if maker is None else prior_name(maker.text, maker.visual),
         backbone=decoder.options.backbone,
-        settings={"size": scorer.size, **settings},
+        text=None if maker is None else maker.text,
+        visual=None if maker is None else maker.visual,
+        settings=settings,
         recipe=recipe,
+        clip=None if maker is None else _named(maker.encoder),
         weights_sha256=weights_hash(decoder),
-    )
-    if maker is None:
-        return method
-    return replace(
-        method,
-        prior=prior_name(maker.text, maker.visual),
-        text=maker.text,
-        visual=maker.visual,
-        settings={**method.settings, "clip_sees": scorer.sees},
-        clip=_named(maker.encoder),
     )
 
 

@@ -38,7 +38,7 @@ class SeedResult:
 
     seed: int
     episodes_hash: str
-    counts: Mapping[str, tuple[int, int, int, int]]
+    counts: Mapping[str, tuple[int, ...]]
     unseen_is_zero: bool = False
 
     @classmethod
@@ -258,18 +258,14 @@ def _from_json(data: Mapping[str, Any]) -> Evaluation:
     values = {name: value for name, value in data.items() if name in known}
     values["seeds"] = tuple(map(int, data["seeds"]))
     zero = protocol_named(data.get("protocol", OURS.name)).unseen_is_zero
-    values["per_seed"] = tuple(_seed_from_json(item, zero) for item in data["per_seed"])
-    return Evaluation(**values)
-
-
-def _seed_from_json(item: Mapping[str, Any], unseen_is_zero: bool) -> SeedResult:
-    counts = {}
-    for name, row in item["counts"].items():
-        pixels = tuple(int(value) for value in row)
-        if len(pixels) != 4:
-            raise ValueError(f"{len(pixels)} counts of the class {name!r} instead of 4")
-        counts[name] = pixels
-    return SeedResult(int(item["seed"]), str(item["episodes_hash"]), counts, unseen_is_zero)
+    per_seed = []
+    for item in data["per_seed"]:
+        counts = {name: tuple(map(int, row)) for name, row in item["counts"].items()}
+        for name, pixels in counts.items():
+            if len(pixels) != 4:
+                raise ValueError(f"{len(pixels)} counts of the class {name!r} instead of 4")
+        per_seed.append(SeedResult(int(item["seed"]), str(item["episodes_hash"]), counts, zero))
+    return Evaluation(**{**values, "per_seed": tuple(per_seed)})
 
 
 def _figures(result: Evaluation | SeedResult) -> dict[str, Any]:
