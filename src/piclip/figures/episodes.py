@@ -30,11 +30,7 @@ _SHOWN_TITLES = ("Support\nwith its mask", "Query\nwith the truth")
 def pick_episodes(view: FewShotView, *, seed: int, shots: int, rows: int) -> list[EpisodeKeys]:
     """The first episodes of a seed, a new class in each row as long as there is one.
 
-    Args:
-        view: What to draw from.
-        seed: Another seed, other episodes; nothing is picked by hand.
-        shots: Supports of every episode.
-        rows: How many episodes.
+    Nothing is picked by hand: another seed, other episodes.
 
     Raises:
         UsageError: Less than one row.
@@ -87,14 +83,9 @@ def baseline_and_ours(
     ours: Predictor,
     names: tuple[str, str] = ("Baseline", "Ours"),
 ) -> Figure:
-    """Fig. 3: support, truth, and the masks of two methods with their IoU in percent.
+    """Fig. 3: support, truth, and the masks of two methods, called ``names``, with their IoU.
 
-    Args:
-        view: The novel classes.
-        keys: One episode for each row.
-        baseline: The previous method.
-        ours: The method to compare.
-        names: What the two are called.
+    View and keys as in `previous_and_ours`.
     """
     rows = []
     for episode in map(view.load, keys):
@@ -109,10 +100,7 @@ def before_and_after(
 ) -> Figure:
     """Fig. 4: both published priors before and after refinement, and the segmenter's evidence.
 
-    Args:
-        view: The novel classes.
-        keys: One episode for each row.
-        segmenter: Gives its evidence, and its CLIP the priors.
+    The segmenter's CLIP gives the priors; view and keys as in `previous_and_ours`.
     """
     rows, published = [], _published(segmenter)
     for episode in map(view.load, keys):
@@ -170,8 +158,9 @@ def _shown(episode: Episode) -> list[Panel]:
     """The first support with its mask, and the query with the truth."""
     support, query = episode.supports[0], episode.query
     shots = len(episode.supports)
+    caption = f"1 of {shots}" if shots > 1 else ""
     return [
-        Panel(_masked(support, support.mask(episode.class_index)), _count(shots)),
+        Panel(_masked(support, support.mask(episode.class_index)), caption),
         Panel(_masked(query, query.mask(episode.class_index))),
     ]
 
@@ -180,10 +169,6 @@ def _priors(episode: Episode, segmenter: Predictor, names: Sequence[str]) -> lis
     """The maps that names of `piclip.evaluation.predictor.PRIORS` stand for."""
     result = segmenter.segment(blind(episode))
     return [_heat(episode.query, query_map(result, name)) for name in names]
-
-
-def _count(shots: int) -> str:
-    return f"1 of {shots}" if shots > 1 else ""
 
 
 def _masked(sample: Sample, mask: npt.NDArray[np.bool_]) -> Image.Image:
