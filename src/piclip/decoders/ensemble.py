@@ -83,9 +83,13 @@ class PublishedShotWeights(nn.Module):
         """Returns weights that sum to one, (B, K) -> (B, K)."""
         if self.layers is None or distances.shape[1] != self.shots:
             return torch.softmax(-distances, 1)
+        return torch.softmax(self.scores(self.layers, distances), 1)
+
+    def scores(self, layers: nn.Module, distances: Tensor) -> Tensor:
+        """Applies layers to the sorted distances; scores in the order of the supports, (B, K)."""
         ascending, order = distances.sort(1)
-        scores: Tensor = self.layers(ascending[:, :, None, None]).flatten(1)
-        return torch.softmax(scores.gather(1, order.argsort(1)), 1)
+        scores: Tensor = layers(ascending[:, :, None, None]).flatten(1)
+        return scores.gather(1, order.argsort(1))
 
 
 def build_shot_weights(published_shots: int | None, hidden: int = 2) -> nn.Module:

@@ -126,8 +126,8 @@ class Task:
         if self.candidates == "target":
             return ()
         every = enumerate(self.view.dataset.class_names)
-        shown = (name for index, name in every if episode.query.mask(index).any())
-        return tuple(name for name in shown if name != episode.name)
+        others = (pair for pair in every if pair[0] != episode.class_index)
+        return tuple(name for index, name in others if episode.query.mask(index).any())
 
 
 class Counter(Generic[QuestionT, CountedT]):
@@ -170,9 +170,7 @@ class Counter(Generic[QuestionT, CountedT]):
     ) -> Iterator[CountedT]:
         """What the task counts in each chunk of episodes, in order.
 
-        Args:
-            keys: The episodes.
-            told: Called with the number of episodes done, chunk by chunk.
+        Before each, ``told`` is called with its number of episodes.
 
         Raises:
             PiclipError: A process ended unexpectedly.
@@ -261,14 +259,9 @@ def evaluate(
 def choose_threshold(
     predictor: Predictor, view: FewShotView, *, shots: int, episodes: int = 100, seed: int = 0
 ) -> float:
-    """The threshold with the best mIoU on episodes that must not be those of the test.
+    """The threshold of a predictor's scores with the best mIoU on other episodes than the test's.
 
-    Args:
-        predictor: Whose scores are thresholded.
-        view: The base classes of the training split, so that no novel class is looked at.
-        shots: Number of supports.
-        episodes: How many episodes decide.
-        seed: Of these episodes.
+    The view is of base classes of the training split, so that no novel class is looked at.
     """
     keys = [view.episode(seed, number, shots) for number in range(episodes)]
     return Counter(predictor, Task(view).count).count(keys).best_threshold()

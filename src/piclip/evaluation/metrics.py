@@ -130,11 +130,7 @@ class FewShotIoU:
 
 
 def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of its 95 % interval (Student's t) over repeated runs.
-
-    Args:
-        values: One figure per seed; the half-width is NaN for a single one.
-    """
+    """Mean and half-width of its 95 % interval (Student's t) over seeds; NaN for a single one."""
     from scipy import stats  # noqa: PLC0415 - slow to import
 
     figures = np.asarray(values, dtype=np.float64)

@@ -160,9 +160,7 @@ class Predictor:
 def load_decoder(folder: str | Path, **options: Any) -> FewShotSegmenter:  # noqa: ANN401
     """A trained decoder whose CLIP keeps the features of images, which come back in episodes.
 
-    Args:
-        folder: As `DecoderScorer.load` takes it, like the options.
-        options: The CLIP, device and dtype.
+    Arguments are those of `DecoderScorer.load`.
     """
     return FewShotSegmenter(DecoderScorer.load(folder, cache=MemoryCache(), **options))
 
@@ -215,26 +213,19 @@ def truth_of(sample: Sample, class_index: int) -> npt.NDArray[np.uint8]:
 def as_measured(
     scores: npt.NDArray[np.float32], truth: npt.NDArray[np.uint8], measure: Measure
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """Scores and truth as a protocol compares them.
+    """Scores and truth of a class, (H, W), as a protocol compares them.
 
-    Args:
-        scores: Of the class, float32 (H, W).
-        truth: uint8 (H, W): 1 the class, 0 anything else, 255 ignore.
-        measure: Where the two are laid, scores bilinearly and the truth to the nearest pixel, and
-            what 255 means.
-
-    Returns:
-        Both (H, W), or (side, side).
+    Where it lays them on a square, scores are resized bilinearly and the truth to the nearest
+    pixel; where it counts what is ignored, 255 becomes 0.
     """
     if not measure.ignore:
         truth = np.where(truth == IGNORE, np.uint8(0), truth)
     if measure.side is None:
         return scores, truth
     size = (measure.side, measure.side)
-    laid = F.interpolate(
-        torch.from_numpy(scores)[None, None].float(), size, mode="bilinear", align_corners=True
-    )
-    nearest = F.interpolate(torch.from_numpy(truth)[None, None].float(), size, mode="nearest")
+    given, labels = (torch.from_numpy(a)[None, None].float() for a in (scores, truth))
+    laid = F.interpolate(given, size, mode="bilinear", align_corners=True)
+    nearest = F.interpolate(labels, size, mode="nearest")
     return np.asarray(laid[0, 0].numpy()), nearest[0, 0].numpy().astype(np.uint8)
 
 
