@@ -23,7 +23,7 @@ from piclip.decoders.layers import (
     object_masks,
     pointwise,
 )
-from piclip.decoders.pretrained import NetworkOptions, PretrainedModule, load_strictly
+from piclip.decoders.networks import NetworkOptions, PretrainedModule, load_strictly
 from piclip.errors import UsageError
 from piclip.priors.maps import min_max
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from piclip.decoders.base import DecoderOptions, FewShotDecoder
-from piclip.decoders.pretrained import PretrainedModule, load_strictly
+from piclip.decoders.networks import PretrainedModule, load_strictly
 from piclip.decoders.pspnet import PyramidHead
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from piclip.decoders.backbones import resize
 from piclip.decoders.layers import cross_entropy
-from piclip.decoders.pretrained import NetworkOptions, PretrainedModule
+from piclip.decoders.networks import NetworkOptions, PretrainedModule
 
 
 class PyramidPooling(nn.Module):

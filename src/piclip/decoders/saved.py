@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from piclip.decoders.pretrained import CONFIG, read_config
+from piclip.decoders.networks import CONFIG, read_config
 from piclip.errors import ModelError
 from piclip.io.documents import read_json, read_yaml
 from piclip.io.extras import needs_extra
