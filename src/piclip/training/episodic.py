@@ -55,12 +55,8 @@ class TrainingEpisode:
 class TrainingEpisodes(Dataset[TrainingEpisode]):
     """Episodes of a view by number; no number depends on another.
 
-    Args:
-        view: Where they are drawn from.
-        recipe: Shots and augmentation.
-        seed: Of the draws.
-        augment: False shows every image whole, for validation.
-        base_labels: Whether the labels of the base classes are asked for.
+    Without ``augment`` every image is shown whole, for validation; with ``base_labels`` the labels
+    of the base classes are made, too.
     """
 
     def __init__(
@@ -144,11 +140,8 @@ def collate(episodes: Sequence[TrainingEpisode]) -> EpisodeBatch:
 def prior_maps(maker: PriorMaker, batch: EpisodeBatch, sees: str) -> Tensor:
     """The priors of a batch, (B, 2, h, w), laid over the queries as they are seen.
 
-    Args:
-        maker: The frozen CLIP.
-        batch: The episodes.
-        sees: ``augmented``: CLIP looks at the views. ``plain``: at the images before
-            augmentation, and its maps are moved as the query was, (B, 2, S, S).
+    Where CLIP ``sees`` what is ``augmented`` it looks at the views; ``plain``, at the images before
+    augmentation, and its maps are moved as the query was, (B, 2, S, S).
     """
     inputs, episodes = batch
     sources = [episode.source for episode in episodes]
@@ -195,12 +188,7 @@ class EpisodicObjective(nn.Module):
 def parameter_groups(decoder: FewShotDecoder, factors: Mapping[str, float]) -> list[dict[str, Any]]:
     """The decoder's trained parameters, in groups for `piclip.training.loop.build_optimizer`.
 
-    Args:
-        decoder: What is trained.
-        factors: Learning rate of some of its parts, by attribute, over that of the others.
-
-    Returns:
-        One group of all parts without a factor, then one for each part with one.
+    Parts with a factor, by attribute, have a group each, all others are the first group.
 
     Raises:
         UsageError: A name is no trained part; it lists the parts.
@@ -225,12 +213,8 @@ def validate(
 ) -> float:
     """A score to select weights by: class-accumulated mIoU in [0, 1] on whole images.
 
-    Args:
-        decoder: In evaluation mode.
-        view: Classes of the validation split: base ones, or novel ones to repeat what published
-            numbers did.
-        recipe: Shots, episodes, batch and the size that the decoder sees.
-        maker: The CLIP priors, where the decoder takes them.
+    The decoder is in evaluation mode; the view is of base classes of the validation split, or of
+    novel ones to repeat what published numbers did.
     """
     device = next(decoder.parameters()).device
     episodes = TrainingEpisodes(view, recipe, VALIDATION_SEED, augment=False)

@@ -29,14 +29,7 @@ BASE_WEIGHTS, DECODER_WEIGHTS, _STEPS = 1, 2, 3  # what random numbers are for
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training is.
-
-    Attributes:
-        phase: ``base`` or ``episodic``.
-        step: Steps done.
-        steps: Steps in all.
-        losses: Terms of the loss, where they were logged in this step.
-    """
+    """How many steps of a phase are done, and the terms of the loss where they were logged."""
 
     phase: str
     step: int
@@ -81,14 +74,7 @@ def run_phase(
     accelerator: Accelerator,
     report: Callable[[Progress], None] | None = None,
 ) -> None:
-    """Trains a network, from its checkpoint where there is one.
-
-    Args:
-        phase: What to train.
-        recipe: For seed, precision and intervals.
-        run: Where checkpoints and logs go.
-        accelerator: accelerate's ``Accelerator``: devices, precision, processes.
-        report: Told after every step.
+    """Trains a network, from its checkpoint in the run where there is one.
 
     Raises:
         UsageError: The batch cannot be shared out evenly among the processes, or the loss is no
