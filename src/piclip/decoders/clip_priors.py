@@ -42,7 +42,7 @@ class ClassTexts(NamedTuple):
     background: Tensor
 
 
-class PriorMaker:
+class PriorMaker(FeatureMaker):
     """Makes the decoders' priors with a frozen CLIP; nothing here has a gradient.
 
     Args:
@@ -74,32 +74,20 @@ class PriorMaker:
             if kind not in get_args(kinds):
                 known = ", ".join(get_args(kinds))
                 raise UsageError(f"The {channel} prior is one of {known}, not {kind!r}.")
-        self.encoder, self.synonyms, self.templates = encoder, synonyms or {}, templates
+        super().__init__(encoder, cache)
+        self.synonyms, self.templates = synonyms or {}, templates
         self.text, self.visual = text, visual
-        self._maker = FeatureMaker(encoder, cache)
         self._texts: dict[str, ClassTexts] = {}
 
-    def features(self, images: Sequence[Picture]) -> list[QueryFeatures]:
-        """Encodes queries, each once; see `FeatureMaker.features`."""
-        return self._maker.features(images)
-
-    def support_features(
-        self, images: Sequence[Picture], masks: Sequence[Mask]
-    ) -> list[SupportFeatures]:
-        """Encodes supports, masked in image space; see `FeatureMaker.support_features`."""
-        return self._maker.support_features(images, masks)
-
     def texts(self, name: str, synonyms: Synonyms | None = None) -> ClassTexts:
-        """The text vectors of a class; made once, unless it is given other words.
+        """The text vectors of a class, made once for the maker's own wordings.
 
-        Args:
-            name: The class.
-            synonyms: Wordings by class name that come before the maker's own.
+        Others, by class name, come before these.
         """
         if synonyms and name in synonyms:
-            return self._encoded(name, synonyms)
+            return self._encoded_texts(name, synonyms)
         if name not in self._texts:
-            self._texts[name] = self._encoded(name, self.synonyms)
+            self._texts[name] = self._encoded_texts(name, self.synonyms)
         return self._texts[name]
 
     @torch.inference_mode()
@@ -169,12 +157,12 @@ class PriorMaker:
         """(1, 1, h, w), kept by what it is made of."""
         if self.text == "none":
             return torch.zeros(1, 1, *encoding.grid, device=encoding.last.device)
-        cache, key = self._maker.cache, ""
+        key = ""
         rivals = [vector for class_texts in contrast for vector in class_texts]
-        if cache is not None:
+        if self.cache is not None:
             read = (encoding.last_input[0], encoding.attention[0], *texts, *rivals)
-            key = content_key("text map", self.text, self._maker.model_hash, *read)
-            if (kept := cache.get(key)) is not None:
+            key = content_key("text map", self.text, self.model_hash, *read)
+            if (kept := self.cache.get(key)) is not None:
                 return kept["map"].to(encoding.last.device)
         text = visual_text_prior(
             encoding.last_block,
@@ -186,8 +174,8 @@ class PriorMaker:
         )
         if self.text == "refined":
             text = refine_prior(text, encoding.attention)
-        if cache is not None:
-            cache.put(key, {"map": text})
+        if self.cache is not None:
+            self.cache.put(key, {"map": text})
         return text
 
     def _visual_map(self, encoding: Encoding, supports: Sequence[SupportFeatures]) -> Tensor:
@@ -203,7 +191,7 @@ class PriorMaker:
         # Squaring sharpens the flat map of cosines before it is spread along the attention.
         return refine_prior(visual**2, encoding.attention) if self.visual == "refined" else visual
 
-    def _encoded(self, name: str, synonyms: Synonyms) -> ClassTexts:
+    def _encoded_texts(self, name: str, synonyms: Synonyms) -> ClassTexts:
         foreground, background = text_prototypes(
             self.encoder.encode_text,
             [name],
