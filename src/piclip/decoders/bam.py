@@ -22,7 +22,7 @@ from piclip.decoders.ensemble import (
     Ensemble,
     EnsembleDecoder,
     EnsembleOptions,
-    build_shot_weights,
+    ShotWeights,
     gram_distances,
     known_elsewhere,
 )
@@ -85,9 +85,7 @@ class BAM(EnsembleDecoder):
         self.fuse = pointwise(self.aspp.channels, width)
         self.refine = two_convolutions(width)
         self.classifier = mask_classifier(width)
-        self.shot_weights = build_shot_weights(
-            self.options.published_shots, self.options.published_hidden
-        )
+        self.shot_weights = ShotWeights(self.options.published_shots, self.options.published_hidden)
         self.ensemble = Ensemble()
 
     def decode(self, episodes: EpisodeFeatures) -> DecoderOutput:

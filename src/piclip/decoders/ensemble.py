@@ -40,36 +40,26 @@ def gram_distances(query: Tensor, supports: Tensor) -> Tensor:
 
 
 class ShotWeights(nn.Module):
-    """Weights of any number of supports: ``softmax(-s * d)``, s learnt, starting at 1.
+    """Weights of the supports: the nearer a support's style is to the query's, the more it counts.
 
-    The nearer a support's style is to the query's, the more it counts. Only more than one support
-    trains the scale; a network trained with one works with five.
-    """
+    They are ``softmax(-s * d)`` for any number of supports, s learnt, starting at 1. Only more than
+    one support trains the scale; a network trained with one works with five.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, distances: Tensor) -> Tensor:
-        """Returns weights that sum to one, (B, K) -> (B, K)."""
-        return torch.softmax(-self.scale * distances, 1)
-
-
-class PublishedShotWeights(nn.Module):
-    """BAM's own weights, a small network for one number of supports.
-
-    The distances, sorted ascending, are its channels; its outputs are put back in the order of the
-    supports and go through a softmax. With another number of supports than its own it does not
-    apply: then the weights are ``softmax(-d)``, as in `ShotWeights` before training.
+    BAM's own are those of a small network for one number of supports: the distances, sorted
+    ascending, are its channels; its outputs are put back in the order of the supports and go
+    through a softmax. For another number than its own the weights are ``softmax(-d)``.
 
     Args:
-        shots: Number of supports it is for. One support has weight 1 and needs no network.
-        hidden: Hidden channels; 0 is a single layer without bias.
+        published_shots: The number of supports of BAM's own weights, to have these. One support has
+            weight 1 and needs no network.
+        hidden: Their hidden channels; 0 is a single layer without bias.
     """
 
-    def __init__(self, shots: int, hidden: int = 2) -> None:
+    def __init__(self, published_shots: int | None = None, hidden: int = 2) -> None:
         super().__init__()
-        self.shots = shots
+        self.shots = shots = published_shots or 1
+        own = published_shots is None
+        self.scale: Tensor | float = nn.Parameter(torch.ones(())) if own else 1.0
         self.layers: nn.Module | None = None
         if shots > 1 and hidden == 0:
             self.layers = nn.Conv2d(shots, shots, 1, bias=False)
@@ -82,7 +72,7 @@ class PublishedShotWeights(nn.Module):
     def forward(self, distances: Tensor) -> Tensor:
         """Returns weights that sum to one, (B, K) -> (B, K)."""
         if self.layers is None or distances.shape[1] != self.shots:
-            return torch.softmax(-distances, 1)
+            return torch.softmax(-self.scale * distances, 1)
         return torch.softmax(self.scores(self.layers, distances), 1)
 
     def scores(self, layers: nn.Module, distances: Tensor) -> Tensor:
@@ -90,13 +80,6 @@ class PublishedShotWeights(nn.Module):
         ascending, order = distances.sort(1)
         scores: Tensor = layers(ascending[:, :, None, None]).flatten(1)
         return scores.gather(1, order.argsort(1))
-
-
-def build_shot_weights(published_shots: int | None, hidden: int = 2) -> nn.Module:
-    """Returns the weights for any number of supports, or the published ones for one number."""
-    if published_shots is None:
-        return ShotWeights()
-    return PublishedShotWeights(published_shots, hidden)
 
 
 def known_elsewhere(base_logits: Tensor, base_class: Tensor | None = None) -> Tensor:

@@ -23,7 +23,7 @@ from piclip.decoders.ensemble import (
     Ensemble,
     EnsembleDecoder,
     EnsembleOptions,
-    build_shot_weights,
+    ShotWeights,
     gram_distances,
     known_elsewhere,
 )
@@ -73,7 +73,7 @@ class HDMNet(EnsembleDecoder):
         self.merge_query = pointwise(both + self.prior_channels, matching_width)
         self.merge_support = pointwise(both, matching_width)
         self.matching = HierarchicalMatching(self.options, self.prior_channels)
-        self.shot_weights = build_shot_weights(shots)
+        self.shot_weights = ShotWeights(shots)
         self.ensemble = Ensemble()
 
     def check_episode(

@@ -132,7 +132,11 @@ class Level(nn.Module):
         super().__init__()
         channels, dropout = options.matching_width, options.matching_dropout
         hidden, heads = channels * options.expansion, options.heads[index]
-        self.embedding = PatchEmbedding(channels, stride=1 if index == 0 else 2)
+        # Only what halves the map looks beyond one position.
+        kernel, stride = (1, 1) if index == 0 else (3, 2)
+        projection = nn.Conv2d(channels, channels, kernel, stride, padding=kernel // 2)
+        norm = nn.LayerNorm(channels, NORM_EPS)
+        self.embedding = nn.ModuleDict({"projection": projection, "norm": norm})
         self.blocks = nn.ModuleList(
             EncoderBlock(
                 SelfAttention(channels, heads, options.reductions[index], dropout),
@@ -157,7 +161,8 @@ class Level(nn.Module):
 
     def encode(self, maps: Tensor) -> Tensor:
         """Self-attention inside each image: (N, C, h, w) -> (N, C, h / stride, w / stride)."""
-        tokens, size = self.embedding(maps)
+        maps = self.embedding["projection"](maps)
+        tokens, size = self.embedding["norm"](as_tokens(maps)), maps.shape[-2:]
         for block in self.blocks:
             tokens = block(tokens, size)
         return as_maps(self.norm(tokens), size)
@@ -182,21 +187,6 @@ class Level(nn.Module):
         total = F.interpolate(coarser, matched.shape[-2:], mode="bilinear", align_corners=False)
         refined = self.refinement(matched + total)
         return total + refined
-
-
-class PatchEmbedding(nn.Module):
-    """A convolution (3 x 3 where it halves the map, else 1 x 1) and a layer norm per position."""
-
-    def __init__(self, channels: int, stride: int) -> None:
-        super().__init__()
-        kernel = 1 if stride == 1 else 3
-        self.projection = nn.Conv2d(channels, channels, kernel, stride, padding=kernel // 2)
-        self.norm = nn.LayerNorm(channels, NORM_EPS)
-
-    def forward(self, maps: Tensor) -> tuple[Tensor, torch.Size]:
-        """(B, C, h, w) -> tokens and the size of their map."""
-        maps = self.projection(maps)
-        return self.norm(as_tokens(maps)), maps.shape[-2:]
 
 
 class _Block(nn.Module):
