@@ -184,7 +184,8 @@ class PriorMaker(FeatureMaker):
         if self.visual == "none":
             return torch.zeros(1, 1, *encoding.grid, device=last.device)
         *objects, valid = (part.to(last.device) for part in pad_objects(supports))
-        mean = mean_cosines((last, previous), objects, valid)[None].unflatten(2, encoding.grid)
+        cosines = mean_cosines((last, previous), objects, valid)
+        mean: Tensor = cosines[None].unflatten(2, encoding.grid)
         if self.visual == "raw":
             return mean
         visual = min_max(mean)

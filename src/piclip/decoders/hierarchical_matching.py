@@ -266,8 +266,9 @@ class SelfAttention(_Attention):
                     f"{size[0]} x {size[1]}: use larger images or smaller reductions."
                 )
             source = self.reduction_norm(as_tokens(self.reduction(as_maps(tokens, size))))
-        parts = self.query(tokens), self.key(source), self.value(source)
-        return self._join(F.scaled_dot_product_attention(*map(self._split, parts)))
+        projected = self.query(tokens), self.key(source), self.value(source)
+        query, key, value = map(self._split, projected)
+        return self._join(F.scaled_dot_product_attention(query, key, value))
 
 
 class MaskedMatching(_Attention):

@@ -10,7 +10,6 @@ its head. Source: Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, as us
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +20,16 @@ from piclip.decoders.backbones import resize
 from piclip.decoders.layers import cross_entropy
 from piclip.decoders.networks import NetworkOptions, PretrainedModule
 
+BINS = (1, 2, 3, 6)
+
 
 class PyramidPooling(nn.Module):
-    """Appends to a map its averages over grids with ``bins`` sides, together as many channels."""
+    """Appends to a map its averages over grids with sides of `BINS`, together as many channels."""
 
-    def __init__(self, channels: int, bins: Sequence[int] = (1, 2, 3, 6)) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        width = channels // len(bins)
-        self.channels = channels + width * len(bins)
+        width = channels // len(BINS)
+        self.channels = channels + width * len(BINS)
         self.branches = nn.ModuleList(
             nn.Sequential(
                 nn.AdaptiveAvgPool2d(side),
@@ -36,7 +37,7 @@ class PyramidPooling(nn.Module):
                 nn.BatchNorm2d(width),
                 nn.ReLU(),
             )
-            for side in bins
+            for side in BINS
         )
 
     def forward(self, maps: Tensor) -> Tensor:

@@ -261,7 +261,7 @@ class DecoderScorer:
         """
         del negatives
         shown = [(np.array(image), mask) for image, mask in supports]
-        views = [whole_view(*image.shape[:2], self.size) for image, _ in shown]
+        views = [self._view(image) for image, _ in shown]
         pairs = list(zip(views, shown, strict=True))
         images = torch.stack([view.image(image) for view, (image, _) in pairs])
         masks = torch.stack([_object(view, mask) for view, (_, mask) in pairs])
@@ -338,7 +338,7 @@ class DecoderScorer:
     @torch.inference_mode()
     def encode_queries(self, images: Sequence[NDArray[np.uint8]]) -> list[EncodedQuery]:
         """Encodes queries, RGB (H, W, 3) of any sizes, all at once."""
-        views = [whole_view(*image.shape[:2], self.size) for image in images]
+        views = [self._view(image) for image in images]
         seen = [view.image(image) for view, image in zip(views, images, strict=True)]
         maps = self.decoder.query_features(normalise(torch.stack(seen).to(self.device)))
         clip: Sequence[QueryFeatures | None] = [None] * len(images)
@@ -383,6 +383,10 @@ class DecoderScorer:
         )
         output = self.decoder.decode(episodes)
         return resize(output.logits, (self.size, self.size)).float().cpu()
+
+    def _view(self, image: NDArray[np.uint8]) -> View:
+        height, width = image.shape[:2]
+        return whole_view(height, width, self.size)
 
     def _log_odds(
         self,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, get
 import torch
 
 from piclip.datasets.episode_files import EpisodeFile, episodes_hash
-from piclip.datasets.few_shot import Episode, EpisodeKeys, FewShotView
+from piclip.datasets.few_shot import EpisodeKeys, FewShotView
 from piclip.datasets.protocols import OURS, Protocol, protocol_named
 from piclip.errors import ModelError, PiclipError, UsageError
 from piclip.evaluation.metrics import THRESHOLDS, FewShotIoU
@@ -21,6 +21,7 @@ from piclip.evaluation.predictor import (
     Predictor,
     as_measured,
     blind,
+    contrast_of,
     query_map,
     truth_of,
 )
@@ -118,16 +119,10 @@ class Task:
         for key in keys:
             episode = self.view.load(key)
             truth = truth_of(episode.query, episode.class_index)
-            result = predictor.segment(blind(episode), self._contrast(episode))
+            contrast = contrast_of(episode, dataset, self.candidates)
+            result = predictor.segment(blind(episode), contrast)
             meter.add(episode.name, *as_measured(query_map(result, shown), truth, measure))
         return meter
-
-    def _contrast(self, episode: Episode) -> tuple[str, ...]:
-        if self.candidates == "target":
-            return ()
-        every = enumerate(self.view.dataset.class_names)
-        others = (pair for pair in every if pair[0] != episode.class_index)
-        return tuple(name for index, name in others if episode.query.mask(index).any())
 
 
 class Counter(Generic[QuestionT, CountedT]):

@@ -18,7 +18,7 @@ from piclip.clip.cache import MemoryCache, weights_hash
 from piclip.clip.encoder import Encoder
 from piclip.clip.prompts import Synonyms
 from piclip.clip.towers import VisualTower
-from piclip.datasets.dataset import Sample
+from piclip.datasets.dataset import Dataset, Sample
 from piclip.datasets.few_shot import Episode
 from piclip.datasets.protocols import Measure
 from piclip.decoders.scorer import DecoderScorer
@@ -202,6 +202,17 @@ def blind(episode: Episode) -> Episode:
     query = episode.query
     unlabelled = replace(query, class_map=np.zeros_like(query.class_map), masks=None)
     return replace(episode, query=unlabelled)
+
+
+def contrast_of(episode: Episode, dataset: Dataset, candidates: str) -> tuple[str, ...]:
+    """Names to tell the episode's class from.
+
+    With candidates "oracle" what else the truth of the query shows, with "target" none.
+    """
+    if candidates == "target":
+        return ()
+    others = (pair for pair in enumerate(dataset.class_names) if pair[0] != episode.class_index)
+    return tuple(name for index, name in others if episode.query.mask(index).any())
 
 
 def truth_of(sample: Sample, class_index: int) -> npt.NDArray[np.uint8]:

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
@@ -20,7 +18,7 @@ from piclip.decoders.clip_priors import PriorMaker
 from piclip.decoders.views import View, normalise, whole_view
 from piclip.errors import UsageError
 from piclip.evaluation.metrics import FewShotIoU
-from piclip.io.images import IGNORE
+from piclip.evaluation.predictor import contrast_of, truth_of
 from piclip.training.augment import draw_view
 from piclip.training.loop import moved
 
@@ -93,39 +91,27 @@ class TrainingEpisodes(Dataset[TrainingEpisode]):
             "base_target": base,
             "base_class": bases.index(episode.class_index) if episode.class_index in bases else 0,
         }
-        return TrainingEpisode(inputs, self._others(episode), view, episode)
+        others = contrast_of(episode, self.view.dataset, self.recipe.clip.candidates)
+        return TrainingEpisode(inputs, others, view, episode)
 
     def _seen(
         self, sample: Sample, class_index: int, key: tuple[int, int, int]
     ) -> tuple[View, Tensor, Tensor]:
         height, width = sample.class_map.shape
-        inside = sample.mask(class_index)
         if self.augment:
+            inside = sample.mask(class_index)
             view = draw_view(key, height, width, self.recipe.augmentation, inside)
         else:
             view = whole_view(height, width, self.recipe.augmentation.size)
-        if not self.recipe.augmentation.comes_back:
-            return view, *_through(view, sample, inside)
+        comes_back = self.recipe.augmentation.comes_back
         key_of_view = content_key(sample.key, str(class_index), view.theta)
-        kept = self._kept.get(key_of_view)
+        kept = self._kept.get(key_of_view) if comes_back else None
         if kept is None:
-            image, truth = _through(view, sample, inside)
-            kept = {"image": image, "truth": truth}
-            self._kept.put(key_of_view, kept)
+            truth = view.labels(truth_of(sample, class_index))
+            kept = {"image": view.image(sample.image), "truth": truth}
+            if comes_back:
+                self._kept.put(key_of_view, kept)
         return view, kept["image"], kept["truth"]
-
-    def _others(self, episode: Episode) -> tuple[str, ...]:
-        if self.recipe.clip.candidates == "target":
-            return ()
-        names = self.view.dataset.class_names
-        present = [index for index in range(len(names)) if episode.query.mask(index).any()]
-        return tuple(names[index] for index in present if index != episode.class_index)
-
-
-def _through(view: View, sample: Sample, inside: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
-    """An image and its truth as a view shows them."""
-    truth = np.where(sample.class_map == IGNORE, IGNORE, inside).astype(np.uint8)
-    return view.image(sample.image), view.labels(truth)
 
 
 EpisodeBatch: TypeAlias = tuple[dict[str, Tensor], tuple[TrainingEpisode, ...]]
@@ -145,16 +131,15 @@ def prior_maps(maker: PriorMaker, batch: EpisodeBatch, sees: str) -> Tensor:
     """
     inputs, episodes = batch
     sources = [episode.source for episode in episodes]
-    seen: tuple[Any, Any, Any]
-    if sees == "augmented":
-        seen = inputs["query"], inputs["supports"], inputs["masks"]
-    else:
-        seen = (
-            [source.query.image for source in sources],
-            [[s.image for s in source.supports] for source in sources],
-            [[s.mask(source.class_index) for s in source.supports] for source in sources],
-        )
-    maps = maker.episode_priors(*seen, [s.name for s in sources], [e.others for e in episodes])
+    seen: dict[str, Any] = {key: inputs[key] for key in ("query", "supports", "masks")}
+    if sees == "plain":
+        seen = {
+            "query": [source.query.image for source in sources],
+            "supports": [[s.image for s in source.supports] for source in sources],
+            "masks": [[s.mask(source.class_index) for s in source.supports] for source in sources],
+        }
+    names, others = [source.name for source in sources], [e.others for e in episodes]
+    maps = maker.episode_priors(seen["query"], seen["supports"], seen["masks"], names, others)
     if sees == "plain":
         maps = [episode.view.maps(own) for episode, own in zip(episodes, maps, strict=True)]
     return torch.stack(maps)
