@@ -62,10 +62,8 @@ class Backbone(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns stages 2, 3 and 4, stage 2 resized to the size of stage 3 (they differ in VGG).
 
-        Args:
-            images: As in `forward`.
-            masks: What stage 4 sees of stage 3, in [0, 1], (B, 1, H, W); all without.
-            high: Whether anything reads stage 4; it is empty otherwise, (0, C3, h, w).
+        Stage 4 sees stage 3 inside the masks, in [0, 1], (B, 1, H, W), or all of it without; where
+        nothing reads ``high`` it is empty, (0, C3, h, w).
         """
         for stage in self.stages[:3]:
             images = stage(images)
@@ -290,12 +288,9 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
 def build_backbone(name: str, **options: Any) -> Backbone:  # noqa: ANN401 - of many kinds
     """Builds a backbone by name, with random weights but for ``vit``.
 
-    Args:
-        name: ``resnet50``, ``resnet101`` (deep stem); ``resnet50-plain``, ``resnet101-plain``
-            (torchvision's 7x7 stem); ``vgg16bn``; ``tiny``, a ResNet of four narrow blocks; or
-            ``vit``, any frozen ViT.
-        options: For the ResNets, arguments of `ResNet` instead of the name's own; for
-            ``vit`` those of `ViT`.
+    There are ``resnet50``, ``resnet101`` (deep stem); ``resnet50-plain``, ``resnet101-plain``
+    (torchvision's 7x7 stem); ``vgg16bn``; ``tiny``, a ResNet of four narrow blocks; and ``vit``,
+    any frozen ViT. Options are the arguments of `ResNet`, instead of the name's own, and of `ViT`.
 
     Raises:
         UsageError: If there is no such backbone, or it does not take an option.

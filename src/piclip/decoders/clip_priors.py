@@ -98,17 +98,10 @@ class PriorMaker(FeatureMaker):
         texts: ClassTexts,
         contrast: Sequence[ClassTexts] = (),
     ) -> Tensor:
-        """The priors of an episode that is encoded already.
+        """The priors of an episode that is encoded already, float32 (2, h, w).
 
-        Args:
-            query: The query, of the grid (h, w).
-            supports: Its K supports, of any grids.
-            texts: The class.
-            contrast: Further classes that join the softmax over texts.
-
-        Returns:
-            float32 (2, h, w) on the encoder's device: text, visual; in [0, 1], but a raw visual
-            prior in [-1, 1].
+        They are text and visual on the query's grid and the encoder's device, in [0, 1], but a raw
+        visual prior in [-1, 1]. The K supports are of any grids; the classes of ``contrast`` join the softmax over texts.
         """
         encoding = self.encoder.resume(query.tokens[None], query.attention[None], query.grid)
         text = self._text_map(encoding, texts, contrast)
@@ -122,19 +115,12 @@ class PriorMaker(FeatureMaker):
         names: Sequence[str],
         contrast: Sequence[Sequence[str]] | None = None,
     ) -> list[Tensor]:
-        """The priors of B episodes whose classes are given by name.
+        """The priors of B episodes by the names of their classes, as tensors training may save.
 
-        Args:
-            queries: B queries, of any sizes like the supports.
-            supports: The K supports of each; K may differ between episodes.
-            masks: Masks of the supports.
-            names: The class of each.
-            contrast: Names of further classes whose prompts join each episode's softmax over texts
-                (candidates "oracle": what else the truth of the query shows; only to compare
-                with published numbers). By default the target's own two prompts alone.
-
-        Returns:
-            For each episode what `maps` returns, as tensors that training may save.
+        Queries and supports are of any sizes; K may differ between episodes. The prompts of the
+        names in an episode's contrast join its softmax over texts (candidates "oracle": what else
+        the truth of the query shows; only to compare with published numbers). By default there are
+        the target's own two prompts alone.
         """
         shown = iter(
             self.support_features(

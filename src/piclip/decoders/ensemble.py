@@ -25,14 +25,8 @@ def gram(features: Tensor) -> Tensor:
 def gram_distances(query: Tensor, supports: Tensor) -> Tensor:
     """Says how far the style of each support is from the query's.
 
-    ``d = |G(query) - G(support)| / C`` with Frobenius' norm.
-
-    Args:
-        query: Low features of the queries, (B, C, h, w).
-        supports: Low features of their supports, (B * K, C, h, w), without mask.
-
-    Returns:
-        Distances, (B, K).
+    ``d = |G(query) - G(support)| / C`` with Frobenius' norm: low features of the queries,
+    (B, C, h, w), and of their supports, (B * K, C, h, w), without mask, give distances (B, K).
     """
     differences = gram(query)[:, None] - gram(supports).unflatten(0, (len(query), -1))
     distances: Tensor = torch.linalg.matrix_norm(differences) / query.shape[1]
@@ -83,15 +77,11 @@ class ShotWeights(nn.Module):
 
 
 def known_elsewhere(base_logits: Tensor, base_class: Tensor | None = None) -> Tensor:
-    """Returns the probability that a pixel shows a base class, which is background here.
+    """Returns the probability, (B, 1, h, w), that a pixel shows a base class: background here.
 
-    Args:
-        base_logits: Scores of background and base classes, (B, 1 + base, h, w).
-        base_class: Index of the base class that is the object of the episode, long (B,): left
-            out of the sum. Only in training; a novel object is no base class.
-
-    Returns:
-        Probabilities, (B, 1, h, w).
+    It comes from scores of background and base classes, (B, 1 + base, h, w). The base class that is
+    the object of the episode, long (B,), is left out of the sum; only in training, for a novel
+    object is no base class.
     """
     probabilities = base_logits.softmax(1)[:, 1:]
     if base_class is not None:

@@ -176,15 +176,9 @@ class HDMNet(EnsembleDecoder):
 def mean_best_cosine(query: Tensor, supports: Tensor, masks: Tensor) -> Tensor:
     """Returns the best cosine of each query position with any position of a masked support.
 
-    Unlike PFENet's prior it is not stretched to [0, 1]; positions outside a mask count as 0.
-
-    Args:
-        query: Maps, (B, C, h, w).
-        supports: Maps, (B, K, C, h', w').
-        masks: Their masks, (B, K, H, W), 1 is the object.
-
-    Returns:
-        Cosines, averaged over the supports, (B, 1, h, w).
+    It is averaged over the supports and, unlike PFENet's prior, not stretched to [0, 1]; positions
+    outside a mask, (B, K, H, W), 1 is the object, count as 0. The query's maps (B, C, h, w) and the
+    supports' (B, K, C, h', w') give cosines (B, 1, h, w).
     """
     inside = F.interpolate((masks == 1).float(), supports.shape[-2:], mode="nearest")
     masked = supports * inside.unsqueeze(2)

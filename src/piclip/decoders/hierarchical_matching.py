@@ -289,15 +289,10 @@ class MaskedMatching(_Attention):
     """
 
     def forward(self, query: Tensor, supports: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
-        """Matches tokens.
+        """Matches the query (B, N, C) with the positions of all shots, one after the other.
 
-        Args:
-            query: (B, N, C).
-            supports: (B, S, C), the positions of all shots one after the other.
-            objects: (B, S) bool, True on the object.
-
-        Returns:
-            Matched features (B, N, C) and correlations (B, N).
+        These are (B, S, C) and object where (B, S), bool, is True. It returns matched features
+        (B, N, C) and correlations (B, N).
         """
         unit_queries = F.normalize(self._split(self.query(query)), dim=-1)
         unit_keys = F.normalize(self._split(self.key(supports)), dim=-1)
@@ -369,13 +364,9 @@ def as_maps(tokens: Tensor, size: torch.Size) -> Tensor:
 def correlation_distillation(correlations: Sequence[Tensor], target: Tensor) -> Tensor:
     """Each level learns where the next coarser one, and the coarsest where the truth, looks.
 
-    Args:
-        correlations: Per level (B, h_l, w_l), coarsest first.
-        target: (B, H, W) query labels; 1 is the object.
-
-    Returns:
-        Mean over the levels of ``KL(teacher || level)``, both softmaxed over positions. The first
-        teacher is the mask: uniform on the object, 0 elsewhere. No gradient reaches a teacher.
+    It is the mean over the levels, (B, h_l, w_l), coarsest first, of ``KL(teacher || level)``, both
+    softmaxed over positions. The first teacher is the mask, 1 in (B, H, W): uniform on the object,
+    0 elsewhere. No gradient reaches a teacher.
     """
     teacher = torch.where(target == 1, 1.0, -1e9)
     losses = []

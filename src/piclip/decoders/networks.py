@@ -121,13 +121,10 @@ class PretrainedModule(  # type: ignore[call-arg]  # huggingface_hub is not type
 
 
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], *, what: str) -> None:
-    """Copies a state dict into a module.
+    """Copies a state dict into a module, which is called ``what`` in an error.
 
-    Args:
-        module: The module.
-        weights: Its state dict. The batch counters of batch norm, which old checkpoints do not
-            hold and evaluation does not use, may be absent.
-        what: What the module is called in the error.
+    The batch counters of batch norm, which old checkpoints do not hold and evaluation does not use,
+    may be absent.
 
     Raises:
         ModelError: If names or shapes differ, or numbers are NaN or infinite; it names the first.
@@ -183,11 +180,9 @@ def decoder_class(name: str) -> type[FewShotDecoder]:
 
 
 def build_decoder(name: str, **options: Any) -> FewShotDecoder:  # noqa: ANN401 - of many kinds
-    """Builds a decoder with random weights.
+    """Builds a decoder, ``pfenet``, ``bam`` or ``hdmnet``, with random weights.
 
-    Args:
-        name: ``pfenet``, ``bam`` or ``hdmnet``.
-        options: Fields of its `piclip.decoders.base.DecoderOptions`.
+    Options are the fields of its `piclip.decoders.base.DecoderOptions`.
 
     Raises:
         UsageError: If there is no such decoder, or it does not take an option; it lists them.

@@ -359,13 +359,8 @@ class DecoderScorer:
     ) -> Tensor:
         """Scores of background and object in the views of B queries.
 
-        Args:
-            queries: The queries.
-            memory: The class.
-            contrast: Further classes that join the softmax over texts; not without CLIP.
-
-        Returns:
-            float32 (B, 2, S, S) on the CPU.
+        They are float32 (B, 2, S, S) on the CPU. The classes of ``contrast`` join the softmax over
+        texts; not without CLIP.
         """
         count, priors = len(queries), None
         if self.maker is not None and memory.texts is not None:

@@ -96,13 +96,9 @@ class EpisodeProtocol:
 
 @dataclass(frozen=True)
 class Task:
-    """What is counted in episodes.
+    """Counts the hits in episodes of a view's classes, with scores cut at some thresholds.
 
-    Attributes:
-        view: Whose classes are asked for.
-        thresholds: Where scores are cut.
-        candidates: As of `EpisodeProtocol`.
-        rules: How answers are compared with the truth.
+    Candidates and rules are those of an `EpisodeProtocol`.
     """
 
     view: FewShotView

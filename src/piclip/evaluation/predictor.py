@@ -129,12 +129,9 @@ class Predictor:
         return self.segmenter.threshold if self.threshold is None else self.threshold
 
     def segment(self, episode: Episode, contrast: Sequence[str] = ()) -> Segmentation:
-        """The segmenter's whole answer to an episode.
+        """The segmenter's whole answer to an episode, whose query may be `blind`.
 
-        Args:
-            episode: Its query may be `blind`.
-            contrast: Names of further classes to tell the episode's class from; empty except with
-                candidates "oracle".
+        The contrast is what `contrast_of` gives.
         """
         fitted, images = self._fit(episode), [episode.query.image]
         return fitted.predict(images, contrast=contrast, synonyms=self.synonyms)[0]
@@ -168,10 +165,8 @@ def load_decoder(folder: str | Path, **options: Any) -> FewShotSegmenter:  # noq
 def query_map(result: Segmentation, name: str) -> npt.NDArray[np.float32]:
     """One map of a segmentation of one class, (H, W) in [0, 1] at the image's own size.
 
-    Args:
-        result: The segmentation.
-        name: `FINAL`, zero where the class is held to be absent; or `CONTRAST`, `FUSED` or one of
-            `PRIORS`, the mean of whose maps is enlarged bilinearly.
+    It is `FINAL`, zero where the class is held to be absent; or `CONTRAST`, `FUSED` or one of
+    `PRIORS`, the mean of whose maps is enlarged bilinearly.
 
     Raises:
         UsageError: The segmenter makes no such map: a trained decoder makes none, and only

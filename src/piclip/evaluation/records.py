@@ -28,7 +28,6 @@ class SeedResult:
     """What one seed gave.
 
     Attributes:
-        seed: Its number.
         episodes_hash: SHA-256 of its episodes; equal hashes mean equal tasks.
         counts: Class name to the summed pixels (I_background, I_foreground, U_background,
             U_foreground), intersections first, then unions.
@@ -84,7 +83,6 @@ class Method:
     Attributes:
         method: "training-free", or the decoder's name.
         prior: "imagenet", "piclip", "none", or which CLIP maps were used ("vtp+vvp").
-        backbone: The decoder's backbone.
         text: Visual-text map used: "none", "plain", "refined"; None where no CLIP is used.
         visual: The same of the visual-visual map, or "raw" for its cosines.
         settings: Whatever else decides the figures, such as the threshold or the input size.
@@ -109,16 +107,13 @@ class Evaluation(Method):
     """One method on one fold with one number of shots.
 
     Attributes:
-        dataset: Its name.
         fold: Which fold was held out.
-        shots: Number of supports K.
         candidates: "target"; "oracle" took class names from the truth of the query.
         episodes: Episodes of each seed.
         folds: How many folds the dataset has.
         seeds: The seeds asked for; those in ``per_seed`` are done.
         per_seed: What came out, in the order of ``seeds``.
         versions: Of Python and the libraries.
-        command: The command line.
         protocol: How episodes were drawn and answers measured, by a name of
             `piclip.datasets.protocols.PROTOCOLS`; files of old versions name none.
     """

@@ -90,7 +90,6 @@ class Table:
     """A table of texts.
 
     Attributes:
-        title: What it shows.
         columns: Headings; ``"1-shot | mean"`` belongs to the group ``"1-shot"``.
         rows: One text per column.
         labels: How many columns on the left name the row.
@@ -120,11 +119,8 @@ def make_tables(results: Sequence[tuple[str, Evaluation]], style: Style = "main"
     COCO-20i end with what others have published.
 
     Figures are in percent, with the 95 % interval over the seeds where there are two or more. A
-    mean over folds needs all folds of its heading; what is missing is shown as "-".
-
-    Args:
-        results: Names (for messages) and records.
-        style: Which table.
+    mean over folds needs all folds of its heading; what is missing is shown as "-". The names of
+    the results are for messages.
 
     Raises:
         UsageError: An unknown style, no results, or two results for the same cell.
@@ -317,11 +313,7 @@ def shown(figure: tuple[float, float], form: str = ".1f") -> str:
 
 
 def render(table: Table, form: str) -> str:
-    """A table as text that ends with a line break.
-
-    Args:
-        table: The table.
-        form: "markdown", "latex" (needs the packages booktabs and amssymb) or "csv".
+    """A table as "markdown", "latex" (for the packages booktabs and amssymb) or "csv".
 
     Raises:
         UsageError: Another format.

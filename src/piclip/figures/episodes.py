@@ -55,11 +55,8 @@ def previous_and_ours(
 ) -> Figure:
     """Fig. 1: the prior of a backbone trained on base classes beside ours, on novel classes.
 
-    Args:
-        view: The novel classes.
-        keys: One episode for each row.
-        baseline: The decoder with the backbone, trained with prior=imagenet.
-        ours: Its CLIP gives the refined visual-text and the visual-visual prior.
+    The view is of these, with a key for each row. The baseline was trained with prior=imagenet; the
+    CLIP of ours gives the refined visual-text and the visual-visual prior.
     """
     rows, ours = [], _published(ours)
     for episode in map(view.load, keys):

@@ -38,10 +38,7 @@ def grid_figure(
 ) -> Figure:
     """Panels in rows and columns, titles above, names on the left.
 
-    Args:
-        rows: The name of a row and its panels, one per title.
-        titles: One per column.
-        scale: Draw the colour scale of priors on the right.
+    With ``scale`` the colour scale of priors is on the right.
 
     Raises:
         UsageError: There is no row, or one with another number of panels.

@@ -148,11 +148,6 @@ def episodes_figure(rows: Sequence[EpisodeRow]) -> Figure:
 def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
     """Writes a figure atomically; the suffix says the format (.png, .pdf, .svg, ...).
 
-    Args:
-        figure: The figure.
-        path: The file to make or to replace; it is returned.
-        dpi: Dots per inch of the result.
-
     Raises:
         UsageError: matplotlib does not know the suffix.
         OutputError: The file cannot be written.

@@ -131,18 +131,9 @@ def run_photo_benchmark(
     """Measures every map and mode on photographs.
 
     Each map has one threshold. It is chosen on ``calibration_episodes`` other episodes of the same
-    images; the final mask keeps the segmenter's own threshold.
-
-    Args:
-        predictor: The segmenter, without training.
-        folder: See `open_photographs`.
-        only: A text file with the numbers of the images to take, one in each line.
-        episodes: How many in each mode.
-        seed: Another one draws other episodes.
-        shots: Numbers of supports.
-        calibration_episodes: Episodes for the thresholds.
-        workers: As in `measure`.
-        progress: As in `measure`.
+    images; the final mask keeps the segmenter's own threshold. ``only`` is a text file with the
+    numbers of the images to take, one in each line. Other arguments are those of `PhotoQuestions`
+    and `measure`.
 
     Raises:
         UsageError: A number is below 1, the folder is unknown, or a trained decoder segments.

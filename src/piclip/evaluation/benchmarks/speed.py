@@ -139,15 +139,8 @@ def run_speed_benchmark(
     Each round runs the plain pass, one class and twenty classes in turn, so that a change of the
     machine's pace meets all of them; the ratios are those of the medians.
 
-    Args:
-        workload: Sizes; by default ViT-B/16 at 480 x 480.
-        threads: Threads of torch while measuring.
-        rounds: How many rounds, after one that is not counted.
-        measure_memory: Also measure peak memory, each pass in a fresh process.
-        on_round: Called after each round with its number and the total.
-
-    Returns:
-        The ratios and the medians they come from.
+    The sizes are by default those of ViT-B/16 at 480 x 480. One round more is run, which does not
+    count. Peak memory is measured of each pass in a fresh process.
 
     Raises:
         UsageError: Fewer than one round or thread.
