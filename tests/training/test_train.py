@@ -142,7 +142,7 @@ def test_the_best_weights_are_selected_and_the_result_is_marked(
         seen.append({k: v.clone() for k, v in decoder.state_dict().items()})
         return next(scores)
 
-    monkeypatch.setattr(training, "validate", judge)
+    monkeypatch.setattr("piclip.training.episodic.validate", judge)
     folder = train(recipe(select=select), tmp_path)
     record = json.loads((folder / "training.json").read_text())
     assert (record["step"], record["score"]) == (2, 0.6)

@@ -148,11 +148,7 @@ class FewShotDecoder(PretrainedModule, ABC):
         self.reduce_support = nn.Sequential(*pointwise(both, width), nn.Dropout2d(dropout))
 
     def load_base_learner(self, learner: PretrainedModule) -> None:
-        """Takes over the backbone of a trained `piclip.decoders.pspnet.PSPNet`.
-
-        Raises:
-            ModelError: If the backbones differ.
-        """
+        """Takes over the backbone of a trained `PSPNet`; ModelError if the backbones differ."""
         load_strictly(
             self.backbone,
             learner.backbone.state_dict(),

@@ -101,7 +101,8 @@ class PriorMaker(FeatureMaker):
         """The priors of an episode that is encoded already, float32 (2, h, w).
 
         They are text and visual on the query's grid and the encoder's device, in [0, 1], but a raw
-        visual prior in [-1, 1]. The K supports are of any grids; the classes of ``contrast`` join the softmax over texts.
+        visual prior in [-1, 1]. The K supports are of any grids; the classes of ``contrast``
+        join the softmax over texts.
         """
         encoding = self.encoder.resume(query.tokens[None], query.attention[None], query.grid)
         text = self._text_map(encoding, texts, contrast)

@@ -154,11 +154,7 @@ class EnsembleDecoder(FewShotDecoder):
         self.base_learner.requires_grad_(False).eval()
 
     def load_base_learner(self, learner: PretrainedModule) -> None:
-        """Takes over backbone and head of a trained `piclip.decoders.pspnet.PSPNet`.
-
-        Raises:
-            ModelError: If the backbones, or the number of base classes, differ.
-        """
+        """Takes over the head, too; ModelError if the number of base classes differs."""
         super().load_base_learner(learner)
         load_strictly(
             self.base_learner,

@@ -157,11 +157,7 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], *, what: str
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Reads the ``config.json`` of a saved network.
-
-    Raises:
-        ModelError: If it is absent or not a JSON object.
-    """
+    """Reads the ``config.json`` of a network; ModelError if it is absent or no JSON object."""
     config = read_json(folder / CONFIG)
     if config is None:
         raise ModelError(

@@ -30,11 +30,7 @@ class Checkpoint:
 
     @classmethod
     def find(cls, folder: str | Path) -> Checkpoint:
-        """Looks for a decoder in a run's folder or in the decoder's own.
-
-        Raises:
-            ModelError: There is none, or its recipe is damaged.
-        """
+        """Looks in a run's folder or the decoder's own; ModelError for none or a damaged recipe."""
         given = Path(folder).expanduser()
         decoder = given / _DECODER if (given / _DECODER).is_dir() else given
         if not decoder.is_dir():

@@ -159,12 +159,9 @@ class Counter(Generic[QuestionT, CountedT]):
     def parts(
         self, keys: Sequence[QuestionT], told: Callable[[int], None] = lambda _: None
     ) -> Iterator[CountedT]:
-        """What the task counts in each chunk of episodes, in order.
+        """What the task counts in each chunk of episodes, in order; ``told`` how many they are.
 
-        Before each, ``told`` is called with its number of episodes.
-
-        Raises:
-            PiclipError: A process ended unexpectedly.
+        A process that ends unexpectedly is a PiclipError.
         """
         chunks = [keys[i : i + _CHUNK] for i in range(0, len(keys), _CHUNK)]
         try:

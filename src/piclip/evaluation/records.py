@@ -198,11 +198,7 @@ class Evaluation(Method):
 
 
 def write_result(result: Evaluation, path: str | Path) -> Path:
-    """Writes a record atomically.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Writes a record atomically; OutputError where the file cannot be written."""
     return write_json(result.to_json(), path)
 
 

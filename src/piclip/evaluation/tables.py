@@ -313,11 +313,7 @@ def shown(figure: tuple[float, float], form: str = ".1f") -> str:
 
 
 def render(table: Table, form: str) -> str:
-    """A table as "markdown", "latex" (for the packages booktabs and amssymb) or "csv".
-
-    Raises:
-        UsageError: Another format.
-    """
+    """A table as "markdown", "latex" (for booktabs and amssymb) or "csv"; else a UsageError."""
     forms = {"markdown": _markdown, "latex": _latex, "csv": _csv}
     if form not in forms:
         raise UsageError(f"The format is one of {', '.join(forms)}, not {form!r}.")

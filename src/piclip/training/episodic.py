@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -20,7 +21,7 @@ from piclip.errors import UsageError
 from piclip.evaluation.metrics import FewShotIoU
 from piclip.evaluation.predictor import contrast_of, truth_of
 from piclip.training.augment import draw_view
-from piclip.training.loop import moved
+from piclip.training.loop import Phase, moved
 
 if TYPE_CHECKING:
     from piclip.training.recipe import Recipe
@@ -220,3 +221,30 @@ def validate(
         for episode, mask, truth in zip(batch[1], found, batch[0]["target"].numpy(), strict=True):
             counts.add(episode.source.name, mask, truth)
     return counts.miou()
+
+
+def episodic_phase(
+    decoder: FewShotDecoder,
+    view: FewShotView,
+    recipe: Recipe,
+    maker: PriorMaker | None,
+    judged: FewShotView | None,
+) -> Phase:
+    """The training on episodes of a train view; another view, if there is one, judges it."""
+
+    def inputs(batch: EpisodeBatch, device: torch.device) -> dict[str, Any]:
+        maps = None if maker is None else prior_maps(maker, batch, recipe.clip.sees).to(device)
+        return {**moved(batch[0], device), "priors": maps}
+
+    return Phase(
+        name="episodic",
+        network=decoder,
+        objective=EpisodicObjective(decoder),
+        groups=parameter_groups(decoder, recipe.episodic.factors),
+        dataset=TrainingEpisodes(view, recipe, recipe.seed, base_labels=decoder.knows_base_classes),
+        collate=collate,
+        inputs=inputs,
+        settings=recipe.episodic,
+        steps=recipe.episodic.steps_for(len(view.keys)),
+        validate=None if judged is None else partial(validate, decoder, judged, recipe, maker),
+    )

@@ -76,11 +76,7 @@ class RunFolder:
                 self.checkpoint.replace(self.previous)
 
     def load(self) -> dict[str, Any] | None:
-        """The last checkpoint on the CPU, or None where there is none.
-
-        Raises:
-            ModelError: It is damaged.
-        """
+        """The last checkpoint on the CPU, None where there is none; ModelError if it is damaged."""
         # Without a checkpoint but with its predecessor, a kill came between the two renames.
         for path in (self.checkpoint, self.previous):
             if path.exists():
@@ -114,11 +110,7 @@ class RunFolder:
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Gives a temporary folder that takes the target's name once all is in it.
-
-    Raises:
-        OutputError: The folder cannot be written.
-    """
+    """Gives a temporary folder that takes the target's name once all is in it (OutputError)."""
     from safetensors import SafetensorError  # noqa: PLC0415
 
     partial = target.with_name(f".{target.name}.partial")

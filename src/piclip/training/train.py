@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +24,12 @@ from piclip.errors import UsageError
 from piclip.io.extras import needs_extra
 from piclip.io.outputs import write_json
 from piclip.training.base_learner import base_phase, build_learner, load_imagenet
-from piclip.training.episodic import (
-    EpisodeBatch,
-    EpisodicObjective,
-    TrainingEpisodes,
-    collate,
-    parameter_groups,
-    prior_maps,
-    validate,
-)
+from piclip.training.episodic import episodic_phase
 from piclip.training.loop import (
     DECODER_WEIGHTS,
     Accelerator,
     Phase,
     Progress,
-    moved,
     run_phase,
     seed_everything,
 )
@@ -93,7 +83,11 @@ def train(
         learner = _base_learner(recipe, recipe.base, view, run, accelerator, report)
         decoder.load_base_learner(learner)
     maker = _prior_maker(recipe, dataset, accelerator.device, encoder)
-    phase = _episodic_phase(recipe, dataset, view, decoder, maker)
+    judged = None
+    if recipe.select != "last":
+        classes: Classes = "novel" if recipe.select == "novel-val" else "base"
+        judged = _view(recipe, dataset, "val", classes)
+    phase = episodic_phase(decoder, view, recipe, maker, judged)
     run_phase(phase, recipe, run, accelerator, report)
     if accelerator.is_main_process:
         _export(recipe, run, phase)
@@ -228,36 +222,6 @@ def _prior_maker(
         text=clip.text,
         visual=clip.visual,
         cache=None if clip.cache is None else FeatureCache(clip.cache),
-    )
-
-
-def _episodic_phase(
-    recipe: Recipe,
-    dataset: Dataset,
-    view: FewShotView,
-    decoder: FewShotDecoder,
-    maker: PriorMaker | None,
-) -> Phase:
-    def inputs(batch: EpisodeBatch, device: torch.device) -> dict[str, Any]:
-        maps = None if maker is None else prior_maps(maker, batch, recipe.clip.sees).to(device)
-        return {**moved(batch[0], device), "priors": maps}
-
-    score = None
-    if recipe.select != "last":
-        classes: Classes = "novel" if recipe.select == "novel-val" else "base"
-        judged = _view(recipe, dataset, "val", classes)
-        score = partial(validate, decoder, judged, recipe, maker)
-    return Phase(
-        name="episodic",
-        network=decoder,
-        objective=EpisodicObjective(decoder),
-        groups=parameter_groups(decoder, recipe.episodic.factors),
-        dataset=TrainingEpisodes(view, recipe, recipe.seed, base_labels=decoder.knows_base_classes),
-        collate=collate,
-        inputs=inputs,
-        settings=recipe.episodic,
-        steps=recipe.episodic.steps_for(len(view.keys)),
-        validate=score,
     )
 
 

@@ -80,11 +80,7 @@ class PhotoQuestions:
         return self.dataset.class_names
 
     def ask(self, mode: str, shots: int) -> list[Question]:
-        """See `Questions.ask`.
-
-        Raises:
-            DatasetError: Too few images.
-        """
+        """See `Questions.ask`; DatasetError where there are too few images."""
         needed = shots + _SPARE_IMAGES
         classes = [int(c) for c in np.flatnonzero(self._enough.sum(axis=0) >= needed)]
         if len(classes) < 2 or not self._absent[:, classes].any(axis=0).all():
