@@ -25,12 +25,7 @@ DECODERS: dict[str, str] = {"pfenet": "PFENet", "bam": "BAM", "hdmnet": "HDMNet"
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
-    """What every network is built with.
-
-    Attributes:
-        backbone: Name of the backbone, see `piclip.decoders.backbones.build_backbone`.
-        backbone_options: Its options, for instance ``{"width": 16}``.
-    """
+    """The backbone of a network: see `piclip.decoders.backbones.build_backbone`."""
 
     backbone: str = "resnet50"
     backbone_options: dict[str, Any] | None = None
@@ -47,17 +42,9 @@ class PretrainedModule(  # type: ignore[call-arg]  # huggingface_hub is not type
     """A network on a backbone that saves as a folder or to the hub, and is read back strictly.
 
     ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` are those of huggingface_hub's
-    ``PyTorchModelHubMixin``: the options go into ``config.json`` along with ``"decoder"``, the
-    network's name; the weights into ``model.safetensors``.
-
-    Args:
-        options: Fields of the network's `Options`.
-
-    Attributes:
-        name: The network's name in ``config.json`` and in the registry.
-        Options: The dataclass of its options.
-        options: What this one was built with.
-        backbone: The backbone, with random weights.
+    ``PyTorchModelHubMixin``: the options, fields of the network's `Options`, go into
+    ``config.json`` along with ``"decoder"``, the network's name; the weights into
+    ``model.safetensors``. They are random at first.
 
     Raises:
         UsageError: If there is no such option, or its value is not possible.

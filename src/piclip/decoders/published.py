@@ -239,9 +239,8 @@ def load_published(
 ) -> None:
     """Copies a published checkpoint into a backbone, a PSPNet or a decoder, strictly.
 
-    Args:
-        network: The network, built with the checkpoint's options (see the table above).
-        weights: The checkpoint's file (no code in it is run) or its state dict.
+    The network is built with the checkpoint's options (see the table above); the weights are its
+    file, no code in which is run, or its state dict.
 
     Raises:
         ModelError: If the file cannot be read, or its names or shapes are another network's.

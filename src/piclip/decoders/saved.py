@@ -18,12 +18,7 @@ _DECODER = "decoder"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained decoder on disk.
-
-    Attributes:
-        folder: What ``save_pretrained`` wrote.
-        recipe: The recipe of its training, which lies with it; None for a decoder from elsewhere.
-    """
+    """What ``save_pretrained`` wrote, and its training's recipe; None for one from elsewhere."""
 
     folder: Path
     recipe: Mapping[str, Any] | None = None

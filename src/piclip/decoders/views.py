@@ -113,15 +113,9 @@ def affine_view(
 ) -> View:
     """A view of an image (H, W) that was scaled, rotated, mirrored and cropped, in this order.
 
-    Args:
-        height: Height of the image.
-        width: Width of the image.
-        size: Side of the result in pixels.
-        scale: Pixels of the result per pixel of the image.
-        angle: Rotation about the image's centre, in radians.
-        mirror: Whether left and right change places.
-        offset: Where the result's centre lies in the scaled image, in pixels (x, y) from its
-            centre.
+    The scale is pixels of the result, a square of the side ``size``, per pixel of the image; the
+    angle, about the image's centre, is in radians; the offset is where the result's centre lies in
+    the scaled image, in pixels (x, y) from its centre.
     """
     # From the result to the image, each step is undone, the last one first.
     crop = np.array([[size / 2, 0, offset[0]], [0, size / 2, offset[1]], [0, 0, 1]])

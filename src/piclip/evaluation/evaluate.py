@@ -199,7 +199,7 @@ def evaluate(
     command: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Runs a method on a fold's episodes and counts its hits as the protocol measures them.
+    """Runs a method on episodes and counts its hits as the protocol measures them.
 
     Args:
         predictor: The method.
@@ -210,9 +210,6 @@ def evaluate(
             not run again.
         command: The command line, for the record.
         progress: Called with (episodes done, episodes in all), those of an earlier run included.
-
-    Returns:
-        The record.
 
     Raises:
         UsageError: The file holds another evaluation, or an argument is out of range.

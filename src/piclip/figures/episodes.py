@@ -86,9 +86,13 @@ def baseline_and_ours(
     """
     rows = []
     for episode in map(view.load, keys):
-        masks = [method.predict(blind(episode)) for method in (baseline, ours)]
-        panels = [Panel(_masked(episode.query, mask), _iou(episode, mask)) for mask in masks]
-        rows.append((episode.name, [*_shown(episode), *panels]))
+        panels = _shown(episode)
+        truth = truth_of(episode.query, episode.class_index)
+        for method in (baseline, ours):
+            mask, meter = method.predict(blind(episode)), FewShotIoU((episode.name,))
+            meter.add(episode.name, mask, truth)
+            panels.append(Panel(_masked(episode.query, mask), f"IoU {100 * meter.miou():.1f} %"))
+        rows.append((episode.name, panels))
     return grid_figure(rows, (*_SHOWN_TITLES, *names))
 
 
@@ -174,9 +178,3 @@ def _masked(sample: Sample, mask: npt.NDArray[np.bool_]) -> Image.Image:
 
 def _heat(sample: Sample, values: npt.NDArray[np.float32]) -> Panel:
     return Panel(heat(panel_picture(Image.fromarray(sample.image)), values))
-
-
-def _iou(episode: Episode, mask: npt.NDArray[np.bool_]) -> str:
-    meter = FewShotIoU((episode.name,))
-    meter.add(episode.name, mask, truth_of(episode.query, episode.class_index))
-    return f"IoU {100 * meter.miou():.1f} %"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,8 @@ def grid_figure(
     for (name, panels), inches in zip(rows, heights, strict=True):
         top -= inches
         where = ((_LABEL - 0.1) / width, (top + inches / 2) / height)
-        label = _wrapped(name)
+        lines = (textwrap.wrap(line, 15) or [line] for line in name.split("\n"))
+        label = "\n".join(chain.from_iterable(lines))  # long names break at their spaces
         figure.text(*where, label, ha="right", va="center", fontsize=9, parse_math=False)
         for column, panel in enumerate(panels):
             left = (_LABEL + step * column) / width
@@ -124,9 +126,3 @@ def _draw_scale(figure: Figure, width: float, height: float, row_inches: float) 
 def _aspect(image: Image.Image) -> float:
     """Height over width, limited so that a thin strip does not make an endless figure."""
     return min(max(image.height / image.width, 0.35), 1.4)
-
-
-def _wrapped(label: str) -> str:
-    """Break a long class name at its spaces to fit the margin."""
-    lines = [piece for line in label.split("\n") for piece in textwrap.wrap(line, 15) or [line]]
-    return "\n".join(lines)

@@ -82,7 +82,16 @@ def train(
             decoder.load_base_learner(build_learner(recipe, view))
         learner = _base_learner(recipe, recipe.base, view, run, accelerator, report)
         decoder.load_base_learner(learner)
-    maker = _prior_maker(recipe, dataset, accelerator.device, encoder)
+    maker = None
+    if recipe.prior == "piclip":
+        clip, device = recipe.clip, accelerator.device
+        maker = PriorMaker(
+            encoder or Encoder.from_pretrained(clip.model, device=device, dtype=clip.dtype),
+            dataset.synonyms,
+            text=clip.text,
+            visual=clip.visual,
+            cache=None if clip.cache is None else FeatureCache(clip.cache),
+        )
     judged = None
     if recipe.select != "last":
         classes: Classes = "novel" if recipe.select == "novel-val" else "base"
@@ -98,11 +107,8 @@ def train(
 def train_base_learner(recipe: Recipe, folder: str | Path, report: Report | None = None) -> Path:
     """Trains only the recipe's base learner; others name its folder as ``base.folder``.
 
-    Returns:
-        ``base/`` in the folder.
-
-    Raises:
-        UsageError: The recipe has no base learner; and as `train`.
+    It is ``base/`` in the run folder. Errors are those of `train`, and a recipe without a base
+    learner.
     """
     if recipe.base is None:
         raise UsageError("The recipe has no base learner; add the key 'base'.")
@@ -208,21 +214,6 @@ def _build_decoder(recipe: Recipe, view: FewShotView) -> FewShotDecoder:
     if recipe.base is None:
         load_imagenet(decoder.backbone, recipe)
     return decoder
-
-
-def _prior_maker(
-    recipe: Recipe, dataset: Dataset, device: torch.device, encoder: Encoder | None
-) -> PriorMaker | None:
-    if recipe.prior != "piclip":
-        return None
-    clip = recipe.clip
-    return PriorMaker(
-        encoder or Encoder.from_pretrained(clip.model, device=device, dtype=clip.dtype),
-        dataset.synonyms,
-        text=clip.text,
-        visual=clip.visual,
-        cache=None if clip.cache is None else FeatureCache(clip.cache),
-    )
 
 
 def _export(recipe: Recipe, run: RunFolder, phase: Phase) -> None:

@@ -35,13 +35,9 @@ class PhotoQuestions:
     images with enough pixels of the class; wrong supports likewise; and an absent image among all
     that have not a single pixel of it.
 
-    Args:
-        folder: See `open_photographs`.
-        only: Numbers of the images to take, as in "2008_000019"; None for all.
-        episodes: How many in each mode.
-        seed: Another one draws other episodes.
-        calibration_episodes: How many choose the thresholds, drawn from another seed.
-        leave_out: Classes that no image is taken of.
+    The folder is one of `open_photographs`; ``only`` are numbers of the images to take, as in
+    "2008_000019", None for all; of the classes that are left out no image is taken. There are so
+    many episodes in each mode, and those that choose the thresholds are drawn from another seed.
 
     Raises:
         UsageError: The folder, a number or a class is unknown.
