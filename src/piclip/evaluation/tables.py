@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
@@ -143,29 +142,26 @@ def _table(named: Sequence[tuple[str, Evaluation]], style: Style) -> Table:
     rows, results = _rows(named), [result for _, result in named]
     published = [one for one in PUBLISHED if one.dataset == results[0].dataset]
     published = [] if style == "ablation" else published
-    labels = _labels(results, style, protocols=bool(published))
-    figures = _figures(rows, results, style)
-    body = [
-        [label(_first(row)) for label in labels.values()] + [cell(row) for cell in figures.values()]
-        for row in rows
-    ]
-    notes = [
-        f"{mark} {text}"
-        for mark, text in _NOTES.items()
-        if any(mark in _marks(result) + _raw(result) for result in results)
-    ]
+    backbones = any(result.backbone for result in results)
+    protocols = bool(published) or any(result.protocol != OURS.name for result in results)
+    labels = [_labels(_first(r), style, backbones=backbones, protocols=protocols) for r in rows]
+    cells = [label | _figures(row, rows, style) for label, row in zip(labels, rows, strict=True)]
+    marks = {*"".join(map(_marks, results))}
+    if any(result.visual == "raw" for result in results):
+        marks.add(_RAW)
+    notes = [f"{mark} {text}" for mark, text in _NOTES.items() if mark in marks]
     unfinished = [name for name, result in named if not result.complete]
     if unfinished:
         notes.append(f"(Seeds are still missing in {', '.join(unfinished)}.)")
     what = "Mean mIoU" if style == "priors" else "mIoU and FB-IoU"
     counts = " or ".join(map(str, sorted({result.episodes for result in results})))
     title = f"{what} in percent on {results[0].dataset}, {counts} episodes"
-    columns = (*labels, *figures)
+    columns = tuple(cells[0])
     return Table(
         title,
         columns,
-        tuple(map(tuple, body)),
-        len(labels),
+        tuple(tuple(row.values()) for row in cells),
+        len(labels[0]),
         tuple(notes),
         tuple(_published_row(one, columns) for one in published),
     )
@@ -221,53 +217,48 @@ def _marks(result: Evaluation) -> str:
     return oracle + (_NOVEL if result.selected_on_novel else "")
 
 
-def _raw(result: Evaluation) -> str:
-    return _RAW if result.visual == "raw" else ""
-
-
 def _labels(
-    results: Sequence[Evaluation], style: Style, *, protocols: bool
-) -> dict[str, Callable[[Evaluation], str]]:
-    """The columns that name a row: headings, and what stands below them."""
-    labels: dict[str, Callable[[Evaluation], str]] = {}
+    result: Evaluation, style: Style, *, backbones: bool, protocols: bool
+) -> dict[str, str]:
+    """What names a row, by heading."""
     method = "Decoder" if style == "priors" else "Method"
-    labels[method] = lambda r: TITLES.get(r.method, r.method) + _marks(r)
+    labels = {method: TITLES.get(result.method, result.method) + _marks(result)}
+    raw = _RAW if result.visual == "raw" else ""
     if style != "ablation":
-        labels["Prior"] = lambda r: TITLES.get(r.prior, r.prior.upper()) + _raw(r)
-    if any(result.backbone for result in results):
-        labels["Backbone"] = lambda r: r.backbone or MISSING
-    if protocols or any(result.protocol != OURS.name for result in results):
-        labels["Protocol"] = lambda r: r.protocol
+        labels["Prior"] = TITLES.get(result.prior, result.prior.upper()) + raw
+    if backbones:
+        labels["Backbone"] = result.backbone or MISSING
+    if protocols:
+        labels["Protocol"] = result.protocol
     if style == "ablation":
         used = ("plain", "refined", "raw")
-        labels[TITLES[BASELINE]] = lambda r: CHECK if r.prior == BASELINE else ""
-        labels["VTP"] = lambda r: CHECK if r.text in used else ""
-        labels["VVP"] = lambda r: CHECK + _raw(r) if r.visual in used else ""
-        labels["PIR"] = lambda r: _REFINED[r.text == "refined", r.visual == "refined"]
+        labels[TITLES[BASELINE]] = CHECK if result.prior == BASELINE else ""
+        labels["VTP"] = CHECK if result.text in used else ""
+        labels["VVP"] = CHECK + raw if result.visual in used else ""
+        labels["PIR"] = _REFINED[result.text == "refined", result.visual == "refined"]
     return labels
 
 
-def _figures(
-    rows: Sequence[_Row], results: Sequence[Evaluation], style: Style
-) -> dict[str, Callable[[_Row], str]]:
-    """The columns of figures: headings, and what stands below them."""
-    columns: dict[str, Callable[[_Row], str]] = {}
+def _figures(row: _Row, rows: Sequence[_Row], style: Style) -> dict[str, str]:
+    """The figures of a row, by heading; these depend on all rows of the table."""
+    results = [result for one in rows for result in one.values()]
     folds = range(max(result.folds for result in results))
     asked = sorted({result.fold for result in results})
     heading = "mean" if len(asked) == len(folds) else f"fold {', '.join(map(str, asked))}"
+    figures = {}
     for shots in sorted({result.shots for result in results}):
         group = f"{shots}-shot | "
         if style == "priors":
             places = [(shots, fold) for fold in asked]
-            columns[group + heading] = partial(_mean, places=places)
-            columns[group + "gain"] = partial(_gain, rows=rows, places=places)
+            figures[group + heading] = _mean(row, places)
+            figures[group + "gain"] = _gain(row, rows, places)
         else:
             places = [(shots, fold) for fold in folds]
-            for fold in folds:
-                columns[group + f"fold {fold}"] = partial(_mean, places=[(shots, fold)])
-            columns[group + "mean"] = partial(_mean, places=places)
-            columns[group + "FB-IoU"] = partial(_mean, places=places, kind="fb_iou")
-    return columns
+            for shot, fold in places:
+                figures[group + f"fold {fold}"] = _mean(row, [(shot, fold)])
+            figures[group + "mean"] = _mean(row, places)
+            figures[group + "FB-IoU"] = _mean(row, places, kind="fb_iou")
+    return figures
 
 
 def _mean(row: _Row, places: Sequence[_Place], kind: str = "miou") -> str:
