@@ -35,8 +35,7 @@ from piclip.decoders.hierarchical_matching import (
 from piclip.decoders.layers import best_cosine, masked_average, object_masks, pointwise
 from piclip.errors import UsageError
 
-PRIOR_GAIN = 10.0
-"""Scales the prior where it meets the reduced features."""
+PRIOR_GAIN = 10.0  # scales the prior where it meets the reduced features
 
 
 @dataclass(frozen=True, kw_only=True)

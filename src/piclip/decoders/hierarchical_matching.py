@@ -28,11 +28,8 @@ from torch import Tensor, nn
 from piclip.decoders.backbones import resize
 from piclip.errors import UsageError
 
-TEMPERATURE = 0.1
-"""Divides the cosines of the matching."""
-
-NORM_EPS = 1e-6
-"""Of every layer norm."""
+TEMPERATURE = 0.1  # divides the cosines of the matching
+NORM_EPS = 1e-6  # of every layer norm
 
 
 @dataclass(frozen=True, kw_only=True)

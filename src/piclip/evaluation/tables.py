@@ -57,10 +57,8 @@ _LATEX = str.maketrans(
     | {"±": r"$\pm$", CHECK: r"$\checkmark$"}
 )
 
-_Place: TypeAlias = tuple[int, int]
-"""Shots and fold of a result."""
-_Row: TypeAlias = dict[_Place, Evaluation]
-"""The results of one method and prior."""
+_Place: TypeAlias = tuple[int, int]  # shots and fold of a result
+_Row: TypeAlias = dict[_Place, Evaluation]  # the results of one method and prior
 
 
 class Published(NamedTuple):
@@ -169,11 +167,8 @@ def _table(named: Sequence[tuple[str, Evaluation]], style: Style) -> Table:
 
 def _published_row(one: Published, columns: Sequence[str]) -> tuple[str, ...]:
     cells = dict.fromkeys(("Method", "Decoder"), TITLES[one.method])
-    cells |= {
-        "Prior": TITLES[BASELINE],
-        "Backbone": "resnet50",
-        "Protocol": f"published, {one.source}",
-    }
+    cells |= {"Prior": TITLES[BASELINE], "Backbone": "resnet50"}
+    cells["Protocol"] = f"published, {one.source}"
     cells |= {f"{shots}-shot | mean": f"{miou:.1f}" for shots, miou in one.miou.items()}
     return tuple(cells.get(column, MISSING) for column in columns)
 

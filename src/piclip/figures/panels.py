@@ -47,7 +47,10 @@ def grid_figure(
     if not rows or any(len(panels) != len(titles) for _, panels in rows):
         raise UsageError(f"A figure needs rows of {len(titles)} panels each, one per title.")
     # Each row is as high as its tallest panel needs at the common width.
-    heights = [_PANEL * max(_aspect(panel.picture) for panel in panels) for _, panels in rows]
+    heights = []
+    for _, panels in rows:
+        tallest = max(panel.picture.height / panel.picture.width for panel in panels)
+        heights.append(_PANEL * min(max(tallest, 0.35), 1.4))  # no endless figure for a thin strip
     step = _PANEL + _GAP
     width = _LABEL + step * len(titles) + (_SCALE if scale else _MARGIN)
     height = _TITLE + sum(heights) + _GAP * (len(rows) + 1)
@@ -121,8 +124,3 @@ def _draw_scale(figure: Figure, width: float, height: float, row_inches: float) 
     axes.set_xticks([])
     axes.set_yticks([0, 1], ["0", "1"], fontsize=8)
     axes.yaxis.tick_right()
-
-
-def _aspect(image: Image.Image) -> float:
-    """Height over width, limited so that a thin strip does not make an endless figure."""
-    return min(max(image.height / image.width, 0.35), 1.4)

@@ -39,19 +39,15 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class Phase:
-    """What one of the two trainings consists of.
+    """What one of the two trainings, ``base`` or ``episodic``, consists of.
 
     Attributes:
-        name: ``base`` or ``episodic``.
         network: What is trained and kept.
         objective: Holds the network; maps ``inputs`` to terms of the loss with their sum
             ``loss``, a mean over the pixels of ``target`` that are not 255.
         groups: Parameter groups of the optimizer; ``factor`` multiplies the learning rate.
         dataset: Items by number; step t takes the numbers t * batch and on.
-        collate: Items to a batch.
         inputs: A batch to the objective's arguments, on a device.
-        settings: Length, batch and optimizer.
-        steps: Number of steps.
         validate: Score of the network, higher is better; None where nobody asks.
     """
 

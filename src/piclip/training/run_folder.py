@@ -20,26 +20,17 @@ _FREE = ("device", "workers", "checkpoint_every", "log_every")  # do not change 
 
 
 class RunFolder:
-    """Where a training keeps what it has.
-
-    Attributes:
-        recipe: ``recipe.yaml``, resolved.
-        checkpoint: ``checkpoint.pt``: all that a resumed training starts from.
-        previous: The checkpoint before it.
-        best: ``best.pt``, the weights that validation liked best, if it is asked.
-        log: Folder of TensorBoard's files.
-        base: Folder of the finished base learner.
-        decoder: Folder of the result.
-    """
+    """Where a training keeps what it has."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.recipe = self.folder / "recipe.yaml"
-        self.checkpoint = self.folder / "checkpoint.pt"
+        self.recipe = self.folder / "recipe.yaml"  # resolved
+        self.checkpoint = self.folder / "checkpoint.pt"  # all that a resumed training starts from
         self.previous = self.folder / "checkpoint.previous.pt"
-        self.best = self.folder / "best.pt"
-        self.log = self.folder / "log"
-        self.base, self.decoder = self.folder / "base", self.folder / "decoder"
+        self.best = self.folder / "best.pt"  # what validation liked best, if it is asked
+        self.log = self.folder / "log"  # TensorBoard's
+        self.base = self.folder / "base"  # the finished base learner
+        self.decoder = self.folder / "decoder"  # the result
 
     def open(self, recipe: Recipe) -> None:
         """Starts the folder, or checks that it belongs to this recipe.

@@ -94,18 +94,17 @@ class PhotoQuestions:
             query, *supports = rng.sample(images[asked], shots + 1)
             if mode == WRONG:
                 supports = rng.sample(images[shown], shots)
-            absent = self._without(classes[asked], rng) if mode == ABSENT else None
             asked, shown = classes[asked], classes[shown]
+            absent: str | None = None
+            while mode == ABSENT and absent is None:
+                row = rng.choice(range(len(self.keys)))
+                absent = self.keys[row] if self._absent[row, asked] else None
             questions.append(Question(asked, shown, name, query, tuple(supports), absent))
         return questions
 
     def load(self, key: str, _: int | None) -> Sample:
         """See `Questions.load`."""
         return self.dataset.sample(key)
-
-    def _without(self, class_index: int, rng: random.Random) -> str:
-        rows = iter(lambda: rng.choice(range(len(self.keys))), None)
-        return next(self.keys[row] for row in rows if self._absent[row, class_index])
 
 
 def run_photo_benchmark(

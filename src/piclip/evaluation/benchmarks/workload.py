@@ -25,11 +25,8 @@ from piclip.io.supports import Support
 from piclip.priors import refine_prior, visual_text_prior, visual_visual_prior
 from piclip.segmenter import FewShotSegmenter
 
-MANY = 20
-"""Classes."""
-SEGMENTED = 4
-"""Images of one round of `segment_files`."""
-
+MANY = 20  # classes
+SEGMENTED = 4  # images of one round of `segment_files`
 _OBJECT_SHARE = 0.25  # of a support's patches; VOC objects of 2048 pixels and more cover about that
 
 
