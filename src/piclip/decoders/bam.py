@@ -56,14 +56,10 @@ class BAMOptions(EnsembleOptions):
 
     With ``published_shots`` it has BAM's own weighting, for that number of shots; with another
     number the weights are then ``softmax(-distance)``.
-
-    Attributes:
-        dilations: Dilations of the ASPP.
-        published_hidden: Hidden channels of BAM's own weighting; 0 is a single layer.
     """
 
-    dilations: Sequence[int] = (6, 12, 18)
-    published_hidden: int = 2
+    dilations: Sequence[int] = (6, 12, 18)  # of the ASPP
+    published_hidden: int = 2  # hidden channels of BAM's own weighting; 0 is a single layer
 
 
 class BAM(EnsembleDecoder):

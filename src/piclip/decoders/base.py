@@ -57,21 +57,13 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class EpisodeFeatures:
-    """A batch of episodes whose images have been through the backbone.
+    """A batch of episodes whose images have been through the backbone."""
 
-    Attributes:
-        query: Of B queries.
-        supports: Of their B * K supports, those of the first query first.
-        masks: Masks of the supports, (B, K, H', W'): 1 is the object; 0 and 255 are not.
-        priors: The CLIP priors, (B, 2, h, w), for ``prior="piclip"``.
-        base_class: In training, the episode's class among the base classes, long (B,).
-    """
-
-    query: Features
-    supports: Features
-    masks: Tensor
-    priors: Tensor | None = None
-    base_class: Tensor | None = None
+    query: Features  # of B queries
+    supports: Features  # of their B * K supports, those of the first query first
+    masks: Tensor  # of the supports, (B, K, H', W'): 1 is the object; 0 and 255 are not
+    priors: Tensor | None = None  # of CLIP, (B, 2, h, w), for ``prior="piclip"``
+    base_class: Tensor | None = None  # in training, that among the base classes, long (B,)
 
 
 @dataclass(frozen=True)

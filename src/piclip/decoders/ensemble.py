@@ -128,15 +128,12 @@ class Ensemble(nn.Module):
 class EnsembleOptions(DecoderOptions):
     """What a decoder with a base learner is built with.
 
-    Attributes:
-        base_classes: Number of base classes of the base learner, without background.
-        base_width: Channels before the classifier of the base learner.
-        published_shots: Number of shots of a published checkpoint, to have its form; None for our
-            own, which any number of shots trains.
+    With ``published_shots`` it has the form of a published checkpoint of so many shots; our own is
+    trained by any number.
     """
 
-    base_classes: int = 15
-    base_width: int = 512
+    base_classes: int = 15  # of the base learner, without background
+    base_width: int = 512  # channels before its classifier
     published_shots: int | None = None
 
 

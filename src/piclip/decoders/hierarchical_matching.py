@@ -34,25 +34,15 @@ NORM_EPS = 1e-6  # of every layer norm
 
 @dataclass(frozen=True, kw_only=True)
 class MatchingOptions:
-    """What the matching is built with.
+    """What the matching is built with."""
 
-    Attributes:
-        matching_width: Channels of the feature maps, through the whole matching.
-        heads: Attention heads of the encoder, one entry per level, finest first.
-        reductions: Side of the patches that are one key of the encoder's attention, per level.
-        match_heads: Heads of the matching.
-        blocks: Encoder blocks per level.
-        expansion: Hidden width of feed-forward layers and heads, in units of ``matching_width``.
-        matching_dropout: Dropout of attention outputs and feed-forward layers.
-    """
-
-    matching_width: int = 64
-    heads: Sequence[int] = (2, 4, 8)
-    reductions: Sequence[int] = (4, 2, 1)
-    match_heads: int = 2
-    blocks: int = 2
-    expansion: int = 4
-    matching_dropout: float = 0.1
+    matching_width: int = 64  # channels of the feature maps, through the whole matching
+    heads: Sequence[int] = (2, 4, 8)  # of the encoder's attention, per level, finest first
+    reductions: Sequence[int] = (4, 2, 1)  # side of the patches that are one of its keys, per level
+    match_heads: int = 2  # of the matching
+    blocks: int = 2  # of the encoder, per level
+    expansion: int = 4  # hidden width of feed-forward layers and heads, in matching widths
+    matching_dropout: float = 0.1  # of attention outputs and feed-forward layers
 
 
 class HierarchicalMatching(nn.Module):

@@ -70,17 +70,11 @@ class PyramidHead(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class PSPNetOptions(NetworkOptions):
-    """What a PSPNet is built with.
+    """What a PSPNet is built with."""
 
-    Attributes:
-        classes: Number of base classes; background comes in addition, as output 0.
-        width: Channels before the classifier.
-        dropout: Probability with which one of them is dropped in training.
-    """
-
-    classes: int = 15
-    width: int = 512
-    dropout: float = 0.1
+    classes: int = 15  # base classes; background comes in addition, as output 0
+    width: int = 512  # channels before the classifier
+    dropout: float = 0.1  # probability with which one of them is dropped in training
 
 
 class PSPNet(PretrainedModule):

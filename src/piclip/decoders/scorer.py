@@ -54,17 +54,11 @@ _AT_ONCE = 16  # supports that go through the backbone together
 
 
 class EncodedQuery(NamedTuple):
-    """One query, as decoder and CLIP see it.
+    """One query, as decoder and CLIP see it."""
 
-    Attributes:
-        view: Where the decoder's pixels lie in the image.
-        maps: Of the backbone, (1, C, h, w) each.
-        clip: What the priors need; None for a decoder without CLIP.
-    """
-
-    view: View
-    maps: Features
-    clip: QueryFeatures | None
+    view: View  # where the decoder's pixels lie in the image
+    maps: Features  # of the backbone, (1, C, h, w) each
+    clip: QueryFeatures | None  # what the priors need; None for a decoder without CLIP
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,22 +66,14 @@ class DecoderMemory:
     """All that is kept of the K supports of one class, so that they are looked at only once.
 
     For a ResNet-50 at 473 pixels about 20 MB a support, 50 MB with the ImageNet prior.
-
-    Attributes:
-        name: The class.
-        images: In [0, 1], (K, 3, S, S).
-        masks: 1 object, 0 background, 255 outside the image, uint8 (K, S, S).
-        maps: Of the backbone, (K, C, h, w) each, on the decoder's device.
-        objects: What the priors need, K; empty for a decoder without CLIP.
-        texts: The class's text vectors; None for a decoder without CLIP.
     """
 
     name: str
-    images: Tensor
-    masks: Tensor
-    maps: Features
-    objects: tuple[SupportFeatures, ...]
-    texts: ClassTexts | None
+    images: Tensor  # in [0, 1], (K, 3, S, S)
+    masks: Tensor  # 1 object, 0 background, 255 outside the image, uint8 (K, S, S)
+    maps: Features  # of the backbone, (K, C, h, w) each, on the decoder's device
+    objects: tuple[SupportFeatures, ...]  # what the priors need, K; empty without CLIP
+    texts: ClassTexts | None  # None without CLIP
 
     @property
     def shots(self) -> int:

@@ -32,15 +32,12 @@ _BLUR = (5, 1.1)  # side and sigma of the kernel; OpenCV's default sigma for thi
 class View:
     """Where each pixel of the result lies in the image.
 
-    Attributes:
-        theta: Float64 (2, 3), from the result's coordinates (x, y, 1) to the image's, both in
-            [-1, 1] from edge to edge, as `torch.nn.functional.affine_grid` takes it.
-        size: Side of the result in pixels.
-        blur: Whether the image is blurred.
+    ``theta``, float64 (2, 3), leads from the result's coordinates (x, y, 1) to the image's, both in
+    [-1, 1] from edge to edge, as `torch.nn.functional.affine_grid` takes it.
     """
 
     theta: Tensor
-    size: int
+    size: int  # side of the result in pixels
     blur: bool = False
 
     def image(self, image: NDArray[np.uint8]) -> Tensor:

@@ -84,22 +84,14 @@ PUBLISHED = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts.
-
-    Attributes:
-        columns: Headings; ``"1-shot | mean"`` belongs to the group ``"1-shot"``.
-        rows: One text per column.
-        labels: How many columns on the left name the row.
-        notes: What the marks in the rows mean.
-        published: Further rows, of figures that others have published.
-    """
+    """A table of texts."""
 
     title: str
-    columns: tuple[str, ...]
+    columns: tuple[str, ...]  # headings; "1-shot | mean" belongs to the group "1-shot"
     rows: tuple[tuple[str, ...], ...]
-    labels: int
-    notes: tuple[str, ...] = ()
-    published: tuple[tuple[str, ...], ...] = ()
+    labels: int  # how many columns on the left name the row
+    notes: tuple[str, ...] = ()  # what the marks in the rows mean
+    published: tuple[tuple[str, ...], ...] = ()  # further rows, of what others have published
 
 
 def make_tables(results: Sequence[tuple[str, Evaluation]], style: Style = "main") -> list[Table]:

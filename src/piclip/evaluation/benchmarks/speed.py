@@ -66,29 +66,17 @@ RESET = Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class SpeedReport:
-    """Ratios to transformers' forward pass of the same image, and what they come from.
+    """Ratios to transformers' forward pass of the same image, and the medians they come from."""
 
-    Attributes:
-        ratios: By the names of `RATIOS`; None for what cannot be measured here.
-        segment_per_second: Images of the model's input size a second, from JPEG files to masks of
-            one class in PNG files.
-        plain_seconds: Median of the plain forward pass.
-        stages: Median seconds of each stage of one class.
-        stages_twenty: Median seconds of each stage of twenty classes.
-        memory_mib: Peak above the loaded model of "plain" and "priors", and of "predict_large"
-            above the fitted segmenter, in MiB; empty if unknown.
-        threads: Threads of torch.
-        rounds: Rounds whose medians these are.
-        workload: Sizes of model and image.
-    """
-
-    ratios: dict[str, float | None]
-    segment_per_second: float
-    plain_seconds: float
-    stages: dict[str, float]
-    stages_twenty: dict[str, float]
+    ratios: dict[str, float | None]  # by the names of `RATIOS`; None: not measurable here
+    segment_per_second: float  # images of the model's size, from JPEG files to masks in PNG files
+    plain_seconds: float  # of the plain forward pass
+    stages: dict[str, float]  # seconds of each stage of one class
+    stages_twenty: dict[str, float]  # the same of twenty classes
+    # MiB above the loaded model at the peaks of "plain" and "priors", and above the fitted
+    # segmenter at that of "predict_large"; empty if unknown.
     memory_mib: dict[str, float]
-    threads: int
+    threads: int  # of torch
     rounds: int
     workload: Workload
 
