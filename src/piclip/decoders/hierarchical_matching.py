@@ -124,17 +124,13 @@ class Level(nn.Module):
         projection = nn.Conv2d(channels, channels, kernel, stride, padding=kernel // 2)
         norm = nn.LayerNorm(channels, NORM_EPS)
         self.embedding = nn.ModuleDict({"projection": projection, "norm": norm})
-        self.blocks = nn.ModuleList(
-            EncoderBlock(
-                SelfAttention(channels, heads, options.reductions[index], dropout),
-                *(channels, hidden, dropout),
-            )
-            for _ in range(options.blocks)
-        )
+        self.blocks = nn.ModuleList()
+        for _ in range(options.blocks):
+            attention = SelfAttention(channels, heads, options.reductions[index], dropout)
+            self.blocks.append(EncoderBlock(attention, channels, hidden, dropout))
         self.norm = nn.LayerNorm(channels, NORM_EPS)
-        self.matching = MatchingBlock(
-            MaskedMatching(channels, options.match_heads, dropout), channels, hidden, dropout
-        )
+        matching = MaskedMatching(channels, options.match_heads, dropout)
+        self.matching = MatchingBlock(matching, channels, hidden, dropout)
         self.fusion = nn.Sequential(
             OrderedDict(
                 conv=nn.Conv2d(channels + prior_channels, channels, 3, padding=1, bias=False),

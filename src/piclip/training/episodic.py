@@ -163,7 +163,7 @@ class EpisodicObjective(nn.Module):
         base_class: Tensor,
         priors: Tensor | None,
     ) -> dict[str, Tensor]:
-        """Terms of the loss and their weighted sum ``loss``; shapes as in `TrainingEpisode`."""
+        """Terms of the loss and their sum ``loss``; shapes as in `TrainingEpisode`."""
         output = self.decoder(
             normalise(query), normalise(supports), masks, priors, base_class=base_class
         )
