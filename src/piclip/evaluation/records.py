@@ -25,19 +25,14 @@ _LIBRARIES = ("piclip", "torch", "transformers", "numpy", "pillow", "scipy")
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What one seed gave.
-
-    Attributes:
-        episodes_hash: SHA-256 of its episodes; equal hashes mean equal tasks.
-        counts: Class name to the summed pixels (I_background, I_foreground, U_background,
-            U_foreground), intersections first, then unions.
-        unseen_is_zero: Whether a class without episodes counts as 0 in the mIoU, as the protocol
-            says; it is left out otherwise.
-    """
+    """What one seed gave."""
 
     seed: int
-    episodes_hash: str
+    episodes_hash: str  # SHA-256 of its episodes; equal hashes mean equal tasks
+    # Class name to summed pixels: intersections of background and foreground, then unions.
     counts: Mapping[str, tuple[int, ...]]
+    # Whether a class without episodes counts as 0 in the mIoU, as the protocol says; else it is
+    # left out.
     unseen_is_zero: bool = False
 
     @classmethod
@@ -78,56 +73,35 @@ class SeedResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What is evaluated: names, options and hashes.
+    """What is evaluated: names, options and hashes."""
 
-    Attributes:
-        method: "training-free", or the decoder's name.
-        prior: "imagenet", "piclip", "none", or which CLIP maps were used ("vtp+vvp").
-        text: Visual-text map used: "none", "plain", "refined"; None where no CLIP is used.
-        visual: The same of the visual-visual map, or "raw" for its cosines.
-        settings: Whatever else decides the figures, such as the threshold or the input size.
-        recipe: The resolved recipe of the training; None without training.
-        clip: "name" and "sha256" of the CLIP; None without CLIP.
-        weights_sha256: Of the decoder's weights; None without a decoder.
-    """
-
-    method: str
-    prior: str
-    backbone: str | None = None
-    text: str | None = None
-    visual: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    recipe: Mapping[str, Any] | None = None
-    clip: Mapping[str, str] | None = None
-    weights_sha256: str | None = None
+    method: str  # "training-free", or the decoder's name
+    prior: str  # "imagenet", "piclip", "none", or which CLIP maps were used ("vtp+vvp")
+    backbone: str | None = None  # the decoder's
+    text: str | None = None  # visual-text map: "none", "plain", "refined"; None without CLIP
+    visual: str | None = None  # the same of the visual-visual map, or "raw" for its cosines
+    settings: Mapping[str, Any] = field(default_factory=dict)  # what else decides the figures
+    recipe: Mapping[str, Any] | None = None  # of the training, resolved; None without training
+    clip: Mapping[str, str] | None = None  # its "name" and "sha256"; None without CLIP
+    weights_sha256: str | None = None  # of the decoder's weights; None without a decoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Method):
-    """One method on one fold with one number of shots.
-
-    Attributes:
-        fold: Which fold was held out.
-        candidates: "target"; "oracle" took class names from the truth of the query.
-        episodes: Episodes of each seed.
-        folds: How many folds the dataset has.
-        seeds: The seeds asked for; those in ``per_seed`` are done.
-        per_seed: What came out, in the order of ``seeds``.
-        versions: Of Python and the libraries.
-        protocol: How episodes were drawn and answers measured, by a name of
-            `piclip.datasets.protocols.PROTOCOLS`; files of old versions name none.
-    """
+    """One method on one fold with one number of shots."""
 
     dataset: str
-    fold: int
+    fold: int  # which was held out
     shots: int
-    candidates: str
-    episodes: int
-    folds: int = 1
-    seeds: tuple[int, ...] = ()
-    per_seed: tuple[SeedResult, ...] = ()
-    versions: Mapping[str, str] = field(default_factory=dict)
+    candidates: str  # "target"; "oracle" took class names from the truth of the query
+    episodes: int  # of each seed
+    folds: int = 1  # how many the dataset has
+    seeds: tuple[int, ...] = ()  # those asked for; those in ``per_seed`` are done
+    per_seed: tuple[SeedResult, ...] = ()  # what came out, in the order of ``seeds``
+    versions: Mapping[str, str] = field(default_factory=dict)  # of Python and the libraries
     command: str | None = None
+    # How episodes were drawn and answers measured, by a name of
+    # `piclip.datasets.protocols.PROTOCOLS`; files of old versions name none.
     protocol: str = OURS.name
 
     @property

@@ -31,24 +31,16 @@ TITLES = {
 class EpisodeRow:
     """One row of `episodes_figure`.
 
-    Attributes:
-        support_image: The labelled image.
-        support_mask: Bool (H, W), its object.
-        segmentation: The result for the query; it must hold its image.
-        truth: Bool (H, W), the query's true mask, or None.
-        class_index: Which class of the segmentation to show, from 0.
-        published: Priors of the same query with evidence="published", to show VVP too.
-
     Raises:
         UsageError: Sizes do not agree, the class does not exist, or the query image is missing.
     """
 
     support_image: Image.Image
-    support_mask: npt.NDArray[np.bool_]
-    segmentation: Segmentation
-    truth: npt.NDArray[np.bool_] | None = None
-    class_index: int = 0
-    published: Priors | None = None
+    support_mask: npt.NDArray[np.bool_]  # (H, W), its object
+    segmentation: Segmentation  # of the query; it must hold its image
+    truth: npt.NDArray[np.bool_] | None = None  # (H, W), the query's true mask
+    class_index: int = 0  # which class of the segmentation to show
+    published: Priors | None = None  # of the query with evidence="published", to show VVP too
 
     def __post_init__(self) -> None:
         segmentation, support = self.segmentation, self.support_image
