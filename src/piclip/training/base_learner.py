@@ -86,14 +86,7 @@ def load_imagenet(backbone: Backbone, recipe: Recipe) -> None:
 def base_phase(
     learner: PSPNet, view: FewShotView, recipe: Recipe, settings: BaseLearnerRecipe
 ) -> Phase:
-    """The training of a base learner.
-
-    Args:
-        learner: The network, one class for each of the view's ``base_classes``.
-        view: Base classes of the train split.
-        recipe: Augmentation and seed.
-        settings: The recipe's ``base``.
-    """
+    """The training of a learner with one class for each of the base classes of a train view."""
     learner.backbone.requires_grad_(settings.train_backbone)
     groups: list[dict[str, Any]] = [
         {"params": list(learner.head.parameters()), "factor": settings.head_factor}
@@ -114,5 +107,4 @@ def base_phase(
         inputs=inputs,
         settings=settings,
         steps=settings.steps_for(len(view.keys)),
-        frozen=() if settings.train_backbone else (learner.backbone,),
     )
