@@ -322,6 +322,35 @@ def test_the_figures_of_a_comparison_are_those_of_its_results(comparison):
         assert row(page, f"{title}, {shown}") == [f"{score:.1f}" for score in expected]
 
 
+@pytest.mark.parametrize(
+    ("kind", "title", "steps"),
+    [
+        ("", "as above", 1000),
+        ("-again", "another seed", 1000),
+        ("-shorter", "400 steps", 400),
+        ("-longer", "2000 steps", 2000),
+    ],
+)
+def test_the_controls_of_photographs_are_those_of_their_files(kind, title, steps):
+    folder = ROOT / "benchmarks" / f"photos5i{kind}"
+
+    def shown(figures, sign=""):
+        half = stats.t.ppf(0.975, 4) * figures.std(ddof=1) / 5**0.5
+        return f"{figures.mean():{sign}.1f} ± {half:.1f}"
+
+    for decoder, shots in product(DECODERS, (1, 5)):
+        seeds = []
+        for prior in ("none", "imagenet", "piclip"):
+            file = folder / "results" / f"{decoder.lower()}-{prior}-fold0-{shots}shot.json"
+            result = read_result(file)
+            assert result.complete and result.recipe["seed"] == (kind == "-again")
+            assert result.recipe["episodic"]["steps"] == steps
+            seeds.append(np.array([one.miou for one in result.per_seed]))
+        none, previous, ours = seeds
+        expected = [*map(shown, seeds), shown(ours - previous, "+"), shown(ours - none, "+")]
+        assert row("benchmarks/photos5i/README.md", f"{decoder}, {title}, {shots} shot") == expected
+
+
 def test_the_overview_of_decoders_is_that_of_their_pages():
     for title in DECODERS:
         for name, world in (("photos5i", "photographs"), ("scenes5i", "scenes")):
