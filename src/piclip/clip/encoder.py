@@ -161,6 +161,12 @@ class Encoder:
     def to(self, device: str | torch.device) -> Self:
         """Moves the model, in place; its type stays.
 
+        Args:
+            device: As in the class.
+
+        Returns:
+            Itself.
+
         Raises:
             UsageError: There is no such device here.
         """
@@ -250,9 +256,14 @@ class Encoder:
 
     @torch.inference_mode()
     def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
-        """Patch tokens (B, N, D) after some blocks, counted from 1; as `VisualTower.tokens`.
+        """Patch tokens alone, with neither attention maps nor a record; as `VisualTower.tokens`.
 
-        There are neither attention maps nor a record.
+        Args:
+            pixels: As in `encode`.
+            blocks: The blocks whose tokens are wanted, counted from 1.
+
+        Returns:
+            Tokens after each of them, (B, N, D).
         """
         self._check_blocks(blocks)
         x, _ = self._embed(pixels)
@@ -289,9 +300,14 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_token_ids(self, ids: Tensor) -> Tensor:
-        """Embeds tokenised texts (T, L) as `encode_text` does.
+        """Embeds tokenised texts.
 
-        What follows the end token does not matter, since the text tower is causal.
+        Args:
+            ids: Token numbers, (T, L); what follows the end token does not matter, since the text
+                tower is causal.
+
+        Returns:
+            L2-normalised float32 vectors, (T, E).
         """
         pooled = self.model.text_model(input_ids=ids.long().to(self.device)).pooler_output
         return F.normalize(self.model.text_projection(pooled).float(), dim=-1)

@@ -167,6 +167,12 @@ class VisualTower:
     def to(self, device: str | torch.device) -> Self:
         """Moves the model, in place; its type stays.
 
+        Args:
+            device: As in the class.
+
+        Returns:
+            Itself.
+
         Raises:
             UsageError: There is no such device here.
         """

@@ -140,7 +140,11 @@ class FewShotDecoder(PretrainedModule, ABC):
         self.reduce_support = nn.Sequential(*pointwise(both, width), nn.Dropout2d(dropout))
 
     def load_base_learner(self, learner: PretrainedModule) -> None:
-        """Takes over the backbone of a trained `PSPNet`; ModelError if the backbones differ."""
+        """Takes over the backbone of a trained `piclip.decoders.pspnet.PSPNet`.
+
+        Raises:
+            ModelError: If the backbones differ.
+        """
         load_strictly(
             self.backbone,
             learner.backbone.state_dict(),
@@ -175,9 +179,14 @@ class FewShotDecoder(PretrainedModule, ABC):
 
     @abstractmethod
     def decode(self, episodes: EpisodeFeatures) -> DecoderOutput:
-        """Segments queries whose maps `query_features` and `support_features` returned.
+        """Segments queries whose maps, like those of the supports, are there already.
 
-        The scores have sizes of the decoder's own.
+        Args:
+            episodes: What `query_features` and `support_features` returned, with the
+                rest as in `forward`.
+
+        Returns:
+            Scores at sizes of the decoder's own.
         """
 
     def loss(
@@ -242,10 +251,15 @@ class FewShotDecoder(PretrainedModule, ABC):
 
     @torch.no_grad()
     def support_features(self, supports: Tensor, masks: Tensor) -> Features:
-        """Returns the backbone's maps of the supports, (B, K, 3, H, W) -> (B * K, C, h, w).
+        """Returns the backbone's maps of the supports; stage 4 sees the object only.
 
-        ``high`` is stage 4 of stage 3 inside the masks (B, K, H, W). Only the ImageNet prior reads
-        it: with another prior it is empty.
+        Args:
+            supports: Supports, (B, K, 3, H, W).
+            masks: Their masks, (B, K, H, W).
+
+        Returns:
+            Maps (B * K, C, h, w); ``high`` is stage 4 of the masked stage 3. Only the ImageNet
+            prior reads it: with another prior it is empty.
         """
         inside = object_masks(masks, masks.shape[-2:])
         high = self.prior == "imagenet"
@@ -272,7 +286,12 @@ class FewShotDecoder(PretrainedModule, ABC):
     def prior_maps(self, episodes: EpisodeFeatures, weights: Tensor) -> Tensor:
         """Returns the prior of each query at the size of its middle features.
 
-        The weights of the supports, (B, K), sum to one; the prior is (B, prior_channels, h, w).
+        Args:
+            episodes: B episodes of K supports.
+            weights: Weight of each support, (B, K), summing to one.
+
+        Returns:
+            Prior, (B, prior_channels, h, w).
         """
         middle, priors = episodes.query.middle, episodes.priors
         if self.prior == "imagenet":

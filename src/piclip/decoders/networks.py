@@ -163,9 +163,11 @@ def decoder_class(name: str) -> type[FewShotDecoder]:
 
 
 def build_decoder(name: str, **options: Any) -> FewShotDecoder:  # noqa: ANN401 - of many kinds
-    """Builds a decoder, ``pfenet``, ``bam`` or ``hdmnet``, with random weights.
+    """Builds a decoder with random weights.
 
-    Options are the fields of its `piclip.decoders.base.DecoderOptions`.
+    Args:
+        name: ``pfenet``, ``bam`` or ``hdmnet``.
+        options: Fields of its `piclip.decoders.base.DecoderOptions`.
 
     Raises:
         UsageError: If there is no such decoder, or it does not take an option; it lists them.

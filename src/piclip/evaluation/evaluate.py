@@ -244,9 +244,14 @@ def evaluate(
 def choose_threshold(
     predictor: Predictor, view: FewShotView, *, shots: int, episodes: int = 100, seed: int = 0
 ) -> float:
-    """The threshold of a predictor's scores with the best mIoU on other episodes than the test's.
+    """The threshold with the best mIoU on episodes that must not be those of the test.
 
-    The view is of base classes of the training split, so that no novel class is looked at.
+    Args:
+        predictor: Whose scores are thresholded.
+        view: The base classes of the training split, so that no novel class is looked at.
+        shots: Number of supports.
+        episodes: How many episodes decide.
+        seed: Of these episodes.
     """
     keys = [view.episode(seed, number, shots) for number in range(episodes)]
     return Counter(predictor, Task(view).count).count(keys).best_threshold()

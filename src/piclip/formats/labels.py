@@ -135,12 +135,15 @@ class LabelledFile:
     def class_map(self, class_names: tuple[str, ...]) -> npt.NDArray[np.uint8]:
         """Draw all regions into one map, small ones over large ones.
 
+        Args:
+            class_names: The classes in the order of their indices, at most 254.
+
         Returns:
             uint8 (H, W): 0 background, k is ``class_names[k - 1]``, 255 ignore (where no region
             is).
 
         Raises:
-            UsageError: There are more than 254 classes.
+            UsageError: There are too many classes for one map.
         """
         if len(class_names) > _MAX_CLASSES:
             raise UsageError(
@@ -195,7 +198,14 @@ class Labels:
         return tuple(file for file in self.images if file.labelled)
 
     def without(self, reasons: Mapping[str, str]) -> Labels:
-        """Leave out the labels of some images; ``skipped`` then has the sentence that says why."""
+        """Leave out the labels of some images.
+
+        Args:
+            reasons: By path of the image, the sentence that says why.
+
+        Returns:
+            The labels, in which these images have none, with the sentences in ``skipped``.
+        """
         files = (
             replace(file, regions=(), absent=(), ignore=None) if file.path in reasons else file
             for file in self.images
@@ -205,7 +215,12 @@ class Labels:
     def with_empty_as_negatives(self, image_root: str | Path) -> Labels:
         """Take each image that is listed without a label as one that holds none of the classes.
 
-        What is not there, or has another size than the labels say, stays unlabelled.
+        Args:
+            image_root: The folder of images; what is listed but not there, or has another size
+                than the labels say, stays unlabelled.
+
+        Returns:
+            The labels, in which these images are labelled as without every class.
         """
         files = (
             replace(file, absent=self.class_names)
@@ -239,6 +254,12 @@ class Labels:
         All regions of a class in an image, crowds included, make one support; pixels to ignore
         are in no mask. Classes without a label are left out.
 
+        Args:
+            image_root: The folder of images.
+
+        Returns:
+            By class name, one support per image that shows the class.
+
         Raises:
             ImageError: An image is missing or cannot be read.
             MaskError: An image has another size than its label says.
@@ -256,10 +277,14 @@ class Labels:
         return list(zip(self.images, paths, strict=True))
 
     def unlabelled(self, image_root: str | Path) -> list[Path]:
-        """List the images without a label, the queries, by folder and name.
+        """List the images without a label, the queries.
 
-        Where images of the labels lie in subfolders, only those are searched. An image that the
-        labels do not know is unlabelled.
+        Args:
+            image_root: The folder of images. Of its subfolders, only those are searched in which
+                images of the labels lie, and then only those.
+
+        Returns:
+            Paths sorted by folder and name; an image that the labels do not know is unlabelled.
 
         Raises:
             ImageError: The folder is missing or has no images.
@@ -269,7 +294,12 @@ class Labels:
     def find_unlabelled(
         self, image_root: str | Path
     ) -> tuple[dict[Path, LabelledFile | None], list[LabelledFile]]:
-        """As `unlabelled` with what the labels say of each, and what they list but is not there."""
+        """As `unlabelled`, with what is known of each image.
+
+        Returns:
+            The images with what the labels say of those that they list, and what they list without
+            a label and is not there.
+        """
         root = Path(image_root)
         folder = ImageFolder(root)
         found: dict[Path, LabelledFile] = {}

@@ -80,7 +80,11 @@ def check_names(format: str, class_names: Sequence[str]) -> None:
 
 
 def detect(source: str | Path) -> str:
-    """Tell the format of a file or folder from its content (UsageError if it is in none)."""
+    """Tell the name of the format of a file or folder from its content.
+
+    Raises:
+        UsageError: It does not exist, cannot be read, or is in none of the formats.
+    """
     path = _there(source)
     for name, candidate in READERS.items():
         if candidate.recognise(path):

@@ -43,7 +43,10 @@ class RunLengthMask:
     ) -> RunLengthMask:
         """As `from_array`, without a look at the pixels outside a box, of which there may be many.
 
-        ``pixels`` are those in the box, bool (h, w), ``corner`` is its (top, left).
+        Args:
+            pixels: Those in the box, bool (h, w).
+            corner: (top, left) of the box.
+            size: (height, width) of the image.
         """
         (height, width), (top, left) = size, corner
         columns, rows = np.nonzero(pixels.T)
@@ -62,9 +65,13 @@ class RunLengthMask:
     ) -> RunLengthMask:
         """Fills polygons by COCO's own rule; several make one mask together.
 
-        Corners are (N, 2), x and y in pixels, (0, 0) the outer corner of the first one. What
-        reaches a little over the image's frame is clipped, and parts of one or two corners, which
-        cover no pixel, are passed over if there are others.
+        What reaches a little over the image's frame is clipped, and parts of one or two corners,
+        which cover no pixel, are passed over if there are others.
+
+        Args:
+            polygons: Corners (N, 2) as x, y in pixels, (0, 0) the outer corner of the first pixel.
+            size: (height, width) of the image.
+            where: The file and the item, for the error's sentence.
 
         Raises:
             MaskError: Fewer than three corners, corners that are no numbers or lie far (a tenth
@@ -92,7 +99,8 @@ class RunLengthMask:
     ) -> RunLengthMask:
         """Takes COCO's run lengths, plain numbers or the compressed text; may hold no pixel.
 
-        A MaskError if they are damaged or do not fill the image.
+        Raises:
+            MaskError: The runs are damaged or do not fill the image.
         """
         height, width = size
         numbers = _decompress(runs) if isinstance(runs, str) else list(runs)

@@ -89,7 +89,11 @@ class Scene:
         return tuple(CLASS_NAMES[k - 1] for k in np.unique(self.class_map) if k > 0)
 
     def mask(self, name: str) -> NDArray[np.bool_]:
-        """Where the class is visible, bool (H, W); UsageError for a class that no scene has."""
+        """Where the class is visible, bool (H, W).
+
+        Raises:
+            UsageError: There is no such class in the built-in world.
+        """
         return np.asarray(self.class_map == _class_index(name) + 1)
 
 
