@@ -6,10 +6,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from piclip.clip.settings import first_line
 from piclip.decoders.base import FewShotDecoder
-from piclip.decoders.pretrained import CONFIG, read_config
-from piclip.errors import ModelError, PiclipError, UsageError
+from piclip.decoders.pretrained import CONFIG, buildable, read_config
+from piclip.errors import ModelError, UsageError
 
 DECODERS: dict[str, str] = {"pfenet": "PFENet", "bam": "BAM", "hdmnet": "HDMNet"}
 
@@ -34,9 +33,11 @@ def build_decoder(name: str, **options: Any) -> FewShotDecoder:  # noqa: ANN401 
         options: Fields of its `piclip.decoders.base.DecoderOptions`.
 
     Raises:
-        UsageError: If there is no such decoder, or it does not take an option; it lists them.
+        UsageError: If there is no such decoder, it does not take an option (it lists them), or not
+            its value.
     """
-    return decoder_class(name)(**options)
+    with buildable(name, str(options)):
+        return decoder_class(name)(**options)
 
 
 def load_decoder(folder: str | Path) -> FewShotDecoder:
@@ -52,14 +53,7 @@ def load_decoder(folder: str | Path) -> FewShotDecoder:
             f"{folder} does not hold a few-shot decoder (its config.json names {name!r}): give a "
             f"folder of {', '.join(DECODERS)}."
         )
-    try:
+    where = str(Path(folder) / CONFIG)
+    with buildable(name, f"in {where}", ModelError, "download or copy the folder again"):
         loaded: FewShotDecoder = decoder_class(name).from_pretrained(folder)
-    except PiclipError:
-        raise
-    # Options of another type than they should be make torch fail in any way.
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"No {name} can be built with the options in {Path(folder) / CONFIG} "
-            f"({first_line(error)}): download or copy the folder again."
-        ) from error
     return loaded

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,10 +11,10 @@ from typing import Any, ClassVar
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
-from piclip.clip.settings import read_json
+from piclip.clip.settings import first_line, read_json
 from piclip.clip.weight_files import read_state_dict
 from piclip.decoders.backbones import Backbone, build_backbone
-from piclip.errors import ModelError, UsageError
+from piclip.errors import ModelError, PiclipError, UsageError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -105,6 +106,29 @@ class PretrainedModule(  # type: ignore[call-arg]  # huggingface_hub is not type
         network = cls(**options)
         load_strictly(network, read_state_dict(weights), what=f"this {cls.name}")
         return network.to(map_location).eval()
+
+
+@contextmanager
+def buildable(
+    network: str, options: str, kind: type[PiclipError] = UsageError, advice: str = "correct them"
+) -> Iterator[None]:
+    """Say in one sentence that a network cannot be built; another ``PiclipError`` passes.
+
+    Args:
+        network: Its name.
+        options: What its options are, or where they stand.
+        kind: Of the error.
+        advice: What to do about it.
+    """
+    try:
+        yield
+    except PiclipError:
+        raise
+    # Options of another type or size than they should be make torch fail in any way.
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise kind(
+            f"No {network} can be built with the options {options} ({first_line(error)}): {advice}."
+        ) from error
 
 
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], *, what: str) -> None:
