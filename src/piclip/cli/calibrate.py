@@ -29,7 +29,6 @@ def calibrate(
     output: Annotated[
         Path,
         typer.Option(
-            parser=options.path,
             metavar="FOLDER",
             help="Where the model is written with its constants, for --model or --visual; its own "
             "folder is changed in place.",

@@ -20,7 +20,7 @@ def convert(
     source: Annotated[
         str, typer.Argument(help="OpenAI's .pt file, an open_clip state dict, a folder or a name.")
     ],
-    destination: Annotated[Path, typer.Argument(parser=options.path, help="The new folder.")],
+    destination: Annotated[Path, typer.Argument(help="The new folder.")],
     tokenizer: Annotated[
         str | None,
         typer.Option(

@@ -39,9 +39,7 @@ app.add_typer(_prepare, name="prepare")
 
 _OutOption = Annotated[
     Path,
-    typer.Option(
-        "--out", parser=options.path, metavar="DIR", help="The prepared folder, made or continued."
-    ),
+    typer.Option("--out", metavar="DIR", help="The prepared folder, made or continued."),
 ]
 
 
@@ -134,9 +132,7 @@ def coco(
 def download(
     dataset: Annotated[str, typer.Argument(metavar="pascal|coco", help="What to download.")],
     *,
-    out: Annotated[
-        Path, typer.Option("--out", parser=options.path, metavar="DIR", help="Where the files go.")
-    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")],
 ) -> None:
     """Download the photographs and annotations of a dataset, check and unpack them.
 
@@ -204,7 +200,7 @@ def episodes(
     *,
     out: Annotated[
         Path,
-        typer.Option("--out", parser=options.path, metavar="FILE", help="The file of episodes."),
+        typer.Option("--out", metavar="FILE", help="The file of episodes."),
     ],
     root: options.Root = None,
     option: options.KeyValue = None,

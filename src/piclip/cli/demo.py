@@ -18,9 +18,7 @@ EXAMPLES = options.examples(
 
 
 def demo(
-    out: Annotated[Path, typer.Argument(parser=options.path, help="The folder to fill.")] = Path(
-        "demo"
-    ),
+    out: Annotated[Path, typer.Argument(help="The folder to fill.")] = Path("demo"),
     photos: Annotated[
         bool,
         typer.Option(

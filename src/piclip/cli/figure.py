@@ -30,9 +30,7 @@ def figure(
     *,
     output: Annotated[
         Path,
-        typer.Option(
-            parser=options.path, metavar="FILE", help="The picture (.png, .pdf, .svg, ...)."
-        ),
+        typer.Option(metavar="FILE", help="The picture (.png, .pdf, .svg, ...)."),
     ],
     baseline: Annotated[
         str | None,

@@ -34,13 +34,6 @@ def _broken(command: str, width: int = 74) -> list[str]:
     return lines
 
 
-def path(text: str) -> Path:
-    """A path to write to; refuse an empty one, which would be the current folder."""
-    if not text:
-        raise typer.BadParameter("the path is empty; write one, or . for the current folder.")
-    return Path(text)
-
-
 def finite(value: float | None) -> float | None:
     """Refuse nan, which is within all bounds, and infinity, as click refuses what is not."""
     if value is not None and not math.isfinite(value):
@@ -105,9 +98,7 @@ Clip = Annotated[
         metavar="NAME", help="The CLIP of a decoder's priors. [default: that of its training]"
     ),
 ]
-OutputFolder = Annotated[
-    Path, typer.Option(parser=path, metavar="FOLDER", help="Where the results go.")
-]
+OutputFolder = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the results go.")]
 BatchSize = Annotated[
     int, typer.Option(min=1, metavar="N", help="Images that are encoded at once.")
 ]

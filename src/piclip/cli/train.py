@@ -31,7 +31,6 @@ def train(
         Path | None,
         typer.Option(
             "--output",
-            parser=options.path,
             metavar="RUN",
             help="Folder of the run; a run that was stopped continues in it. "
             "[default: runs/ and the recipe's name]",
