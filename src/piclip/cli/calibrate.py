@@ -98,8 +98,9 @@ def calibrate(
             leave_out=leave_out,
         )
     cases = [case for shot in shots for case in cases_of(questions, shot)]
-    if str(output) not in (model, visual):
-        check_destination(output)
+    own = Path(visual or model).expanduser()
+    if str(own) == "builtin" or not own.is_dir() or own.resolve() != output.resolve():
+        check_destination(output, own)
     scorer = FewShotSegmenter.from_pretrained(
         model, visual=visual, device=device, dtype=dtype
     ).scorer
