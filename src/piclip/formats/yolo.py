@@ -24,7 +24,7 @@ import yaml
 
 from piclip.errors import MaskError, UsageError
 from piclip.formats.image_files import PNG, LabelFiles
-from piclip.formats.label_files import read_lines, read_text, readable, write_text
+from piclip.formats.label_files import read_names, read_text, readable, write_text
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class, names_by_index
 from piclip.formats.polygons import corners_from, joined, outlines, rectangle
 from piclip.formats.problems import Boxes, Problems, box_without_mask
@@ -208,7 +208,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
             if (place / name).is_file():
                 return _names_in_yaml(place / name)
         if (place / _CLASSES).is_file():
-            return tuple(read_lines(place / _CLASSES))
+            return tuple(read_names(place / _CLASSES))
     return ()
 
 
