@@ -46,7 +46,7 @@ class _Process(SpawnProcess):
 
 
 class _Context(SpawnContext):
-    Process = _Process  # type: ignore[assignment]
+    Process = _Process
 
 
 def _hold_back_ctrl_c(held: bool) -> None:
