@@ -109,7 +109,8 @@ def measure(images: int, folder: Path) -> dict[str, float]:
 
 def found(job: Job) -> Iterator:
     """What a job found, image by image."""
-    return (Proposal.of(job.journal.read(query.path)).file for query in job.done())
+    for query in job.done():
+        yield Proposal.of(query.path, job.journal.read(query.path).found).file
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -34,7 +34,8 @@ def _seeded() -> None:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory) -> Path:
     """The folder of a tiny CLIP with random weights; many other tests need none of its imports."""
-    from piclip.clip.checkpoints import LoadedClip, ModelSettings, save_clip
+    from piclip.clip.checkpoints import LoadedClip, save_clip
+    from piclip.clip.settings import ModelSettings
     from world.world_model import build_model, build_tokenizer
 
     folder = tmp_path_factory.mktemp("models") / "untrained"

@@ -26,7 +26,6 @@ from piclip.decoders.clip_priors import PriorMaker
 from piclip.decoders.pspnet import PSPNet
 from piclip.decoders.saved import Checkpoint
 from piclip.decoders.scorer import DecoderScorer
-from piclip.decoders.trained import TrainedDecoder
 from piclip.errors import PiclipError
 from piclip.evaluation.evaluate import EpisodeProtocol, choose_threshold, evaluate
 from piclip.evaluation.predictor import Predictor
@@ -174,8 +173,9 @@ class Comparison(ABC):
         """Evaluates a trained decoder."""
         checkpoint = Checkpoint.find(folder)
         cache = FeatureCache(self.cache)
-        trained = TrainedDecoder.load(checkpoint, clip=self.encoder(), device="cpu", cache=cache)
-        segmenter = FewShotSegmenter(DecoderScorer(trained))
+        clip = self.encoder() if checkpoint.value("prior") == "piclip" else None
+        scorer = DecoderScorer.load(folder, clip=clip, device="cpu", cache=cache)
+        segmenter = FewShotSegmenter(scorer)
         self._evaluate(fold, shots, file, Predictor(segmenter, recipe=checkpoint.recipe))
 
     def threshold(self, fold: int, shots: int, file: Path, prior: str) -> None:
@@ -183,8 +183,8 @@ class Comparison(ABC):
         recipe = self.recipe(fold, self.decoders[0], *PRIORS[prior])
         clip, cache = recipe.clip, FeatureCache(self.cache)
         maker = PriorMaker(self.encoder(), text=clip.text, visual=clip.visual, cache=cache)
-        trained = TrainedDecoder(self._alone(fold, recipe), maker, size=recipe.augmentation.size)
-        predictor = Predictor(FewShotSegmenter(DecoderScorer(trained)))
+        scorer = DecoderScorer(self._alone(fold, recipe), maker, size=recipe.augmentation.size)
+        predictor = Predictor(FewShotSegmenter(scorer))
         base = FewShotView(
             self.dataset(fold), fold=fold, split="train", classes="base", minimum_images=shots + 1
         )

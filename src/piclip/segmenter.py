@@ -37,7 +37,7 @@ _Answer: TypeAlias = tuple[ImageSource, tuple[Image.Image, Scored] | PiclipError
 """An image with what is said of it, or why nothing is."""
 
 _MOST_SHOTS = 50
-_FORMAT = 2
+_FORMAT = 3
 _TENSORS, _INDEX = "memories.safetensors", "segmenter.json"
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from piclip.annotation import export
-from piclip.annotation.export import Review, check_destination, write_files, write_review
+from piclip.annotation.export import check_destination, write_files, write_review
+from piclip.annotation.sinks import Proposal
 from piclip.errors import UsageError
 from piclip.formats import FORMATS, LabelledFile, Labels, Region, RunLengthMask, write_labels
 
@@ -126,7 +127,13 @@ def test_destinations_that_fit_are_taken(tmp_path, destination, format):
 
 
 def test_the_review_begins_with_the_least_certain(tmp_path):
-    rows = [Review("b", 0.5, 2, 0.61), Review("c", 0.125, 1, 0.5), Review('a, "x"', 0.5, 0, None)]
+    mask = RunLengthMask.from_array(np.ones((2, 3), dtype=np.bool_))
+
+    def proposal(path, certainty, *scores):
+        regions = tuple(Region("cat", mask, score=score) for score in scores)
+        return Proposal(LabelledFile(path, 2, 3, regions), certainty)
+
+    rows = [proposal("b", 0.5, 0.7, 0.61), proposal("c", 0.125, 0.5), proposal('a, "x"', 0.5)]
     write_review(rows, tmp_path / "review.csv")
     with (tmp_path / "review.csv").open(encoding="utf-8", newline="") as file:
         assert list(csv.DictReader(file)) == [

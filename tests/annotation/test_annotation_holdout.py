@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from piclip import FewShotSegmenter, Support
-from piclip.annotation.fitted import choose_examples, learn
+from piclip.annotation.answers import How
+from piclip.annotation.fitted import Lesson, choose_examples
 from piclip.annotation.holdout import held_out_images, hold_out
 from piclip.formats import LabelledFile, Labels, Region, RunLengthMask, from_segmentation
-from piclip.formats.cleaning import Cleaning
+from piclip.formats.cleaning import Cleaning, kept
 
 
 @pytest.fixture
 def learned(segmenter, scenes):
-    learn(segmenter, choose_examples(scenes.labels), scenes.root)
+    Lesson(scenes.root, choose_examples(scenes.labels)).teach(segmenter)
     return segmenter
 
 
@@ -47,10 +48,9 @@ def test_leave_one_out_is_fitting_without_the_image(learned, scenes, min_score, 
     measured = []
     star, cat = hold_out(
         learned,
-        choose_examples(scenes.labels),
-        scenes.root,
-        min_score=min_score,
-        cleaning=Cleaning(min_area),
+        Lesson(scenes.root, choose_examples(scenes.labels)),
+        How(),
+        keep=lambda file: kept(file, min_score, Cleaning(min_area)),
         on_progress=measured.append,
     )
     counts = by_hand(learned, scenes, min_score, min_area)
@@ -70,7 +70,7 @@ def test_pixels_to_ignore_do_not_count(learned, scenes):
     half[40:90] = True
     ignoring = [replace(f, ignore=RunLengthMask.from_array(half)) for f in scenes.labels.images]
     scenes.labels = replace(scenes.labels, images=tuple(ignoring))
-    _, cat = hold_out(learned, choose_examples(scenes.labels), scenes.root)
+    _, cat = hold_out(learned, Lesson(scenes.root, choose_examples(scenes.labels)), How())
     counts = by_hand(learned, scenes)
     assert cat.ious == pytest.approx({path: a / b for path, (a, b) in counts.items() if b})
 

@@ -64,8 +64,8 @@ def test_what_was_proposed_comes_back(journal):
     regions = (Region("cat", mask, score=0.5), Region("dög", mask, score=0.25))
     file = LabelledFile("a.png", 2, 3, regions, id=4, source="s3://a", presence={"cat": 0.5})
     proposal = Proposal(file, 0.25)
-    opened = journal(Entry("a.png", (1, 2), proposal.as_json()))
-    assert Proposal.of(opened.read("a.png")) == proposal
+    opened = journal(Entry("a.png", (1, 2), proposal.found()))
+    assert Proposal.of("a.png", opened.read("a.png").found) == proposal
 
 
 def test_the_later_line_of_an_image_counts_and_keeps_its_place(journal):

@@ -13,9 +13,8 @@ from PIL import Image
 from piclip import FewShotSegmenter, Support
 from piclip.annotation.fitted import (
     MOST_SUPPORTS,
+    Lesson,
     choose_examples,
-    digest,
-    learn,
     spread,
     with_readable,
 )
@@ -83,7 +82,7 @@ def test_the_segmenter_takes_as_many_as_are_chosen_and_not_one_more(segmenter):
 
 
 def test_learning_is_fitting_on_every_labelled_mask(segmenter, scenes):
-    learn(segmenter, choose_examples(scenes.labels), scenes.root)
+    Lesson(scenes.root, choose_examples(scenes.labels)).teach(segmenter)
     by_hand = FewShotSegmenter(segmenter.encoder)
     for name, numbers in (("star", [1]), ("cat", [0, 1, 2])):
         supports = [
@@ -101,17 +100,17 @@ def test_learning_is_fitting_on_every_labelled_mask(segmenter, scenes):
 
 def test_the_digest_is_of_contents_and_masks(scenes, tmp_path):
     chosen = choose_examples(scenes.labels)
-    before = digest(chosen, scenes.root)
+    before = Lesson(scenes.root, chosen).digest()
     moved = scenes.root.rename(tmp_path / "elsewhere")
-    assert digest(chosen, moved) == before
+    assert Lesson(moved, chosen).digest() == before
     without = {"cat": [scenes.labels.images[3]]}
-    assert digest(chosen, moved, negatives=without) != before
+    assert Lesson(moved, chosen, without).digest() != before
     fewer = {"cat": chosen["cat"][:2]}
-    assert digest(fewer, moved) != before
+    assert Lesson(moved, fewer).digest() != before
     other = replace(chosen["star"][0], regions=(Region("star", chosen["cat"][0].regions[0].mask),))
-    assert digest({**chosen, "star": [other]}, moved) != before
+    assert Lesson(moved, {**chosen, "star": [other]}).digest() != before
     Image.new("RGB", (128, 128)).save(moved / "photo2.png")
-    assert digest(chosen, moved) != before
+    assert Lesson(moved, chosen).digest() != before
     (moved / "photo2.png").unlink()
     with pytest.raises(ImageError, match=r"photo2\.png"):
-        digest(chosen, moved)
+        Lesson(moved, chosen).digest()

@@ -6,14 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from pycocotools import mask as coco_masks
 
-from piclip.annotation.parquet import (
-    counts_of,
-    failure_row,
-    proposal_of,
-    read_rows,
-    row_of,
-    write_rows,
-)
+from piclip.annotation.parquet import counts_of, read_rows, row_of, write_rows
 from piclip.annotation.queries import Failure
 from piclip.annotation.sinks import Proposal
 from piclip.errors import UsageError
@@ -34,10 +27,10 @@ def proposal(number):
 def test_rows_come_back_as_they_were_over_many_row_groups(tmp_path):
     given = [proposal(number) for number in range(2300)]
     failures = [Failure("b.png", "b.png: gone."), Failure("\udcff.png", "no \udcff text")]
-    rows = [row_of(p.file, p.certainty) for p in given] + [failure_row(f) for f in failures]
+    rows = [*map(row_of, given), *map(vars, failures)]
     write_rows(iter(rows), tmp_path / "rows.parquet")
     found = list(read_rows(tmp_path / "rows.parquet"))
-    assert [proposal_of(row) for row in found[:-2]] == given
+    assert [Proposal.of(row["path"], row) for row in found[:-2]] == given
     assert [(row["path"], row["reason"]) for row in found[-2:]] == [
         ("b.png", "b.png: gone."),
         ("\\udcff.png", "no \\udcff text"),
@@ -48,7 +41,7 @@ def test_rows_come_back_as_they_were_over_many_row_groups(tmp_path):
 
 def test_other_programs_decode_the_masks(tmp_path):
     given = proposal(2)
-    write_rows([row_of(given.file)], tmp_path / "rows.parquet")
+    write_rows([row_of(given)], tmp_path / "rows.parquet")
     (row,) = pq.read_table(tmp_path / "rows.parquet").to_pylist()
     for found, region in zip(row["regions"], given.file.regions, strict=True):
         size = [row["height"], row["width"]]

@@ -13,8 +13,7 @@ from piclip.app.example_scenes import load_example
 from piclip.app.files import masks_zip
 from piclip.app.models import Models
 from piclip.app.server import Settings, serve
-from piclip.app.session import Limits
-from piclip.app.sessions import Sessions
+from piclip.app.session import Limits, Sessions
 from piclip.errors import UsageError
 
 gradio = pytest.importorskip("gradio", reason="needs the extra [app]")

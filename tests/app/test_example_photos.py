@@ -11,8 +11,7 @@ from piclip.app import example_photos
 from piclip.app.example_photos import QUERIES, missing_photo
 from piclip.app.example_scenes import PHOTOGRAPHS, load_example
 from piclip.app.models import BUILTIN, Models
-from piclip.app.session import AppSession, Limits
-from piclip.app.sessions import Sessions
+from piclip.app.session import AppSession, Limits, Sessions
 from piclip.clip.encoder import DEFAULT_MODEL
 from piclip.errors import UsageError
 from piclip.io.images import read_image

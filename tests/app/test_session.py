@@ -14,8 +14,7 @@ from piclip.app.example_scenes import EXAMPLES, load_example
 from piclip.app.files import coco_json, masks_zip, pair_by_name
 from piclip.app.models import BUILTIN, Models, hint
 from piclip.app.painting import painted_mask
-from piclip.app.session import AppSession, Limits
-from piclip.app.sessions import Sessions
+from piclip.app.session import AppSession, Limits, Sessions
 from piclip.datasets.scenes import make_scene
 from piclip.errors import ImageError, MaskError, ModelError, UsageError
 from piclip.figures.panels import heat
@@ -235,7 +234,7 @@ def test_two_files_of_one_name_get_two_results(session, tmp_path):
 def test_examples_are_complete(tmp_path, title):
     session = AppSession(tmp_path / "session", Limits())
     paper = load_example(session, title)
-    assert session.class_names == EXAMPLES[title].class_names
+    assert session.class_names == EXAMPLES[title][0]
     assert len(session.queries) == 6 and max(paper.size) == 512
     with pytest.raises(UsageError, match="no example"):
         load_example(session, "Dragons")

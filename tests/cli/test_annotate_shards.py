@@ -6,7 +6,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from piclip.annotation.parquet import proposal_of, read_rows
+from piclip.annotation.parquet import read_rows
+from piclip.annotation.sinks import Proposal
 from piclip.formats import Labels, read_labels, write_labels
 from piclip.io.storage import file_system, files_below, names, put_all
 
@@ -35,7 +36,7 @@ def test_parquet_of_a_single_run_has_what_coco_has_and_the_failures(annotate, al
     (failed,) = [row for row in rows if row["reason"]]
     assert (failed["path"], "no image" in failed["reason"]) == ("photo3.png", False)
     assert "photo3.png: this is not an image" in failed["reason"]
-    found = [proposal_of(row) for row in rows if not row["reason"]]
+    found = [Proposal.of(row["path"], row) for row in rows if not row["reason"]]
     expected = regions(album.labels("out.json").images)
     assert sum(map(len, expected.values())) > 0
     assert regions(p.file for p in found) == {
@@ -61,7 +62,7 @@ def test_shards_in_this_process_end_as_a_single_run(annotate, album, format):
     place = album.folder / f"sharded-{target}"
     if format == "parquet":
         rows = [row for file in (place / "shards").iterdir() for row in read_rows(file)]
-        assert regions(proposal_of(row).file for row in rows) == expected
+        assert regions(Proposal.of(row["path"], row).file for row in rows) == expected
         assert json.loads(ran.out)["shards"] == f"{place}/shards"
     elif format == "coco":
         assert regions(read_labels(place).images) == expected

@@ -114,7 +114,7 @@ def test_annotating_knows_the_weights_of_decoder_and_clip_wherever_they_lie(
 def test_annotating_takes_the_clip_where_no_training_names_it(
     annotate, training, model, monkeypatch
 ):
-    monkeypatch.setattr("piclip.decoders.trained.SIZE", 41)  # 473 takes long
+    monkeypatch.setattr("piclip.decoders.scorer.SIZE", 41)  # 473 takes long
     (training / "decoder" / "training.json").unlink()
     asked = annotate("--model", training)
     assert asked.code == 2 and "--clip" in asked.sentence

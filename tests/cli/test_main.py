@@ -100,6 +100,7 @@ def test_version(piclip):
 
 def test_repeated_defaults_are_those_of_the_library():
     assert (options.DEFAULT_MODEL, options.MAX_PIXELS) == (DEFAULT_MODEL, MAX_PIXELS)
+    assert DEFAULT_MODEL in cli.demo.demo.__doc__
     assert options.MIN_PRESENCE == MIN_PRESENCE
 
 

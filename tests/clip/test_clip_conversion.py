@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from tiny_clip import CONTEXT, VISION, assert_same_outputs, outputs, tiny_state
 from torch.nn.functional import interpolate, normalize
 
-from piclip.clip.checkpoints import clip_from_state_dict
+from piclip.clip.conversion import clip_from_state_dict
 from piclip.errors import ModelError, UsageError
 from sentences import one_sentence
 

@@ -16,14 +16,9 @@ from tiny_clip import (
 )
 
 from piclip.clip import checkpoints
-from piclip.clip.checkpoints import (
-    LoadedClip,
-    ModelSettings,
-    clip_from_state_dict,
-    convert_checkpoint,
-    load_clip,
-    save_clip,
-)
+from piclip.clip.checkpoints import LoadedClip, convert_checkpoint, load_clip, save_clip
+from piclip.clip.conversion import clip_from_state_dict
+from piclip.clip.settings import ModelSettings
 from piclip.errors import ModelError, OutputError, UsageError
 from sentences import one_sentence
 

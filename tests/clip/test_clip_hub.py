@@ -5,7 +5,8 @@ from fake_hub import Hub, cached
 from tiny_clip import assert_same_outputs, tiny_state
 
 from piclip.clip import checkpoints, hub
-from piclip.clip.checkpoints import clip_from_state_dict, load_clip
+from piclip.clip.checkpoints import load_clip
+from piclip.clip.conversion import clip_from_state_dict
 from piclip.clip.encoder import Encoder
 from piclip.errors import ModelError
 from sentences import one_sentence

@@ -13,7 +13,9 @@ from tiny_clip import (
     truncate,
 )
 
-from piclip.clip.checkpoints import ModelSettings, clip_from_state_dict, load_clip
+from piclip.clip.checkpoints import load_clip
+from piclip.clip.conversion import clip_from_state_dict
+from piclip.clip.settings import ModelSettings
 from piclip.clip.weight_files import read_state_dict
 from piclip.errors import ModelError
 from sentences import one_sentence

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
 from piclip.clip import vit
-from piclip.clip.checkpoints import clip_from_state_dict
+from piclip.clip.conversion import clip_from_state_dict
 from piclip.clip.encoder import Encoder
 from piclip.errors import ModelError, UsageError
 from piclip.priors import offset_gradient, visual_text_prior

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from piclip.clip.checkpoints import clip_from_state_dict
+from piclip.clip.conversion import clip_from_state_dict
 from piclip.clip.prompts import (
     BACKGROUND,
     FOREGROUND,
     REFERENCE_BACKGROUND,
     REFERENCE_FOREGROUND,
-    build_prompts,
     class_names,
+    fill_templates,
     synonym_table,
     text_prototypes,
 )
@@ -108,19 +108,17 @@ def test_a_table_can_be_changed_without_changing_the_next():
 
 
 def test_prompts_of_a_users_own_class_use_the_name_itself():
-    (bird,) = build_prompts(["bird"])
-    assert bird.foreground == ("a photo of bird",)
-    assert bird.background == ("a photo without bird",)
-    (bird,) = build_prompts(["bird"], synonym_table("voc"))
-    assert bird.foreground == ("a photo of bird avian",)
+    assert fill_templates(FOREGROUND, "bird") == ["a photo of bird"]
+    assert fill_templates(BACKGROUND, "bird") == ["a photo without bird"]
+    assert fill_templates(FOREGROUND, "bird", synonym_table("voc")) == ["a photo of bird avian"]
 
 
 def test_every_wording_goes_into_every_template():
-    (sofa,) = build_prompts(
-        ["sofa"], {"sofa": ["sofa", "couch"]}, foreground_templates=["a {}", "one {} {here}"]
-    )
-    assert set(sofa.foreground) == {"a sofa", "a couch", "one sofa {here}", "one couch {here}"}
-    assert sofa.background == ("a photo without sofa", "a photo without couch")
+    synonyms = {"sofa": ["sofa", "couch"]}
+    foreground = fill_templates(["a {}", "one {} {here}"], "sofa", synonyms)
+    assert set(foreground) == {"a sofa", "a couch", "one sofa {here}", "one couch {here}"}
+    background = fill_templates(BACKGROUND, "sofa", synonyms)
+    assert background == ["a photo without sofa", "a photo without couch"]
 
 
 def mean_direction(encoder, wordings, templates):
@@ -166,17 +164,17 @@ def test_prototypes_of_several_classes_come_from_one_call():
 @pytest.mark.parametrize("template", ["a photo", "{} and {}", "a {0}", ""])
 def test_a_template_without_exactly_one_place_is_refused(template):
     with pytest.raises(UsageError, match="exactly once"):
-        build_prompts(["cat"], foreground_templates=template)
+        text_prototypes(Encoder(), ["cat"], foreground_templates=template)
     with pytest.raises(UsageError, match="exactly once"):
-        build_prompts(["cat"], background_templates=["a photo without {}", template])
+        text_prototypes(Encoder(), ["cat"], background_templates=[BACKGROUND, template])
 
 
 @pytest.mark.parametrize("name", ["", "  "])
 def test_a_blank_name_or_wording_is_refused(name):
     with pytest.raises(UsageError, match="blank"):
-        build_prompts([name])
+        text_prototypes(Encoder(), [name])
     with pytest.raises(UsageError, match="blank"):
-        build_prompts(["cat"], {"cat": ["cat", name]})
+        text_prototypes(Encoder(), ["cat"], {"cat": ["cat", name]})
 
 
 def test_nothing_to_embed_is_refused():

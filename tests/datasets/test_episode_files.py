@@ -82,7 +82,7 @@ def test_damaged_and_changed_files_are_refused(view, tmp_path):
 
 
 def test_wrong_arguments_leave_no_file(view, tmp_path):
-    with pytest.raises(UsageError, match="1 episode or more"):
+    with pytest.raises(UsageError, match="one episode at least"):
         write_episodes(tmp_path / "e.json", view, seed=0, count=0, shots=1)
     with pytest.raises(DatasetError, match="60-shot"):
         write_episodes(tmp_path / "e.json", view, seed=0, count=1, shots=60)

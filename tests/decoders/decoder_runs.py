@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import torch
 from small_decoders import small_decoder
 
@@ -35,16 +34,11 @@ def supports(episode, count=None):
     return [Support(s.image, s.mask(episode.class_index)) for s in episode.supports[:count]]
 
 
-def probabilities(trained, episode, others=()):
+def probabilities(scorer, episode, others=()):
     """What a decoder makes of an episode, one step after the other."""
-    maker = trained.maker
-    texts = [] if maker is None else [maker.texts(episode.name)]
-    contrast = [] if maker is None else [[maker.texts(name) for name in others]]
-    labelled = [(s.image, s.mask(episode.class_index).astype(np.uint8)) for s in episode.supports]
-    queries, shown = (
-        trained.encode_queries([episode.query.image]),
-        trained.encode_supports(labelled),
-    )
-    logits = trained.logits(queries, [shown], texts, contrast)[0]
+    contrast = [scorer.maker.texts(name) for name in others]
+    labelled = [(s.image, s.mask(episode.class_index)) for s in episode.supports]
+    queries = scorer.encode_queries([episode.query.image])
+    logits = scorer.logits(queries, scorer.fit(episode.name, labelled), contrast)[0]
     own = laid_back(logits, episode.query.image.shape[:2])
     return torch.sigmoid(own[1] - own[0]).numpy()

@@ -7,7 +7,6 @@ from piclip.decoders.bam import BAM
 from piclip.decoders.base import DecoderOutput
 from piclip.decoders.ensemble import (
     Ensemble,
-    PublishedShotWeights,
     ShotWeights,
     gram,
     gram_distances,
@@ -145,7 +144,7 @@ def test_distance_is_zero_for_the_query_itself_and_keeps_the_order_of_supports()
 
 @pytest.mark.parametrize("shots", [1, 2, 5])
 @pytest.mark.parametrize(
-    "weights", [ShotWeights(), PublishedShotWeights(5), PublishedShotWeights(1)], ids=str
+    "weights", [ShotWeights(), ShotWeights(5), ShotWeights(1)], ids=["own", "five", "one"]
 )
 def test_weights_sum_to_one_and_follow_the_supports(weights, shots):
     distances = torch.rand(3, shots)

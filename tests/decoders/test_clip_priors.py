@@ -80,6 +80,11 @@ def direct(encoder, episode):
     )
 
 
+def priors(maker, *arguments):
+    """The priors of all episodes, (B, 2, h, w)."""
+    return torch.stack(maker.episode_priors(*arguments))
+
+
 def close(ours, expected):
     # Batched and single products differ in the last bits, which min-max stretches.
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
@@ -87,10 +92,10 @@ def close(ours, expected):
 
 def test_a_batch_has_the_maps_of_direct_calls(encoder, episodes):
     expected = [direct(encoder, episode) for episode in episodes]
-    ours = PriorMaker(encoder).episode_priors(*inputs(episodes))
+    ours = priors(PriorMaker(encoder), *inputs(episodes))
     assert ours.shape == (2, 2, 16, 16) and not ours.requires_grad and not ours.is_inference()
     assert ours.min() >= 0 and ours.max() <= 1 and ours.amax((-2, -1)).min() > 0.99
-    plain = PriorMaker(encoder, text="plain", visual="refined").episode_priors(*inputs(episodes))
+    plain = priors(PriorMaker(encoder, text="plain", visual="refined"), *inputs(episodes))
     for index, (text, refined, visual, visual_refined) in enumerate(expected):
         close(ours[index], torch.cat([refined[0], visual[0]]))
         close(plain[index], torch.cat([text[0], visual_refined[0]]))
@@ -99,8 +104,8 @@ def test_a_batch_has_the_maps_of_direct_calls(encoder, episodes):
 def test_a_raw_visual_prior_is_the_mean_of_the_best_cosines(encoder, episodes):
     queries, supports, masks, names = inputs(episodes)
     supports[1], masks[1] = supports[1][:1], masks[1][:1]  # episodes may differ in their shots
-    raw = PriorMaker(encoder, visual="raw").episode_priors(queries, supports, masks, names)
-    plain = PriorMaker(encoder).episode_priors(queries, supports, masks, names)
+    raw = priors(PriorMaker(encoder, visual="raw"), queries, supports, masks, names)
+    plain = priors(PriorMaker(encoder), queries, supports, masks, names)
     for index, query in enumerate(queries):
         seen = encoded(encoder, query)
         shown = [
@@ -121,9 +126,9 @@ def test_a_raw_visual_prior_is_the_mean_of_the_best_cosines(encoder, episodes):
 
 
 def test_a_channel_left_out_is_zero_and_the_other_stays(encoder, episodes):
-    both = PriorMaker(encoder).episode_priors(*inputs(episodes))
-    without_text = PriorMaker(encoder, text="none").episode_priors(*inputs(episodes))
-    without_visual = PriorMaker(encoder, visual="none").episode_priors(*inputs(episodes))
+    both = priors(PriorMaker(encoder), *inputs(episodes))
+    without_text = priors(PriorMaker(encoder, text="none"), *inputs(episodes))
+    without_visual = priors(PriorMaker(encoder, visual="none"), *inputs(episodes))
     assert without_text[:, 0].abs().max() == 0 and without_visual[:, 1].abs().max() == 0
     assert torch.equal(without_text[:, 1], both[:, 1])
     assert torch.equal(without_visual[:, 0], both[:, 0])
@@ -132,10 +137,10 @@ def test_a_channel_left_out_is_zero_and_the_other_stays(encoder, episodes):
 def test_other_candidates_join_the_softmax(encoder, episodes):
     maker = PriorMaker(encoder, text="plain")
     arguments = inputs(episodes)
-    target = maker.episode_priors(*arguments)
-    itself = maker.episode_priors(*arguments, [[name] for name in arguments[3]])
+    target = priors(maker, *arguments)
+    itself = priors(maker, *arguments, [[name] for name in arguments[3]])
     assert torch.equal(target, itself)  # the target is no rival of itself
-    oracle = maker.episode_priors(*arguments, [["skull"], []])
+    oracle = priors(maker, *arguments, [["skull"], []])
     assert not torch.allclose(oracle[0, 0], target[0, 0], atol=1e-3)
     assert torch.equal(oracle[1], target[1]) and torch.equal(oracle[0, 1], target[0, 1])
 
@@ -148,13 +153,15 @@ def test_tensors_and_arrays_are_the_same_images_and_other_sizes_work(encoder, ep
         return torch.from_numpy(image).permute(2, 0, 1) / 255
 
     masks_255 = [[torch.where(torch.as_tensor(m), 1, 255) for m in shots] for shots in masks]
-    ours = maker.episode_priors(
-        [tensor(queries[0])], [[tensor(s) for s in supports[0]]], masks_255, names
-    )
-    assert torch.equal(ours, maker.episode_priors(queries, supports, masks, names))
+    ours = priors(maker, [tensor(queries[0])], [[tensor(s) for s in supports[0]]], masks_255, names)
+    assert torch.equal(ours, priors(maker, queries, supports, masks, names))
     cut = [[supports[0][0], np.ascontiguousarray(supports[0][1][:, :100])]]
     cut_masks = [[masks[0][0], masks[0][1][:, :100]]]
-    assert maker.episode_priors([queries[0][:90]], cut, cut_masks, names).shape == (1, 2, 12, 16)
+    other = priors(maker, [queries[0][:90]], cut, cut_masks, names)
+    assert other.shape == (1, 2, 12, 16)
+    both = [queries[0], queries[0][:90]], [*supports, *cut], [*masks, *cut_masks], names * 2
+    for together, alone in zip(maker.episode_priors(*both), (ours, other), strict=True):
+        close(together, alone[0])
 
 
 def test_a_small_object_counts_and_an_empty_mask_gives_zeros(encoder, episodes):
@@ -164,14 +171,14 @@ def test_a_small_object_counts_and_an_empty_mask_gives_zeros(encoder, episodes):
     maker = PriorMaker(encoder)
     (one,) = maker.support_features(supports[0][:1], [dot])
     assert one.last.shape == one.previous.shape == (1, 192)
-    maps = maker.episode_priors(queries, [supports[0][:1]], [[empty]], names)
+    maps = priors(maker, queries, [supports[0][:1]], [[empty]], names)
     assert maps[0, 1].abs().max() == 0 and maps[0, 0].max() > 0.9
 
 
 def test_the_cache_changes_nothing_and_spares_the_encoder(encoder, episodes, tmp_path, monkeypatch):
     arguments = inputs(episodes)
-    fresh = PriorMaker(encoder, cache=FeatureCache(tmp_path)).episode_priors(*arguments)
-    close(fresh, PriorMaker(encoder).episode_priors(*arguments))
+    fresh = priors(PriorMaker(encoder, cache=FeatureCache(tmp_path)), *arguments)
+    close(fresh, priors(PriorMaker(encoder), *arguments))
     # Two queries, their text maps, and four masked supports.
     assert len(list(tmp_path.rglob("*.safetensors"))) == 8
     cached = PriorMaker(encoder, cache=FeatureCache(tmp_path))
@@ -181,7 +188,7 @@ def test_the_cache_changes_nothing_and_spares_the_encoder(encoder, episodes, tmp
 
     monkeypatch.setattr(encoder, "encode", refuse)
     monkeypatch.setattr(encoder, "tokens", refuse)
-    assert torch.equal(cached.episode_priors(*arguments), fresh)
+    assert torch.equal(priors(cached, *arguments), fresh)
 
 
 def test_a_cached_text_map_is_that_of_its_own_texts(encoder, episodes, tmp_path):
@@ -191,15 +198,13 @@ def test_a_cached_text_map_is_that_of_its_own_texts(encoder, episodes, tmp_path)
     asked = ((names, None), (names[::-1], None), (names, [["sky"], []]))
     for kind in kinds:
         for own, contrast in asked:
-            found = PriorMaker(encoder, cache=cache, **kind).episode_priors(*images, own, contrast)
-            close(found, PriorMaker(encoder, **kind).episode_priors(*images, own, contrast))
+            found = priors(PriorMaker(encoder, cache=cache, **kind), *images, own, contrast)
+            close(found, priors(PriorMaker(encoder, **kind), *images, own, contrast))
 
 
 def test_what_does_not_fit_together_is_refused(encoder, episodes):
-    queries, supports, masks, names = inputs(episodes)
+    queries, _, masks, _ = inputs(episodes)
     maker = PriorMaker(encoder)
-    with pytest.raises(UsageError, match="one grid"):
-        maker.episode_priors([queries[0], queries[1][:64]], supports, masks, names)
     with pytest.raises(UsageError, match="of the same size"):
         maker.support_features([queries[0]], [masks[0][0][:5]])
     with pytest.raises(UsageError, match="1 masks for 2"):

@@ -10,21 +10,20 @@ from safetensors.torch import load_file, save_file
 from small_decoders import small_decoder
 
 from piclip import FewShotSegmenter
-from piclip.decoders.saved import Checkpoint
-from piclip.decoders.trained import TrainedDecoder
+from piclip.decoders.scorer import DecoderScorer
 from piclip.errors import ModelError, UsageError
 
 
 @pytest.mark.parametrize("prior", ["imagenet", "none"])
 def test_a_decoder_without_clip_needs_none(tmp_path, episode, monkeypatch, prior):
     monkeypatch.setattr("piclip.clip.encoder.load_clip", None)
-    monkeypatch.setattr("piclip.decoders.trained.SIZE", 41)  # 473 takes long
+    monkeypatch.setattr("piclip.decoders.scorer.SIZE", 41)  # 473 takes long
     folder = saved(tmp_path, prior=prior) / "decoder"
     (folder / "training.json").unlink()
     fitted = load(folder).fit(supports(episode), name="thing")
     result = fitted.predict([episode.query.image])[0]
     assert result.size == episode.query.image.shape[:2]
-    assert fitted.scorer.trained.size == 41
+    assert fitted.scorer.size == 41
     with pytest.raises(UsageError, match="leave contrast out"):
         fitted.predict([episode.query.image], contrast=["cup"])
     with pytest.raises(UsageError, match="leave clip out"):
@@ -32,15 +31,15 @@ def test_a_decoder_without_clip_needs_none(tmp_path, episode, monkeypatch, prior
 
 
 def test_a_decoder_of_unknown_training_asks_for_its_clip(tmp_path, run, episode, monkeypatch):
-    monkeypatch.setattr("piclip.decoders.trained.SIZE", 41)  # 473 takes long
+    monkeypatch.setattr("piclip.decoders.scorer.SIZE", 41)  # 473 takes long
     folder = saved(tmp_path) / "decoder"
     (folder / "training.json").unlink()
     with pytest.raises(UsageError, match="clip="):
         load(folder)
     given = load(folder, clip="builtin", dtype="float32")
     fitted = given.fit(supports(episode), name=episode.name)
-    trained = TrainedDecoder.load(Checkpoint.find(run), device="cpu")
-    small = TrainedDecoder(trained.decoder, trained.maker, size=41)
+    trained = DecoderScorer.load(run, device="cpu")
+    small = DecoderScorer(trained.decoder, trained.maker, size=41)
     score = fitted.predict([episode.query.image])[0].scores[0]
     np.testing.assert_allclose(score, probabilities(small, episode), atol=1e-6)
     loaded = FewShotSegmenter.load(fitted.save(tmp_path / "kept"), device="cpu")
@@ -51,7 +50,7 @@ def test_a_decoder_of_unknown_training_asks_for_its_clip(tmp_path, run, episode,
 def test_hdmnet_in_the_published_form_takes_cosines(tmp_path, shots, visual):
     decoder = small_decoder("hdmnet", prior="piclip", published_shots=shots)
     decoder.save_pretrained(tmp_path)
-    found = TrainedDecoder.load(Checkpoint.find(tmp_path), clip="builtin", device="cpu")
+    found = DecoderScorer.load(tmp_path, clip="builtin", device="cpu")
     assert found.maker.visual == visual
 
 
@@ -59,7 +58,7 @@ def test_the_recipe_beside_a_run_is_read_where_the_decoder_has_no_record(tmp_pat
     folder = saved(tmp_path)
     (folder / "decoder" / "training.json").unlink()
     (folder / "recipe.yaml").write_text("clip: {model: builtin}\naugmentation: {size: 33}\n")
-    assert load(folder).scorer.trained.size == load(folder / "decoder").scorer.trained.size == 33
+    assert load(folder).scorer.size == load(folder / "decoder").scorer.size == 33
 
 
 def test_folders_that_are_not_finished_or_damaged_are_refused(tmp_path):

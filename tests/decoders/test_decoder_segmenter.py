@@ -9,8 +9,7 @@ from small_decoders import small_decoder
 
 from piclip import FewShotSegmenter, Support
 from piclip.decoders.clip_priors import PriorMaker
-from piclip.decoders.saved import Checkpoint
-from piclip.decoders.trained import TrainedDecoder
+from piclip.decoders.scorer import DecoderScorer
 from piclip.errors import ImageError, MaskError, ModelError, UsageError
 from piclip.evaluation.predictor import Predictor, blind
 from piclip.results import priors_of
@@ -44,7 +43,7 @@ def test_it_finds_what_a_plain_pass_finds_and_so_does_the_evaluation(
 ):
     folder = saved(tmp_path, name, prior, sees)
     segmenter = load(folder)
-    trained = TrainedDecoder.load(Checkpoint.find(folder), device="cpu")
+    trained = DecoderScorer.load(folder, device="cpu")
     predictor = Predictor(segmenter)
     for index, shots in ((0, 1), (1, 3)):
         asked = blind(view.load(view.episode(1, index, shots)))
@@ -99,22 +98,22 @@ def test_supports_are_looked_at_once_and_queries_once_for_all_classes(
     fitted = segmenter.unfitted()
     fitted.fit({episode.name: supports(episode), other.name: supports(other)})
     seen = []
-    backbone = segmenter.scorer.trained.decoder.backbone
+    backbone = segmenter.scorer.decoder.backbone
     read = backbone.read
     monkeypatch.setattr(
         backbone,
         "read",
         lambda x, *masks, high: (seen.append(len(x)), read(x, *masks, high=high))[1],
     )
-    encode = segmenter.scorer.trained.maker.encoder.encode
-    encoder = segmenter.scorer.trained.maker.encoder
+    encode = segmenter.scorer.maker.encoder.encode
+    encoder = segmenter.scorer.maker.encoder
     monkeypatch.setattr(encoder, "encode", lambda x: (seen.append(-len(x)), encode(x))[1])
     fitted.predict([episode.query.image] * 3)
     assert sorted(seen) == [-3, 3]
 
 
 def test_names_and_other_wordings_reach_the_text_prior(run, segmenter, episode, view):
-    trained = TrainedDecoder.load(Checkpoint.find(run), device="cpu")
+    trained = DecoderScorer.load(run, device="cpu")
     fitted = segmenter.unfitted().fit(supports(episode), name=episode.name)
     plain = fitted.predict([episode.query.image])[0].scores[0]
     rivals = ("umbrella", "skull")
@@ -123,9 +122,9 @@ def test_names_and_other_wordings_reach_the_text_prior(run, segmenter, episode, 
     worded = {episode.name: ("sail boat", "ship")}
     fitted.fit(supports(episode), name=episode.name, synonyms=worded)
     called = fitted.predict([episode.query.image])[0].scores[0]
-    encoder = segmenter.scorer.trained.maker.encoder
-    decoder = segmenter.scorer.trained.decoder
-    other_words = TrainedDecoder(decoder, PriorMaker(encoder, worded), size=SIZE)
+    encoder = segmenter.scorer.maker.encoder
+    decoder = segmenter.scorer.decoder
+    other_words = DecoderScorer(decoder, PriorMaker(encoder, worded), size=SIZE)
     np.testing.assert_allclose(called, probabilities(other_words, episode), atol=1e-6)
     assert np.abs(told - plain).max() > 1e-5 < np.abs(called - plain).max()
 
@@ -152,7 +151,7 @@ def test_an_object_between_the_pixels_is_not_lost(segmenter, episode):
     mask[301, 123] = True
     image = np.asarray(Image.fromarray(episode.query.image).resize((400, 600)))
     fitted = segmenter.unfitted().fit([Support(image, mask)], name="speck")
-    seen = fitted._memories["speck"].supports.masks[0]
+    seen = fitted._memories["speck"].masks[0]
     # The view is 49 pixels high with the image in its middle; the speck is one pixel of it.
     row, column = np.argwhere(seen.numpy() == 1)[0]
     assert (seen == 1).sum() == 1
@@ -161,12 +160,12 @@ def test_an_object_between_the_pixels_is_not_lost(segmenter, episode):
 
 
 def test_large_plain_images_are_made_smaller_for_clip_only(tmp_path, episode, monkeypatch):
-    monkeypatch.setattr("piclip.decoders.plain_images.LONGEST", 160)
+    monkeypatch.setattr("piclip.decoders.views.LONGEST", 160)
     fitted = load(saved(tmp_path, sees="plain"))
     image = Image.fromarray(episode.supports[0].image).resize((320, 112))
     mask = Image.fromarray(episode.supports[0].mask(episode.class_index)).resize(image.size)
     fitted.fit([Support(image, mask)], name=episode.name)
-    seen = fitted.scorer.trained.encode_queries([np.array(image)])[0]
+    seen = fitted.scorer.encode_queries([np.array(image)])[0]
     assert seen.clip.grid == (56 // 8, 160 // 8)
     assert fitted.predict([image])[0].size == (112, 320)
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from piclip.annotation.answers import How, answers
-from piclip.annotation.parquet import proposal_of
 from piclip.annotation.queries import Queries
 from piclip.annotation.sinks import Proposal, Regions
 from piclip.distributed import annotate
@@ -29,7 +28,10 @@ NAMES = sorted(
 def expected(segmenter, photos):
     """What the engine of single runs finds, by path."""
     entries = answers(segmenter, Queries(NAMES, str(photos)), Regions(), How(batch_size=1))
-    return {entry.path: Proposal.of(entry) if entry.reason is None else None for entry in entries}
+    return {
+        entry.path: None if entry.reason else Proposal.of(entry.path, entry.found)
+        for entry in entries
+    }
 
 
 def by_path(done):
@@ -46,7 +48,7 @@ def same(found, expected, root=""):
             assert (row["reason"] is None, row["regions"]) == (False, None)
         else:
             assert row["reason"] is None
-            given = proposal_of(row)
+            given = Proposal.of(row["path"], row)
             assert replace(given.file, path=path) == proposal.file
             assert given.certainty == proposal.certainty
 

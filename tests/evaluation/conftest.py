@@ -12,7 +12,6 @@ from piclip.datasets.few_shot import FewShotView
 from piclip.decoders.clip_priors import PriorMaker
 from piclip.decoders.networks import build_decoder
 from piclip.decoders.scorer import DecoderScorer
-from piclip.decoders.trained import TrainedDecoder
 from piclip.evaluation.predictor import Predictor
 from piclip.training_free.scorer import TrainingFreeScorer
 
@@ -48,8 +47,7 @@ def decoder_in_memory(segmenter, small_pfenet):
     def build(prior, size=65, **priors):
         cache = MemoryCache()
         maker = PriorMaker(segmenter.encoder, cache=cache, **priors) if prior == "piclip" else None
-        trained = TrainedDecoder(small_pfenet(prior), maker, size=size)
-        return Predictor(FewShotSegmenter(DecoderScorer(trained)))
+        return Predictor(FewShotSegmenter(DecoderScorer(small_pfenet(prior), maker, size=size)))
 
     return build
 

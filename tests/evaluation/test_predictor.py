@@ -16,7 +16,6 @@ from piclip.datasets.protocols import Measure
 from piclip.decoders.clip_priors import PriorMaker
 from piclip.decoders.saved import Checkpoint
 from piclip.decoders.scorer import DecoderScorer
-from piclip.decoders.trained import TrainedDecoder
 from piclip.errors import ModelError, UsageError
 from piclip.evaluation.evaluate import Task, choose_threshold
 from piclip.evaluation.metrics import IGNORE, FewShotIoU
@@ -144,8 +143,7 @@ def test_a_decoder_comes_back_from_its_folder_with_its_recipe(
     assert method.settings == {"size": 49, "clip_sees": "augmented"}
     assert method.recipe["fold"] == 0
     maker = PriorMaker(segmenter.encoder, text="none", visual="refined")
-    trained = TrainedDecoder(original, maker, size=49)
-    same = Predictor(FewShotSegmenter(DecoderScorer(trained)))
+    same = Predictor(FewShotSegmenter(DecoderScorer(original, maker, size=49)))
     for index in range(2):
         episode = blind(view.load(view.episode(0, index, 1)))
         assert np.array_equal(predictor.segment(episode).scores, same.segment(episode).scores)
@@ -162,7 +160,7 @@ def test_a_decoder_without_clip_needs_no_maker_and_one_with_clip_does(
     counts = task.count(predictor, [view.episode(0, 0, 1)])
     assert counts.seen.sum() == 1
     with pytest.raises(UsageError, match="PriorMaker"):
-        TrainedDecoder(small_pfenet("piclip"))
+        DecoderScorer(small_pfenet("piclip"))
 
 
 def test_folders_without_a_decoder_are_refused(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from piclip.errors import MaskError, UsageError
+from piclip.errors import MaskError
 from piclip.io.images import read_mask
 from sentences import one_sentence
 
@@ -66,8 +66,6 @@ def test_palette_masks(tmp_path):
     indices, image = voc_map()
     image.save(tmp_path / "voc.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "voc.png"), (indices == 1) | (indices == 3))
-    np.testing.assert_array_equal(read_mask(tmp_path / "voc.png", value=1), indices == 1)
-    np.testing.assert_array_equal(read_mask(tmp_path / "voc.png", value=3), indices == 3)
 
     # 0 and 255 as indices: 255 is the only thing that can be meant
     binary = Image.fromarray(disc() * np.uint8(255)).convert("P")
@@ -98,9 +96,6 @@ def test_masks_are_turned_like_their_images(tmp_path):
 def test_mask_arrays():
     np.testing.assert_array_equal(read_mask(disc()), disc())
     np.testing.assert_array_equal(read_mask(disc() * np.uint8(255)), disc())
-    indices, _ = voc_map()
-    np.testing.assert_array_equal(read_mask(indices, value=3), indices == 3)
-    np.testing.assert_array_equal(read_mask(Image.fromarray(indices), value=1), indices == 1)
     for array in (np.ones((2, 2, 3), bool), np.ones((2, 2)), np.array([["a"]])):
         with pytest.raises(MaskError) as error:
             read_mask(array)
@@ -122,18 +117,6 @@ def test_empty_masks_are_refused(tmp_path):
     with pytest.raises(MaskError, match="no object pixel") as error:
         read_mask(tmp_path / "m.png")
     assert "m.png" in one_sentence(error)
-    _, image = voc_map()
-    with pytest.raises(MaskError, match="class index 2") as error:
-        read_mask(image, value=2)
-    assert "0, 1, 3, 255" in one_sentence(error)
-
-
-def test_a_class_index_needs_a_class_map():
-    with pytest.raises(MaskError, match="RGB"):
-        read_mask(Image.new("RGB", (4, 4), "red"), value=1)
-    for value in (0, -1, 255):
-        with pytest.raises(UsageError, match=str(value)):
-            read_mask(np.ones((4, 4), np.uint8), value=value)
 
 
 def test_beside_ones_255_is_ignore(tmp_path):

@@ -73,10 +73,9 @@ def test_it_learns_from_an_export_and_leaves_no_file(label_studio, scenes, tmp_p
         label_studio.tasks[number]["annotations"] = results
     export = tmp_path / "export.json"
     export.write_text(json.dumps(list(label_studio.tasks.values())))
-    settings = Settings(
-        "builtin", labels=export, local_files=photos, port=0, device="cpu", login=("anna", "x")
-    )
     login = ("anna", "x")
+    model = {"name_or_folder": "builtin", "device": "cpu"}
+    settings = Settings(model, labels=export, local_files=photos, port=0, login=login)
     with serve(settings) as served:
         assert list((tmp_path / "temporary").glob("piclip*")) != []
         assert httpx.get(f"{served.url}/health").status_code == 401

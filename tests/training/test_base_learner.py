@@ -52,7 +52,7 @@ def test_backbone_and_head_learn_at_their_own_rates_and_a_frozen_backbone_stays(
     frozen = asked.base.model_copy(update={"train_backbone": False})
     phase = base_phase(learner, base_view(recipe), asked, frozen)
     assert len(phase.groups) == 1
-    phase.train_mode()
+    phase.network.train()
     assert learner.head.training and not any(m.training for m in learner.backbone.modules())
     before = {k: v.clone() for k, v in learner.backbone.state_dict().items()}
     inputs = phase.inputs(phase.collate([phase.dataset[0], phase.dataset[1]]), torch.device("cpu"))

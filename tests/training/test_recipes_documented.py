@@ -36,7 +36,7 @@ def test_a_documented_training_has_its_recipe_and_changes_keys_of_it(line):
 
 
 def test_the_first_example_of_a_training_needs_no_file_that_a_fresh_checkout_lacks():
-    line = train.EXAMPLES.split("piclip train ")[1].replace("\\\n", " ")
+    line = train.train.__doc__.split("piclip train ")[1]
     given = get_command(app).commands["train"].make_context("train", shlex.split(line)).params
     recipe = load_recipe(ROOT / given["config"], given["overrides"])
     assert recipe.dataset.root is recipe.decoder.backbone_weights is recipe.base.folder is None

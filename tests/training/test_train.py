@@ -15,11 +15,10 @@ from piclip.decoders.networks import load_decoder
 from piclip.decoders.pspnet import PSPNet
 from piclip.errors import DatasetError, ModelError, UsageError
 from piclip.training import train as training
-from piclip.training.episodic import TrainingEpisodes
+from piclip.training.episodic import VALIDATION_SEED, TrainingEpisodes, validate
 from piclip.training.loop import build_optimizer, set_rate
 from piclip.training.recipe import OptimizerRecipe
 from piclip.training.train import train
-from piclip.training.validation import SEED, validate
 
 
 def same(one, other):
@@ -80,7 +79,7 @@ def test_validation_tells_the_decoder_which_base_class_is_asked_for(recipe, tmp_
     decoder.forward = watched
     validate(decoder, view, asked, None)
     classes = [
-        TrainingEpisodes(view, asked, SEED, augment=False)[number].source.class_index
+        TrainingEpisodes(view, asked, VALIDATION_SEED, augment=False)[number].source.class_index
         for number in range(3)
     ]
     if kind == "novel":
@@ -143,7 +142,7 @@ def test_the_best_weights_are_selected_and_the_result_is_marked(
         seen.append({k: v.clone() for k, v in decoder.state_dict().items()})
         return next(scores)
 
-    monkeypatch.setattr(training, "validate", judge)
+    monkeypatch.setattr("piclip.training.episodic.validate", judge)
     folder = train(recipe(select=select), tmp_path)
     record = json.loads((folder / "training.json").read_text())
     assert (record["step"], record["score"]) == (2, 0.6)

@@ -44,7 +44,8 @@ def test_the_answer_is_the_formula(encoder):
     evidence = ContrastEvidence(Vision(encoder, encoder))
     texts = encoder.encode_text(["a zebra", "no zebra"])
     memory = evidence.learn("zebra", [pillow(), pillow((30, 20), seed=2)], texts, [])
-    memory = module.replace(memory, agreement=torch.tensor(0.5), named=torch.tensor(0.4))
+    told = {"agreement": 0.5, "named": 0.4, "margin": 0.2}
+    memory = module.replace(memory, **{field: torch.tensor(v) for field, v in told.items()})
     seen = evidence.vision.see([pillow(seed=3)[0], pillow((0, 40), seed=4)[0]])
     answer = evidence.answer(seen, [memory], None)
     z = [
@@ -66,7 +67,7 @@ def test_the_answer_is_the_formula(encoder):
             evidence.said(seen, texts[None]).log_odds[index, 0],
         )
         trust = 0.5 / (1 + np.exp(level - 0.4)) / (1 + np.exp(level - float(asked)))
-        r = r + evidence.settings.text_weight * trust * torch.log(t / (1 - t))
+        r = r + evidence.settings.text_weight * trust * torch.log(t / (1 - t)) - 0.2
         assert_close(answer.values[index, 0], r, atol=1e-3, rtol=0)
         assert_close(answer.maps["fused"][index, 0], r.sigmoid(), atol=1e-4, rtol=0)
     assert answer.presence.shape == (2, 1)

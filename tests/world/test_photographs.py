@@ -19,7 +19,7 @@ from piclip.clip.towers import VisualTower
 from piclip.datasets.catalogue import open_dataset
 from piclip.datasets.few_shot import FewShotView
 from piclip.decoders.clip_priors import PriorMaker
-from piclip.decoders.trained import TrainedDecoder
+from piclip.decoders.scorer import DecoderScorer
 from piclip.errors import ModelError, UsageError
 from piclip.evaluation.records import read_result
 from sentences import one_sentence
@@ -247,18 +247,18 @@ def test_a_prior_alone_is_the_mean_of_its_maps(classifier, data, prior, text, vi
         backbone="vit", backbone_options={"model": str(classifier)}, prior=prior
     ).eval()
     maker = PriorMaker(StandIn.of(str(classifier)), text=text, visual=visual)
-    trained = TrainedDecoder(decoder, maker, size=64)
-    queries = trained.encode_queries([episode.query.image])
-    labelled = [(s.image, s.mask(episode.class_index).astype(np.uint8)) for s in episode.supports]
-    supports = trained.encode_supports(labelled)
-    logits = trained.logits(queries, [supports], [maker.texts(episode.name)], [()])
+    scorer = DecoderScorer(decoder, maker, size=64)
+    queries = scorer.encode_queries([episode.query.image])
+    supports = scorer.fit(
+        episode.name, [(s.image, s.mask(episode.class_index)) for s in episode.supports]
+    )
+    logits = scorer.logits(queries, supports)
     scores = (logits[0, 1] - logits[0, 0]).sigmoid()
     if prior == "imagenet":
         maps = decoder.imagenet_priors(queries[0].maps, supports.maps, supports.masks[None])
     else:
-        maps = maker.maps([queries[0].clip], [supports.objects], [maker.texts(episode.name)], [()])[
-            :, text == "none" :
-        ]
+        own = maker.maps(queries[0].clip, supports.objects, maker.texts(episode.name))
+        maps = own[None, text == "none" :]
     expected = F.interpolate(
         maps.mean(1, keepdim=True), (64, 64), mode="bilinear", align_corners=True
     )

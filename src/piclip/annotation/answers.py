@@ -19,19 +19,12 @@ from piclip.segmenter import FewShotSegmenter
 
 @dataclass(frozen=True)
 class How:
-    """How images are segmented.
+    """How images are segmented, as `FewShotSegmenter.stream` takes it."""
 
-    Attributes:
-        threshold: Least score of a class; None for the model's own.
-        min_presence: Classes that are less likely to be in an image get no pixel.
-        batch_size: How many images are segmented together.
-        max_pixels: Larger images are refused.
-    """
-
-    threshold: float | None = None
-    min_presence: float = MIN_PRESENCE
-    batch_size: int = 8
-    max_pixels: int = MAX_PIXELS
+    threshold: float | None = None  # least score of a class; None for the model's own
+    min_presence: float = MIN_PRESENCE  # classes less likely to be in an image get no pixel
+    batch_size: int = 8  # how many images are segmented together
+    max_pixels: int = MAX_PIXELS  # larger images are refused
 
 
 def answers(
@@ -39,17 +32,9 @@ def answers(
 ) -> Generator[Entry, None, None]:
     """Segment images and keep their results, in order, in memory that does not grow.
 
-    While some images are segmented, a thread reads the next ones and another writes what was found
-    in those before.
-
-    Args:
-        segmenter: It has learned the classes.
-        queries: The images; one that cannot be read, or kept, gives an entry with the reason.
-        keeper: Keeps each result.
-        how: How to segment.
-
-    Raises:
-        OutputError: A result cannot be written.
+    While some images are segmented, a thread reads the next ones and another has the ``keeper``
+    keep what was found in those before. An image that cannot be read, or kept, gives an entry with
+    the reason; an OutputError, that a result cannot be written, ends it.
     """
     asked: deque[tuple[Query, Stamp | Entry]] = deque()  # without an answer yet, in order
     answered: deque[Future[Entry]] = deque()
@@ -76,14 +61,7 @@ def answers(
         query, stamp = next_asked()
         answered.append(_known(Entry(query.path, stamp, reason=str(error))))
 
-    results = segmenter.stream(
-        files(),
-        on_error=failed,
-        batch_size=how.batch_size,
-        threshold=how.threshold,
-        min_presence=how.min_presence,
-        max_pixels=how.max_pixels,
-    )
+    results = segmenter.stream(files(), on_error=failed, **vars(how))
     with ThreadPoolExecutor(1) as writer:
         try:
             for result in results:
@@ -101,14 +79,14 @@ def answers(
 
 def _kept(keeper: Keeper, query: Query, stamp: Stamp, result: Segmentation) -> Entry:
     try:
-        kept = keeper.keep(query, result)
+        found, files = keeper.keep(query, result)
         if stamp_of(query.file) != stamp:
             return Entry(query.path, stamp, reason=changed(query.file))
     except OutputError:
         raise
     except PiclipError as error:
         return Entry(query.path, stamp, reason=str(error))
-    return Entry(query.path, stamp, kept.found, files=kept.files)
+    return Entry(query.path, stamp, found, files=tuple(files))
 
 
 def changed(file: str) -> str:

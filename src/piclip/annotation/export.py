@@ -7,12 +7,14 @@ few are in memory at a time. What is written is the same.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 
 from piclip.annotation.journal import Entry
+from piclip.annotation.sinks import Proposal
 from piclip.errors import UsageError
 from piclip.formats import coco, labelstudio, yolo
 from piclip.formats.label_files import dump_list, written
@@ -20,34 +22,13 @@ from piclip.formats.labels import LabelledFile, Labels, label_paths
 from piclip.formats.registry import write_labels
 from piclip.io.outputs import advice_for
 
-ONE_FILE = frozenset({"coco", "labelstudio", "parquet"})
-"""Formats of one file; the others are folders with files per image."""
+ONE_FILE = frozenset({"coco", "labelstudio", "parquet"})  # others are folders
 
 _REVIEW = ("image", "certainty", "regions", "lowest_score")
 _IMAGES = frozenset({"voc", "masks"})
 _AT_ONCE = 64
 
-Files = Callable[[], Iterator[LabelledFile]]
-"""Gives the images and their regions, anew on each call."""
-
-
-@dataclass(frozen=True)
-class Review:
-    """How certain the proposals for one image are.
-
-    Attributes:
-        path: The image.
-        certainty: See `piclip.annotation.sinks.certainty_of`.
-        regions: Number of its regions.
-        lowest_score: Of its regions, None without any.
-        presence: Probability of each class to be in it, None where that is not known.
-    """
-
-    path: str
-    certainty: float
-    regions: int
-    lowest_score: float | None
-    presence: Mapping[str, float] | None = None
+Files = Callable[[], Iterator[LabelledFile]]  # the images, anew on each call
 
 
 def check_destination(
@@ -55,16 +36,9 @@ def check_destination(
 ) -> None:
     """Refuse a destination that does not fit the format or the images, before anything is done.
 
-    Args:
-        destination: Where the labels go.
-        format: A name of `piclip.formats.FORMATS`.
-        paths: The images as the labels call them.
-        files: Where they lie.
-
-    Raises:
-        UsageError: A file is wanted and a folder given or the other way round, two images would
-            have one label, one has a name that the format cannot hold, or images would be
-            overwritten.
+    The images are called ``paths`` in the labels and lie in ``files``. A UsageError if a file is
+    wanted and a folder given or the other way round, two images would have one label, a name does
+    not fit the format, or images would be overwritten.
     """
     if format in ONE_FILE:
         if destination.is_dir():
@@ -94,18 +68,9 @@ def check_destination(
 def write_files(
     files: Files, labels: Labels, destination: Path, format: str, *, simplify: float = 0.0
 ) -> None:
-    """Write images and their regions.
+    """Write images and their regions, with the errors and ``simplify`` of `write_labels`.
 
-    Args:
-        files: What to write.
-        labels: The labels that were read, for classes and numbers of classes and images.
-        destination: The file or folder.
-        format: A name of `piclip.formats.FORMATS`.
-        simplify: As `piclip.formats.write_labels` takes it.
-
-    Raises:
-        OutputError: A file cannot be written.
-        UsageError: There are no outlines to simplify.
+    The ``labels`` that were read tell the classes, and the numbers of classes and images.
     """
     if format == "coco":
         coco.write(labels, destination, simplify=simplify, files=files)
@@ -114,17 +79,14 @@ def write_files(
         dump_list((labelstudio.to_task(file, url) for file in files()), destination)
     else:
         paths = write_image_files(files(), labels, destination, format, simplify)
-        write_lists(paths, labels, destination, format)
+        if format == "yolo":
+            yolo.write_lists(labels.class_names, paths, destination)
 
 
 def write_image_files(
     files: Iterator[LabelledFile], labels: Labels, folder: Path, format: str, simplify: float
 ) -> list[str]:
-    """Write the label file of each image into a folder, as `write_files`; no lists of them.
-
-    Returns:
-        The paths of the images for `write_lists`; empty where a format has no lists.
-    """
+    """As `write_files`, but no lists of images; gives their paths if the format has lists."""
     paths = []
     while batch := tuple(islice(files, _AT_ONCE)):
         if format == "masks":
@@ -146,24 +108,22 @@ def missing_masks(files: Iterable[LabelledFile], class_names: Sequence[str]) -> 
             yield str(PurePosixPath(name, file.path).with_suffix(".png"))
 
 
-def write_lists(paths: Sequence[str], labels: Labels, folder: Path, format: str) -> None:
-    """Write what a format has beside the label files of its images (OutputError if that fails)."""
-    if format == "yolo":
-        yolo.write_lists(labels.class_names, paths, folder)
-
-
-def write_review(rows: Iterable[Review], destination: Path) -> None:
+def write_review(proposals: Iterable[Proposal], destination: Path) -> None:
     """Write a CSV file with the least certain images first (OutputError if that fails)."""
-    rows = sorted(rows, key=lambda row: (row.certainty, row.path))
-    names = list(dict.fromkeys(name for row in rows for name in row.presence or ()))
+    rows = []
+    for proposal in proposals:  # of which only these figures stay in memory
+        file = proposal.file
+        scores = [region.score for region in file.regions if region.score is not None]
+        lowest = f"{min(scores):.4f}" if scores else ""
+        rows.append((proposal.certainty or 0, file.path, len(scores), lowest, file.presence or {}))
+    rows.sort(key=itemgetter(0, 1))
+    names = list(dict.fromkeys(name for *_, presence in rows for name in presence))
     with written(destination) as out:
         table = csv.writer(out, lineterminator="\n")
         table.writerow([*_REVIEW, *(f"presence of {name}" for name in names)])
-        for row in rows:
-            lowest = "" if row.lowest_score is None else f"{row.lowest_score:.4f}"
-            presence = row.presence or {}
+        for certainty, path, regions, lowest, presence in rows:
             shares = [f"{presence[name]:.4f}" if name in presence else "" for name in names]
-            table.writerow([row.path, f"{row.certainty:.4f}", row.regions, lowest, *shares])
+            table.writerow([path, f"{certainty:.4f}", regions, lowest, *shares])
 
 
 def is_review(path: Path) -> bool:
@@ -175,13 +135,8 @@ def is_review(path: Path) -> bool:
 def write_table(entries: Iterable[Entry], destination: Path) -> None:
     """Write what `piclip.annotation.sinks.MaskFiles` found as CSV, a row per image and class.
 
-    Args:
-        entries: Of the journal; images that failed are left out.
-        destination: The file. Its columns: the image, the class, the share of the image's pixels
-            that are of it, its presence, and the mean score of these pixels (empty without any).
-
-    Raises:
-        OutputError: The file cannot be written.
+    Columns are the image, the class, the share of the image's pixels that are of it, its presence,
+    and the mean score of these pixels (empty without any). Images that failed are left out.
     """
     with written(destination) as out:
         table = csv.writer(out, lineterminator="\n")

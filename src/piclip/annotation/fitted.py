@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from piclip.errors import ImageError, MaskError, UsageError
@@ -20,45 +19,34 @@ from piclip.io.images import MAX_PIXELS, read_image
 if TYPE_CHECKING:
     from piclip.segmenter import FewShotSegmenter
 
-MOST_SUPPORTS = 50
-"""Most labelled images that `piclip.FewShotSegmenter.fit` takes for a class."""
+MOST_SUPPORTS = 50  # most labelled images that piclip.FewShotSegmenter.fit takes for a class
 
 Examples = Mapping[str, Sequence[LabelledFile]]
-"""Class name to the labelled images that it is learned from."""
+"""Class name to the labelled images that it is learned from, or to those without it."""
 
 Item = TypeVar("Item")
 
 
-def choose_examples(labels: Labels, most: int = MOST_SUPPORTS) -> dict[str, list[LabelledFile]]:
+def choose_examples(labels: Labels) -> dict[str, list[LabelledFile]]:
     """Choose what each class is learned from: the images in which it is labelled.
 
     An image that shows several classes serves each of them; one in which only the class A is
-    labelled serves A alone. Where a class has more than ``most`` images, they are sorted by path
+    labelled serves A alone. Where a class has more than MOST_SUPPORTS, they are sorted by path
     and picked at equal distances, the first and the last included: the same ones on every run,
-    and not only the first minute of a film.
-
-    Returns:
-        By class name, in the order of ``labels.class_names``; classes without a label are left
-        out.
-
-    Raises:
-        UsageError: Nothing is labelled.
+    and not only the first minute of a film. Classes without a label are left out; a UsageError if
+    nothing is labelled.
     """
     return {
-        name: spread(sorted(files, key=lambda file: file.path), most)
+        name: spread(sorted(files, key=lambda file: file.path), MOST_SUPPORTS)
         for name, files in labels.by_class().items()
     }
 
 
-def choose_negatives(labels: Labels, most: int = MOST_SUPPORTS) -> dict[str, list[LabelledFile]]:
-    """Choose what each class is told from: the images labelled as without it, picked alike.
-
-    Returns:
-        By class name, without classes that no image is labelled as without.
-    """
+def choose_negatives(labels: Labels) -> dict[str, list[LabelledFile]]:
+    """Choose what each class is told from: images labelled as without it, picked alike, if any."""
     files = sorted(labels.images, key=lambda file: file.path)
     without = {n: [file for file in files if n in file.absent] for n in labels.class_names}
-    return {name: spread(found, most) for name, found in without.items() if found}
+    return {name: spread(found, MOST_SUPPORTS) for name, found in without.items() if found}
 
 
 def with_readable(
@@ -70,21 +58,10 @@ def with_readable(
 ) -> Labels:
     """Leave out the labels of images that cannot be learned from, so that they cost no others.
 
-    Of the images that `choose_examples` and `choose_negatives` choose, each is read once; for one
-    that cannot be used others are chosen.
-
-    Args:
-        labels: What is labelled.
-        image_root: The folder of images.
-        max_pixels: Larger images are refused.
-        bands: As of `piclip.FewShotSegmenter`.
-
-    Returns:
-        The labels without those of images that are missing, cannot be read or have another size
-        than their label says; ``skipped`` has a sentence for each.
-
-    Raises:
-        UsageError: Nothing else is labelled, or none of many images can be used.
+    Of the images that `choose_examples` and `choose_negatives` choose, each is read once. One that
+    is missing, cannot be read, has more than ``max_pixels`` or another size than its label says
+    loses its labels, which ``skipped`` tells, and others are chosen. A UsageError if nothing else
+    is labelled, or none of many images can be used.
     """
     good: set[str] = set()
     while True:
@@ -116,55 +93,42 @@ def spread(items: Sequence[Item], most: int) -> list[Item]:
     return [items[round(k * (len(items) - 1) / (most - 1))] for k in range(most)]
 
 
-def learn(
-    segmenter: FewShotSegmenter,
-    examples: Examples,
-    image_root: str | Path,
-    *,
-    negatives: Examples = MappingProxyType({}),
-    max_pixels: int = MAX_PIXELS,
-) -> None:
-    """Fit the segmenter to every class, one after the other to hold few masks at a time.
+@dataclass(frozen=True)
+class Lesson:
+    """What classes are learned from."""
 
-    Args:
-        segmenter: Learns them.
-        examples: What each class is learned from.
-        image_root: The folder of images.
-        negatives: Images without a class, by its name.
-        max_pixels: Larger images are refused.
+    root: Path  # the folder of images
+    examples: Examples
+    negatives: Examples = field(default_factory=dict)  # images without a class, by its name
 
-    Raises:
-        ImageError: A labelled image is missing, cannot be read or has more than ``max_pixels``.
-        MaskError: A labelled image has another size than its label says.
-        UsageError: A class has too many images.
-    """
-    for name, files in examples.items():
-        own = [
-            replace(file, regions=tuple(r for r in file.regions if r.class_name == name))
-            for file in files
-        ]
-        supports = Labels((name,), tuple(own)).supports(image_root)
-        without = [file.image_in(Path(image_root)) for file in negatives.get(name, ())]
-        segmenter.fit(supports, negatives=without, max_pixels=max_pixels)
+    def teach(self, segmenter: FewShotSegmenter, *, max_pixels: int = MAX_PIXELS) -> None:
+        """Fit a segmenter to every class, one after the other to hold few masks at a time.
 
+        Raises:
+            ImageError: A labelled image is missing, cannot be read or has more than ``max_pixels``.
+            MaskError: A labelled image has another size than its label says.
+            UsageError: A class has too many images.
+        """
+        for name, files in self.examples.items():
+            own = [
+                replace(file, regions=tuple(r for r in file.regions if r.class_name == name))
+                for file in files
+            ]
+            supports = Labels((name,), tuple(own)).supports(self.root)
+            without = [file.image_in(self.root) for file in self.negatives.get(name, ())]
+            segmenter.fit(supports, negatives=without, max_pixels=max_pixels)
 
-def digest(
-    examples: Examples, image_root: str | Path, *, negatives: Examples = MappingProxyType({})
-) -> str:
-    """SHA-256 over the labelled images' contents and masks, class by class.
-
-    Raises:
-        ImageError: A labelled image is missing or cannot be read.
-    """
-    content = hashlib.sha256()
-    for name, files in (*examples.items(), *negatives.items()):
-        content.update(repr((name, len(files))).encode())
-        for file in files:
-            masks = [r.mask.counts for r in file.regions if r.class_name == name]
-            content.update(repr((file.path, file.size, masks)).encode())
-            path = find_image(Path(image_root), file.path) or Path(image_root) / file.path
-            content.update(file_digest(path).encode())
-    return content.hexdigest()
+    def digest(self) -> str:
+        """SHA-256 over the images' contents and masks, class by class (or ImageError)."""
+        content = hashlib.sha256()
+        for name, files in (*self.examples.items(), *self.negatives.items()):
+            content.update(repr((name, len(files))).encode())
+            for file in files:
+                masks = [r.mask.counts for r in file.regions if r.class_name == name]
+                content.update(repr((file.path, file.size, masks)).encode())
+                path = find_image(self.root, file.path) or self.root / file.path
+                content.update(file_digest(path).encode())
+        return content.hexdigest()
 
 
 def file_digest(path: Path) -> str:

@@ -3,69 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from piclip.annotation.fitted import Examples, learn, spread
-from piclip.formats.cleaning import AS_FOUND, Cleaning, kept
+from piclip.annotation.answers import How
+from piclip.annotation.fitted import Examples, Lesson, spread
 from piclip.formats.labels import LabelledFile
 from piclip.formats.predicted import from_segmentation
 from piclip.formats.run_length import RunLengthMask
-from piclip.io.images import MAX_PIXELS
-from piclip.results import MIN_PRESENCE
 from piclip.segmenter import FewShotSegmenter
 
-MOST_HELD_OUT = 10
-"""Most images of a class that are held out; each asks for learning the class anew."""
+MOST_HELD_OUT = 10  # images of a class; each asks for learning the class anew
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """How well a class is found in labelled images that it was not learned from.
-
-    Attributes:
-        class_name: The class.
-        labelled: In how many images it is learned from.
-        ious: By image held out, the intersection over union, 0 to 1; empty with one image.
-        iou: Sum of the intersections over sum of the unions; None if none was held out.
-    """
+    """How well a class is found in labelled images that it was not learned from."""
 
     class_name: str
-    labelled: int
-    ious: dict[str, float]
-    iou: float | None
+    labelled: int  # in how many images it is learned from
+    ious: dict[str, float]  # by image held out, intersection over union, 0 to 1
+    iou: float | None  # sum of the intersections over sum of the unions, if any was held out
 
 
-def held_out_images(examples: Examples, most: int = MOST_HELD_OUT) -> list[LabelledFile]:
-    """The images to hold out: of each class with two or more, at most ``most`` at equal distances.
-
-    Returns:
-        Each image once, sorted by path.
-    """
+def held_out_images(examples: Examples) -> list[LabelledFile]:
+    """The images to hold out: of each class with two or more, some at equal distances."""
     chosen = {
         file.path: file
         for files in examples.values()
         if len(files) > 1
-        for file in spread(files, most)
+        for file in spread(files, MOST_HELD_OUT)
     }
     return [chosen[path] for path in sorted(chosen)]
 
 
 def hold_out(
     segmenter: FewShotSegmenter,
-    examples: Examples,
-    image_root: str | Path,
+    lesson: Lesson,
+    how: How,
     *,
-    negatives: Examples = MappingProxyType({}),
-    threshold: float | None = None,
-    min_presence: float = MIN_PRESENCE,
-    min_score: float = 0.0,
-    cleaning: Cleaning = AS_FOUND,
-    max_pixels: int = MAX_PIXELS,
+    keep: Callable[[LabelledFile], LabelledFile] = lambda file: file,
     on_progress: Callable[[int], object] = lambda measured: None,
 ) -> list[Expectation]:
     """Measure by leave-one-out on the labelled images.
@@ -75,57 +54,33 @@ def hold_out(
     then unknown. Only classes labelled in the image are measured in it: that another one is not
     labelled does not say that it is not there. Pixels to ignore do not count.
 
-    Args:
-        segmenter: It has learned the examples; it is not changed.
-        examples: What it has learned from.
-        image_root: The folder of images.
-        negatives: The images without a class from which it has learned too.
-        threshold: As in `piclip.annotation.How`.
-        min_presence: As there.
-        min_score: Regions with a lower score do not count.
-        cleaning: What becomes of the others.
-        max_pixels: Larger images are refused.
-        on_progress: Called after each image with how many were measured.
-
-    Returns:
-        One expectation per class, in the order of the examples.
+    The segmenter, which has learned the lesson, is not changed. ``keep`` says what becomes of the
+    regions of an image; ``on_progress`` is told how many images were measured.
     """
-    counts: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in examples}
-    for number, file in enumerate(held_out_images(examples), start=1):
-        trial = _without(segmenter, examples, negatives, file, image_root, max_pixels)
-        path = file.image_in(Path(image_root))
-        (found,) = trial.predict(
-            [path], threshold=threshold, min_presence=min_presence, max_pixels=max_pixels
-        )
-        regions = kept(from_segmentation(found), min_score, cleaning).regions
+    counts: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in lesson.examples}
+    for number, file in enumerate(held_out_images(lesson.examples), start=1):
+        trial = _without(file, segmenter, lesson, how.max_pixels)
+        (found,) = trial.predict([file.image_in(lesson.root)], **vars(how))
+        regions = keep(from_segmentation(found)).regions
         for name in set(file.class_names) & set(trial.classes):
             masks = [region.mask for region in regions if region.class_name == name]
             proposed = RunLengthMask.union(masks).to_array() if masks else np.zeros(file.size, bool)
             counts[name][file.path] = _overlap(proposed, file, name)
         on_progress(number)
-    return [_expectation(name, len(files), counts[name]) for name, files in examples.items()]
+    return [_expectation(name, len(files), counts[name]) for name, files in lesson.examples.items()]
 
 
 def _without(
-    segmenter: FewShotSegmenter,
-    examples: Examples,
-    negatives: Examples,
-    file: LabelledFile,
-    image_root: str | Path,
-    max_pixels: int,
+    file: LabelledFile, segmenter: FewShotSegmenter, lesson: Lesson, max_pixels: int
 ) -> FewShotSegmenter:
     """A segmenter that has not seen this image; other classes keep their memories."""
     trial = segmenter.unfitted()
-    others = {
-        name: [example for example in files if example.path != file.path]
-        for name, files in examples.items()
-    }
-    for name, files in examples.items():
-        if len(others[name]) == len(files):
+    for name, files in lesson.examples.items():
+        others = [example for example in files if example.path != file.path]
+        if len(others) == len(files):
             trial.recall(segmenter, name)
-        elif others[name]:
-            shown = {name: others[name]}
-            learn(trial, shown, image_root, negatives=negatives, max_pixels=max_pixels)
+        elif others:
+            replace(lesson, examples={name: others}).teach(trial, max_pixels=max_pixels)
     return trial
 
 

@@ -23,8 +23,7 @@ from piclip.io.ownership import owned
 from piclip.results import OVERLAYS
 from piclip.segmenter import FewShotSegmenter
 
-RESULTS = "results.json"
-"""What a folder of masks says about them, for people and programs."""
+RESULTS = "results.json"  # what a folder of masks says about them, for people and programs
 
 
 class Job:
@@ -47,13 +46,9 @@ class Job:
         workers: int = 1,
         on_progress: Callable[[int], object] = lambda tried: None,
     ) -> None:
-        """Segment the images that wait.
+        """Segment the images that wait, with the same result on any number of processes.
 
-        Args:
-            segmenter: It has learned the classes.
-            how: How to segment.
-            workers: Number of processes; the result is the same with any.
-            on_progress: Called after each image with the number of images tried so far.
+        Calls ``on_progress`` after each image with the number of images tried so far.
 
         Raises:
             OutputError: A result or the journal cannot be written.
@@ -114,10 +109,9 @@ def mask_job(
     Args:
         files: The images' absolute paths, each once.
         output: The folder for the masks; made if need be.
-        settings: What decides about the masks, as JSON reads it back; results made with others are
-            never mixed in.
+        settings: What decides about the masks, as JSON reads it back; never mixed with others.
         overlays: Write overlays too.
-        cleaning: What becomes of the masks before they are written.
+        cleaning: What becomes of the masks before.
         overwrite: Start over, whatever is there.
 
     Raises:
@@ -155,15 +149,8 @@ def region_job(
 ) -> Iterator[Job]:
     """A job that keeps regions in the journal beside an output, for `piclip.annotation.export`.
 
-    Args:
-        queries: The images.
-        output: The file or folder of labels that is written later.
-        settings: As in `mask_job`.
-        overwrite: Start over, whatever is there.
-
-    Raises:
-        OutputError: The journal cannot be written, or is being written by another run.
-        UsageError: The journal is damaged or belongs to other settings.
+    The ``output`` is the file or folder of labels that is written later; settings, overwrite and
+    errors are as in `mask_job`.
     """
     path = journal_path(output)
     with (

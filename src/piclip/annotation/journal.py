@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 from piclip.annotation.queries import Stamp, path_hash
 from piclip.errors import OutputError, UsageError
@@ -20,35 +20,23 @@ from piclip.io.decoding import reason
 from piclip.io.documents import check_regular
 from piclip.io.outputs import atomic_path
 
-if TYPE_CHECKING:
-    from typing import Self
-
-_FORMAT = 2
+_FORMAT = 3
 ADVICE = "choose another --output, or add --overwrite to start over"
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError)
 """What reading a file that is no journal ends with."""
 
-_SYNC_SECONDS = 1.0
-"""What a power cut may cost, at most; a kill costs nothing that was reported."""
+_SYNC_SECONDS = 1.0  # what a power cut may cost, at most; a kill costs nothing that was reported
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a journal says about an image.
+    """What a journal says about an image."""
 
-    Attributes:
-        path: As in `piclip.annotation.queries.Query`.
-        stamp: Of the image's file before it was read; None where it was not there.
-        found: What was found, as JSON reads it back; empty for a failure.
-        reason: Why nothing was found, one sentence; None where all went well.
-        files: The files written for it, not kept in the journal.
-    """
-
-    path: str
-    stamp: Stamp | None
-    found: dict[str, Any] = field(default_factory=dict)
-    reason: str | None = None
-    files: tuple[Path, ...] = field(default=(), compare=False)
+    path: str  # as in Query
+    stamp: Stamp | None  # of its file before it was read; None where it was not there
+    found: dict[str, Any] = field(default_factory=dict)  # as JSON reads it back
+    reason: str | None = None  # why nothing was found, one sentence
+    files: tuple[Path, ...] = field(default=(), compare=False)  # written for it; not kept here
 
 
 class Journal:
@@ -65,12 +53,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], *, overwrite: bool = False) -> None:
-        """Takes up the journal of an earlier run, or starts one.
-
-        Args:
-            path: The file.
-            settings: What decides about what is found, as JSON reads it back.
-            overwrite: Start over, whatever is there.
+        """Takes up the journal of an earlier run with these settings, or starts one.
 
         Raises:
             UsageError: The file is no journal, is damaged, or belongs to other settings.
@@ -121,11 +104,7 @@ class Journal:
         )
 
     def append(self, entry: Entry) -> None:
-        """Note an image; a kill from now on does not lose it.
-
-        Raises:
-            OutputError: The journal cannot be written, or is not where it was.
-        """
+        """Note an image; a kill from now on does not lose it (OutputError if that fails)."""
         head = [entry.path, entry.stamp, entry.reason]
         try:
             if os.stat(self.path).st_ino != os.fstat(self._lines.fileno()).st_ino:  # noqa: PTH116
@@ -203,7 +182,7 @@ class Journal:
                 head, body = _parts(lines.readline())
                 if json.loads(head)["piclip"] != _FORMAT:
                     raise ValueError("another format")
-                self._check_settings(dict(json.loads(body)["settings"]))
+                check_settings(self.path, self.settings, dict(json.loads(body)["settings"]))
                 place = lines.tell()
                 for line in lines:
                     try:
@@ -225,14 +204,6 @@ class Journal:
                 f"{self.path} is no journal of an earlier run, or is damaged; {ADVICE}."
             ) from error
 
-    def _check_settings(self, earlier: dict[str, Any]) -> None:
-        changed = [key for key in self.settings if earlier.get(key) != self.settings[key]]
-        if changed:
-            raise UsageError(
-                f"{self.path} belongs to a run with other settings ({', '.join(changed)}); "
-                f"{ADVICE}."
-            )
-
     def _write(self, line: bytes, place: int) -> None:
         written = 0
         try:
@@ -247,6 +218,15 @@ class Journal:
         return OutputError(
             f"{self.path} cannot be written ({why}); free some space and run the same command "
             f"again: what is finished is kept."
+        )
+
+
+def check_settings(place: object, now: dict[str, Any], earlier: dict[str, Any]) -> None:
+    """Refuse to go on at a place with other settings (UsageError that names them)."""
+    changed = [key for key in now if earlier.get(key) != now[key]]
+    if changed:
+        raise UsageError(
+            f"{place} belongs to a run with other settings ({', '.join(changed)}); {ADVICE}."
         )
 
 

@@ -9,72 +9,33 @@ sentence where nothing could be found out, else null.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-from piclip.annotation.journal import Entry
-from piclip.annotation.queries import Failure
 from piclip.annotation.sinks import Proposal
 from piclip.errors import UsageError
-from piclip.formats.labels import LabelledFile, Region
-from piclip.formats.run_length import RunLengthMask
 from piclip.io.extras import arrow
 
 Row: TypeAlias = dict[str, Any]
 
-_ROWS = 1000
-"""Of a row group, which is in memory at once."""
+_ROWS = 1000  # of a row group, which is in memory at once
 
 
-def row_of(file: LabelledFile, certainty: float | None = None) -> Row:
-    """An image with its regions as a row."""
-    regions = [
-        {"class": r.class_name, "score": r.score, "counts": r.mask.counts.decode()}
-        for r in file.regions
-    ]
-    presence = None if file.presence is None else list(file.presence.items())
-    return {
-        "path": _text(file.path),
-        "height": file.height,
-        "width": file.width,
-        "regions": regions,
-        "presence": presence,
-        "certainty": certainty,
-    }
-
-
-def failure_row(failure: Failure) -> Row:
-    """An image for which nothing could be found out as a row."""
-    return {"path": _text(failure.path), "reason": _text(failure.reason)}
-
-
-def entry_row(entry: Entry) -> Row:
-    """What `piclip.annotation.sinks.Regions` noted, or why there is nothing, as a row."""
-    if entry.reason is not None:
-        return failure_row(Failure(entry.path, entry.reason))
-    proposal = Proposal.of(entry)
-    return row_of(proposal.file, proposal.certainty)
-
-
-def proposal_of(row: Mapping[str, Any]) -> Proposal:
-    """What `row_of` was given."""
-    height, width = row["height"], row["width"]
-    regions = [
-        Region(r["class"], RunLengthMask(height, width, r["counts"].encode()), score=r["score"])
-        for r in row["regions"]
-    ]
-    presence = None if row["presence"] is None else dict(row["presence"])
-    file = LabelledFile(row["path"], height, width, tuple(regions), presence=presence)
-    return Proposal(file, row["certainty"])
+def row_of(proposal: Proposal) -> Row:
+    """An image with its regions as a row; `Proposal.of` reads it back."""
+    return {"path": proposal.file.path, **proposal.found()}
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> None:
-    """Write a Parquet file, with few rows in memory (OSError if that fails)."""
+    """Write a Parquet file, with few rows in memory (OSError if that fails).
+
+    A row of an image for which nothing could be found out has its path and the reason alone.
+    """
     pa = arrow()
     schema = _schema(pa)
-    rows = iter(rows)
+    rows = map(_readable, rows)
     with pa.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         while group := list(islice(rows, _ROWS)):
             writer.write_table(pa.Table.from_pylist(group, schema))
@@ -83,11 +44,7 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
 def read_rows(
     source: str | Path | IO[bytes], columns: Sequence[str] | None = None
 ) -> Iterator[Row]:
-    """The rows of a file that `write_rows` wrote, with few of them in memory.
-
-    Raises:
-        UsageError: It is no such file, or is damaged.
-    """
+    """The rows of a file of `write_rows`, few in memory (UsageError if it is none, or damaged)."""
     pa = arrow()
     try:
         with pa.parquet.ParquetFile(source) as file:
@@ -104,11 +61,7 @@ def read_rows(
 
 
 def counts_of(source: str | Path | IO[bytes]) -> tuple[int, int]:
-    """How many rows a file of `write_rows` has, and how many of them failed, from its end alone.
-
-    Raises:
-        UsageError: It is no such file, or is damaged.
-    """
+    """How many rows a file of `write_rows` has, and how many of them failed, from its end alone."""
     pa = arrow()
     try:
         metadata = pa.parquet.read_metadata(source)
@@ -143,6 +96,9 @@ def _name(source: object) -> str:
     return str(getattr(source, "path", source))
 
 
-def _text(said: str) -> str:
-    """A text without lone surrogates, which file names that are no valid UTF-8 hold."""
-    return said.encode("utf-8", "backslashreplace").decode("utf-8")
+def _readable(row: Row) -> Row:
+    """A row without lone surrogates, which file names that are no valid UTF-8 hold."""
+    texts = {key: row[key] for key in ("path", "reason") if row.get(key) is not None}
+    for key, text in texts.items():
+        texts[key] = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return row | texts

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain, count
 from pathlib import Path
-from typing import TypeAlias, overload
+from typing import TypeAlias
 
 from piclip.errors import ImageError, UsageError
 from piclip.formats.labels import LabelledFile, Labels
@@ -26,50 +26,32 @@ _SHORT = 60  # characters, of four bytes at most
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """An image to annotate.
+    """An image to annotate."""
 
-    Attributes:
-        path: What the journal and the outputs call it.
-        file: Where it lies.
-        name: The stem of files that are written for it alone; "" where there are none.
-        known: What the labels say about it, if they list it.
-    """
-
-    path: str
-    file: str
-    name: str = ""
-    known: LabelledFile | None = None
+    path: str  # what the journal and the outputs call it
+    file: str  # where it lies
+    name: str = ""  # the stem of files that are written for it alone
+    known: LabelledFile | None = None  # what the labels say about it
 
 
 @dataclass(frozen=True)
-class Queries(Sequence[Query]):
-    """Images whose `Query` is made when it is asked for.
+class Queries:
+    """Images whose `Query` is made when it is asked for; what is special about some, by path."""
 
-    Attributes:
-        paths: What they are called, each once, in order.
-        root: The folder below which they lie; "" where the paths say all.
-        files: Those that lie elsewhere than their path says.
-        names: Stems of output files, where they are not the image's own stem.
-        known: What the labels say about those that they list.
-    """
-
-    paths: Sequence[str]
-    root: str = ""
-    files: Mapping[str, str] = field(default_factory=dict)
-    names: Mapping[str, str] = field(default_factory=dict)
+    paths: Sequence[str]  # each once, in order
+    root: str = ""  # below which they lie; "" where the paths say all
+    files: Mapping[str, str] = field(default_factory=dict)  # that lie elsewhere than the path says
+    names: Mapping[str, str] = field(default_factory=dict)  # stems that are not the image's own
     known: Mapping[str, LabelledFile] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    @overload
-    def __getitem__(self, index: int) -> Query: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Query]: ...
-    def __getitem__(self, index: int | slice) -> Query | Sequence[Query]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        path = self.paths[index]
+    def __iter__(self) -> Iterator[Query]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, number: int) -> Query:
+        path = self.paths[number]
         return Query(
             path,
             self.files.get(path) or os.path.join(self.root, path),  # noqa: PTH118 - a str is smaller
@@ -80,12 +62,7 @@ class Queries(Sequence[Query]):
 
 @dataclass(frozen=True)
 class Failure:
-    """An image for which nothing could be found out.
-
-    Attributes:
-        path: As in `Query`.
-        reason: One sentence.
-    """
+    """An image for which nothing could be found out, and the reason in one sentence."""
 
     path: str
     reason: str
@@ -113,16 +90,11 @@ def path_hash(path: str) -> int:
 
 
 def query_files(queries: Iterable[Path], output: Path, labelled: Iterable[Path]) -> list[str]:
-    """The absolute paths of the files to segment, each once, in order.
-
-    Args:
-        queries: Files and folders.
-        output: The folder of results; neither the files nor the labelled ones lie there.
-        labelled: The labelled images and their masks.
+    """The absolute paths of the images to segment (files and folders), each once, in order.
 
     Raises:
         ImageError: A file or folder is not there, or a folder has no images.
-        UsageError: Results would go where a file to read lies.
+        UsageError: One of them, or of the labelled files, lies where the results go.
     """
     outputs = {output.resolve(), (output / OVERLAYS).resolve()}
     found: dict[str, None] = {}
@@ -141,18 +113,9 @@ def query_files(queries: Iterable[Path], output: Path, labelled: Iterable[Path])
 
 
 def find_queries(labels: Labels, image_root: str | Path) -> tuple[Queries, list[str]]:
-    """Find the images that have no label.
+    """The images that have no label, as `Labels.unlabelled`, and paths of those that are not there.
 
-    Args:
-        labels: What is labelled.
-        image_root: The folder of images; for its subfolders see `Labels.unlabelled`.
-
-    Returns:
-        The images by folder and name, and the paths of those that the labels list without a usable
-        label and that are not there.
-
-    Raises:
-        ImageError: The folder is missing or has no images.
+    The labels list the latter without a usable label.
     """
     root = Path(image_root)
     waiting, missing = labels.find_unlabelled(root)
@@ -171,10 +134,7 @@ def own_names(
 ) -> dict[str, str]:
     """Choose the stem of each image's outputs, no two alike whatever the case.
 
-    Args:
-        paths: The images.
-        earlier: Tells the stem that an image has from an earlier run; it keeps that.
-        taken: The stems of all images of earlier runs, of those too that are not among these.
+    An image keeps what ``earlier`` runs gave it; ``taken`` are the stems of all their images.
 
     Returns:
         The stems by path, but those that are the image's own: several images of one stem get

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from piclip.annotation.journal import Entry, Journal
+from piclip.annotation.journal import Journal
 from piclip.annotation.queries import Query
 from piclip.errors import MaskError
 from piclip.formats.cleaning import AS_FOUND, Cleaning
@@ -24,29 +25,15 @@ _DIGITS = 6
 _FEW_DIGITS = 4
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What a sink made of a result.
-
-    Attributes:
-        found: For the journal, as JSON reads it back.
-        files: What was written.
-    """
-
-    found: dict[str, Any]
-    files: tuple[Path, ...] = ()
+Kept: TypeAlias = tuple[dict[str, Any], Sequence[Path]]
+"""What a sink made of a result: for the journal, as JSON reads it back, and the files written."""
 
 
 class Keeper(Protocol):
     """Takes results one by one, in a thread of its own."""
 
     def keep(self, query: Query, result: Segmentation) -> Kept:
-        """Keep one result.
-
-        Raises:
-            OutputError: A file cannot be written; nothing more can be kept.
-            PiclipError: Another error is that of this image alone.
-        """
+        """Keep one result; an OutputError ends the job, another PiclipError is of this image."""
         ...
 
 
@@ -55,17 +42,14 @@ class Sink(Keeper, Protocol):
 
     def holds(self, journal: Journal, path: str) -> bool:
         """Whether all that was written for an image of the journal is still there."""
-        ...
+        return True
 
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """A PNG of each image's size, and an overlay if asked for; see `Segmentation.save`.
+    """A PNG of each image's size in a folder that is there, and an overlay in one below it.
 
-    Attributes:
-        folder: Is there, with a folder for overlays if those are asked for.
-        overlays: Write overlays too.
-        cleaning: What becomes of the masks before.
+    Masks are cleaned before; see `Segmentation.save`.
     """
 
     folder: Path
@@ -100,7 +84,7 @@ class MaskFiles:
             "mean_score": _rounded(score.mean()),
             "mean_score_inside": _mean_in(score, inside),
         }
-        return Kept(found, tuple(files))
+        return found, files
 
     def holds(self, journal: Journal, path: str) -> bool:
         """Whether the mask, and the overlay if asked for, are there and not empty."""
@@ -114,51 +98,46 @@ class MaskFiles:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What was found in one image.
-
-    Attributes:
-        file: The image and its regions, each with its score.
-        certainty: See `certainty_of`.
-    """
+    """What was found in one image: its regions, each with its score."""
 
     file: LabelledFile
-    certainty: float
+    certainty: float | None  # see certainty_of; None for labels that were given
 
     @classmethod
-    def of(cls, entry: Entry) -> Proposal:
-        """What `Regions` noted."""
-        found = entry.found
-        height, width = found["size"]
+    def of(cls, path: str, found: Mapping[str, Any]) -> Proposal:
+        """What `found` gave, as JSON or Parquet reads it back."""
+        height, width = found["height"], found["width"]
         regions = [
-            Region(name, RunLengthMask(height, width, counts.encode()), score=score)
-            for name, score, counts in found["regions"]
+            Region(r["class"], RunLengthMask(height, width, r["counts"].encode()), score=r["score"])
+            for r in found["regions"]
         ]
         file = LabelledFile(
-            entry.path,
-            height,
-            width,
-            tuple(regions),
-            id=found["id"],
-            source=found["source"],
-            presence=found["presence"],
+            *(path, height, width, tuple(regions)),
+            id=found.get("id"),
+            source=found.get("source"),
+            presence=None if found["presence"] is None else dict(found["presence"]),
         )
         return cls(file, found["certainty"])
 
-    def as_json(self) -> dict[str, Any]:
-        """What `of` reads back."""
+    def found(self) -> dict[str, Any]:
+        """All but the path, for a journal or a row of `piclip.annotation.parquet`."""
         file = self.file
         return {
             "id": file.id,
             "source": file.source,
-            "size": file.size,
-            "regions": [(r.class_name, r.score, r.mask.counts.decode()) for r in file.regions],
-            "presence": None if file.presence is None else dict(file.presence),
+            "height": file.height,
+            "width": file.width,
+            "regions": [
+                {"class": r.class_name, "score": r.score, "counts": r.mask.counts.decode()}
+                for r in file.regions
+            ],
+            "presence": None if file.presence is None else list(file.presence.items()),
             "certainty": self.certainty,
         }
 
 
 @dataclass(frozen=True)
-class Regions:
+class Regions(Sink):
     """Regions in the journal alone, for any label format; see `piclip.annotation.export`."""
 
     def keep(self, query: Query, result: Segmentation) -> Kept:
@@ -173,25 +152,14 @@ class Regions:
                 )
             file = replace(file, id=query.known.id, source=query.known.source)
         # Rounded as scores are: the last digits depend on which images are segmented together.
-        return Kept(Proposal(file, round(certainty_of(result), _FEW_DIGITS)).as_json())
-
-    def holds(self, journal: Journal, path: str) -> bool:
-        """The journal has them."""
-        del journal, path
-        return True
+        return Proposal(file, round(certainty_of(result), _FEW_DIGITS)).found(), ()
 
 
 def certainty_of(found: Segmentation) -> float:
-    """How sure the segmenter is of an image: what a person should label next.
+    """How sure the segmenter is of an image, from 0 (label this image next) to 1.
 
-    A pixel's score counts no more than the presence of its class, where that is known.
-
-    Args:
-        found: The image's result.
-
-    Returns:
-        The mean over the pixels of all classes; without any, one minus the greatest score. 0
-        (label this image next) to 1.
+    The mean score over the pixels of all classes; without any, one minus the greatest score. A
+    score counts no more than the presence of its class, where that is known.
     """
     most = np.ones(len(found.class_names)) if found.presence is None else found.presence
     own = {name: float(one) for name, one in zip(found.class_names, most, strict=True)}

@@ -9,7 +9,6 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
@@ -24,8 +23,7 @@ from piclip.errors import PiclipError
 from piclip.io.processes import WORKER_ENDED, worker_pool
 from piclip.segmenter import FewShotSegmenter
 
-_WAITING = 2
-"""Groups of images that wait for each process, beside the one that it is at."""
+_WAITING = 2  # groups of images that wait for each process, beside the one that it is at
 
 
 def answers_of_workers(
@@ -33,19 +31,9 @@ def answers_of_workers(
 ) -> Generator[Entry, None, None]:
     """As `answers`, in the same order and with the same groups of images.
 
-    The processes read what the segmenter has learned from a temporary folder, and share the
-    processor's cores.
-
-    Args:
-        segmenter: It has learned the classes; its model is one that `FewShotSegmenter.load` finds.
-        queries: The images.
-        sink: Keeps each result, in the processes.
-        how: How to segment.
-        workers: Number of processes.
-
-    Raises:
-        OutputError: A result cannot be written.
-        PiclipError: A process ended unexpectedly.
+    The processes read what the segmenter has learned from a temporary folder, so its model is one
+    that `FewShotSegmenter.load` finds, and share the processor's cores. Each has a copy of the
+    sink. A PiclipError tells that one of them ended unexpectedly.
     """
     stop = get_context("spawn").Event()
     with tempfile.TemporaryDirectory(prefix="piclip-") as folder:
@@ -79,37 +67,19 @@ def answers_of_workers(
             pool.shutdown(cancel_futures=True)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What a process works with."""
-
-    segmenter: FewShotSegmenter
-    sink: Sink
-    how: How
-    stop: Event
-
-
-_work: _Work
+_work: tuple[FewShotSegmenter, Sink, How, Event]  # what a process works with
 
 
 def _start(
-    folder: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    sink: Sink,
-    how: How,
-    stop: Event,
+    folder: str, device: torch.device, dtype: torch.dtype, sink: Sink, how: How, stop: Event
 ) -> None:
     """Make a process ready; Ctrl-C is its parent's to deal with."""
     global _work  # noqa: PLW0603  (how a pool hands something to its processes)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    segmenter = FewShotSegmenter.load(folder, device=device, dtype=dtype)
-    _work = _Work(segmenter, sink, how, stop)
+    _work = FewShotSegmenter.load(folder, device=device, dtype=dtype), sink, how, stop
 
 
 def _answers(group: list[Query]) -> list[Entry]:
     """What becomes of a group of images; of those that a stop leaves, nothing."""
-    entries: list[Entry] = []
-    if not _work.stop.is_set():
-        entries.extend(answers(_work.segmenter, group, _work.sink, _work.how))
-    return entries
+    segmenter, sink, how, stop = _work
+    return [] if stop.is_set() else list(answers(segmenter, group, sink, how))

@@ -11,42 +11,28 @@ from PIL import Image
 
 from piclip.results import MIN_PRESENCE, ScoreMaps, Segmentation
 
-PREVIEW_PIXELS = 720
-"""Longer side of what the page shows, small images enlarged: the slider must answer at once."""
+PREVIEW_PIXELS = 720  # longer side of what the page shows: the slider must answer at once
 
 THUMBNAIL_PIXELS = 240
 
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """One image to segment.
+    """One image to segment."""
 
-    Attributes:
-        file_name: What its owner calls it, such as ``herd.jpg``; numbered if two are called so.
-        name: The same without suffix, different from all others of the tab.
-        path: The tab's own copy.
-        thumbnail: The image, small.
-    """
-
-    file_name: str
-    name: str
-    path: Path
+    file_name: str  # what its owner calls it, such as herd.jpg; numbered if two are called so
+    name: str  # the same without suffix, different from all others of the tab
+    path: Path  # of the tab's own copy
     thumbnail: Image.Image
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """The result for one query: small to look at, at its full size in a file.
-
-    Attributes:
-        query: What was segmented.
-        preview: The result with its longer side at ``PREVIEW_PIXELS``; it holds its image.
-        scores_file: The scores at the query's own size, float16 (C, H, W).
-    """
+    """The result for one query: small to look at, at its full size in a file."""
 
     query: Query
-    preview: Segmentation
-    scores_file: Path
+    preview: Segmentation  # with its longer side at PREVIEW_PIXELS; it holds its image
+    scores_file: Path  # the scores at the query's own size, float16 (C, H, W)
 
     def at_threshold(self, threshold: float, *, min_presence: float = MIN_PRESENCE) -> Segmentation:
         """The result at the query's own size, without its image."""

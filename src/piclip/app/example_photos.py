@@ -37,11 +37,7 @@ def missing_photo() -> str | None:
 
 
 def shipped_photos() -> dict[str, Path]:
-    """The labelled photograph and the queries by name.
-
-    Raises:
-        UsageError: gradio is not installed, or a version without one of them.
-    """
+    """The labelled photograph and the queries by name (UsageError if gradio has not all)."""
     if missing := missing_photo():
         raise UsageError(
             f"There is no photograph {missing}, which comes with version 6 of the gradio package; "
@@ -67,14 +63,7 @@ def painted_mask(size: tuple[int, int]) -> npt.NDArray[np.bool_]:
 
 
 def load_photos(session: AppSession) -> Image.Image:
-    """Fill a session with the photographs, in place of what it had.
-
-    Returns:
-        One more cheetah, unlabelled, to paint on.
-
-    Raises:
-        UsageError: As `shipped_photos`.
-    """
+    """Fill a session with the photographs, in place of what it had; gives a cheetah to paint on."""
     photos = shipped_photos()
     session.clear()
     image = read_image(photos[LABELLED])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from PIL import Image
 
 from piclip.app.answers import fit_picture
@@ -20,29 +18,21 @@ _CLEAR = Layout(objects=(1, 1), scale=(0.4 * IMAGE_SIZE, 0.6 * IMAGE_SIZE), clut
 """People label images that show the object well; what is asked for is as crowded as ever."""
 
 
-class ExampleScenes(NamedTuple):
-    """One example: its classes and how many labelled images each has."""
-
-    class_names: tuple[str, ...]
-    shots: int
-
-
-EXAMPLES: dict[str, ExampleScenes] = {
-    "Cats": ExampleScenes(("cat",), 1),
-    "Flowers and horses": ExampleScenes(("flower", "horse"), 1),
-    "Hearts, three labelled": ExampleScenes(("heart",), 3),
+EXAMPLES = {
+    "Cats": (("cat",), 1),
+    "Flowers and horses": (("flower", "horse"), 1),
+    "Hearts, three labelled": (("heart",), 3),
 }
+"""By title the classes, and how many labelled images each has."""
+
 PHOTOGRAPHS = "Cheetahs"
 
 
 def load_example(session: AppSession, title: str) -> Image.Image:
     """Fill a session with one of ``EXAMPLES`` or with ``PHOTOGRAPHS``, in place of what it had.
 
-    Returns:
-        One more image with the first class, unlabelled and enlarged, to paint on.
-
-    Raises:
-        UsageError: There is no such example, or the photographs are not installed.
+    Gives one more image with the first class, unlabelled and enlarged, to paint on. A UsageError if
+    there is no such example, or the photographs are not installed.
     """
     if title == PHOTOGRAPHS:
         return load_photos(session)

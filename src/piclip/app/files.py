@@ -18,11 +18,7 @@ from piclip.io.outputs import atomic_path, write_json
 def pair_by_name(images: Sequence[str], masks: Sequence[str]) -> list[tuple[Path, Path]]:
     """Pair images and masks by their names without suffix; one of each belong together anyway.
 
-    Returns:
-        (image, mask), in the order of the images.
-
-    Raises:
-        UsageError: A file of either kind is missing.
+    The pairs are in the order of the images; a UsageError if a file of either kind is missing.
     """
     if not images or not masks:
         missing = "image" if not images else "mask"
@@ -40,14 +36,10 @@ def pair_by_name(images: Sequence[str], masks: Sequence[str]) -> list[tuple[Path
 
 
 def masks_zip(session: AppSession, threshold: float) -> Path:
-    """Write ``piclip-masks.zip`` into the session's folder.
+    """Write ``piclip-masks.zip`` into the session's folder (UsageError if there is no result).
 
     It holds one PNG per image at the image's own size, named after it: 0 and 255 for one class,
     class indices with VOC's palette for several, and ``classes.txt`` with the indices.
-
-    Raises:
-        UsageError: There is no result.
-        OutputError: The file cannot be written.
     """
     answers = _answers(session)
     path = session.folder / "piclip-masks.zip"
@@ -66,12 +58,7 @@ def masks_zip(session: AppSession, threshold: float) -> Path:
 
 
 def coco_json(session: AppSession, threshold: float) -> Path:
-    """Write ``piclip-coco.json`` into the session's folder: every connected region an annotation.
-
-    Raises:
-        UsageError: There is no result.
-        OutputError: The file cannot be written.
-    """
+    """Write ``piclip-coco.json``, likewise: every connected region an annotation."""
     answers = _answers(session)
     least = session.min_presence
     files = tuple(

@@ -54,14 +54,8 @@ class Hosts:
 
     A web page elsewhere can let its own name point to this computer (DNS rebinding); its requests
     then look like those of the page itself, but for their ``Host``. An address in numbers cannot be
-    made to point elsewhere.
-
-    Args:
-        host: Address that the page listens at.
-        allowed: Further names as NAME (then with any port) or NAME:PORT.
-
-    Raises:
-        UsageError: A name in ``allowed`` is none.
+    made to point elsewhere. Besides the address that the page listens at, names can be allowed, as
+    NAME (then with any port) or NAME:PORT (or else a UsageError).
     """
 
     def __init__(self, host: str, allowed: Sequence[str] = ()) -> None:
@@ -84,13 +78,7 @@ class Hosts:
 
 
 class Guard:
-    """Middleware in front of all endpoints, gradio's own included.
-
-    Args:
-        app: The application behind it.
-        hosts: What it answers to.
-        login: Whether the application has one.
-    """
+    """Middleware in front of all endpoints, gradio's own included."""
 
     def __init__(self, app: ASGIApp, hosts: Hosts, *, login: bool) -> None:
         self._app, self._hosts, self._login = app, hosts, login

@@ -20,8 +20,7 @@ from piclip.app.example_scenes import PHOTOGRAPHS, load_example
 from piclip.app.files import coco_json, masks_zip, pair_by_name
 from piclip.app.models import BUILTIN, Models, hint
 from piclip.app.painting import painted_mask
-from piclip.app.session import AppSession, Example, Step
-from piclip.app.sessions import Sessions
+from piclip.app.session import AppSession, Example, Sessions, Step
 from piclip.errors import PiclipError, UsageError
 from piclip.figures.panels import heat
 from piclip.io.overlays import draw_overlay

@@ -27,12 +27,9 @@ def hint(model: str) -> str:
 class Models:
     """Loads models by name; the last one stays in memory.
 
-    Args:
-        default: What the page starts with: whatever `FewShotSegmenter.from_pretrained` takes.
-        visual: Another ViT that compares images for the default.
-        clip: The CLIP of the default's priors, if that is a trained decoder.
-        any_model: Whether people may name other models of the hub than ``choices``.
-        local_models: Whether they may also name folders and files of this computer.
+    The page starts with ``default``, which like ``visual`` and ``clip`` is as
+    `FewShotSegmenter.from_pretrained` takes it. With ``any_model`` people may name other models of
+    the hub than ``choices``, and with ``local_models`` folders and files of this computer, too.
     """
 
     def __init__(
@@ -61,9 +58,7 @@ class Models:
     def load(self, name: str) -> FewShotSegmenter:
         """The model of this name, from memory if it was the last one used.
 
-        Raises:
-            ModelError: It cannot be had, or this page does not offer it.
-            UsageError: A decoder's CLIP is not known, or one is given and not taken.
+        A ModelError if it cannot be had, or this page does not offer it.
         """
         name = name.strip() or self.default
         if not self.any_model and name not in self.choices:
@@ -90,8 +85,7 @@ class Models:
     def _local(self, name: str) -> Path:
         """The folder or file of a model that somebody named on the page.
 
-        No answer depends on files that may not be named: whoever asks must not learn which there
-        are.
+        No answer depends on files that may not be named: nobody may learn which there are.
         """
         if not self.local_models:
             raise ModelError(

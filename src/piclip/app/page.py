@@ -14,7 +14,7 @@ from piclip.app.example_scenes import EXAMPLES, PHOTOGRAPHS
 from piclip.app.handlers import PRIORS, Handlers, offers_photographs, told
 from piclip.app.models import BUILTIN, Models, hint
 from piclip.app.painting import FAILURES, LISTEN, read_canvas
-from piclip.app.sessions import Sessions
+from piclip.app.session import Sessions
 from piclip.clip.encoder import DEFAULT_MODEL
 from piclip.results import MIN_PRESENCE
 
@@ -31,15 +31,7 @@ _FETCH = "() => document.getElementById('{}').click()"
 
 
 def build_page(sessions: Sessions, models: Models) -> gr.Blocks:
-    """Lay out the page and connect it.
-
-    Args:
-        sessions: Where the tabs' sessions are kept.
-        models: The models that are offered.
-
-    Returns:
-        The page, not yet served.
-    """
+    """Lay out the page and connect it; it is not yet served."""
     handlers = Handlers(sessions, models)
     with gr.Blocks(
         title="piclip", fill_width=True, analytics_enabled=False, delete_cache=_CACHE_SECONDS

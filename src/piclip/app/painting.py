@@ -34,18 +34,13 @@ when that fails; a press of a button of ``FAILURES`` then tells the person."""
 
 
 def read_canvas(sent: Any, pixels: int) -> dict[str, Any] | None:  # noqa: ANN401
-    """Read the files of a canvas; gradio has checked that they are uploads of a legal size.
+    """Read gradio's ``EditorData``; gradio has checked that files are uploads of a legal size.
 
-    Args:
-        sent: gradio's ``EditorData``, or None.
-        pixels: Images and layers with more pixels are refused before they are decoded.
-
-    Returns:
-        ``background``, a Pillow image, and ``layers``, uint8 arrays (H, W, 4); None for an empty
-        canvas.
+    Gives ``background``, a Pillow image, and ``layers``, uint8 arrays (H, W, 4); None for an empty
+    canvas.
 
     Raises:
-        ImageError: A file is no image or has too many pixels.
+        ImageError: A file is no image, or has too many pixels, which are not decoded.
         UsageError: There are layers that the page does not offer.
     """
     if sent is None or sent.background is None:
@@ -67,17 +62,9 @@ def _decode(path: str, pixels: int) -> Image.Image:
 
 
 def painted_mask(layers: Sequence[npt.NDArray[Any]], size: tuple[int, int]) -> Image.Image:
-    """Where anything was painted.
+    """Where anything was painted, 0 and 255, mode L (MaskError if nowhere).
 
-    Args:
-        layers: RGBA, uint8 (H, W, 4), of the image's size.
-        size: (height, width) of the image.
-
-    Returns:
-        A mask of 0 and 255, mode L.
-
-    Raises:
-        MaskError: Nothing was painted.
+    Layers are RGBA, uint8 (H, W, 4), of the image's (height, width).
     """
     painted = np.zeros(size, dtype=bool)
     for layer in layers:

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from piclip.app.models import BUILTIN, Models
-from piclip.app.session import Limits
-from piclip.app.sessions import Sessions
+from piclip.app.session import Limits, Sessions
 from piclip.errors import UsageError
 from piclip.io.addresses import is_loopback
 from piclip.io.extras import needs_extra
@@ -25,20 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to serve the page.
+    """How to serve the page, as the options of ``piclip app`` say it.
 
-    Attributes:
-        model: What it starts with: whatever `FewShotSegmenter.from_pretrained` takes. A page that
-            others can reach offers only this and the built-in one.
-        visual: Another ViT that compares images for it; None where it does that itself.
-        clip: The CLIP of its priors, if that is a trained decoder; None for that of its training.
-        local_models: Whether people may name folders and files of this computer as models.
-        host: Address to listen at.
-        port: Port, or None for the first free one from 7860.
-        login: (user, password), or None for no login.
-        allow_hosts: Names besides its address under which it answers, as NAME or NAME:PORT.
-        upload_megabytes: Largest file taken.
-        limits: What one tab may hold.
+    A page that others can reach offers only the model it starts with and the built-in one.
     """
 
     model: str = BUILTIN
@@ -73,10 +61,8 @@ class Served:
 def serve(settings: Settings) -> Iterator[Served]:
     """Serve the page while the block runs; its files and sessions end with it.
 
-    Raises:
-        UsageError: gradio is missing, the address or port cannot be had, one of ``allow_hosts`` is
-            no name, others would be offered local models, or the model's CLIP is not known.
-        ModelError: The model it starts with cannot be had.
+    A UsageError if gradio is missing, the address or port cannot be had, one of ``allow_hosts`` is
+    no name, or others would be offered local models; errors of `Models.load`, too.
     """
     if settings.local_models and not settings.local:
         raise UsageError(

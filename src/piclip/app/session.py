@@ -1,11 +1,15 @@
-"""What a browser tab has: labelled examples, images to segment, results. No page code here."""
+"""What a browser tab has: labelled examples, images to segment, results. No page code here.
+
+All tabs together are `Sessions`: made when first asked for, ended when closed or abandoned.
+"""
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -35,27 +39,20 @@ from piclip.results import MIN_PRESENCE, Segmentation
 from piclip.segmenter import FewShotSegmenter
 
 _LONGEST_NAME = 60
+_IDLE_SECONDS = 6 * 3600.0
+_MOST_SESSIONS = 200
 _PATIENCE = 60.0  # seconds that a stopped run has to finish the image it is at
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one tab may hold.
+    """How much one tab may hold."""
 
-    Attributes:
-        images: Images to segment.
-        examples: Labelled images of all classes together.
-        classes: Different class names.
-        pixels: Pixels of any one image.
-        labelled_pixels: Pixels of all labelled images together, which are held in memory with
-            their masks, 4 bytes each.
-    """
-
-    images: int = 100
-    examples: int = 100
+    images: int = 100  # to segment
+    examples: int = 100  # labelled images of all classes together
     classes: int = 20
-    pixels: int = MAX_PIXELS
-    labelled_pixels: int = 8 * MAX_PIXELS
+    pixels: int = MAX_PIXELS  # of any one image
+    labelled_pixels: int = 8 * MAX_PIXELS  # of all labelled ones, in memory at 4 bytes each
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +73,7 @@ class Step(NamedTuple):
 
 
 class AppSession:
-    """The work of one browser tab. Results stay on disk in its folder, which `close` removes.
-
-    Args:
-        folder: Made here; the session owns it.
-        limits: What to refuse.
-    """
+    """The work of one browser tab; results stay in its folder, made here and removed by `close`."""
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         folder.mkdir(parents=True)
@@ -114,10 +106,8 @@ class AppSession:
     def add_example(self, image: ImageSource, mask: ImageSource, class_name: str) -> None:
         """Add an image and the mask of its size that shows where the class is.
 
-        Raises:
-            UsageError: No usable name, or too many examples, classes or pixels.
-            ImageError: The image cannot be read.
-            MaskError: The mask is empty or of another size.
+        A UsageError if the name is not usable or the limits are reached; errors of `read_image` and
+        `read_mask`.
         """
         limits, name = self.limits, " ".join(class_name.split())
         if not name:
@@ -141,15 +131,9 @@ class AppSession:
         self.examples.append(Example(name, picture, marked))
 
     def add_query(self, path: Path, file_name: str | None = None) -> None:
-        """Add an image to segment; it is read once to be sure and copied.
+        """Add an image to segment, under its owner's name for it; it is read to be sure and copied.
 
-        Args:
-            path: The image file.
-            file_name: What its owner calls it, if not as the file.
-
-        Raises:
-            UsageError: There are too many images.
-            ImageError: The image cannot be read.
+        A UsageError if there are too many images, an ImageError if it cannot be read.
         """
         if len(self.queries) >= self.limits.images:
             raise UsageError(
@@ -214,15 +198,10 @@ class AppSession:
             raise UsageError("Add at least one image to segment first (step 2).")
 
     def run(self, model: FewShotSegmenter) -> Iterator[Step]:
-        """Learn from the examples, then segment image by image.
+        """Learn from the examples, then segment image by image; first yields with nothing done.
 
         Results of an earlier run are replaced. Stopped early, the images done so far have theirs.
-
-        Args:
-            model: What segments; what it was fitted on is not used and not changed.
-
-        Yields:
-            How far it is, first with nothing done.
+        What the model was fitted on is not used and not changed.
 
         Raises:
             UsageError: There is no example, no image, or a run is going on already.
@@ -253,7 +232,7 @@ class AppSession:
         how = How(batch_size=1, max_pixels=self.limits.pixels)
         asked = (ToSegment(path, path) for path in own)
         start = monotonic()
-        with closing(answers(segmenter, asked, _Answers(self, own), how)) as entries:
+        with closing(answers(segmenter, asked, self, how)) as entries:
             for done, entry in enumerate(entries, start=1):
                 query = own[entry.path]
                 if entry.reason is not None and query in self.queries:
@@ -262,19 +241,22 @@ class AppSession:
                 if self._stop.is_set():
                     return
 
-    def keep(self, query: Query, result: Segmentation) -> None:
-        """Store a result: full scores on disk, a preview in memory."""
+    def keep(self, query: ToSegment, result: Segmentation) -> Kept:
+        """Store a result of a run: full scores on disk, a preview in memory."""
+        own = next((one for one in list(self.queries) if str(one.path) == query.path), None)
+        if own is None:  # removed meanwhile
+            return {}, ()
         if result.image is None:
             raise UsageError("The result holds no image.")
-        preview = preview_of(result, result.image, query.name).at_threshold(
+        preview = preview_of(result, result.image, own.name).at_threshold(
             self.threshold, min_presence=self.min_presence
         )
         with self._lock:
-            if self._closed or query not in self.queries:
-                return
-            file = query.path.with_suffix(".npy")
-            write_scores(result.score_maps, file)
-            self.answers.append(Answer(query, preview, file))
+            if own in self.queries and not self._closed:
+                file = own.path.with_suffix(".npy")
+                write_scores(result.score_maps, file)
+                self.answers.append(Answer(own, preview, file))
+        return {}, ()
 
     def answer(self, index: int) -> Answer:
         """The result number ``index``, from 0 (UsageError if there is none)."""
@@ -296,14 +278,64 @@ class AppSession:
         return next(name for name in names if name.lower() not in taken)
 
 
-@dataclass(frozen=True)
-class _Answers:
-    """The sink of a run: answers of the session."""
+class Sessions:
+    """The sessions of all tabs and API clients, by user and session identifier.
 
-    session: AppSession
-    queries: Mapping[str, Query]
+    Tabs never mix, and abandoned ones are forgotten. Each session makes its folder in ``folder``;
+    in ``browser`` gradio keeps what browsers sent and show, of all tabs together.
+    """
 
-    def keep(self, query: ToSegment, result: Segmentation) -> Kept:
-        """Give a result to the session."""
-        self.session.keep(self.queries[query.path], result)
-        return Kept({})
+    def __init__(self, folder: Path, limits: Limits, browser: Path | None = None) -> None:
+        self._folder, self._browser = folder, browser
+        self.limits = limits
+        self._sessions: dict[tuple[str, str], AppSession] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """How many tabs are known."""
+        return len(self._sessions)
+
+    def of(self, user: str | None, identifier: str | None) -> AppSession:
+        """The session of one tab (what it calls itself), made when first asked for.
+
+        A UsageError if the request names no session, or there are too many.
+        """
+        if not identifier:
+            raise UsageError("The request has no session_hash; call through gradio_client.")
+        key, now = (user or "", identifier), monotonic()
+        with self._lock:
+            for other, session in list(self._sessions.items()):
+                if now - session.used > _IDLE_SECONDS and not session.running:
+                    self._sessions.pop(other).close()
+            if key not in self._sessions:
+                if len(self._sessions) >= _MOST_SESSIONS:
+                    raise UsageError("Too many pages are open on this server; try again later.")
+                folder = self._folder / secrets.token_hex(8)
+                self._sessions[key] = AppSession(folder, self.limits)
+            self._sessions[key].used = now
+            return self._sessions[key]
+
+    def close(self, user: str | None, identifier: str | None) -> None:
+        """End the session of a tab that was closed; nothing happens if there is none."""
+        with self._lock:
+            session = self._sessions.pop((user or "", identifier or ""), None)
+        if session is not None:
+            session.close()
+            self._forget_browser()
+
+    def _forget_browser(self) -> None:
+        """Delete what is older than every open tab: it was a closed one's."""
+        if self._browser is None:
+            return
+        with self._lock:
+            oldest = min((session.began for session in self._sessions.values()), default=None)
+        for file in list(self._browser.rglob("*")):
+            with suppress(OSError):  # gradio deletes, too
+                if file.is_file() and (oldest is None or file.stat().st_mtime < oldest):
+                    file.unlink()
+
+    def close_all(self) -> None:
+        """End all sessions and delete their files."""
+        with self._lock:
+            while self._sessions:
+                self._sessions.popitem()[1].close()

@@ -81,27 +81,24 @@ def _piclip(
         os.environ["PICLIP_DEBUG"] = "1"
 
 
-app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
-app.command("segment", epilog=segment.EXAMPLES)(segment.segment)
-app.command("annotate", epilog=annotate.EXAMPLES)(annotate.annotate)
-app.command("priors", epilog=priors.EXAMPLES)(priors.priors)
-app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
-app.command("app", epilog=page.EXAMPLES)(page.app)
-app.command("label-studio", epilog=label_studio.EXAMPLES)(label_studio.label_studio)
+options.command(app, "demo")(demo.demo)
+options.command(app, "segment")(segment.segment)
+options.command(app, "annotate")(annotate.annotate)
+options.command(app, "priors")(priors.priors)
+options.command(app, "convert")(convert.convert)
+options.command(app, "app")(page.app)
+options.command(app, "label-studio")(label_studio.label_studio)
 app.add_typer(data.app, name="data")
-app.command("train", epilog=train.EXAMPLES)(train.train)
-app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
-app.command("table", epilog=table.EXAMPLES)(table.table)
-app.command("figure", epilog=figure.EXAMPLES)(figure.figure)
-app.command("calibrate", epilog=calibrate.EXAMPLES)(calibrate.calibrate)
+options.command(app, "train")(train.train)
+options.command(app, "evaluate")(evaluate.evaluate)
+options.command(app, "table")(table.table)
+options.command(app, "figure")(figure.figure)
+options.command(app, "calibrate")(calibrate.calibrate)
 app.add_typer(benchmark.app, name="benchmark")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: What follows ``piclip``; None takes them from the process.
+    """Run the command line with what follows ``piclip``, by default that of the process.
 
     Returns:
         The exit code: 0, 1 for a failure, 2 for a wrong command line.

@@ -5,26 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from piclip import FewShotSegmenter
 from piclip.annotation.answers import How
-from piclip.annotation.export import (
-    Review,
-    check_destination,
-    is_review,
-    write_files,
-    write_review,
-)
-from piclip.annotation.fitted import Examples, choose_negatives, with_readable
+from piclip.annotation.export import check_destination, is_review, write_files, write_review
+from piclip.annotation.fitted import Lesson, choose_examples, choose_negatives, with_readable
 from piclip.annotation.holdout import Expectation, held_out_images, hold_out
 from piclip.annotation.jobs import Job, journal_path
-from piclip.annotation.parquet import Row, failure_row, row_of, write_rows
+from piclip.annotation.parquet import row_of, write_rows
 from piclip.annotation.queries import Failure, Queries, find_queries
 from piclip.annotation.sinks import Proposal
 from piclip.cli.console import (
-    loading_model,
+    load_model,
     people,
     print_some,
     print_table,
@@ -35,7 +30,7 @@ from piclip.errors import MaskError, UsageError
 from piclip.formats import LabelledFile, Labels, detect, labelme, read_labels
 from piclip.formats.cleaning import Cleaning, kept
 from piclip.formats.labels import label_paths
-from piclip.formats.registry import FORMATS, READERS, check_names, get_format, get_outlined
+from piclip.formats.registry import FORMATS, READERS, check_names, get_format
 from piclip.io.bands import Bands
 from piclip.io.extras import arrow
 from piclip.io.outputs import atomic_path
@@ -45,8 +40,7 @@ from piclip.io.outputs import atomic_path
 class Request:
     """What ``piclip annotate`` is asked for, on this computer and in shards, as its options say it.
 
-    In ``called`` of its methods, a sentence comes to name what people know, where other files are
-    read in its place.
+    With ``called`` a sentence names what people know, where other files are read in its place.
     """
 
     images: str
@@ -66,25 +60,20 @@ class Request:
     simplify: float
     overwrite: bool
     json: bool
+    called: Callable[[str], str] = str
 
-    def read(
-        self, source: str | Path, images: str | Path | None, called: Callable[[str], str] = str
-    ) -> Labels:
-        """Read labels; print what was decided in it, and what of them is left out.
-
-        Raises:
-            UsageError: Images without a label are to be negatives, but the labels tell these.
-        """
+    def read(self, source: str | Path, images: str | Path | None) -> Labels:
+        """Read labels; print what was decided in it, and what of them is left out."""
         with people().status("Reading the labels"):
             labels = read_labels(
                 source,
-                format=_unhyphened(self.format),
+                format=self.format,
                 images=images,
                 class_names=self.class_names,
                 boxes=self.boxes,  # type: ignore[arg-type]  # refuses others
                 strict=self.strict,
             )
-        labels = _told(labels, called)
+        labels = self._told(labels)
         for note in labels.notes:
             people().print(note)
         _say_skipped(labels.skipped)
@@ -97,18 +86,11 @@ class Request:
             )
         return labels.with_empty_as_negatives(images)
 
-    def usable(
-        self, labels: Labels, images: str | Path, called: Callable[[str], str] = str
-    ) -> Labels:
-        """As `with_readable`; print which labels are left out.
-
-        Raises:
-            MaskError: With ``strict``, an image cannot be learned from.
-            UsageError: No other image is labelled.
-        """
+    def usable(self, labels: Labels, images: str | Path) -> Labels:
+        """As `with_readable`; print which labels are left out (MaskError if ``strict``)."""
         with people().status("Reading the labelled images"):
             found = with_readable(labels, images, max_pixels=self.how.max_pixels, bands=self.bands)
-        found = _told(found, called)
+        found = self._told(found)
         more = found.skipped[len(labels.skipped) :]
         if self.strict and more:
             raise MaskError("\n".join(more))
@@ -116,19 +98,13 @@ class Request:
         return found
 
     def target(self, labels: str | Path) -> str:
-        """The format of the proposals: the one that is wanted, or that of the labels.
-
-        Raises:
-            UsageError: Proposals cannot be written in it, or not here.
-        """
+        """The format of the proposals, as wanted or as the labels (UsageError if not possible)."""
         wanted = self.output_format
-        name = self._format_of(labels) if wanted is None else _unhyphened(wanted)
-        if self.simplify:
-            get_outlined(name)
+        name = self._format_of(labels) if wanted is None else wanted
+        if self.simplify or name in READERS:
+            get_format(name, outlined=bool(self.simplify))
         elif name == "parquet":
             arrow()
-        elif name in READERS:
-            get_format(name)
         else:
             known = ", ".join((*FORMATS, "parquet"))
             raise UsageError(f"There is no label format {name!r}; the formats are {known}.")
@@ -136,27 +112,18 @@ class Request:
 
     def load(self) -> FewShotSegmenter:
         """The segmenter, with nothing learned."""
-        with loading_model():
-            return FewShotSegmenter.from_pretrained(
-                **self.model, dtype=self.dtype, bands=self.bands
-            )
+        return load_model(**self.model, dtype=self.dtype, bands=self.bands)
 
     def keep(self, file: LabelledFile) -> LabelledFile:
         """What of an image's proposals is written."""
         return kept(file, self.min_score, self.cleaning)
 
+    def _told(self, labels: Labels) -> Labels:
+        skipped, notes = (tuple(map(self.called, said)) for said in (labels.skipped, labels.notes))
+        return replace(labels, skipped=skipped, notes=notes)
+
     def _format_of(self, labels: str | Path) -> str:
-        return detect(labels) if self.format == "auto" else _unhyphened(self.format)
-
-
-def _unhyphened(format: str) -> str:
-    """The registry has no hyphen where people write Label Studio's format with one."""
-    return format.replace("-", "")
-
-
-def _told(labels: Labels, called: Callable[[str], str]) -> Labels:
-    skipped, notes = (tuple(map(called, said)) for said in (labels.skipped, labels.notes))
-    return replace(labels, skipped=skipped, notes=notes)
+        return detect(labels) if self.format == "auto" else self.format
 
 
 def _say_skipped(sentences: Sequence[str]) -> None:
@@ -196,21 +163,11 @@ def check_output(
     others: Sequence[Path | None],
     overwrite: bool,
 ) -> None:
-    """Refuse an output that does not do, before a model is loaded.
+    """Refuse an output that does not do, before a model is loaded (UsageError).
 
-    Args:
-        output: The file or folder.
-        format: A name of `piclip.formats.FORMATS`.
-        class_names: Those of the labels.
-        queries: The images without a label.
-        shown: Labelled images that go into the output, too.
-        others: The other files of the command line, which may not be written over.
-        overwrite: Whether what is there may be replaced.
-
-    Raises:
-        UsageError: There is nothing to propose, the output does not fit the format or the images,
-            the format cannot hold the names of the classes, or something is there that no earlier
-            run has made.
+    There is nothing to propose, it does not fit the format or the images, the format cannot hold
+    the names of the classes, it is one of the ``others`` of the command line, or something is there
+    that no earlier run has made. The labelled images ``shown`` go into it, too.
     """
     if not queries:
         raise UsageError(
@@ -242,10 +199,15 @@ def check_output(
     else:
         foreign = output.is_file() or (output.is_dir() and any(output.iterdir()))
     if foreign and not journal_path(output).exists() and not overwrite:
-        raise UsageError(
-            f"{output} is there already and no run of piclip annotate has made it; choose another "
-            f"--output, or add --overwrite."
-        )
+        raise made_by_others(output)
+
+
+def made_by_others(output: object) -> UsageError:
+    """The error for an output that is there and that no earlier run has made."""
+    return UsageError(
+        f"{output} is there already and no run of piclip annotate has made it; choose another "
+        f"--output, or add --overwrite."
+    )
 
 
 def refuse_edited(files: Iterable[Path], output: Path) -> None:
@@ -258,9 +220,10 @@ def refuse_edited(files: Iterable[Path], output: Path) -> None:
         )
 
 
-def negatives_for(segmenter: FewShotSegmenter, labels: Labels) -> dict[str, list[LabelledFile]]:
-    """The images labelled as without a class, by its name; a trained decoder has no use for any."""
-    return choose_negatives(labels) if segmenter.scorer.takes_negatives else {}
+def lesson_for(segmenter: FewShotSegmenter, labels: Labels, images: Path) -> Lesson:
+    """What is learned; of images labelled as without a class a trained decoder learns nothing."""
+    negatives = choose_negatives(labels) if segmenter.scorer.takes_negatives else {}
+    return Lesson(images, choose_examples(labels), negatives)
 
 
 def write_proposals(
@@ -276,69 +239,42 @@ def write_proposals(
 ) -> dict[str, int]:
     """Write what a job found, after the labelled images ``shown``, and the review table.
 
-    A Parquet file has the failures, too.
-
-    Returns:
-        The number of proposed regions by class.
+    A Parquet file has the failures, too. Gives the number of proposed regions by class.
     """
 
-    def proposed() -> Iterator[tuple[LabelledFile, float]]:
+    def proposed() -> Iterator[Proposal]:
         for query in job.done():
-            proposal = Proposal.of(job.journal.read(query.path))
+            found = Proposal.of(query.path, job.journal.read(query.path).found)
             extra = query.known.extra if query.known else None
-            file = replace(proposal.file, extra=extra)
-            yield request.keep(file), proposal.certainty
+            yield replace(found, file=request.keep(replace(found.file, extra=extra)))
+
+    def written() -> Iterator[Proposal]:
+        yield from (Proposal(file, certainty=None) for file in shown)
+        yield from proposed()
 
     def files() -> Iterator[LabelledFile]:
-        yield from shown
-        yield from (file for file, _ in proposed())
-
-    def rows() -> Iterator[Row]:
-        yield from map(row_of, shown)
-        yield from (row_of(file, certainty) for file, certainty in proposed())
-        yield from map(failure_row, failures)
+        return (proposal.file for proposal in written())
 
     counts = Counter(dict.fromkeys(labels.class_names, 0))
-    reviews = []
     with writing(output):
-        for file, certainty in proposed():
-            scores = [region.score for region in file.regions if region.score is not None]
-            counts.update(region.class_name for region in file.regions)
-            lowest = min(scores, default=None)
-            reviews.append(Review(file.path, certainty, len(scores), lowest, file.presence))
+        for proposal in proposed():
+            counts.update(region.class_name for region in proposal.file.regions)
         if review is not None:
-            write_review(reviews, review)
+            write_review(proposed(), review)
         if format == "parquet":
             with atomic_path(output) as temporary:
-                write_rows(rows(), temporary)
+                write_rows(chain(map(row_of, written()), map(vars, failures)), temporary)
         else:
             write_files(files, labels, output, format, simplify=request.simplify)
     return dict(counts)
 
 
-def measure(
-    request: Request, segmenter: FewShotSegmenter, examples: Examples, negatives: Examples
-) -> list[Expectation]:
+def measure(request: Request, segmenter: FewShotSegmenter, lesson: Lesson) -> list[Expectation]:
     """Hold out labelled images, and print and give which IoU to expect of each class."""
-    with progress_with_rate("Measuring", len(held_out_images(examples))) as on_progress:
+    with progress_with_rate("Measuring", len(held_out_images(lesson.examples))) as on_progress:
         expectations = hold_out(
-            segmenter,
-            examples,
-            request.images,
-            negatives=negatives,
-            threshold=request.how.threshold,
-            min_presence=request.how.min_presence,
-            min_score=request.min_score,
-            cleaning=request.cleaning,
-            max_pixels=request.how.max_pixels,
-            on_progress=on_progress,
+            segmenter, lesson, request.how, keep=request.keep, on_progress=on_progress
         )
-    _print_expectations(expectations)
-    return expectations
-
-
-def _print_expectations(expectations: Sequence[Expectation]) -> None:
-    """Print which IoU to expect of each class."""
     rows = []
     for found in expectations:
         worst = min(found.ious, key=lambda path: found.ious[path], default=None)
@@ -353,6 +289,7 @@ def _print_expectations(expectations: Sequence[Expectation]) -> None:
         )
     columns = ("class", "labelled", "held out", "IoU to expect", "worst image")
     print_table("Measured on labelled images, each held out", columns, rows)
+    return expectations
 
 
 def expectation_json(found: Expectation) -> dict[str, Any]:

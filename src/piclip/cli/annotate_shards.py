@@ -13,16 +13,8 @@ from tempfile import TemporaryDirectory
 import typer
 
 from piclip.annotation.export import ONE_FILE, check_destination
-from piclip.annotation.fitted import choose_examples, digest, learn
-from piclip.cli.annotate_folder import Request, negatives_for, refuse_edited
-from piclip.cli.console import (
-    people,
-    print_json,
-    print_outcome,
-    progress_lines,
-    stopped,
-    writing,
-)
+from piclip.cli.annotate_folder import Request, lesson_for, made_by_others, refuse_edited
+from piclip.cli.console import people, print_json, print_outcome, progress_lines, stopped, writing
 from piclip.distributed.catalogue import root_of
 from piclip.distributed.export import Export
 from piclip.distributed.job import Annotated, annotate
@@ -43,25 +35,16 @@ from piclip.io.storage import (
     names,
 )
 
-_MOST_FAILURES = 1000
-"""So many are printed with --json; the shards have all of them."""
+_MOST_FAILURES = 1000  # so many are printed with --json; the shards have all of them
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a command line says about shards and who makes them.
-
-    Attributes:
-        engine: "local" or "ray"; None where it does not say.
-        shards: Number of shards.
-        address: Of a Ray cluster.
-        actors: Number of actors.
-        num_gpus: Of each actor.
-    """
+    """What a command line says about shards and who makes them, as `annotate` takes it."""
 
     engine: str | None
     shards: int | None
-    address: str | None
+    ray_address: str | None
     actors: int | None
     num_gpus: float
 
@@ -70,7 +53,7 @@ class Cluster:
         places = (images, *(other for other in others if other))
         if self.engine or any(map(is_url, places)) or is_file(images):
             return True
-        if self.shards or self.address or self.actors or self.num_gpus:
+        if self.shards or self.ray_address or self.actors or self.num_gpus:
             raise UsageError(
                 "--shards, --ray-address, --actors and --num-gpus are for work in shards; add "
                 "--engine local or --engine ray."
@@ -93,9 +76,9 @@ def annotate_shards(request: Request, output: str, cluster: Cluster) -> None:
     """Learn, annotate shard by shard, and write the shards in the format that is wanted."""
     labels_at, root = absolute(request.labels), root_of(absolute(request.images))
     with _scratch(labels_at, root) as (scratch, called):
-        read = partial(request.read, called=called)
-        known, labels, images = _labels(labels_at, root, scratch, read)
-        known = request.usable(known, images, called)
+        request = replace(request, called=called)
+        known, labels, images = _labels(request, labels_at, root, scratch)
+        known = request.usable(known, images)
         target = request.target(labels)
         if target == "parquet" and (
             request.min_score or request.cleaning.largest or request.cleaning.fill_holes
@@ -110,17 +93,15 @@ def annotate_shards(request: Request, output: str, cluster: Cluster) -> None:
         if target != "parquet":
             check_names(target, known.class_names)
             _check_output(request, place, target, job_folder)
-        examples = choose_examples(known)
         segmenter = request.load()
-        negatives = negatives_for(segmenter, known)
-        most = request.how.max_pixels
+        lesson = lesson_for(segmenter, known, images)
         with people().status("Learning from the labelled images"):
-            learned = digest(examples, images, negatives=negatives)
-            learn(segmenter, examples, images, negatives=negatives, max_pixels=most)
+            learned = lesson.digest()
+            lesson.teach(segmenter, max_pixels=request.how.max_pixels)
         labelled = (find_image(images, file.path) for file in known.labelled)
         pool = None
         if cluster.engine == "ray" and target not in (*ONE_FILE, "parquet"):
-            pool = Pool(cluster.address, cluster.actors)
+            pool = Pool(cluster.ray_address, cluster.actors)
         with connected(pool) if pool else nullcontext():  # once, for the shards and label files
             with _bar() as on_progress:
                 done = annotate(
@@ -130,11 +111,7 @@ def annotate_shards(request: Request, output: str, cluster: Cluster) -> None:
                     without=[p.relative_to(images).as_posix() for p in labelled if p],
                     learned=learned,
                     **vars(request.how),
-                    shards=cluster.shards,
-                    engine=cluster.engine or "local",  # type: ignore[arg-type]  # refuses others
-                    ray_address=cluster.address,
-                    actors=cluster.actors,
-                    num_gpus=cluster.num_gpus,
+                    **{**vars(cluster), "engine": cluster.engine or "local"},
                     overwrite=request.overwrite,
                     on_progress=on_progress,
                 )
@@ -173,13 +150,11 @@ def _check_output(request: Request, output: str, format: str, job: str) -> None:
     own = local_path(output)
     below = [Path(root) / "any"] if local_path(root) and own else []
     check_destination(Path(own or PurePosixPath(output).name), format, (), below)
-    foreign = is_file(output) or names(output)
-    if foreign and not is_file(f"{job}/job.json") and not request.overwrite:
-        raise UsageError(
-            f"{output} is there already and no run of piclip annotate has made it; choose another "
-            f"--output, or add --overwrite."
-        )
-    if format == "labelme" and own and not request.overwrite:
+    if request.overwrite:
+        return
+    if (is_file(output) or names(output)) and not is_file(f"{job}/job.json"):
+        raise made_by_others(output)
+    if format == "labelme" and own:
         refuse_edited(Path(own).rglob("*.json"), Path(own))
 
 
@@ -201,9 +176,7 @@ def _scratch(labels: str, root: str) -> Iterator[tuple[Path, Callable[[str], str
             raise type(error)(called(str(error))) from error
 
 
-def _labels(
-    labels: str, root: str, scratch: Path, read: Callable[[Path, Path | None], Labels]
-) -> tuple[Labels, Path, Path]:
+def _labels(request: Request, labels: str, root: str, scratch: Path) -> tuple[Labels, Path, Path]:
     """Read labels; they and the images that they label are fetched if they are elsewhere.
 
     Returns:
@@ -220,7 +193,7 @@ def _labels(
                 if PurePosixPath(path).stem in stems:
                     fetch(f"{root}/{path}", images / path)
     # Of a file of labels elsewhere the images come later, those that it labels alone.
-    known = read(place, images if own_root or place.is_dir() else None)
+    known = request.read(place, images if own_root or place.is_dir() else None)
     if own_root is None:
         for file in known.labelled:
             _fetch_labelled(file, root, images)

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from piclip.evaluation.benchmarks.quality import Report
     from piclip.evaluation.predictor import Predictor
 
-WorkersOption = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Processes. [default: one per core]")
-]
+_Workers = Annotated[int | None, typer.Option(min=1, metavar="N")]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,30 +23,31 @@ app = typer.Typer(
 )
 
 
-@app.command(
-    epilog=options.examples(
-        "piclip benchmark scenes", "piclip benchmark scenes --episodes 100 --seeds 2 --json"
-    )
-)
+@options.command(app)
 def scenes(
     *,
-    episodes: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Held-out episodes per seed, over all classes.")
-    ] = 1000,
-    seeds: Annotated[
-        int, typer.Option(min=1, metavar="S", help="Repetitions with other episodes (named alone).")
-    ] = 5,
-    workers: WorkersOption = None,
+    episodes: Annotated[int, typer.Option(min=1, metavar="N")] = 1000,
+    seeds: Annotated[int, typer.Option(min=1, metavar="S")] = 5,
+    workers: _Workers = None,
     model: options.Model = "builtin",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    json: options.Json = False,
+    json: bool = False,
 ) -> None:
     """Measure every map and the final mask on held-out episodes of drawn scenes.
 
     Prints mIoU (accumulated per class, one threshold for each map) with the 95 % interval, for
     one and for five labelled images; and the final mask where the class has an unknown name, where
     the labelled image shows another class, and where the image does not hold the class.
+
+    Options:
+        episodes: Held-out episodes per seed, over all classes.
+        seeds: Repetitions with other episodes (named alone).
+        workers: Processes. [default: one per core]
+
+    Examples:
+        piclip benchmark scenes
+        piclip benchmark scenes --episodes 100 --seeds 2 --json
     """
     from piclip.cli.console import progress_lines
     from piclip.evaluation.benchmarks.scenes import run_scene_benchmark
@@ -65,50 +64,40 @@ def scenes(
     _print(report, f"{episodes} episodes x {seeds} seeds of drawn scenes", json=json)
 
 
-@app.command(
-    epilog=options.examples(
-        "piclip benchmark photos --data pascal",
-        "piclip benchmark photos --data VOC --list report.txt --shots 1 --episodes 100 --json",
-    )
-)
+@options.command(app)
 def photos(
     *,
-    data: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            help="A folder of 'piclip data prepare'; VOC's JPEGImages/ and SegmentationClassAug/ "
-            "with a list.txt; or COCO 2014 with annotations/, train2014/ and val2014/.",
-        ),
-    ],
-    list_: Annotated[
-        Path | None,
-        typer.Option(
-            "--list", metavar="FILE", help="Take the images of these numbers alone, one a line."
-        ),
-    ] = None,
-    shots: Annotated[
-        list[int], typer.Option(min=1, metavar="K", help="Labelled images; repeat it for more.")
-    ] = [1, 5],  # noqa: B006 - typer copies it
-    episodes: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Episodes of each kind and number of shots.")
-    ] = 200,
-    seed: Annotated[int, typer.Option(min=0, metavar="S", help="Which episodes.")] = 0,
-    workers: WorkersOption = None,
+    data: Annotated[Path, typer.Option(metavar="FOLDER")],
+    list_: Annotated[Path | None, typer.Option("--list", metavar="FILE")] = None,
+    shots: Annotated[list[int], typer.Option(min=1, metavar="K")] = [1, 5],  # noqa: B006
+    episodes: Annotated[int, typer.Option(min=1, metavar="N")] = 200,
+    seed: Annotated[int, typer.Option(min=0, metavar="S")] = 0,
+    workers: _Workers = None,
     model: options.Model = options.DEFAULT_MODEL,
-    visual: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Another ViT that compares images beside the CLIP."),
-    ] = None,
+    visual: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    json: options.Json = False,
+    json: bool = False,
 ) -> None:
     """Measure every map and the final mask on labelled photographs.
 
     Prints mIoU (accumulated per class, one threshold for each map, chosen on other episodes) with
     the 95 % interval; and the final mask where the class has an unknown name, where the labelled
     image shows another class, and where the image does not hold the class.
+
+    Options:
+        data: A folder of 'piclip data prepare'; VOC's JPEGImages/ and SegmentationClassAug/ with a
+            list.txt; or COCO 2014 with annotations/, train2014/ and val2014/.
+        list_: Take the images of these numbers alone, one a line.
+        shots: Labelled images; repeat it for more.
+        episodes: Episodes of each kind and number of shots.
+        seed: Which episodes.
+        workers: Processes. [default: one per core]
+        visual: Another ViT that compares images beside the CLIP.
+
+    Examples:
+        piclip benchmark photos --data pascal
+        piclip benchmark photos --data VOC --list report.txt --shots 1 --episodes 100 --json
     """
     from piclip.cli.console import progress_lines
     from piclip.evaluation.benchmarks.photos import run_photo_benchmark
@@ -128,12 +117,16 @@ def photos(
     _print(report, f"{episodes} episodes of {report.protocol['images']} photographs", json=json)
 
 
-@app.command(epilog=options.examples("piclip benchmark speed", "piclip benchmark speed --json"))
-def speed(json: options.Json = False) -> None:
+@options.command(app)
+def speed(json: bool = False) -> None:
     """Measure the priors' cost against one plain forward pass of the same encoder.
 
     ViT-B/16 with random weights, one image of 480 x 480, supports cached, two threads; medians of
     interleaved repetitions.
+
+    Examples:
+        piclip benchmark speed
+        piclip benchmark speed --json
     """
     from piclip.cli.console import print_json, print_table, progress_lines
     from piclip.evaluation.benchmarks.speed import run_speed_benchmark

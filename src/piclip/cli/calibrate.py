@@ -9,65 +9,45 @@ import typer
 
 from piclip.cli import options
 
-EXAMPLES = options.examples(
-    "piclip calibrate --data pascal --output my-clip",
-    "piclip calibrate --data pascal --leave-out cat --leave-out dog "
-    "--model facebook/dinov2-small --output my-dino",
-)
-
 
 def calibrate(
     *,
-    data: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            help="Labelled photographs: of 'piclip data', VOC's with a list.txt, COCO 2014's, or "
-            "images/, masks/ and classes.txt; 'scenes' are the drawn ones.",
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            help="Where the model is written with its constants, for --model or --visual; its own "
-            "folder is changed in place.",
-        ),
-    ],
-    list_file: Annotated[
-        Path | None,
-        typer.Option("--list", metavar="FILE", help="Take only the images numbered in this file."),
-    ] = None,
-    leave_out: Annotated[
-        list[str],
-        typer.Option(metavar="CLASS", help="Take no image of this class; repeat it for more."),
-    ] = [],  # noqa: B006 - typer's way
-    episodes: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Episodes of each number of --shots.")
-    ] = 100,
-    shots: Annotated[
-        list[int], typer.Option(min=1, metavar="K", help="Examples of an episode; repeat it.")
-    ] = [1, 5],  # noqa: B006
-    seed: Annotated[int, typer.Option(min=0, metavar="S", help="Draws other episodes.")] = 0,
+    data: Annotated[Path, typer.Option(metavar="FOLDER")],
+    output: Annotated[Path, typer.Option(metavar="FOLDER")],
+    list_file: Annotated[Path | None, typer.Option("--list", metavar="FILE")] = None,
+    leave_out: Annotated[list[str], typer.Option(metavar="CLASS")] = [],  # noqa: B006 - typer copies it
+    episodes: Annotated[int, typer.Option(min=1, metavar="N")] = 100,
+    shots: Annotated[list[int], typer.Option(min=1, metavar="K")] = [1, 5],  # noqa: B006
+    seed: Annotated[int, typer.Option(min=0, metavar="S")] = 0,
     lost: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            callback=options.finite,
-            metavar="SHARE",
-            help="Images with the class that presence may refuse.",
-        ),
+        float, typer.Option(min=0, max=1, callback=options.finite, metavar="SHARE")
     ] = 0.02,
     model: options.Model = options.DEFAULT_MODEL,
     visual: options.Visual = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    json: options.Json = False,
+    json: bool = False,
 ) -> None:
     """Set the constants of a model on labelled images: blocks, weight of names, threshold.
 
     With --visual, those of the visual tower. What is found is written as piclip.json.
+
+    Options:
+        data: Labelled photographs: of 'piclip data', VOC's with a list.txt, COCO 2014's, or
+            images/, masks/ and classes.txt; 'scenes' are the drawn ones.
+        output: Where the model is written with its constants, for --model or --visual; its own
+            folder is changed in place.
+        list_file: Take only the images numbered in this file.
+        leave_out: Take no image of this class; repeat it for more.
+        episodes: Episodes of each number of --shots.
+        shots: Examples of an episode; repeat it.
+        seed: Draws other episodes.
+        lost: Images with the class that presence may refuse.
+
+    Examples:
+        piclip calibrate --data pascal --output my-clip
+        piclip calibrate --data pascal --leave-out cat --leave-out dog
+            --model facebook/dinov2-small --output my-dino
     """
     from piclip import FewShotSegmenter
     from piclip.cli.console import people, print_json, print_table, progress_lines

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -24,6 +24,7 @@ from rich.text import Text
 from piclip.errors import OutputError, PiclipError, UsageError
 
 if TYPE_CHECKING:
+    from piclip import FewShotSegmenter
     from piclip.annotation.jobs import Job
     from piclip.io import outputs
 
@@ -78,15 +79,8 @@ def print_outcome(
 ) -> None:
     """Print how many images are done, for people, and which ones failed.
 
-    Args:
-        what: What was done to them, such as "segmented".
-        done: Number of images that are done, those of earlier runs included.
-        earlier: How many of them are from earlier runs.
-        failures: One reason for each image that failed.
-        where: Where all of the reasons are.
-        output: Where the results are.
-        more: What else is to be said of them.
-        failed: How many images failed, where that is more than there are reasons.
+    Done are also those of ``earlier`` runs. There is one reason for each failure, unless more of
+    them ``failed``; all of the reasons are ``where`` it says, results in ``output``.
     """
     failed = len(failures) if failed is None else failed
     total = done + failed
@@ -108,6 +102,14 @@ def loading_model() -> Iterator[None]:
             for argument, option in _OPTIONS.items():
                 said = said.replace(argument, option)
             raise UsageError(said) from error
+
+
+def load_model(name_or_folder: str, **options: Any) -> FewShotSegmenter:  # noqa: ANN401
+    """The segmenter with nothing learned, as `FewShotSegmenter.from_pretrained`."""
+    from piclip import FewShotSegmenter
+
+    with loading_model():
+        return FewShotSegmenter.from_pretrained(name_or_folder, **options)
 
 
 class _Rate(ProgressColumn):
@@ -176,15 +178,8 @@ def progress_lines(*labels: str) -> Iterator[list[outputs.Progress]]:
         yield [line(label) for label in labels]
 
 
-@contextmanager
-def progress_bar(*more: ProgressColumn) -> Iterator[Progress]:
+def progress_bar(*more: ProgressColumn) -> Progress:
     """A progress bar on stderr with the time that is left, and further columns before that."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        *more,
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=people()) as progress:
-        yield progress
+    name = TextColumn("{task.description}", markup=False)
+    columns = (name, BarColumn(), MofNCompleteColumn(), *more, TimeRemainingColumn())
+    return Progress(*columns, console=people())

@@ -37,46 +37,37 @@ _prepare = typer.Typer(
 )
 app.add_typer(_prepare, name="prepare")
 
-_OutOption = Annotated[
-    Path,
-    typer.Option("--out", metavar="DIR", help="The prepared folder, made or continued."),
-]
+_Out = Annotated[Path, typer.Option("--out", metavar="DIR")]
 
 
-@_prepare.command(
-    epilog=options.examples(
-        "piclip data prepare pascal --voc VOCdevkit/VOC2012 --sbd benchmark_RELEASE --out pascal",
-        "piclip data prepare pascal --voc VOC2012 --masks SegmentationClassAug --out pascal "
-        "--train-list aug",
-    )
-)
+@options.command(_prepare)
 def pascal(
     *,
-    voc: Annotated[Path, typer.Option(metavar="DIR", help="VOC 2012 as it is unpacked.")],
-    out: _OutOption,
-    sbd: Annotated[Path | None, typer.Option(metavar="DIR", help="SBD as it is unpacked.")] = None,
-    masks: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Instead of --sbd: a folder SegmentationClassAug."),
-    ] = None,
-    train_list: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="published (5953 images, as PFENet and BAM) or aug (10582)."
-        ),
-    ] = "published",
-    list_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--list", metavar="FILE", help="Instead of --train-list: one image name per line."
-        ),
-    ] = None,
-    json: options.Json = False,
+    voc: Annotated[Path, typer.Option(metavar="DIR")],
+    out: _Out,
+    sbd: Annotated[Path | None, typer.Option(metavar="DIR")] = None,
+    masks: Annotated[Path | None, typer.Option(metavar="DIR")] = None,
+    train_list: Annotated[str, typer.Option(metavar="NAME")] = "published",
+    list_file: Annotated[Path | None, typer.Option("--list", metavar="FILE")] = None,
+    json: bool = False,
 ) -> None:
     """Merge VOC 2012 and SBD into class masks, and write the lists of PASCAL-5i.
 
     Images of VOC's own lists keep VOC's masks, the others have SBD's; val is VOC's val list.
     Stopped and run again, it goes on where it was.
+
+    Options:
+        voc: VOC 2012 as it is unpacked.
+        out: The prepared folder, made or continued.
+        sbd: SBD as it is unpacked.
+        masks: Instead of --sbd: a folder SegmentationClassAug.
+        train_list: published (5953 images, as PFENet and BAM) or aug (10582).
+        list_file: Instead of --train-list: one image name per line.
+
+    Examples:
+        piclip data prepare pascal --voc VOCdevkit/VOC2012 --sbd benchmark_RELEASE --out pascal
+        piclip data prepare pascal --voc VOC2012 --masks SegmentationClassAug --out pascal
+            --train-list aug
     """
     from piclip.cli.console import progress_lines
     from piclip.datasets.prepare.pascal_5i import prepare_pascal
@@ -94,29 +85,29 @@ def pascal(
     _report_prepared(prepared, json)
 
 
-@_prepare.command(
-    epilog=options.examples(
-        "piclip data prepare coco --images coco --annotations coco/annotations/"
-        "instances_train2014.json --annotations coco/annotations/instances_val2014.json "
-        "--out coco-20i"
-    )
-)
+@options.command(_prepare)
 def coco(
     *,
-    images: Annotated[
-        Path, typer.Option(metavar="DIR", help="The folder with train2014, val2014.")
-    ],
-    annotations: Annotated[
-        list[Path], typer.Option(metavar="JSON", help="instances_*.json; may be repeated.")
-    ],
-    out: _OutOption,
-    json: options.Json = False,
+    images: Annotated[Path, typer.Option(metavar="DIR")],
+    annotations: Annotated[list[Path], typer.Option(metavar="JSON")],
+    out: _Out,
+    json: bool = False,
 ) -> None:
     """Draw COCO's objects into class masks, and write the lists of COCO-20i.
 
     Smaller objects lie on top of larger ones, crowd regions become 255 (ignore). The name of its
     annotation file says whether an image is in train or val. Stopped and run again, it goes on
     where it was.
+
+    Options:
+        images: The folder with train2014, val2014.
+        annotations: instances_*.json; may be repeated.
+        out: The prepared folder, made or continued.
+
+    Examples:
+        piclip data prepare coco --images coco
+            --annotations coco/annotations/instances_train2014.json
+            --annotations coco/annotations/instances_val2014.json --out coco-20i
     """
     from piclip.cli.console import progress_lines
     from piclip.datasets.prepare.coco_20i import prepare_coco
@@ -128,16 +119,23 @@ def coco(
     _report_prepared(prepared, json)
 
 
-@app.command(epilog=options.examples("piclip data download coco --out coco"))
+@options.command(app)
 def download(
-    dataset: Annotated[str, typer.Argument(metavar="pascal|coco", help="What to download.")],
+    dataset: Annotated[str, typer.Argument(metavar="pascal|coco")],
     *,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")],
+    out: _Out,
 ) -> None:
     """Download the photographs and annotations of a dataset, check and unpack them.
 
     The archives lie in DIR/archives until you delete them; those that you put there yourself are
     checked and used. Stopped and run again, it goes on where it was.
+
+    Options:
+        dataset: What to download.
+        out: Where the files go.
+
+    Examples:
+        piclip data download coco --out coco
     """
     from piclip.cli.console import people, progress_bar
     from piclip.datasets.prepare import download as downloads
@@ -157,17 +155,22 @@ def download(
     people().print(f"The files of {dataset} are in {out}; go on with 'piclip data prepare'.")
 
 
-@app.command(
-    epilog=options.examples("piclip data check pascal", "piclip data check coco-20i --json")
-)
+@options.command(app)
 def check(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The prepared folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
     *,
-    json: options.Json = False,
+    json: bool = False,
 ) -> None:
     """Say what a prepared folder holds, per fold and class, and what is missing.
 
     Exit code: 0 when all is there, 1 when something is missing or wrong.
+
+    Options:
+        folder: The prepared folder.
+
+    Examples:
+        piclip data check pascal
+        piclip data check coco-20i --json
     """
     from piclip.cli.console import print_json, progress_lines
     from piclip.datasets.prepare.check import check_folder
@@ -181,57 +184,38 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command(
-    epilog=options.examples(
-        "piclip data episodes pascal-5i --root pascal --fold 0 --out fold0.json",
-        "piclip data episodes coco-20i --root coco-20i --fold 0 --protocol hsnet --splits "
-        "hsnet/data/splits --out hsnet0.json",
-    )
-)
+@options.command(app)
 def episodes(
-    dataset: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATASET",
-            help="pascal-5i, coco-20i, fss-1000, isaid-5i, lvis-92i, pascal-part, folder, "
-            "coco-json, voc-photos or scenes.",
-        ),
-    ],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET")],
     *,
-    out: Annotated[
-        Path,
-        typer.Option("--out", metavar="FILE", help="The file of episodes."),
-    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE")],
     root: options.Root = None,
     option: options.KeyValue = None,
-    fold: Annotated[int, typer.Option(min=0, metavar="N", help="Number of the fold.")] = 0,
+    fold: Annotated[int, typer.Option(min=0, metavar="N")] = 0,
     shot: options.Shot = 1,
-    protocol: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="How episodes are drawn: ours, pfenet (as HDMNet and BAM, too) or hsnet.",
-        ),
-    ] = "ours",
+    protocol: Annotated[str, typer.Option(metavar="NAME")] = "ours",
     splits: options.Splits = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="S", help="[default: the protocol's first: 0; pfenet 510]"),
-    ] = None,
-    count: Annotated[
-        int | None,
-        typer.Option(
-            "--episodes",
-            min=1,
-            metavar="N",
-            help="How many. [default: 1000; pfenet on COCO 10000, hsnet on FSS-1000 2400]",
-        ),
-    ] = None,
-    json: options.Json = False,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="S")] = None,
+    count: Annotated[int | None, typer.Option("--episodes", min=1, metavar="N")] = None,
+    json: bool = False,
 ) -> None:
     """Draw the episodes of a protocol on the novel classes of a fold, for 'piclip evaluate'.
 
     The same command makes the same file on every machine.
+
+    Options:
+        dataset: pascal-5i, coco-20i, fss-1000, isaid-5i, lvis-92i, pascal-part, folder, coco-json,
+            voc-photos or scenes.
+        out: The file of episodes.
+        fold: Number of the fold.
+        protocol: How episodes are drawn: ours, pfenet (as HDMNet and BAM, too) or hsnet.
+        seed: [default: the protocol's first: 0; pfenet 510]
+        count: How many. [default: 1000; pfenet on COCO 10000, hsnet on FSS-1000 2400]
+
+    Examples:
+        piclip data episodes pascal-5i --root pascal --fold 0 --out fold0.json
+        piclip data episodes coco-20i --root coco-20i --fold 0 --protocol hsnet
+            --splits hsnet/data/splits --out hsnet0.json
     """
     from piclip.cli.console import people, print_json
     from piclip.cli.evaluation_runs import EvaluateRequest

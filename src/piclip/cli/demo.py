@@ -10,32 +10,13 @@ import typer
 from piclip.cli import options
 from piclip.errors import UsageError
 
-EXAMPLES = options.examples(
-    "piclip demo",
-    "piclip demo somewhere/else --json",
-    "piclip demo photos --photos --visual facebook/dinov2-small",
-)
-
 
 def demo(
-    out: Annotated[Path, typer.Argument(help="The folder to fill.")] = Path("demo"),
-    photos: Annotated[
-        bool,
-        typer.Option(
-            "--photos",
-            help="Segment photographs of cheetahs instead, which come with gradio (piclip[app]).",
-        ),
-    ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"With --photos: hub name or folder of a CLIP or another ViT. [default: "
-            f"{options.DEFAULT_MODEL}]",
-        ),
-    ] = None,
+    out: Annotated[Path, typer.Argument()] = Path("demo"),
+    photos: bool = False,
+    model: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     visual: options.Visual = None,
-    json: options.Json = False,
+    json: bool = False,
 ) -> None:
     """Segment a few drawn scenes with the built-in model: offline, in seconds.
 
@@ -44,6 +25,17 @@ def demo(
     with every step.
 
     With --photos, segments two photographs of cheetahs, and two without any, from a third one.
+
+    Options:
+        out: The folder to fill.
+        photos: Segment photographs of cheetahs instead, which come with gradio (piclip[app]).
+        model: With --photos: hub name or folder of a CLIP or another ViT. [default:
+            openai/clip-vit-base-patch16]
+
+    Examples:
+        piclip demo
+        piclip demo somewhere/else --json
+        piclip demo photos --photos --visual facebook/dinov2-small
     """
     from statistics import fmean
 

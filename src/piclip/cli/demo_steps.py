@@ -50,19 +50,10 @@ def segment_scenes(folder: Path) -> tuple[Path, list[EpisodeRow]]:
 def segment_photos(
     folder: Path, *, model: str, visual: str | None
 ) -> tuple[Path, list[EpisodeRow]]:
-    """Segment the photographs of cheetahs that the gradio package ships from one of them.
-
-    Args:
-        folder: Takes masks, overlays and the figure.
-        model: As for `FewShotSegmenter.from_pretrained`, like ``visual``.
-        visual: Another image tower, or None.
-
-    Returns:
-        The figure's file, and a row of it for each query.
+    """Segment the photographs of cheetahs that gradio ships from one of them, as `segment_scenes`.
 
     Raises:
         UsageError: gradio is not installed, has no such photographs, or the model is a decoder.
-        ModelError: The model cannot be had.
     """
     photos = example_photos.shipped_photos()
     image = read_image(photos[example_photos.LABELLED])

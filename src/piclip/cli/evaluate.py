@@ -15,126 +15,72 @@ from piclip.cli import options
 if TYPE_CHECKING:
     from piclip.evaluation.records import Evaluation
 
-EXAMPLES = options.examples(
-    "piclip evaluate training-free --dataset scenes --fold all --output results/free.json",
-    "piclip evaluate runs/hdmnet-0 --shot 5 --output results/hdmnet-0.json",
-    "piclip evaluate training-free --dataset pascal-5i --root data/pascal --fold 0 --prior vtp+pir",
-)
-
 
 def evaluate(
-    checkpoint: Annotated[
-        str,
-        typer.Argument(
-            metavar="CHECKPOINT",
-            help="Run of a training, folder of a decoder, or 'training-free'. With --fold all, "
-            "{fold} in it stands for the number.",
-        ),
-    ],
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT")],
     *,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="pascal-5i, coco-20i, fss-1000, isaid-5i, lvis-92i, pascal-part, folder, "
-            "coco-json, voc-photos or scenes. [default: that of the training]",
-        ),
-    ] = None,
+    dataset: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     root: options.Root = None,
     option: options.KeyValue = None,
-    fold: Annotated[
-        str | None,
-        typer.Option(metavar="N", help="Number of the fold, or 'all'. [default: the training's]"),
-    ] = None,
-    shot: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="K", help="Labelled images per episode. [default: 1]"),
-    ] = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="How episodes are drawn and measured: ours, pfenet (as HDMNet and BAM, too) or "
-            "hsnet. [default: ours, or that of --episodes-file]",
-        ),
-    ] = None,
+    fold: Annotated[str | None, typer.Option(metavar="N")] = None,
+    shot: Annotated[int | None, typer.Option(min=1, metavar="K")] = None,
+    protocol: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     splits: options.Splits = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="S", help="Independent repetitions. [default: 5, pfenet 10, hsnet 1]"
-        ),
-    ] = None,
-    episodes: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Episodes per seed. [default: 1000; pfenet on COCO 10000, hsnet on FSS-1000 2400]",
-        ),
-    ] = None,
-    episodes_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Ask these episodes instead of drawing; leave --shot, --seeds and --episodes out.",
-        ),
-    ] = None,
-    candidates: Annotated[
-        str,
-        typer.Option(
-            metavar="WHICH",
-            help="target, or oracle: prompts of all classes in the query's truth (a leak; only to "
-            "compare with published numbers).",
-        ),
-    ] = "target",
-    prior: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Only training-free: cut a prior at a threshold instead of the finished mask "
-            "(vtp, vvp, vtp+pir, vvp+pir, vtp+vvp, piclip, vtp+vvp+pir).",
-        ),
-    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, metavar="S")] = None,
+    episodes: Annotated[int | None, typer.Option(min=1, metavar="N")] = None,
+    episodes_file: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
+    candidates: Annotated[str, typer.Option(metavar="WHICH")] = "target",
+    prior: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            callback=options.finite,
-            metavar="SCORE",
-            help="Only training-free. [default: the model's own; for --prior the best one on base "
-            "classes]",
-        ),
+        float | None, typer.Option(min=0, max=1, callback=options.finite, metavar="SCORE")
     ] = None,
-    split: Annotated[str, typer.Option(metavar="NAME", help="val or train.")] = "val",
-    minimum_images: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Leave out classes with fewer images.")
-    ] = 0,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The CLIP. [default: the training's; builtin on scenes]"),
-    ] = None,
+    split: Annotated[str, typer.Option(metavar="NAME")] = "val",
+    minimum_images: Annotated[int, typer.Option(min=0, metavar="N")] = 0,
+    model: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     visual: options.Visual = None,
     device: options.Device = "auto",
-    dtype: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of the CLIP. [default: the training's]")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes.")] = 1,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Keep the result. Seeds that it holds already are not run again. With --fold all, "
-            "one file each, '-foldN' in its name or {fold} in its path.",
-        ),
-    ] = None,
-    json: options.Json = False,
+    dtype: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    workers: Annotated[int, typer.Option(min=1, metavar="N")] = 1,
+    output: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
+    json: bool = False,
 ) -> None:
     """Measure mIoU and FB-IoU on the novel classes of a fold.
 
     Intersections and unions are summed per class over all episodes, at the labels' own size unless
     the protocol says another. The result is the same for any number of processes.
+
+    Options:
+        checkpoint: Run of a training, folder of a decoder, or 'training-free'. With --fold all,
+            {fold} in it stands for the number.
+        dataset: pascal-5i, coco-20i, fss-1000, isaid-5i, lvis-92i, pascal-part, folder, coco-json,
+            voc-photos or scenes. [default: that of the training]
+        fold: Number of the fold, or 'all'. [default: the training's]
+        shot: Labelled images per episode. [default: 1]
+        protocol: How episodes are drawn and measured: ours, pfenet (as HDMNet and BAM, too) or
+            hsnet. [default: ours, or that of --episodes-file]
+        seeds: Independent repetitions. [default: 5, pfenet 10, hsnet 1]
+        episodes: Episodes per seed. [default: 1000; pfenet on COCO 10000, hsnet on FSS-1000 2400]
+        episodes_file: Ask these episodes instead of drawing; leave --shot, --seeds and --episodes
+            out.
+        candidates: target, or oracle: prompts of all classes in the query's truth (a leak; only to
+            compare with published numbers).
+        prior: Only training-free: cut a prior at a threshold instead of the finished mask (vtp,
+            vvp, vtp+pir, vvp+pir, vtp+vvp, piclip, vtp+vvp+pir).
+        threshold: Only training-free. [default: the model's own; for --prior the best one on base
+            classes]
+        split: val or train.
+        minimum_images: Leave out classes with fewer images.
+        model: The CLIP. [default: the training's; builtin on scenes]
+        dtype: Of the CLIP. [default: the training's]
+        workers: Processes.
+        output: Keep the result. Seeds that it holds already are not run again. With --fold all, one
+            file each, '-foldN' in its name or {fold} in its path.
+
+    Examples:
+        piclip evaluate training-free --dataset scenes --fold all --output results/free.json
+        piclip evaluate runs/hdmnet-0 --shot 5 --output results/hdmnet-0.json
+        piclip evaluate training-free --dataset pascal-5i --root data/pascal --fold 0
+            --prior vtp+pir
     """
     from piclip.cli.console import print_json, progress_bar, resuming
     from piclip.cli.evaluation_runs import EvaluateRequest

@@ -42,11 +42,7 @@ class EvaluateRequest:
     dtype: str | None = None
 
     def folds(self, fold: str | None) -> range:
-        """The folds to run: that of a number, of "all", or of the training.
-
-        Raises:
-            UsageError: The fold is no number, or not given where no training tells.
-        """
+        """The folds to run: that of a number, of "all", or of the training (else UsageError)."""
         if fold == "all":
             return range(self._open(0).folds())  # every fold's run names the same dataset
         if fold is None:
@@ -69,11 +65,7 @@ class EvaluateRequest:
         )
 
     def predictor(self, view: FewShotView) -> Predictor:
-        """The trained decoder, or the segmenter without training.
-
-        Raises:
-            PiclipError: Decoder, CLIP or arguments do not do.
-        """
+        """The trained decoder, or the segmenter without training (or a PiclipError)."""
         checkpoint = self._trained(view.fold)
         if checkpoint is None:
             return self.training_free(view)

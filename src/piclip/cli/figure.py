@@ -17,47 +17,23 @@ if TYPE_CHECKING:
     from piclip.datasets.few_shot import EpisodeKeys, FewShotView
     from piclip.evaluation.records import Method
 
-EXAMPLES = options.examples(
-    "piclip figure fig4 --dataset scenes --output fig4.png",
-    "piclip figure fig1 --baseline runs/pfenet-0 --output fig1.pdf",
-    "piclip figure fig3 --baseline runs/pfenet-imagenet-0 --ours runs/pfenet-0 --output fig3.png",
-)
 NAMES = ("fig1", "fig3", "fig4")
 
 
 def figure(
-    name: Annotated[str, typer.Argument(metavar="FIGURE", help="fig1, fig3 or fig4.")],
+    name: Annotated[str, typer.Argument(metavar="FIGURE")],
     *,
-    output: Annotated[
-        Path,
-        typer.Option(metavar="FILE", help="The picture (.png, .pdf, .svg, ...)."),
-    ],
-    baseline: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RUN",
-            help="fig1: a decoder whose backbone gives the previous prior. fig3: the method to "
-            "compare with (a decoder or 'training-free').",
-        ),
-    ] = None,
-    ours: Annotated[
-        str, typer.Option(metavar="RUN", help="fig3: our method, a decoder or 'training-free'.")
-    ] = "training-free",
-    dataset: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="As for 'piclip evaluate'. [default: the baseline's]"),
-    ] = None,
+    output: Annotated[Path, typer.Option(metavar="FILE")],
+    baseline: Annotated[str | None, typer.Option(metavar="RUN")] = None,
+    ours: Annotated[str, typer.Option(metavar="RUN")] = "training-free",
+    dataset: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     root: options.Root = None,
-    option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the dataset.")
-    ] = None,
-    fold: Annotated[int, typer.Option(min=0, metavar="N", help="Whose classes are novel.")] = 0,
+    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE")] = None,
+    fold: Annotated[int, typer.Option(min=0, metavar="N")] = 0,
     shot: options.Shot = 1,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Which episodes.")] = 0,
-    rows: Annotated[int, typer.Option(min=1, metavar="N", help="How many episodes.")] = 5,
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The CLIP. [default: builtin on scenes]")
-    ] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N")] = 0,
+    rows: Annotated[int, typer.Option(min=1, metavar="N")] = 5,
+    model: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     visual: options.Visual = None,
     device: options.Device = "auto",
 ) -> None:
@@ -66,6 +42,25 @@ def figure(
     fig1: the previous prior of a trained backbone beside ours. fig3: support, truth, baseline and
     ours. fig4: the priors before and after refinement, and the segmenter's own evidence. Rows are
     the first episodes of the seed, one of each class in turn.
+
+    Options:
+        name: fig1, fig3 or fig4.
+        output: The picture (.png, .pdf, .svg, ...).
+        baseline: fig1: a decoder whose backbone gives the previous prior. fig3: the method to
+            compare with (a decoder or 'training-free').
+        ours: fig3: our method, a decoder or 'training-free'.
+        dataset: As for 'piclip evaluate'. [default: the baseline's]
+        option: Of the dataset.
+        fold: Whose classes are novel.
+        seed: Which episodes.
+        rows: How many episodes.
+        model: The CLIP. [default: builtin on scenes]
+
+    Examples:
+        piclip figure fig4 --dataset scenes --output fig4.png
+        piclip figure fig1 --baseline runs/pfenet-0 --output fig1.pdf
+        piclip figure fig3 --baseline runs/pfenet-imagenet-0 --ours runs/pfenet-0
+            --output fig3.png
     """
     from piclip.cli.console import people
     from piclip.cli.evaluation_runs import EvaluateRequest

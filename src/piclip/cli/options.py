@@ -1,11 +1,47 @@
-"""Options that several commands share."""
+"""Commands from their signatures and docstrings, and the options that several of them share.
+
+Options:
+    support: A labelled image; repeat it for more examples.
+    mask: The mask of the --support in the same place, of the same size: object not zero.
+    model: A CLIP (hub name, folder or weights file), 'builtin' (drawn scenes only), another ViT,
+        which reads no names, or the folder of a trained decoder.
+    visual: Another ViT (hub name or folder, such as facebook/dinov2-small) that compares the images
+        while the CLIP reads the names. [default: the CLIP compares them itself]
+    evidence: contrast: object against background of the labelled images; published: the paper's
+        priors.
+    clip: The CLIP of a decoder's priors. [default: that of its training]
+    output: Where the results go.
+    batch_size: Images that are encoded at once.
+    workers: Processes that share the images, each with a model of its own; worth it from some
+        hundred images on.
+    threshold: Least score of an object's pixel, 0 to 1. [default: the model's own]
+    min_presence: Draw no class that is less likely than this to be in the image, 0 to 1; 0 draws
+        whatever scores high enough.
+    min_area: Leave out parts with fewer pixels: a number, or a share of the image such as 0.1%.
+    largest: Keep only the largest part of each class in an image.
+    fill_holes: Fill holes in which no other class was found.
+    device: auto, cpu, cuda, cuda:1, mps, ...
+    dtype: auto, float32, bfloat16 or float16.
+    max_pixels: Refuse images with more pixels than this.
+    bands: Of TIFF images, the numbers of the bands that are red, green and blue, such as 4,3,2, or
+        of one that is gray. [default: those that the file says are its colours]
+    host: Address to listen at; 0.0.0.0 lets other computers in: ask for a login then.
+    root: Where the dataset lies.
+    option: Of the dataset, such as fold_convention=contiguous.
+    splits: Only --protocol hsnet: HSNet's split files (data/splits).
+    shot: Labelled images per episode.
+    json: Print the results as JSON on stdout.
+"""
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
 import typer
 
@@ -15,6 +51,47 @@ from piclip.errors import UsageError
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
 MAX_PIXELS = 50_000_000
 MIN_PRESENCE = 0.5
+
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+
+def command(app: typer.Typer, name: str | None = None) -> Callable[[_Command], _Command]:
+    """Add a function to the commands, with the help of its options and examples from its docstring.
+
+    What it does not say of an option is in the docstring above, or with the option's type. A bool
+    becomes a flag without its opposite.
+    """
+
+    def add(function: _Command) -> _Command:
+        about, own, shown = _parts(function.__doc__)
+        hints: dict[str, Any] = get_type_hints(function, include_extras=True)
+        for key in inspect.signature(function).parameters:
+            kind, option = hints[key], typer.Option()
+            if get_origin(kind) is Annotated:
+                kind, option = kind.__origin__, copy.copy(kind.__metadata__[0])
+            elif kind is bool:
+                option = typer.Option(f"--{key.replace('_', '-')}")
+            option.help = own.get(key) or option.help or _SHARED.get(key)
+            hints[key] = Annotated[kind, option]
+        function.__annotations__ = hints
+        app.command(name, help=about, epilog=examples(*shown))(function)
+        return function
+
+    return add
+
+
+def _parts(docstring: str | None) -> tuple[str, dict[str, str], list[str]]:
+    """What a command is for, the help of its options, and its examples."""
+    about, *more = re.split(r"\n\n(Options|Examples):\n", inspect.cleandoc(docstring or ""))
+    parts = {
+        part: [" ".join(entry.split()) for entry in re.split(r"\n    (?=\S)", listed)]
+        for part, listed in zip(more[::2], more[1::2], strict=True)
+    }
+    helps = dict(entry.split(": ", 1) for entry in parts.get("Options", ()))
+    return about, helps, parts.get("Examples", [])
+
+
+_SHARED = _parts(__doc__)[1]
 
 
 def examples(*commands: str) -> str:
@@ -50,16 +127,8 @@ def _host(value: str) -> str:
     return value
 
 
-Support = Annotated[
-    list[Path], typer.Option(metavar="IMAGE", help="A labelled image; repeat it for more examples.")
-]
-Mask = Annotated[
-    list[Path],
-    typer.Option(
-        metavar="MASK",
-        help="The mask of the --support in the same place, of the same size: object not zero.",
-    ),
-]
+Support = Annotated[list[Path], typer.Option(metavar="IMAGE")]
+Mask = Annotated[list[Path], typer.Option(metavar="MASK")]
 Model = Annotated[
     str,
     typer.Option(
@@ -68,115 +137,25 @@ Model = Annotated[
         "ViT, which reads no names.",
     ),
 ]
-ModelOrDecoder = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="A CLIP (hub name, folder or weights file), 'builtin' (drawn scenes only), another "
-        "ViT, which reads no names, or the folder of a trained decoder.",
-    ),
-]
-Visual = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Another ViT (hub name or folder, such as facebook/dinov2-small) that compares the "
-        "images while the CLIP reads the names. [default: the CLIP compares them itself]",
-    ),
-]
-Evidence = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="contrast: object against background of the labelled images; published: the paper's "
-        "priors.",
-    ),
-]
-Clip = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME", help="The CLIP of a decoder's priors. [default: that of its training]"
-    ),
-]
-OutputFolder = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the results go.")]
-BatchSize = Annotated[
-    int, typer.Option(min=1, metavar="N", help="Images that are encoded at once.")
-]
-Workers = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Processes that share the images, each with a model of its own; worth it from some "
-        "hundred images on.",
-    ),
-]
-Threshold = Annotated[
-    float | None,
-    typer.Option(
-        min=0,
-        max=1,
-        callback=finite,
-        metavar="SCORE",
-        help="Least score of an object's pixel, 0 to 1. [default: the model's own]",
-    ),
-]
-MinPresence = Annotated[
-    float,
-    typer.Option(
-        min=0,
-        max=1,
-        callback=finite,
-        metavar="P",
-        help="Draw no class that is less likely than this to be in the image, 0 to 1; 0 draws "
-        "whatever scores high enough.",
-    ),
-]
-MinArea = Annotated[
-    str,
-    typer.Option(
-        metavar="AREA",
-        help="Leave out parts with fewer pixels: a number, or a share of the image such as 0.1%.",
-    ),
-]
-Largest = Annotated[
-    bool, typer.Option("--largest", help="Keep only the largest part of each class in an image.")
-]
-FillHoles = Annotated[
-    bool, typer.Option("--fill-holes", help="Fill holes in which no other class was found.")
-]
-Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps, ...")]
-Dtype = Annotated[str, typer.Option(metavar="NAME", help="auto, float32, bfloat16 or float16.")]
-MaxPixels = Annotated[
-    int, typer.Option(metavar="N", min=1, help="Refuse images with more pixels than this.")
-]
-Bands = Annotated[
-    str | None,
-    typer.Option(
-        metavar="R,G,B",
-        help="Of TIFF images, the numbers of the bands that are red, green and blue, such as "
-        "4,3,2, or of one that is gray. [default: those that the file says are its colours]",
-    ),
-]
-Host = Annotated[
-    str,
-    typer.Option(
-        metavar="ADDRESS",
-        callback=_host,
-        help="Address to listen at; 0.0.0.0 lets other computers in: ask for a login then.",
-    ),
-]
-Root = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the dataset lies.")]
-KeyValue = Annotated[
-    list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="Of the dataset, such as fold_convention=contiguous."),
-]
-Splits = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Only --protocol hsnet: HSNet's split files (data/splits)."),
-]
-Shot = Annotated[int, typer.Option(min=1, metavar="K", help="Labelled images per episode.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")]
+ModelOrDecoder = Annotated[str, typer.Option(metavar="NAME")]
+Visual = Annotated[str | None, typer.Option(metavar="NAME")]
+Evidence = Annotated[str, typer.Option(metavar="NAME")]
+Clip = Annotated[str | None, typer.Option(metavar="NAME")]
+OutputFolder = Annotated[Path, typer.Option(metavar="FOLDER")]
+BatchSize = Annotated[int, typer.Option(min=1, metavar="N")]
+Workers = Annotated[int, typer.Option(min=1, metavar="N")]
+Threshold = Annotated[float | None, typer.Option(min=0, max=1, callback=finite, metavar="SCORE")]
+MinPresence = Annotated[float, typer.Option(min=0, max=1, callback=finite, metavar="P")]
+MinArea = Annotated[str, typer.Option(metavar="AREA")]
+Device = Annotated[str, typer.Option(metavar="NAME")]
+Dtype = Annotated[str, typer.Option(metavar="NAME")]
+MaxPixels = Annotated[int, typer.Option(metavar="N", min=1)]
+Bands = Annotated[str | None, typer.Option(metavar="R,G,B")]
+Host = Annotated[str, typer.Option(metavar="ADDRESS", callback=_host)]
+Root = Annotated[Path | None, typer.Option(metavar="DIR")]
+KeyValue = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE")]
+Splits = Annotated[Path | None, typer.Option(metavar="DIR")]
+Shot = Annotated[int, typer.Option(min=1, metavar="K")]
 
 
 def bands_of(text: str | None) -> tuple[int, ...] | None:
@@ -192,11 +171,7 @@ def bands_of(text: str | None) -> tuple[int, ...] | None:
 
 
 def login_of(text: str | None, option: str) -> tuple[str, str] | None:
-    """The user and password of an option such as --auth; None where it was not given.
-
-    Raises:
-        UsageError: One of them is missing.
-    """
+    """User and password of an option such as --auth, if given (UsageError if one is missing)."""
     if text is None:
         return None
     user, colon, password = text.partition(":")
@@ -208,18 +183,9 @@ def login_of(text: str | None, option: str) -> tuple[str, str] | None:
 def paired(
     supports: list[Path], masks: list[Path], names: list[str]
 ) -> dict[str, list[tuple[Path, Path]]]:
-    """Sort the examples by class, in the order in which the classes were named first.
+    """Class name to its (image, mask) pairs, in the order in which classes were named first.
 
-    Args:
-        supports: Labelled images.
-        masks: Their masks, in the same order.
-        names: One name for all, or one for each example.
-
-    Returns:
-        Class name to its (image, mask) pairs.
-
-    Raises:
-        UsageError: The numbers do not fit together, or a name is empty.
+    There is one name for all, or one for each example (UsageError if the numbers do not fit).
     """
     if len(supports) != len(masks):
         raise UsageError(

@@ -8,59 +8,38 @@ import typer
 
 from piclip.cli import options
 
-EXAMPLES = options.examples(
-    "piclip app",
-    "piclip app --model openai/clip-vit-base-patch16 --local-models",
-    "piclip app --model runs/pfenet --clip openai/clip-vit-base-patch16",
-    "piclip app --host 0.0.0.0 --port 8000 --auth anna:secret",
-    "piclip app --auth anna:secret --allow-host piclip.example.org",
-)
-
 
 def app(
     model: options.ModelOrDecoder = "builtin",
     visual: options.Visual = None,
     clip: options.Clip = None,
-    local_models: Annotated[
-        bool,
-        typer.Option(
-            "--local-models", help="Let people name folders and files of this computer as models."
-        ),
-    ] = False,
+    local_models: bool = False,
     host: options.Host = "127.0.0.1",
-    port: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=65535, metavar="N", help="Port.  [default: the first free from 7860]"
-        ),
-    ] = None,
-    auth: Annotated[
-        str | None,
-        typer.Option(metavar="USER:PASSWORD", help="Ask for this login."),
-    ] = None,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[:PORT]",
-            help="Answer under this name too, such as that of a reverse proxy. Repeatable.",
-        ),
-    ] = None,
-    max_upload_mb: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Largest file that is taken, in megabytes (paint counts as PNG).",
-        ),
-    ] = 50,
-    max_images: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Most images to segment at a time in one tab.")
-    ] = 100,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, metavar="N")] = None,
+    auth: Annotated[str | None, typer.Option(metavar="USER:PASSWORD")] = None,
+    allow_host: Annotated[list[str] | None, typer.Option(metavar="NAME[:PORT]")] = None,
+    max_upload_mb: Annotated[int, typer.Option(min=1, metavar="N")] = 50,
+    max_images: Annotated[int, typer.Option(min=1, metavar="N")] = 100,
 ) -> None:
     """Serve a web page on which to label a few images and get masks for the others.
 
     Everything stays on this computer: no telemetry, nothing is fetched from elsewhere (but a
     model that you name), and all files are deleted when a tab is closed and when this ends.
+
+    Options:
+        local_models: Let people name folders and files of this computer as models.
+        port: Port. [default: the first free from 7860]
+        auth: Ask for this login.
+        allow_host: Answer under this name too, such as that of a reverse proxy. Repeatable.
+        max_upload_mb: Largest file that is taken, in megabytes (paint counts as PNG).
+        max_images: Most images to segment at a time in one tab.
+
+    Examples:
+        piclip app
+        piclip app --model openai/clip-vit-base-patch16 --local-models
+        piclip app --model runs/pfenet --clip openai/clip-vit-base-patch16
+        piclip app --host 0.0.0.0 --port 8000 --auth anna:secret
+        piclip app --auth anna:secret --allow-host piclip.example.org
     """
     from piclip.app.server import Settings, serve
     from piclip.app.session import Limits

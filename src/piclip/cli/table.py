@@ -7,36 +7,26 @@ from typing import Annotated
 
 import typer
 
-from piclip.cli import options
-
-EXAMPLES = options.examples(
-    "piclip table results/*.json",
-    "piclip table results/*.json --style priors --format latex",
-)
-
 
 def table(
-    results: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RESULTS...", help="Files of 'piclip evaluate --output', or folders of them."
-        ),
-    ],
+    results: Annotated[list[Path], typer.Argument(metavar="RESULTS...")],
     *,
-    style: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="main, ablation (previous, VTP, VVP, PIR) or priors (their gain)."
-        ),
-    ] = "main",
-    form: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="markdown, latex or csv.")
-    ] = "markdown",
+    style: Annotated[str, typer.Option(metavar="NAME")] = "main",
+    form: Annotated[str, typer.Option("--format", metavar="NAME")] = "markdown",
 ) -> None:
     """Print the paper's tables from results of evaluations.
 
     Rows are methods and priors; columns are folds, their mean and the FB-IoU for each number of
     shots, in percent with the 95 % interval over the seeds. What is missing is shown as "-".
+
+    Options:
+        results: Files of 'piclip evaluate --output', or folders of them.
+        style: main, ablation (previous, VTP, VVP, PIR) or priors (their gain).
+        form: markdown, latex or csv.
+
+    Examples:
+        piclip table results/*.json
+        piclip table results/*.json --style priors --format latex
     """
     from piclip.evaluation.records import read_result
     from piclip.evaluation.tables import make_tables, render

@@ -7,43 +7,33 @@ from typing import Annotated
 
 import typer
 
-from piclip.cli import options
 from piclip.io.extras import needs_extra
-
-EXAMPLES = options.examples(
-    "piclip train -c recipes/scenes/hdmnet.yaml decoder.backbone_weights=null "
-    "base.train_backbone=true --output runs/hdmnet",
-    "piclip train -c recipes/pascal/bam_resnet50.yaml fold=1 prior=imagenet "
-    "dataset.root=data/pascal --output runs/bam-1",
-)
 
 
 def train(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, keys with dots."),
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     *,
-    config: Annotated[
-        Path, typer.Option("--config", "-c", metavar="RECIPE", help="A recipe, a YAML file.")
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            metavar="RUN",
-            help="Folder of the run; a run that was stopped continues in it. "
-            "[default: runs/ and the recipe's name]",
-        ),
-    ] = None,
-    base_only: Annotated[
-        bool, typer.Option("--base-only", help="Train the base learner and stop.")
-    ] = False,
+    config: Annotated[Path, typer.Option("--config", "-c", metavar="RECIPE")],
+    output: Annotated[Path | None, typer.Option("--output", metavar="RUN")] = None,
+    base_only: bool = False,
 ) -> None:
     """Train a decoder (PFENet, BAM, HDMNet) on the base classes of a fold.
 
     The result lies in RUN/decoder. The same command continues a run that was stopped and ends
     with the same weights.
+
+    Options:
+        overrides: Changes to the recipe, keys with dots.
+        config: A recipe, a YAML file.
+        output: Folder of the run; a run that was stopped continues in it. [default: runs/ and the
+            recipe's name]
+        base_only: Train the base learner and stop.
+
+    Examples:
+        piclip train -c recipes/scenes/hdmnet.yaml decoder.backbone_weights=null
+            base.train_backbone=true --output runs/hdmnet
+        piclip train -c recipes/pascal/bam_resnet50.yaml fold=1 prior=imagenet
+            dataset.root=data/pascal --output runs/bam-1
     """
     from piclip.cli.console import people, progress_bar, resuming
 

@@ -6,32 +6,15 @@ import hashlib
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from piclip.errors import OutputError
 from piclip.io.outputs import atomic_path
-
-LIMIT = 2**30
-"""Bytes of tensors that are kept in memory by default."""
-
-
-class Cache(Protocol):
-    """Keeps tensors by key.
-
-    Since cached images are encoded one at a time, no result depends on the size of a batch.
-    """
-
-    def get(self, key: str) -> dict[str, Tensor] | None:
-        """The tensors stored under a key, or None where there are none."""
-        ...
-
-    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Stores tensors under a key, in place of older ones."""
-        ...
 
 
 def content_key(*parts: str | Tensor) -> str:
@@ -42,19 +25,14 @@ def content_key(*parts: str | Tensor) -> str:
             digest.update(f"text {len(part)} {part}".encode())
         else:
             digest.update(f"tensor {part.dtype} {tuple(part.shape)} ".encode())
-            digest.update(_bytes(part))
+            flat = part.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 def weights_hash(model: nn.Module) -> str:
     """SHA-256 over the names and values of all parameters and buffers."""
-    return content_key(
-        *(
-            part
-            for name, value in sorted(model.state_dict().items())
-            for part in (name, value.detach())
-        )
-    )
+    return content_key(*chain.from_iterable(sorted(model.state_dict().items())))
 
 
 class FeatureCache:
@@ -108,17 +86,16 @@ class MemoryCache:
         limit: Most bytes of all tensors together.
     """
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int = 2**30) -> None:
         self.limit = limit
         self._kept: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         self._bytes = 0
 
     def get(self, key: str) -> dict[str, Tensor] | None:
         """The tensors stored under a key, or None where there are none."""
-        if key not in self._kept:
-            return None
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Stores tensors under a key, in place of older ones."""
@@ -130,10 +107,10 @@ class MemoryCache:
             self._bytes -= _size(oldest)
 
 
-def _bytes(value: Tensor) -> bytes:
-    flat = value.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes()
-
-
 def _size(tensors: Mapping[str, Tensor]) -> int:
     return sum(value.numel() * value.element_size() for value in tensors.values())
+
+
+Cache: TypeAlias = FeatureCache | MemoryCache
+"""Keeps tensors by key. Cached images are encoded one at a time, so that no result depends on the
+size of a batch."""

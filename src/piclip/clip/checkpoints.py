@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,19 +37,6 @@ if TYPE_CHECKING:
 
     from piclip.clip.hub import HubOptions
 
-__all__ = [
-    "BUILTIN_FOLDER",
-    "LoadedClip",
-    "ModelSettings",
-    "check_destination",
-    "clip_from_state_dict",
-    "convert_checkpoint",
-    "find_checkpoint",
-    "load_clip",
-    "load_weights",
-    "save_clip",
-]
-
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 OPENAI_TOKENIZER = "openai/clip-vit-base-patch16"
 OPENAI_VOCABULARY = 49408  # tokens; every English CLIP of OpenAI and open_clip shares them
@@ -73,11 +58,9 @@ def load_clip(
     *,
     hidden_act: str = "quick_gelu",
     tokenizer: str | Path | None = None,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
+    **hub: Unpack[HubOptions],
 ) -> LoadedClip:
-    """Load a CLIP with a plain ViT image tower from wherever it is.
+    """Load a CLIP with a plain ViT image tower from wherever it is, in float32 on the CPU.
 
     Args:
         name_or_path: One of
@@ -92,39 +75,28 @@ def load_clip(
             say; folders and the hub do, and then it is not used.
         tokenizer: Folder or hub name of the tokenizer. Default: the checkpoint's own; for a weights
             file, which has none, OpenAI's where the vocabulary has OpenAI's size.
-        revision: Branch, tag or commit of a model on the hub, as in transformers.
-        cache_dir: Where models from the hub are kept; by default the hub's own cache.
-        local_files_only: Whether to use what is on this computer alone.
-
-    Returns:
-        The model in float32 on the CPU with its tokenizer and settings.
+        hub: As in `piclip.clip.hub.hub_folder`; ``revision`` is the model's, not the tokenizer's.
 
     Raises:
         ModelError: If the model is unknown, cannot be downloaded, is damaged or is no such CLIP.
         UsageError: If ``hidden_act`` is unknown.
     """
     check_activation(hidden_act)
-    path = find_checkpoint(
-        name_or_path, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
-    )
+    path = find_checkpoint(name_or_path, **hub)
     if path.is_file():
         model = clip_from_state_dict(read_state_dict(path), hidden_act=hidden_act)
-        settings = _settings(None, model)
-        source: str | Path = tokenizer or _default_tokenizer(model, path)
+        tokenizer = tokenizer or _default_tokenizer(model, path)
     else:
         model = _load_model(path)
-        settings = _settings(path, model)
-        source = tokenizer or path
-    from_hub = partial(hub_folder, cache_dir=cache_dir, local_files_only=local_files_only)
-    return LoadedClip(model, _load_tokenizer(_tokenizer_folder(source, from_hub), model), settings)
-
-
-def _settings(folder: Path | None, model: CLIPModel) -> ModelSettings:
-    """Those of the folder; a model of photographs sees them as the published priors do."""
+        tokenizer = tokenizer or path
     vision = model.config.vision_config
     patch = vision.patch_size
+    # A model of photographs sees them as the published priors do.
     default = ModelSettings(image_size=PHOTO_SIZE // patch * patch)
-    return read_settings(folder, default, patch=patch, depth=vision.num_hidden_layers)
+    folder = path if path.is_dir() else None
+    settings = read_settings(folder, default, patch=patch, depth=vision.num_hidden_layers)
+    words = _tokenizer_folder(tokenizer, **hub | {"revision": None})
+    return LoadedClip(model, _load_tokenizer(words, model), settings)
 
 
 def find_checkpoint(
@@ -136,11 +108,7 @@ def find_checkpoint(
 ) -> Path:
     """The file or folder of a checkpoint on this computer, downloaded if it is one of the hub.
 
-    Args:
-        name_or_path: As in `load_clip`.
-        weights: As in `piclip.clip.hub.hub_folder`.
-        tokenizer: The same.
-        hub: The same.
+    What it is may be all that `load_clip` takes; the rest is as in `piclip.clip.hub.hub_folder`.
 
     Raises:
         ModelError: If the model is unknown or cannot be downloaded.
@@ -151,8 +119,16 @@ def find_checkpoint(
             return path
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: {reason(error)}; check the name of the model.") from error
-    _check_name(name_or_path)
-    return hub_folder(str(name_or_path), weights=weights, tokenizer=tokenizer, **hub)
+    name = str(name_or_path)
+    if name == "builtin":
+        raise ModelError(
+            "The built-in model is missing from this installation: install piclip again, or use "
+            "openai/clip-vit-base-patch16."
+        )
+    looks_like_path = name.startswith((".", "/", "~", "\\")) or name.endswith(_WEIGHT_SUFFIXES)
+    if isinstance(name_or_path, Path) or looks_like_path:
+        raise ModelError(f"There is no file or folder {name}: check the path of the model.")
+    return hub_folder(name, weights=weights, tokenizer=tokenizer, **hub)
 
 
 def load_weights(
@@ -208,18 +184,15 @@ def save_model(
     settings: ModelSettings,
     folder: str | Path,
 ) -> None:
-    """Write a model as a transformers folder, complete or not at all.
-
-    ``model.safetensors`` keeps the model's float type.
+    """Write a model as a transformers folder, complete or not at all, in its own float type.
 
     Args:
         model: A CLIP, or another image tower.
         tokenizer: Of a CLIP.
         settings: For ``piclip.json``.
-        folder: Where to; must not exist yet, or be empty.
+        folder: Where to; must not exist yet, or be empty (UsageError).
 
     Raises:
-        UsageError: If the folder is not empty.
         OutputError: If it cannot be written.
     """
     folder = Path(folder).expanduser()
@@ -256,17 +229,8 @@ def convert_checkpoint(
 ) -> Path:
     """Write any checkpoint that `load_clip` reads as a self-contained transformers folder.
 
-    The folder includes the tokenizer, so it works offline and in plain transformers
-    (``CLIPModel.from_pretrained``, ``CLIPTokenizer.from_pretrained``).
-
-    Args:
-        source: What `load_clip` takes.
-        destination: New or empty folder.
-        hidden_act: As in `load_clip`.
-        tokenizer: As in `load_clip`.
-
-    Returns:
-        The folder written.
+    The folder, a new or empty one, includes the tokenizer, so it works offline and in plain
+    transformers (``CLIPModel.from_pretrained``, ``CLIPTokenizer.from_pretrained``). It is returned.
 
     Raises:
         UsageError: If the destination is not empty or lies in the source.
@@ -282,9 +246,7 @@ def convert_checkpoint(
 def check_destination(folder: Path, source: str | Path | None = None) -> None:
     """Refuse a folder that a model cannot be written to, and make the folder that it lies in.
 
-    Args:
-        folder: The new folder.
-        source: What the model is read from; a name on the hub is no folder here.
+    The model is read from ``source``; a name on the hub is no folder here.
 
     Raises:
         UsageError: If it holds something, or lies in the source.
@@ -298,19 +260,6 @@ def check_destination(folder: Path, source: str | Path | None = None) -> None:
             f"{folder} would lie in {source}, the model that is read: choose another folder."
         )
     ensure_folder(folder.parent)
-
-
-def _check_name(name_or_path: str | Path) -> None:
-    """Say what is wrong with a name that only a file or folder here can have."""
-    name = str(name_or_path)
-    if name == "builtin":
-        raise ModelError(
-            "The built-in model is missing from this installation: install piclip again, or use "
-            "openai/clip-vit-base-patch16."
-        )
-    looks_like_path = name.startswith((".", "/", "~", "\\")) or name.endswith(_WEIGHT_SUFFIXES)
-    if isinstance(name_or_path, Path) or looks_like_path:
-        raise ModelError(f"There is no file or folder {name}: check the path of the model.")
 
 
 def _load_model(folder: Path) -> CLIPModel:
@@ -352,12 +301,12 @@ def _default_tokenizer(model: CLIPModel, weights: Path) -> str:
     return OPENAI_TOKENIZER
 
 
-def _tokenizer_folder(source: str | Path, from_hub: Callable[..., Path]) -> Path:
+def _tokenizer_folder(source: str | Path, **hub: Unpack[HubOptions]) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
     try:
-        return from_hub(str(source), weights=False)
+        return hub_folder(str(source), weights=False, **hub)
     except ModelError as error:
         raise ModelError(
             f"The tokenizer {source} is neither a folder here nor available from the hub: give a "

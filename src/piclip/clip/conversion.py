@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 # Heads are 64 wide, but for open_clip's larger image towers; no shape tells, and each of these
 # widths belongs to one published design (ViT-H, ViT-g, ViT-bigG, ViT-e).
-_HEAD_WIDTH = 64
 _VISION_HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
 
 # Not weights, in whatever part: facts of OpenAI's archives that the shapes tell again, and the
@@ -45,7 +44,9 @@ _UNSUPPORTED_MARKS = {
     "text_decoder.": "a CoCa model",
 }
 
-_VISION_NAMES = {
+# Names below transformers'; a projection is x @ projection here and its transpose there.
+_PROJECTIONS = ("visual.proj", "text_projection")
+_NAMES = {
     "visual.class_embedding": "vision_model.embeddings.class_embedding",
     "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
     "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
@@ -53,19 +54,15 @@ _VISION_NAMES = {
     "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
     "visual.ln_post.weight": "vision_model.post_layernorm.weight",
     "visual.ln_post.bias": "vision_model.post_layernorm.bias",
-}
-_TEXT_NAMES = {
+    "visual.proj": "visual_projection.weight",
     "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
     "positional_embedding": "text_model.embeddings.position_embedding.weight",
     "ln_final.weight": "text_model.final_layer_norm.weight",
     "ln_final.bias": "text_model.final_layer_norm.bias",
+    "text_projection": "text_projection.weight",
     "logit_scale": "logit_scale",
 }
-# x @ projection in OpenAI's layout, a Linear layer (its transpose) in transformers.
-_PROJECTION_NAMES = {
-    "visual.proj": "visual_projection.weight",
-    "text_projection": "text_projection.weight",
-}
+_TOWERS = {"visual.transformer": "vision_model", "transformer": "text_model"}
 _BLOCK_NAMES = {
     "ln_1": "layer_norm1",
     "ln_2": "layer_norm2",
@@ -108,7 +105,7 @@ def check_activation(hidden_act: str) -> None:
 def clip_from_state_dict(
     state: Mapping[str, Tensor], *, hidden_act: str = "quick_gelu"
 ) -> CLIPModel:
-    """Build a transformers CLIP model from weights in OpenAI's layout.
+    """Build a transformers CLIP, on the CPU in evaluation mode, from weights in OpenAI's layout.
 
     The architecture is read from the shapes: patch and grid from the patch embedding and its
     positions, depth from the block numbers, heads from the width (64 channels each; 80, 88, 104
@@ -124,9 +121,6 @@ def clip_from_state_dict(
             OpenAI's weights and open_clip's ``*-quickgelu`` models use ``"quick_gelu"``; all
             other open_clip models (LAION, DataComp) use ``"gelu"``. The wrong one runs without
             error and is less accurate.
-
-    Returns:
-        The model in float32 on the CPU, in evaluation mode.
 
     Raises:
         ModelError: If the weights are not a CLIP with a plain ViT image tower.
@@ -155,12 +149,8 @@ def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     prefix = "module." if state and all(name.startswith("module.") for name in state) else ""
     plain = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     if not any(name.startswith("transformer.") for name in plain):
-        plain = {
-            name.removeprefix("text.")
-            if name.removeprefix("text.").startswith(_TEXT_PARTS)
-            else name: tensor
-            for name, tensor in plain.items()
-        }
+        below = tuple(f"text.{part}" for part in _TEXT_PARTS)
+        plain = {n.removeprefix("text.") if n.startswith(below) else n: t for n, t in plain.items()}
     return {n: tensor for n, tensor in plain.items() if n.rpartition(".")[2] not in _IGNORED}
 
 
@@ -177,7 +167,7 @@ def _check_layout(state: Mapping[str, Tensor]) -> None:
             "The weights are in transformers' layout: give the folder that holds the file and its "
             "config.json."
         )
-    expected = _expected_names(state)
+    expected = _new_names(state).keys()
     if missing := sorted(expected - state.keys()):
         raise ModelError(
             f"The weights are no CLIP model that piclip knows: {missing[0]} is missing (with "
@@ -190,13 +180,15 @@ def _check_layout(state: Mapping[str, Tensor]) -> None:
         )
 
 
-def _expected_names(state: Mapping[str, Tensor]) -> set[str]:
-    names = set(_VISION_NAMES) | set(_TEXT_NAMES) | set(_PROJECTION_NAMES)
-    for tower in ("visual.transformer", "transformer"):
+def _new_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """The new names of all weights of a CLIP of this depth, with {} where three are in one."""
+    names = dict(_NAMES)
+    for tower, model in _TOWERS.items():
         for block in range(max(_depth(state, tower), 1)):
-            prefix = f"{tower}.resblocks.{block}."
-            names |= {prefix + f"attn.in_proj_{kind}" for kind in ("weight", "bias")}
-            names |= {prefix + f"{name}.{k}" for name in _BLOCK_NAMES for k in ("weight", "bias")}
+            old, new = f"{tower}.resblocks.{block}.", f"{model}.encoder.layers.{block}."
+            for kind in ("weight", "bias"):
+                names[f"{old}attn.in_proj_{kind}"] = f"{new}self_attn.{{}}_proj.{kind}"
+                names |= {f"{old}{o}.{kind}": f"{new}{n}.{kind}" for o, n in _BLOCK_NAMES.items()}
     return names
 
 
@@ -206,13 +198,6 @@ def _depth(state: Mapping[str, Tensor], tower: str) -> int:
     blocks = {name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)}
     # Counted, as the number in a name may be huge; where one is left out, its names are missing.
     return sum(block.isdigit() for block in blocks)
-
-
-def _heads(width: int, exceptions: Mapping[int, int]) -> int:
-    head_width = exceptions.get(width, _HEAD_WIDTH)
-    if width % head_width:
-        raise ValueError(f"width {width} is not a multiple of {head_width} channels per head")
-    return width // head_width
 
 
 def _config(state: Mapping[str, Tensor], hidden_act: str) -> CLIPConfig:
@@ -225,28 +210,28 @@ def _config(state: Mapping[str, Tensor], hidden_act: str) -> CLIPConfig:
         raise ValueError(f"{patches} position embeddings do not form a square grid")
     vocabulary, text_width = state["token_embedding.weight"].shape
     embed = state["text_projection"].shape[1]
+
+    def blocks(tower: str, width: int, head_width: int = 64) -> dict[str, Any]:
+        if width % head_width:
+            raise ValueError(f"width {width} is not a multiple of {head_width} channels per head")
+        return {
+            "hidden_size": width,
+            "intermediate_size": state[f"{tower}.resblocks.0.mlp.c_fc.weight"].shape[0],
+            "projection_dim": embed,
+            "num_hidden_layers": _depth(state, tower),
+            "num_attention_heads": width // head_width,
+            "hidden_act": hidden_act,
+        }
+
+    head_width = _VISION_HEAD_WIDTHS.get(vision_width, 64)
     return CLIPConfig(
         projection_dim=embed,
-        vision_config={
-            "hidden_size": vision_width,
-            "intermediate_size": _mlp_width(state, "visual.transformer"),
-            "projection_dim": embed,
-            "num_hidden_layers": _depth(state, "visual.transformer"),
-            "num_attention_heads": _heads(vision_width, _VISION_HEAD_WIDTHS),
-            "num_channels": channels,
-            "image_size": grid * patch,
-            "patch_size": patch,
-            "hidden_act": hidden_act,
-        },
-        text_config={
+        vision_config=blocks("visual.transformer", vision_width, head_width)
+        | {"num_channels": channels, "image_size": grid * patch, "patch_size": patch},
+        text_config=blocks("transformer", text_width)
+        | {
             "vocab_size": vocabulary,
-            "hidden_size": text_width,
-            "intermediate_size": _mlp_width(state, "transformer"),
-            "projection_dim": embed,
-            "num_hidden_layers": _depth(state, "transformer"),
-            "num_attention_heads": _heads(text_width, {}),
             "max_position_embeddings": state["positional_embedding"].shape[0],
-            "hidden_act": hidden_act,
             "bos_token_id": vocabulary - 2,
             "eos_token_id": vocabulary - 1,
             "pad_token_id": vocabulary - 1,  # as CLIP's tokenizer pads
@@ -254,32 +239,14 @@ def _config(state: Mapping[str, Tensor], hidden_act: str) -> CLIPConfig:
     )
 
 
-def _mlp_width(state: Mapping[str, Tensor], tower: str) -> int:
-    return state[f"{tower}.resblocks.0.mlp.c_fc.weight"].shape[0]
-
-
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights below transformers' names, float32, with separate query, key and value."""
-    renamed: dict[str, Tensor] = {}
-    for name, weights in state.items():
-        tensor = weights.detach().to("cpu", torch.float32)
-        if name in _PROJECTION_NAMES:
-            renamed[_PROJECTION_NAMES[name]] = tensor.T.contiguous()
-        elif ".resblocks." in name:
-            renamed |= _renamed_block(name, tensor)
+    names, renamed = _new_names(state), dict[str, Tensor]()
+    for old, weights in state.items():
+        new, tensor = names[old], weights.detach().to("cpu", torch.float32)
+        if "{}" in new:
+            parts = zip("qkv", tensor.chunk(3), strict=True)
+            renamed |= {new.format(letter): part.contiguous() for letter, part in parts}
         else:
-            renamed[(_VISION_NAMES | _TEXT_NAMES)[name]] = tensor
+            renamed[new] = tensor.T.contiguous() if old in _PROJECTIONS else tensor
     return renamed
-
-
-def _renamed_block(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    tower, _, rest = name.partition(".resblocks.")
-    block, _, part = rest.partition(".")
-    model = "vision_model" if tower.startswith("visual") else "text_model"
-    prefix = f"{model}.encoder.layers.{block}"
-    if part.startswith("attn.in_proj_"):
-        kind = part.removeprefix("attn.in_proj_")
-        projections = zip(("q_proj", "k_proj", "v_proj"), tensor.chunk(3), strict=True)
-        return {f"{prefix}.self_attn.{p}.{kind}": t.contiguous() for p, t in projections}
-    module, _, kind = part.rpartition(".")
-    return {f"{prefix}.{_BLOCK_NAMES[module]}.{kind}": tensor}

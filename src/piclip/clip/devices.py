@@ -14,14 +14,7 @@ _DTYPES = {
 
 
 def usable_device(name: str | torch.device) -> torch.device:
-    """The device of this name.
-
-    Args:
-        name: "cpu", "cuda", "cuda:1", "mps", ... or a torch device.
-
-    Raises:
-        UsageError: There is no such device here.
-    """
+    """A device such as "cpu", "cuda:1" or "mps"; UsageError if there is none of this name here."""
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -33,11 +26,7 @@ def usable_device(name: str | torch.device) -> torch.device:
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
-    """The device of this name; "auto" is CUDA, else MPS, else the CPU.
-
-    Raises:
-        UsageError: There is no such device here.
-    """
+    """As `usable_device`; "auto" is CUDA, else MPS, else the CPU."""
     if str(name) == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from piclip.clip.checkpoints import ModelSettings, load_clip
+from piclip.clip.checkpoints import load_clip
 from piclip.clip.devices import resolve_device, resolve_dtype
 from piclip.clip.preprocessing import patch_grid
+from piclip.clip.settings import ModelSettings
 from piclip.clip.vit import (
     ACTIVATIONS,
     BlockWeights,
@@ -25,9 +26,11 @@ from piclip.clip.vit import (
 from piclip.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Self, Unpack
 
     from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModel
+
+    from piclip.clip.hub import HubOptions
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
 
@@ -121,7 +124,13 @@ class Encoder:
         self._head = _head_weights(self.model)
         self.logit_scale = float(self.model.logit_scale.float().exp())
         """Factor on cosines before a softmax over texts (100 in the published models)."""
-        self.attention_blocks = self._resolve_attention_blocks(attention_blocks)
+        blocks = self.settings.attention_blocks if attention_blocks is None else attention_blocks
+        self.attention_blocks = max(1, round(self.depth * 2 / 3)) if blocks is None else blocks
+        if not 1 <= self.attention_blocks <= self.depth:
+            raise UsageError(
+                f"The attention can be averaged over 1 to {self.depth} blocks of this model, not "
+                f"over {blocks}."
+            )
         self._positions: dict[tuple[int, int], Tensor] = {}
         self.source: str | None = None
         """What `from_pretrained` was given; None for an encoder made from a model in memory."""
@@ -135,45 +144,30 @@ class Encoder:
         *,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
+        **hub: Unpack[HubOptions],
     ) -> Self:
         """Loads a hub name, a folder, a weights file or ``"builtin"``.
 
-        See `piclip.clip.checkpoints.load_clip` for the sources, what concerns the hub and the
-        errors; device and dtype as in the class.
+        See `piclip.clip.checkpoints.load_clip` for the sources and the errors, and
+        `piclip.clip.hub.hub_folder` for the hub; device and dtype as in the class.
         """
-        loaded = load_clip(
-            name_or_path,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-        )
+        clip = load_clip(name_or_path, **hub)
         encoder = cls(
-            loaded.model, loaded.tokenizer, settings=loaded.settings, device=device, dtype=dtype
+            clip.model, clip.tokenizer, settings=clip.settings, device=device, dtype=dtype
         )
-        encoder.source, encoder.revision = str(name_or_path), revision
+        encoder.source, encoder.revision = str(name_or_path), hub.get("revision")
         return encoder
 
     def to(self, device: str | torch.device) -> Self:
         """Moves the model, in place; its type stays.
-
-        Args:
-            device: As in the class.
-
-        Returns:
-            Itself.
 
         Raises:
             UsageError: There is no such device here.
         """
         self.device = resolve_device(device)
         self.model.to(device=self.device)
-        self._blocks, self._head = (
-            _block_weights(self.model.vision_model),
-            _head_weights(self.model),
-        )
+        self._blocks = _block_weights(self.model.vision_model)
+        self._head = _head_weights(self.model)
         self._positions.clear()
         return self
 
@@ -256,14 +250,9 @@ class Encoder:
 
     @torch.inference_mode()
     def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
-        """Patch tokens alone, with neither attention maps nor a record; as `VisualTower.tokens`.
+        """Patch tokens (B, N, D) after some blocks, counted from 1; as `VisualTower.tokens`.
 
-        Args:
-            pixels: As in `encode`.
-            blocks: The blocks whose tokens are wanted, counted from 1.
-
-        Returns:
-            Tokens after each of them, (B, N, D).
+        There are neither attention maps nor a record.
         """
         self._check_blocks(blocks)
         x, _ = self._embed(pixels)
@@ -300,14 +289,9 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_token_ids(self, ids: Tensor) -> Tensor:
-        """Embeds tokenised texts.
+        """Embeds tokenised texts (T, L) as `encode_text` does.
 
-        Args:
-            ids: Token numbers, (T, L); what follows the end token does not matter, since the text
-                tower is causal.
-
-        Returns:
-            L2-normalised float32 vectors, (T, E).
+        What follows the end token does not matter, since the text tower is causal.
         """
         pooled = self.model.text_model(input_ids=ids.long().to(self.device)).pooler_output
         return F.normalize(self.model.text_projection(pooled).float(), dim=-1)
@@ -332,18 +316,6 @@ class Encoder:
             patches = resized[0].flatten(1).T.to(self.dtype)
             self._positions[grid] = torch.cat([table[:1], patches])
         return self._positions[grid]
-
-    def _resolve_attention_blocks(self, asked: int | None) -> int:
-        depth = len(self._blocks)
-        blocks = self.settings.attention_blocks if asked is None else asked
-        if blocks is None:
-            blocks = max(1, round(depth * 2 / 3))
-        if not 1 <= blocks <= depth:
-            raise UsageError(
-                f"The attention can be averaged over 1 to {depth} blocks of this model, not over "
-                f"{blocks}."
-            )
-        return blocks
 
 
 def _block_weights(vision_model: CLIPVisionModel) -> list[BlockWeights]:

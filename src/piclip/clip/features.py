@@ -26,30 +26,19 @@ Mask = npt.NDArray[Any] | Tensor
 
 @dataclass(frozen=True, eq=False)
 class QueryFeatures:
-    """What the priors need of one query.
+    """What the priors need of one query."""
 
-    Attributes:
-        tokens: Tokens that enter the last block, cls first, (1 + N, D).
-        attention: Mean attention between the N = h * w patches, (N, N).
-        grid: (h, w).
-    """
-
-    tokens: Tensor
-    attention: Tensor
-    grid: tuple[int, int]
+    tokens: Tensor  # tokens that enter the last block, cls first, (1 + N, D)
+    attention: Tensor  # mean attention between the N = h * w patches, (N, N)
+    grid: tuple[int, int]  # (h, w)
 
 
 @dataclass(frozen=True, eq=False)
 class SupportFeatures:
-    """What the priors need of one support: its object's patches.
+    """What the priors need of one support: its object's patches."""
 
-    Attributes:
-        last: Tokens after the last block, (M, D); M is 0 for an empty mask.
-        previous: Tokens after the second-to-last block, (M, D).
-    """
-
-    last: Tensor
-    previous: Tensor
+    last: Tensor  # tokens after the last block, (M, D); M is 0 for an empty mask
+    previous: Tensor  # tokens after the second-to-last block, (M, D)
 
 
 def encode_object(encoder: Encoder, pixels: Tensor, patches: Tensor) -> SupportFeatures:
@@ -89,18 +78,16 @@ class FeatureMaker:
 
     def __init__(self, encoder: Encoder, cache: Cache | None = None) -> None:
         self.encoder, self.cache = encoder, cache
-        self.model_hash = _model_hash(encoder) if cache else ""
+        self.model_hash = ""
+        if cache is not None:
+            parts = str(encoder.dtype), str(encoder.attention_blocks)
+            self.model_hash = content_key(weights_hash(encoder.model), *parts)
 
     def features(self, images: Sequence[Picture]) -> list[QueryFeatures]:
         """Encodes queries, each once; those of one size together.
 
-        An image is resized to the next multiples of the patch (473 to 480), no further.
-
-        Args:
-            images: Of any sizes.
-
-        Returns:
-            One per image, in order.
+        An image, of any size, is resized to the next multiples of the patch (473 to 480), no
+        further.
         """
         pixels = [self._pixels(image) for image in images]
 
@@ -124,21 +111,16 @@ class FeatureMaker:
 
         A patch is object when half of it is, so that an object smaller than a patch is kept.
 
-        Args:
-            images: Of any sizes.
-            masks: One per image, of its size.
-
-        Returns:
-            One per image, in order.
-
         Raises:
-            UsageError: Images and masks that do not fit together.
+            UsageError: Images and masks differ in number or size.
         """
         if len(images) != len(masks):
             raise UsageError(f"There are {len(masks)} masks for {len(images)} support images.")
-        labelled = [self._labelled(*pair) for pair in zip(images, masks, strict=True)]
-        pixels = [own for own, _ in labelled]
-        patches = [chosen for _, chosen in labelled]
+        pixels, patches = list[Tensor](), list[Tensor]()
+        for image, mask in zip(images, masks, strict=True):
+            own, chosen = self._labelled(image, mask)
+            pixels.append(own)
+            patches.append(chosen)
 
         def encode(batch: Tensor, indices: list[int]) -> list[dict[str, Tensor]]:
             previous, last = self.encoder.tokens(batch, self.encoder.last_two)
@@ -217,9 +199,3 @@ class FeatureMaker:
     def _grid(self, pixels: Tensor) -> tuple[int, int]:
         patch = self.encoder.patch_size
         return pixels.shape[-2] // patch, pixels.shape[-1] // patch
-
-
-def _model_hash(encoder: Encoder) -> str:
-    return content_key(
-        weights_hash(encoder.model), str(encoder.dtype), str(encoder.attention_blocks)
-    )

@@ -10,16 +10,10 @@ from piclip.errors import ModelError
 from piclip.io.documents import read_json
 
 _SMALL_FILES = (
-    "config.json",
-    "piclip.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
+    "config.json", "piclip.json", "preprocessor_config.json", "processor_config.json",
+    "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
     "merges.txt",
-)
+)  # fmt: skip
 _SHARDS = "model.safetensors.index.json"
 
 # One form of the weights is enough; safetensors cannot carry code, so it comes first, and where a
@@ -49,7 +43,7 @@ def hub_folder(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The local folder with the files of a hub model; downloads what the cache does not have.
+    """The folder of a hub model in the hub's cache; downloads what the cache does not have.
 
     A model that is complete in the cache is used as it is, without any request, so that results do
     not change under the user and work goes on offline. Of the weights only one form is downloaded.
@@ -61,9 +55,6 @@ def hub_folder(
         revision: Branch, tag or commit; by default the hub's main branch.
         cache_dir: Where models from the hub are kept; by default the hub's own cache.
         local_files_only: Whether to look in the cache alone, without a request.
-
-    Returns:
-        A folder in the hub's cache.
 
     Raises:
         ModelError: If the hub does not know the name, cannot be reached, or has no model in
@@ -138,9 +129,8 @@ def _cached_folder(
         cached = try_to_load_from_cache(name, file, cache_dir=cache_dir, revision=revision)
         if isinstance(cached, str):
             folder = Path(cached).parent
-            if (tokenizer and not has_tokenizer(folder)) or (weights and not has_weights(folder)):
-                return None
-            return folder
+            lacks_words = tokenizer and not has_tokenizer(folder)
+            return None if lacks_words or (weights and not has_weights(folder)) else folder
     return None
 
 

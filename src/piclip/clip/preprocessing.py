@@ -78,11 +78,7 @@ def to_pixels(
 
 
 def patch_grid(pixels: Tensor, patch: int) -> tuple[int, int]:
-    """The grid (h, w) of the patches of a batch of images.
-
-    Args:
-        pixels: Images, (B, 3, H, W).
-        patch: Side of a patch in pixels.
+    """The grid (h, w) of the patches of ``patch`` pixels a side in images (B, 3, H, W).
 
     Raises:
         UsageError: Pixels of another shape, or H or W is no multiple of the patch.
@@ -122,26 +118,12 @@ def mask_coverage(mask: npt.NDArray[np.bool_] | Tensor, grid: tuple[int, int]) -
 
 
 def object_patches(coverage: Tensor) -> Tensor:
-    """Which patches count as object: those covered by half, or else the best covered ones.
-
-    Args:
-        coverage: Share of each patch that is object, of any shape.
-
-    Returns:
-        Bool, of the same shape.
-    """
+    """Which patches are object: those whose share of it is half, or else the best ones; bool."""
     return coverage >= min(LEAST_COVERAGE, float(coverage.max()))
 
 
 def object_pixels(share: Tensor) -> Tensor:
-    """Which pixels of a support are kept: those that are half object, or else any that are.
-
-    Args:
-        share: Share of each pixel of the encoder's input that is object, of any shape.
-
-    Returns:
-        Bool, of the same shape.
-    """
+    """Which pixels of a support are kept: those half object, or else any that are; bool."""
     inside = share >= LEAST_COVERAGE
     return inside if inside.any() else share > 0
 

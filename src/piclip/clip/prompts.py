@@ -9,11 +9,10 @@ A class ``c`` has a foreground prototype (texts like "a photo of c") and a backg
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import resources
-from itertools import accumulate
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -42,10 +41,7 @@ def class_names(dataset: str) -> tuple[str, ...]:
     """Class names of ``"voc"`` (20, alphabetical) or ``"coco"`` (80, in COCO's order).
 
     The spellings are those of the published benchmarks' lists, also for COCO ("motorbike",
-    "pottedplant").
-
-    Raises:
-        UsageError: If the dataset is another.
+    "pottedplant"). UsageError for another dataset.
     """
     if dataset not in _DATASETS:
         raise UsageError(f"There are no class names of {dataset!r}: take one of voc, coco.")
@@ -64,58 +60,10 @@ def synonym_table(name: str) -> dict[str, str]:
     Raises:
         UsageError: If there is no such table.
     """
-    tables: dict[str, dict[str, str]] = {}
-    for dataset in _DATASETS:
-        tables |= _read(dataset)["tables"]
+    tables = {key: t for dataset in _DATASETS for key, t in _read(dataset)["tables"].items()}
     if name not in tables:
         raise UsageError(f"There is no synonym table {name!r}: take one of {', '.join(tables)}.")
     return dict(tables[name])
-
-
-@dataclass(frozen=True)
-class PromptSet:
-    """The texts that stand for one class.
-
-    Attributes:
-        name: The class.
-        foreground: Texts that are true of an image with the class, at least one.
-        background: Texts that are true of an image without it, at least one.
-    """
-
-    name: str
-    foreground: tuple[str, ...]
-    background: tuple[str, ...]
-
-
-def build_prompts(
-    names: Sequence[str],
-    synonyms: Synonyms | None = None,
-    *,
-    foreground_templates: str | Sequence[str] = FOREGROUND,
-    background_templates: str | Sequence[str] = BACKGROUND,
-) -> tuple[PromptSet, ...]:
-    """Put every wording of every class into every template.
-
-    Args:
-        names: Classes, such as ``["zebra", "bird"]``.
-        synonyms: Wordings of some of the classes, for example `synonym_table`; a class
-            without an entry is called by its name.
-        foreground_templates: Sentences with exactly one ``{}`` where the wording goes.
-        background_templates: The same for images without the class.
-
-    Returns:
-        One set of texts per name, in the order of ``names``.
-
-    Raises:
-        UsageError: If a template does not hold exactly one ``{}``, or a name or wording is blank.
-    """
-    foreground = _checked_templates(foreground_templates)
-    background = _checked_templates(background_templates)
-    sets = []
-    for name in names:
-        wordings = _wordings(name, synonyms or {})
-        sets.append(PromptSet(name, _filled(foreground, wordings), _filled(background, wordings)))
-    return tuple(sets)
 
 
 def text_prototypes(
@@ -130,53 +78,60 @@ def text_prototypes(
 
     Args:
         encode_text: The text encoder.
-        names: C classes, at least one.
-        synonyms: As in `build_prompts`.
-        foreground_templates: As in `build_prompts`.
-        background_templates: As in `build_prompts`.
+        names: C classes, at least one, such as ``["zebra", "bird"]``.
+        synonyms: Wordings of some of the classes, for example `synonym_table`; a class
+            without an entry is called by its name.
+        foreground_templates: Sentences with exactly one ``{}`` where the wording goes.
+        background_templates: The same for images without the class.
 
     Returns:
         Two tensors (C, E) of unit vectors, foreground and background, in the order of ``names``.
 
     Raises:
-        UsageError: As `build_prompts`, or if there are no names.
+        UsageError: There is no name or no template, a template does not hold exactly one ``{}``,
+            or a name or wording is blank.
     """
     if not names:
         raise UsageError("There is no class name: give at least one, such as zebra.")
-    prompts = build_prompts(
-        names,
-        synonyms,
-        foreground_templates=foreground_templates,
-        background_templates=background_templates,
-    )
-    groups = [prompt.foreground for prompt in prompts] + [prompt.background for prompt in prompts]
+    groups = [
+        fill_templates(templates, name, synonyms or {})
+        for templates in (foreground_templates, background_templates)
+        for name in names
+    ]
     features = encode_text([text for group in groups for text in group])
-    ends = list(accumulate(len(group) for group in groups))
-    parts = torch.tensor_split(features, ends[:-1])
-    prototypes = torch.stack([_mean_direction(part) for part in parts])
+    parts = features.split([len(group) for group in groups])
+    means = [normalize(part, dim=-1).mean(dim=0) for part in parts]
+    prototypes = normalize(torch.stack(means), dim=-1)
     return prototypes[: len(names)], prototypes[len(names) :]
 
 
-def _mean_direction(features: Tensor) -> Tensor:
-    """``n(mean n(x))`` of the rows of (M, E)."""
-    return normalize(normalize(features, dim=-1).mean(dim=0), dim=-1)
+def fill_templates(
+    templates: str | Sequence[str], name: str, synonyms: Synonyms = MappingProxyType({})
+) -> list[str]:
+    """Every wording of a class in every template; other braces are ordinary characters.
 
-
-def _wordings(name: str, synonyms: Synonyms) -> tuple[str, ...]:
+    Raises:
+        UsageError: As `text_prototypes`.
+    """
+    templates = (templates,) if isinstance(templates, str) else templates
+    if not templates:
+        raise UsageError(f"There is no prompt template: give at least one, such as {FOREGROUND!r}.")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise UsageError(
+                f"The prompt template {template!r} must hold {{}} exactly once, where the class "
+                f"name goes, as in {FOREGROUND!r}."
+            )
     check_name(name)
     wordings = synonyms.get(name, name)
-    checked = (wordings,) if isinstance(wordings, str) else tuple(wordings)
-    for wording in checked or ("",):
+    wordings = (wordings,) if isinstance(wordings, str) else wordings
+    for wording in wordings or ("",):
         check_name(wording)
-    return checked
+    return [template.replace("{}", word) for template in templates for word in wordings]
 
 
 def check_name(name: object) -> None:
-    """Refuses what is no text to call a class by.
-
-    Raises:
-        UsageError: It is blank, no text at all, such as a class's number, or no valid one.
-    """
+    """Refuses what is no text to call a class by: blank, a number, no valid UTF-8 (UsageError)."""
     if not isinstance(name, str):
         raise UsageError(
             f"The name of a class is a text that says what to segment, such as 'zebra', not "
@@ -188,25 +143,6 @@ def check_name(name: object) -> None:
         name.encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"The class name {name!a} is no text in UTF-8; write it anew.") from error
-
-
-def _checked_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
-    checked = (templates,) if isinstance(templates, str) else tuple(templates)
-    if not checked:
-        raise UsageError(f"There is no prompt template: give at least one, such as {FOREGROUND!r}.")
-    for template in checked:
-        if template.count("{}") != 1:
-            raise UsageError(
-                f"The prompt template {template!r} must hold {{}} exactly once, where the class "
-                f"name goes, as in {FOREGROUND!r}."
-            )
-    return checked
-
-
-def _filled(templates: Iterable[str], wordings: Iterable[str]) -> tuple[str, ...]:
-    """Every wording in every template; other braces in a template are ordinary characters."""
-    wordings = tuple(wordings)
-    return tuple(template.replace("{}", word) for template in templates for word in wordings)
 
 
 @cache

@@ -58,13 +58,9 @@ class ModelSettings:
 def read_settings(
     folder: Path | None, default: ModelSettings, *, patch: int, depth: int
 ) -> ModelSettings:
-    """The folder's own settings, completed with the default.
+    """The folder's own settings, completed with the default; a file of weights has no folder.
 
-    Args:
-        folder: Of the checkpoint; None for a file of weights, which has no settings.
-        default: For what the folder does not say.
-        patch: Side of a patch in pixels.
-        depth: Number of blocks.
+    The default is for a model of so many blocks (``depth``) with patches of ``patch`` pixels.
 
     Raises:
         ModelError: A file cannot be read, or a value is out of range.

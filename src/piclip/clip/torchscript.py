@@ -27,20 +27,12 @@ _DICT = "collections OrderedDict"
 _TYPED = "torch.jit._pickle "  # build_intlist, restore_type_tag, ...: the type of a plain value
 _CLASSES = "__torch__"
 _DTYPES = {
-    f"torch {name}Storage": dtype
-    for name, dtype in {
-        "Double": torch.float64,
-        "Float": torch.float32,
-        "Half": torch.float16,
-        "BFloat16": torch.bfloat16,
-        "Long": torch.int64,
-        "Int": torch.int32,
-        "Short": torch.int16,
-        "Char": torch.int8,
-        "Byte": torch.uint8,
-        "Bool": torch.bool,
-    }.items()
-}
+    "torch DoubleStorage": torch.float64, "torch FloatStorage": torch.float32,
+    "torch HalfStorage": torch.float16, "torch BFloat16Storage": torch.bfloat16,
+    "torch LongStorage": torch.int64, "torch IntStorage": torch.int32,
+    "torch ShortStorage": torch.int16, "torch CharStorage": torch.int8,
+    "torch ByteStorage": torch.uint8, "torch BoolStorage": torch.bool,
+}  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -65,12 +57,8 @@ def is_torchscript(archive: zipfile.ZipFile) -> bool:
 def read_torchscript(archive: zipfile.ZipFile) -> dict[str, Tensor]:
     """Read the tensors that are attributes of an archive's modules; none of its code is run.
 
-    Args:
-        archive: The archive, of entries that are stored as they are, as torch writes them.
-
-    Returns:
-        Tensors by name (``visual.conv1.weight``), on the CPU, in the types of the file: what
-        ``torch.jit.load(...).state_dict()`` has, and plain attributes that are tensors.
+    Its entries are stored as they are, as torch writes them. The names are those that
+    ``torch.jit.load(...).state_dict()`` has (``visual.conv1.weight``), and of plain attributes.
 
     Raises:
         pickle.UnpicklingError: If it holds other things than modules, tensors and plain values, or

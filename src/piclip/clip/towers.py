@@ -167,12 +167,6 @@ class VisualTower:
     def to(self, device: str | torch.device) -> Self:
         """Moves the model, in place; its type stays.
 
-        Args:
-            device: As in the class.
-
-        Returns:
-            Itself.
-
         Raises:
             UsageError: There is no such device here.
         """
@@ -215,18 +209,12 @@ class VisualTower:
 
 
 def holds_text_tower(name_or_path: str | Path, **hub: Unpack[HubOptions]) -> bool:
-    """Whether a checkpoint is one for `piclip.clip.checkpoints.load_clip`: a CLIP with its texts.
+    """Whether a checkpoint is one for `load_clip`, a CLIP with its texts, or for `VisualTower`.
 
     Only the configuration is read, or downloaded. Weights files count as CLIPs, and so do folders
     without a ``model_type`` in their configuration: `load_clip` says what is wrong with them.
-
-    Args:
-        name_or_path: As in `load_clip`.
-        hub: As in `piclip.clip.hub.hub_folder`.
-
-    Returns:
-        False for a tower of images alone, which is one for `VisualTower.from_pretrained`; SigLIP
-        counts as one, since piclip does not read its texts.
+    SigLIP counts as a tower of images alone, since piclip does not read its texts. The arguments
+    are those of `find_checkpoint`.
 
     Raises:
         ModelError: The model is unknown or cannot be downloaded, or is neither of the two.
@@ -258,8 +246,7 @@ def _model_type(folder: Path) -> str:
 def _default_settings(config: Any) -> ModelSettings:  # noqa: ANN401 - transformers' configurations
     """The colours of the published models; the side of their images, or half as much again.
 
-    Raises:
-        ModelError: The tower's patches are none that piclip can cut images into.
+    ModelError where the patches are none that piclip can cut images into.
     """
     patch, (_, (mean, std)) = config.patch_size, _TOWERS[config.model_type]
     if not isinstance(patch, int) or config.num_channels != 3:

@@ -22,15 +22,10 @@ _TILE_BYTES = 256 << 20  # all heads' scores on other devices: few launches, bou
 
 @dataclass(frozen=True)
 class Activation:
-    """An elementwise activation of the MLP.
+    """An elementwise activation of the MLP."""
 
-    Attributes:
-        function: The activation; may overwrite its argument.
-        slope: Its derivative; leaves its argument alone.
-    """
-
-    function: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
+    function: Callable[[Tensor], Tensor]  # may overwrite its argument
+    slope: Callable[[Tensor], Tensor]  # the derivative; leaves its argument alone
 
 
 _QUICK = 1.702
@@ -99,48 +94,30 @@ class LastBlock:
     """One recorded forward pass of the last block: all that its analytic gradient needs.
 
     Attention maps are left out: they are recomputed tile by tile from queries and keys.
-
-    Attributes:
-        weights: The block's weights.
-        head: Final norm and projection.
-        normed: Output y of the first layer norm, (B, T, D).
-        query: Queries, (B, H, T, D/H).
-        key: Keys, same shape.
-        value: Values, same shape.
-        attended: Attention output before the output projection, (B, T, D).
-        mid: Residual stream between attention and MLP, (B, T, D).
-        hidden: Pre-activation of the MLP, (B, T, F).
-        output: Residual stream after the block, (B, T, D).
     """
 
     weights: BlockWeights
     head: HeadWeights
-    normed: Tensor
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    attended: Tensor
-    mid: Tensor
-    hidden: Tensor
-    output: Tensor
+    normed: Tensor  # output y of the first layer norm, (B, T, D)
+    query: Tensor  # (B, H, T, D/H)
+    key: Tensor  # the same shape
+    value: Tensor  # the same shape
+    attended: Tensor  # attention output before the output projection, (B, T, D)
+    mid: Tensor  # residual stream between attention and MLP, (B, T, D)
+    hidden: Tensor  # pre-activation of the MLP, (B, T, F)
+    output: Tensor  # residual stream after the block, (B, T, D)
 
 
 def forward_block(x: Tensor, weights: BlockWeights, attention_sum: Tensor | None = None) -> Tensor:
-    """Runs one block.
+    """Runs one block; gives the tokens (B, T, D) after it.
 
     Args:
         x: Tokens, (B, T, D).
         weights: The block's weights.
         attention_sum: None for scaled-dot-product attention, or a float32 (B, T, T) buffer to
             which the sum over heads of the attention is added.
-
-    Returns:
-        Tokens after the block, (B, T, D).
     """
-    normed = F.layer_norm(x, x.shape[-1:], weights.ln1_weight, weights.ln1_bias, weights.eps)
-    query, key, value = _project(normed, weights)
-    attended = _attend(query, key, value, attention_sum)
-    mid = x + F.linear(attended, weights.out_weight, weights.out_bias)
+    mid = _attention_half(x, weights, attention_sum)[-1]
     return mid + _mlp_out(_mlp_in(mid, weights), weights)
 
 
@@ -148,13 +125,11 @@ def record_block(
     x: Tensor, weights: BlockWeights, head: HeadWeights, attention_sum: Tensor
 ) -> LastBlock:
     """Runs the last block as `forward_block` does and keeps what its gradient needs."""
-    normed = F.layer_norm(x, x.shape[-1:], weights.ln1_weight, weights.ln1_bias, weights.eps)
-    query, key, value = _project(normed, weights)
-    attended = _attend(query, key, value, attention_sum)
-    mid = x + F.linear(attended, weights.out_weight, weights.out_bias)
+    half = _attention_half(x, weights, attention_sum)
+    mid = half[-1]
     hidden = _mlp_in(mid, weights)
     output = mid + _mlp_out(hidden.clone(), weights)
-    return LastBlock(weights, head, normed, query, key, value, attended, mid, hidden, output)
+    return LastBlock(weights, head, *half, hidden, output)
 
 
 def attention_tiles(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
@@ -192,16 +167,22 @@ def _heads_together(query: Tensor) -> bool:
     return query.device.type != "cpu"
 
 
-def _project(normed: Tensor, weights: BlockWeights) -> tuple[Tensor, Tensor, Tensor]:
-    def split(weight: Tensor, bias: Tensor) -> Tensor:
+def _attention_half(
+    x: Tensor, weights: BlockWeights, attention_sum: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Normed input, queries, keys, values, attention output and ``mid``, as in `LastBlock`."""
+    normed = F.layer_norm(x, x.shape[-1:], weights.ln1_weight, weights.ln1_bias, weights.eps)
+
+    def heads(weight: Tensor, bias: Tensor) -> Tensor:
         projected = F.linear(normed, weight, bias)
         return projected.view(*normed.shape[:2], weights.heads, -1).transpose(1, 2)
 
-    return (
-        split(weights.query_weight, weights.query_bias),
-        split(weights.key_weight, weights.key_bias),
-        split(weights.value_weight, weights.value_bias),
-    )
+    query = heads(weights.query_weight, weights.query_bias)
+    key = heads(weights.key_weight, weights.key_bias)
+    value = heads(weights.value_weight, weights.value_bias)
+    attended = _attend(query, key, value, attention_sum)
+    mid = x + F.linear(attended, weights.out_weight, weights.out_bias)
+    return normed, query, key, value, attended, mid
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, attention_sum: Tensor | None) -> Tensor:

@@ -21,16 +21,11 @@ _MAX_GROWTH = 8
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the parameters in a ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file.
+    """Read tensors by name, in their own types, from a .safetensors, .pt, .pth or .bin file.
 
     Pickles are read with ``weights_only=True``: an object other than tensors is refused. Of
     TorchScript archives, the form of OpenAI's own files, the tensors are read and no code is run.
-
-    Args:
-        path: The file. A checkpoint ``{"state_dict": {...}, ...}`` counts as its state dict.
-
-    Returns:
-        Tensors by name, on the CPU, in the types of the file.
+    A checkpoint ``{"state_dict": {...}, ...}`` counts as its state dict. All is on the CPU.
 
     Raises:
         ModelError: If the file is missing, damaged, unsafe, or holds no state dict.

@@ -46,9 +46,6 @@ def open_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
         **options: What the dataset's class takes by keyword, such as ``fold_convention`` of
             ``"coco-20i"`` or ``train_images`` of ``"scenes"``.
 
-    Returns:
-        The dataset.
-
     Raises:
         UsageError: The name or an option is unknown, an option of another type, or the folder is
             missing.

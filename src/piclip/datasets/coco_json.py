@@ -20,7 +20,7 @@ from piclip.datasets.dataset import (
     check_class_count,
     fold_members,
 )
-from piclip.datasets.lazy_dataset import LazyDataset
+from piclip.datasets.file_dataset import LazyDataset
 from piclip.errors import DatasetError, PiclipError
 from piclip.formats.coco import CocoImage, drawn_mask, load
 from piclip.io.extras import needs_extra
@@ -86,11 +86,7 @@ class CocoJson(LazyDataset[CocoImage]):
         return np.array(read_image(self._images[split] / labelled.path), dtype=np.uint8)
 
     def class_map(self, key: str) -> NDArray[np.uint8]:
-        """The labels alone, uint8 (H, W).
-
-        Raises:
-            DatasetError: An annotation is damaged.
-        """
+        """The labels alone, uint8 (H, W); a DatasetError where an annotation is damaged."""
         return draw_objects(self._find(key)[1], self._value)
 
     def _read_split(self, split: Split) -> dict[str, CocoImage]:
@@ -107,10 +103,6 @@ def read_coco(
     file: Path, progress: Progress | None = None
 ) -> tuple[dict[int, str], dict[str, CocoImage]]:
     """Category names by id, ascending, and the images by path without suffix.
-
-    Args:
-        file: The annotations.
-        progress: Told how many bytes are read, and of how many.
 
     Raises:
         DatasetError: The file is missing, damaged or no instance annotations.
@@ -129,14 +121,7 @@ def read_coco(
 
 
 def draw_objects(image: CocoImage, values: Mapping[int, int]) -> NDArray[np.uint8]:
-    """Draws the objects of one image, the larger first.
-
-    Args:
-        image: Its annotations and size.
-        values: The value in the map by category id.
-
-    Returns:
-        uint8 (H, W).
+    """Class map uint8 (H, W) of one image, the larger objects first; ``values`` are by category id.
 
     Raises:
         DatasetError: An annotation is damaged.

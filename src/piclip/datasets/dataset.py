@@ -71,8 +71,6 @@ class Sample:
 class Dataset(ABC):
     """Labelled images of named classes in two splits, with folds of novel classes.
 
-    A reader adds where the images and their class maps come from.
-
     Args:
         name: What `piclip.datasets.catalogue.open_dataset` calls it.
         class_names: C names, at least one, each once; the place of a name is its class index.
@@ -173,12 +171,7 @@ class Dataset(ABC):
         return self._presence[split]
 
     def shows(self, split: Split, least: int) -> NDArray[np.bool_]:
-        """Whether each image shows so many pixels of a class or more (N, C); not to be changed.
-
-        Raises:
-            ImageError: As `presence`.
-            DatasetError: As `presence`.
-        """
+        """Whether each image shows so many pixels of a class or more (N, C); as `presence`."""
         return np.asarray(self.presence(split) >= least)
 
     def folds(self) -> int:

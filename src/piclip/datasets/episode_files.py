@@ -21,33 +21,19 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class EpisodeFile:
-    """What an episode file holds.
-
-    Attributes:
-        dataset: Name of the dataset.
-        fold: Number of the fold.
-        split: ``"train"`` or ``"val"``.
-        classes: ``"novel"`` or ``"base"``.
-        minimum_pixels: The rule by which images counted.
-        seed: The seed that the episodes were drawn with.
-        shots: Number of supports of every episode.
-        class_names: What the episodes' classes are called, by class index.
-        episodes: The episodes in order.
-        hash: `episodes_hash` of the episodes.
-        protocol: Name of the protocol that they were drawn by; files of old versions name none.
-    """
+    """What an episode file holds: the view's and the protocol's names, and the episodes."""
 
     dataset: str
     fold: int
-    split: str
-    classes: str
-    minimum_pixels: int
+    split: str  # train or val
+    classes: str  # novel or base
+    minimum_pixels: int  # the rule by which images counted
     seed: int
     shots: int
-    class_names: dict[int, str]
+    class_names: dict[int, str]  # of the view, by class index
     episodes: tuple[EpisodeKeys, ...]
-    hash: str
-    protocol: str = OURS.name
+    hash: str  # `episodes_hash` of the episodes
+    protocol: str = OURS.name  # files of old versions name none
 
     def check(self, dataset: Dataset) -> None:
         """Refuses a dataset that does not hold what the episodes ask for.
@@ -118,26 +104,12 @@ def write_episodes(
     shots: int,
     protocol: Protocol = OURS,
 ) -> str:
-    """Draws the episodes 0 to ``count - 1`` of a seed and writes them.
-
-    Args:
-        path: The JSON file to make or to replace.
-        view: What to draw from.
-        seed: 0 or more.
-        count: 1 or more.
-        shots: Supports of every episode.
-        protocol: How they are drawn.
-
-    Returns:
-        The hash of the episodes.
+    """Draws the first episodes of a seed and writes them to a JSON file; gives their hash.
 
     Raises:
-        UsageError: An argument is out of range.
-        DatasetError: A class has too few images.
+        UsageError, DatasetError: As `Protocol.episodes`.
         OutputError: The file cannot be written.
     """
-    if count < 1:
-        raise UsageError(f"An episode file holds 1 episode or more, not {count}.")
     episodes = protocol.episodes(view, seed, count, shots)
     names = view.dataset.class_names
     file = EpisodeFile(
@@ -200,19 +172,14 @@ def read_episodes(path: str | Path) -> EpisodeFile:
 
 
 def _parse(content: dict[str, Any]) -> EpisodeFile:
+    texts, numbers = "dataset split classes hash", "fold minimum_pixels seed shots"
+    fields: dict[str, Any] = {name: str(content[name]) for name in texts.split()}
     return EpisodeFile(
-        dataset=str(content["dataset"]),
-        fold=int(content["fold"]),
-        split=str(content["split"]),
-        classes=str(content["classes"]),
-        minimum_pixels=int(content["minimum_pixels"]),
-        seed=int(content["seed"]),
-        shots=int(content["shots"]),
+        **fields | {name: int(content[name]) for name in numbers.split()},
         class_names={int(index): str(name) for index, name in content["class_names"].items()},
         episodes=tuple(
             EpisodeKeys(int(index), str(query), tuple(map(str, supports)))
             for index, query, *supports in content["episodes"]
         ),
-        hash=str(content["hash"]),
         protocol=str(content.get("protocol", OURS.name)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypeAlias, TypeVar, get_args
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from piclip.datasets.dataset import MOST_CLASSES, Dataset, Sample, Split, check_choice
-from piclip.datasets.lazy_dataset import OverlappingDataset
+from piclip.datasets.file_dataset import OverlappingDataset
 from piclip.errors import DatasetError, UsageError
 from piclip.io.images import IGNORE
 
@@ -23,34 +24,21 @@ _ORDER, _DRAW = 0, 1  # what the random numbers are for; the streams never meet
 
 @dataclass(frozen=True)
 class EpisodeKeys:
-    """One few-shot task by the keys of its images.
+    """One few-shot task by the keys of its images."""
 
-    Attributes:
-        class_index: The class to segment.
-        query: The image to segment; it shows the class.
-        supports: K images that show the class, without the query.
-    """
-
-    class_index: int
-    query: str
-    supports: tuple[str, ...]
+    class_index: int  # the class to segment
+    query: str  # the image to segment; it shows the class
+    supports: tuple[str, ...]  # K images that show the class, without the query
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One few-shot task with its images; ``sample.mask(class_index)`` is a sample's truth.
+    """One few-shot task with its images; ``sample.mask(class_index)`` is a sample's truth."""
 
-    Attributes:
-        name: The class in the dataset's words.
-        class_index: The class to segment.
-        supports: K labelled images that show it.
-        query: The labelled image to segment.
-    """
-
-    name: str
-    class_index: int
-    supports: tuple[Sample, ...]
-    query: Sample
+    name: str  # the class in the dataset's words
+    class_index: int  # the class to segment
+    supports: tuple[Sample, ...]  # K labelled images that show it
+    query: Sample  # the labelled image to segment
 
 
 class FewShotView:
@@ -115,14 +103,13 @@ class FewShotView:
             index: images for index, images in counting.items() if len(images) >= minimum_images
         }
         self.classes = tuple(self.images_of)
-        self._classes_of: dict[str, tuple[int, ...]] = {}
+        self._classes_of: dict[str, list[int]] = {}
         for index, images in self.images_of.items():
             for key in images:
-                self._classes_of[key] = (*self._classes_of.get(key, ()), index)
+                self._classes_of.setdefault(key, []).append(index)
         self.keys = tuple(key for key in dataset.keys(split) if key in self._classes_of)
         if not self.keys:
-            most = max(map(len, counting.values()))
-            if most:
+            if most := max(map(len, counting.values())):
                 raise DatasetError(
                     f"No {classes} class of fold {fold} has {minimum_images} images in the {split} "
                     f"split of {dataset.name}, the largest has {most}; lower minimum_images."
@@ -135,11 +122,7 @@ class FewShotView:
         self._scarcest = min(self.classes, key=lambda index: len(self.images_of[index]))
 
     def check_shots(self, shots: int) -> None:
-        """Sees to it that every class has a query and its supports, however late it is drawn.
-
-        Raises:
-            DatasetError: A class of the view has fewer than K + 1 images.
-        """
+        """Refuses a class of fewer than K + 1 images, however late it is drawn (DatasetError)."""
         found = len(self.images_of[self._scarcest])
         if found <= shots:
             raise DatasetError(
@@ -187,12 +170,7 @@ class FewShotView:
         return EpisodeKeys(class_index, query, tuple(supports))
 
     def load(self, episode: EpisodeKeys) -> Episode:
-        """Reads the images of an episode.
-
-        Raises:
-            ImageError: A file is missing or damaged.
-            DatasetError: Image and class map do not fit together.
-        """
+        """Reads the images of an episode; errors as of `Dataset.sample`."""
         return Episode(
             name=self.dataset.class_names[episode.class_index],
             class_index=episode.class_index,
@@ -228,15 +206,9 @@ def _order(seed: int, turn: int, images: int) -> NDArray[np.int64]:
 
 
 def base_class_map(view: FewShotView, class_map: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Labels for the base learner: 0, then the base classes without gaps, 255 kept.
+    """Labels for the base learner, uint8 (H, W): ``k + 1`` for the class ``view.base_classes[k]``.
 
-    Args:
-        view: Says which classes are base classes.
-        class_map: uint8 (H, W) of the view's dataset.
-
-    Returns:
-        uint8 (H, W): ``k + 1`` for the base class ``view.base_classes[k]``, 0 for background and
-        novel classes, 255 ignore.
+    Background and novel classes are 0, 255 is kept; ``class_map`` is one of the view's dataset.
 
     Raises:
         UsageError: The dataset has more classes than a uint8 map has values, or they overlap.
@@ -258,6 +230,6 @@ def base_class_map(view: FewShotView, class_map: NDArray[np.uint8]) -> NDArray[n
     return labels[class_map]
 
 
-def _pick(stream: np.random.PCG64, choices: tuple[_Choice, ...]) -> _Choice:
+def _pick(stream: np.random.PCG64, choices: Sequence[_Choice]) -> _Choice:
     # 64 random bits modulo a few thousand: the bias is below 1e-15.
     return choices[int(stream.random_raw()) % len(choices)]

@@ -8,7 +8,6 @@ from pathlib import Path
 from piclip.datasets.dataset import (
     MINIMUM_PIXELS,
     FoldConvention,
-    Split,
     check_class_count,
     fold_members,
 )
@@ -51,10 +50,12 @@ class FolderDataset(FileDataset):
         names = read_lines(root / "classes.txt")
         check_class_count(names, root / "classes.txt")
         pairs = _pairs(root)
+        lists = {split: root / f"{split}.txt" for split in SPLITS}
+        listed = {s: _listed(path, pairs) for s, path in lists.items() if path.is_file()}
         super().__init__(
             "folder",
             names,
-            files=_splits(root, pairs),
+            files=listed or {"val": pairs},
             advice=f"list its images in {root}, one name per line of train.txt and val.txt",
             novel=fold_members(len(names), folds, fold_convention) if names else None,
             minimum_pixels=minimum_pixels,
@@ -83,13 +84,6 @@ def _pairs(root: Path) -> dict[str, Files]:
             f"it, or remove the mask."
         )
     return pairs
-
-
-def _splits(root: Path, pairs: dict[str, Files]) -> dict[Split, dict[str, Files]]:
-    listed = {
-        split: _listed(path, pairs) for split in SPLITS if (path := root / f"{split}.txt").is_file()
-    }
-    return listed or {"val": pairs}
 
 
 def _listed(path: Path, pairs: dict[str, Files]) -> dict[str, Files]:

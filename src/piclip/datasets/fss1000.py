@@ -121,36 +121,22 @@ def _derived_parts(root: Path) -> dict[Part, list[str]]:
     ordered = sorted(folders, key=lambda path: hashlib.sha256(path.name.encode()).digest())
     names = [path.name for path in ordered]
     first, second = round(_TRN_SHARE * len(names)), round((_TRN_SHARE + _VAL_SHARE) * len(names))
-    return {
-        "trn": sorted(names[:first]),
-        "val": sorted(names[first:second]),
-        "test": sorted(names[second:]),
-    }
+    parts = names[:first], names[first:second], names[second:]
+    return dict(zip(get_args(Part), map(sorted, parts), strict=True))
 
 
 def _files(root: Path, names: list[str]) -> dict[str, Files]:
-    return by_key(
-        (
-            (f"{name}/{image.stem}", Files(image, _mask_of(image)))
-            for name in names
-            for image in _pictures(root / name)
-        ),
-        root,
-    )
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """The pictures of a class in the order of their numbers: 1, 2, ..., 10."""
-    pictures = [path for path in list_images(folder) if path.suffix.lower() != ".png"]
-    if not pictures:
-        raise DatasetError(f"{folder} has masks but no pictures; add 1.jpg and so on.")
-    return sorted(pictures, key=lambda path: (len(path.stem), path.stem))
-
-
-def _mask_of(image: Path) -> Path:
-    mask = image.with_suffix(".png")
-    if not mask.is_file():
-        raise DatasetError(
-            f"{image} has no mask {mask.name} beside it; add it or remove the image."
-        )
-    return mask
+    """The images of these classes, each in the order of their numbers: 1, 2, ..., 10."""
+    entries = []
+    for name in names:
+        pictures = [path for path in list_images(root / name) if path.suffix.lower() != ".png"]
+        if not pictures:
+            raise DatasetError(f"{root / name} has masks but no pictures; add 1.jpg and so on.")
+        for image in sorted(pictures, key=lambda path: (len(path.stem), path.stem)):
+            mask = image.with_suffix(".png")
+            if not mask.is_file():
+                raise DatasetError(
+                    f"{image} has no mask {mask.name} beside it; add it or remove the image."
+                )
+            entries.append((f"{name}/{image.stem}", Files(image, mask)))
+    return by_key(entries, root)

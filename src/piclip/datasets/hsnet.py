@@ -63,10 +63,14 @@ def draw_hsnet(
         )
     random = np.random.RandomState(seed)
     questions = _DRAWS[view.dataset.name](view, splits, random)
-    return tuple(
-        EpisodeKeys(index, query, _supports(random, images, query, shots))
-        for index, query, images in islice(questions, count)
-    )
+    episodes = []
+    for index, query, images in islice(questions, count):
+        supports: list[str] = []
+        while len(supports) < shots:
+            if (key := _pick(random, images)) != query:
+                supports.append(key)
+        episodes.append(EpisodeKeys(index, query, tuple(supports)))
+    return tuple(episodes)
 
 
 def _pascal(
@@ -97,40 +101,22 @@ def _fss(
 ) -> Iterator[_Question]:
     keys = sorted(view.dataset.keys("val"), key=lambda key: key.rsplit("/", 1))
     indices = {name: index for index, name in enumerate(view.dataset.class_names)}
-    images_of = {
-        name: [f"{name}/{number + 1}" for number in range(_FSS_IMAGES)]
-        for name in map(_fss_class, keys)
-    }
+    names = {key: key.rsplit("/", 1)[0] for key in keys}
+    images_of = {n: [f"{n}/{k + 1}" for k in range(_FSS_IMAGES)] for n in names.values()}
     missing = {key for images in images_of.values() for key in images} - {*keys}
     if missing:
         raise DatasetError(
             f"The protocol hsnet needs the images 1 to {_FSS_IMAGES} of every test class, but "
             f"{min(missing)} is missing; complete the dataset."
         )
-    names = ((query, _fss_class(query)) for query in cycle(keys))
-    return ((indices[name], query, images_of[name]) for query, name in names)
+    return ((indices[names[key]], key, images_of[names[key]]) for key in cycle(keys))
 
 
 _DRAWS: Mapping[str, _Draw] = {"pascal-5i": _pascal, "coco-20i": _coco, "fss-1000": _fss}
 
 
-def _fss_class(key: str) -> str:
-    return key.rsplit("/", 1)[0]
-
-
 def _pick(random: np.random.RandomState, choices: Sequence[_Choice]) -> _Choice:
     return choices[int(random.permutation(len(choices))[0])]
-
-
-def _supports(
-    random: np.random.RandomState, images: Sequence[str], query: str, shots: int
-) -> tuple[str, ...]:
-    found: list[str] = []
-    while len(found) < shots:
-        key = _pick(random, images)
-        if key != query:
-            found.append(key)
-    return tuple(found)
 
 
 def _list_file(splits: Path | None, dataset: str, name: str) -> Path:
@@ -139,14 +125,13 @@ def _list_file(splits: Path | None, dataset: str, name: str) -> Path:
             "The protocol hsnet asks for the images of HSNet's own lists; give the folder of its "
             "split files (data/splits)."
         )
-    places = [folder / name for folder in (splits / dataset / "val", splits / "val", splits)]
-    there = [path for path in places if path.is_file()]
-    if not there:
-        raise DatasetError(
-            f"{splits} holds no {dataset}/val/{name}; give the folder of HSNet's split files "
-            f"(data/splits)."
-        )
-    return there[0]
+    for folder in (splits / dataset / "val", splits / "val", splits):
+        if (folder / name).is_file():
+            return folder / name
+    raise DatasetError(
+        f"{splits} holds no {dataset}/val/{name}; give the folder of HSNet's split files "
+        f"(data/splits)."
+    )
 
 
 def _pair(line: str, path: Path) -> tuple[str, int]:

@@ -11,22 +11,10 @@ from piclip.errors import DatasetError
 from piclip.io.images import list_images
 
 CLASS_NAMES = (
-    "ship",
-    "storage tank",
-    "baseball diamond",
-    "tennis court",
-    "basketball court",
-    "ground track field",
-    "bridge",
-    "large vehicle",
-    "small vehicle",
-    "helicopter",
-    "swimming pool",
-    "roundabout",
-    "soccer ball field",
-    "plane",
-    "harbor",
-)
+    "ship", "storage tank", "baseball diamond", "tennis court", "basketball court",
+    "ground track field", "bridge", "large vehicle", "small vehicle", "helicopter",
+    "swimming pool", "roundabout", "soccer ball field", "plane", "harbor",
+)  # fmt: skip
 _FOLDS = 3
 _MASK_ENDING = "_instance_color_RGB.png"
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from piclip.datasets.dataset import Split
-from piclip.datasets.lazy_dataset import OverlappingDataset, drawn_together
+from piclip.datasets.file_dataset import OverlappingDataset, drawn_together
 from piclip.errors import DatasetError, UsageError
 from piclip.formats.coco import packed
 from piclip.formats.image_files import relative_path

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from piclip.datasets.dataset import Split, file_state
-from piclip.datasets.lazy_dataset import OverlappingDataset, drawn_together
+from piclip.datasets.file_dataset import OverlappingDataset, drawn_together
 from piclip.datasets.prepared import SPLITS
 from piclip.errors import DatasetError
 from piclip.io.decoding import reason
@@ -30,17 +30,11 @@ _Part: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True)
 class _Thing:
-    """An object of a photograph.
+    """An object of a photograph."""
 
-    Attributes:
-        photograph: Its number, such as "2008_000019".
-        box: Rows and columns of the photograph that show it.
-        parts: The segmentations in the photograph, by class index.
-    """
-
-    photograph: str
-    box: tuple[slice, slice]
-    parts: dict[int, list[Any]]
+    photograph: str  # its number, such as "2008_000019"
+    box: tuple[slice, slice]  # rows and columns of the photograph that show it
+    parts: dict[int, list[Any]]  # the segmentations in the photograph, by class index
 
 
 class PascalPart(OverlappingDataset[_Thing]):

@@ -42,9 +42,7 @@ def open_photographs(root: Path) -> tuple[FileDataset | CocoJson, tuple[Split, .
         there = tuple(split for split in SPLITS if files[split].is_file())
         return CocoJson(root), there
     if (root / "classes.txt").is_file():
-        return FolderDataset(root), (
-            ("train", "val") if (root / "train.txt").is_file() else ("val",)
-        )
+        return FolderDataset(root), SPLITS if (root / "train.txt").is_file() else ("val",)
     if (root / "list.txt").is_file():
         return _voc(root), ("val",)
     raise UsageError(

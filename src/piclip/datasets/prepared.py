@@ -53,6 +53,10 @@ class PreparedDataset(FileDataset):
         images: Path | None = None,
         cache: Path | None = None,
     ) -> None:
+        # piclip.clip needs torch, which no other part of reading a dataset does.
+        from piclip.clip.prompts import synonym_table  # noqa: PLC0415
+
+        synonyms = synonym_table(_TABLES[name])  # the published ones, such as "bird avian"
         description = read_description(root)
         if description.get("name") != name:
             raise UsageError(
@@ -70,7 +74,7 @@ class PreparedDataset(FileDataset):
                 if (path := root / "lists" / f"{split}.txt").is_file()
             },
             advice=f"prepare {root} again with the images of that split",
-            synonyms=_synonyms(names, _TABLES[name]),
+            synonyms={c: (wording,) for c, wording in synonyms.items() if c in names},
             novel=fold_members(len(names), FOLDS, fold_convention),
             minimum_pixels=minimum_pixels,
             cache=root if cache is None else cache,
@@ -82,11 +86,7 @@ open_coco = partial(PreparedDataset, "coco-20i", fold_convention="interleaved")
 
 
 def read_description(out: Path) -> dict[str, Any]:
-    """Read ``dataset.json`` of a prepared folder.
-
-    Raises:
-        UsageError: The file is missing, no JSON or not of this format.
-    """
+    """Content of ``dataset.json`` in a prepared folder; UsageError if it is missing or damaged."""
     path = out / "dataset.json"
     try:
         description = read_json(path)
@@ -127,12 +127,3 @@ def _read_list(path: Path, root: Path, photographs: Path) -> dict[str, Files]:
         image, mask = parts
         entries.append((Path(mask).stem, Files(photographs / image, root / mask)))
     return by_key(entries, path)
-
-
-def _synonyms(names: list[str], table: str) -> dict[str, tuple[str, ...]]:
-    """The published resynonyms, such as "bird avian", of the classes that have one."""
-    # piclip.clip needs torch, which no other part of reading a dataset does.
-    from piclip.clip.prompts import synonym_table  # noqa: PLC0415
-
-    synonyms = synonym_table(table)
-    return {name: (synonyms[name],) for name in names if name in synonyms}

@@ -147,11 +147,7 @@ def _pfenet_seeds(count: int) -> tuple[int, ...]:
     return tuple(np.random.RandomState(123).randint(0, 1000, count).tolist())
 
 
-def _counted_seeds(count: int) -> tuple[int, ...]:
-    return tuple(range(count))
-
-
-OURS = Protocol("ours", draw_ours, _counted_seeds, repetitions=5)
+OURS = Protocol("ours", draw_ours, lambda count: tuple(range(count)), repetitions=5)
 PFENET = Protocol(
     "pfenet",
     draw_pfenet,
@@ -163,7 +159,7 @@ PFENET = Protocol(
 HSNET = Protocol(
     "hsnet",
     draw_hsnet,
-    _counted_seeds,
+    OURS.seeds,
     repetitions=1,
     counts={"fss-1000": 2400},
     repeats=True,
@@ -176,11 +172,7 @@ PROTOCOLS = {protocol.name: protocol for protocol in (OURS, PFENET, HSNET)}
 
 
 def protocol_named(name: str, splits: Path | None = None) -> Protocol:
-    """A protocol by its name.
-
-    Args:
-        name: One of `PROTOCOLS`.
-        splits: Folder of the lists that ``hsnet`` draws from.
+    """A protocol by its name; ``splits`` is the folder of the lists that ``hsnet`` draws from.
 
     Raises:
         UsageError: There is no such protocol, or it needs no lists.

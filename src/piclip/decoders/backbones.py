@@ -38,9 +38,7 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
 class Backbone(nn.Module):
     """Five stages, each applied to the output of the one before.
 
-    Attributes:
-        stages: The five stages.
-        channels: Number of channels of stages 2, 3 and 4.
+    ``channels`` are the numbers of channels of stages 2, 3 and 4.
     """
 
     def __init__(self, stages: Sequence[nn.Module], channels: tuple[int, int, int]) -> None:
@@ -49,13 +47,9 @@ class Backbone(nn.Module):
         self.channels = channels
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Returns the maps of all five stages.
+        """Returns the maps of all five stages, (B, C, h, w), the shallowest first.
 
-        Args:
-            images: Images with ImageNet's mean and deviation removed, (B, 3, H, W).
-
-        Returns:
-            Five maps (B, C, h, w), the shallowest first.
+        The images (B, 3, H, W) have ImageNet's mean and deviation removed.
         """
         maps = []
         for stage in self.stages:
@@ -68,13 +62,8 @@ class Backbone(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns stages 2, 3 and 4, stage 2 resized to the size of stage 3 (they differ in VGG).
 
-        Args:
-            images: Images with ImageNet's mean and deviation removed, (B, 3, H, W).
-            masks: What stage 4 sees of stage 3, in [0, 1], (B, 1, H, W); all without.
-            high: Whether anything reads stage 4; it is empty otherwise, (0, C3, h, w).
-
-        Returns:
-            Three maps, (B, C2, h, w), (B, C3, h, w) and (B, C4, h', w').
+        Stage 4 sees stage 3 inside the masks, in [0, 1], (B, 1, H, W), or all of it without; where
+        nothing reads ``high`` it is empty, (0, C3, h, w).
         """
         for stage in self.stages[:3]:
             images = stage(images)
@@ -85,13 +74,9 @@ class Backbone(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """The residual block 1x1 - 3x3 - 1x1; stride and dilation sit on the 3x3.
+    """The residual block 1x1 - 3x3 - 1x1; dilation and stride sit on the 3x3.
 
-    Args:
-        inputs: Channels of the input.
-        width: Channels inside; the output has four times as many.
-        stride: Stride of the 3x3 convolution and of the shortcut.
-        dilation: Dilation of the 3x3 convolution.
+    Inside are ``width`` channels, at the end four times as many; the shortcut has the stride, too.
     """
 
     expansion = 4
@@ -188,7 +173,7 @@ def _convolution(
 class VGG16BN(Backbone):
     """VGG-16 with batch norm, without its last pool: stages 3 and 4 have stride 16.
 
-    Pools round up. Stage 2 has stride 8, so `Backbone.lower` halves it.
+    Pools round up. Stage 2 has stride 8, so `Backbone.read` halves it.
     """
 
     def __init__(self) -> None:
@@ -303,12 +288,9 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
 def build_backbone(name: str, **options: Any) -> Backbone:  # noqa: ANN401 - of many kinds
     """Builds a backbone by name, with random weights but for ``vit``.
 
-    Args:
-        name: ``resnet50``, ``resnet101`` (deep stem); ``resnet50-plain``, ``resnet101-plain``
-            (torchvision's 7x7 stem); ``vgg16bn``; ``tiny``, a ResNet of four narrow blocks; or
-            ``vit``, any frozen ViT.
-        options: For the ResNets, arguments of `ResNet` instead of the name's own; for
-            ``vit`` those of `ViT`.
+    There are ``resnet50``, ``resnet101`` (deep stem); ``resnet50-plain``, ``resnet101-plain``
+    (torchvision's 7x7 stem); ``vgg16bn``; ``tiny``, a ResNet of four narrow blocks; and ``vit``,
+    any frozen ViT. Options are the arguments of `ResNet`, instead of the name's own, and of `ViT`.
 
     Raises:
         UsageError: If there is no such backbone, or it does not take an option.

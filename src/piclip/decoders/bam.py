@@ -22,7 +22,7 @@ from piclip.decoders.ensemble import (
     Ensemble,
     EnsembleDecoder,
     EnsembleOptions,
-    build_shot_weights,
+    ShotWeights,
     gram_distances,
     known_elsewhere,
 )
@@ -32,12 +32,10 @@ from piclip.decoders.layers import mask_classifier, pointwise, two_convolutions
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: the average of the map, a 1x1 and dilated 3x3 convolutions.
 
-    Args:
-        width: Channels of the input and of each branch.
-        dilations: Dilations of the 3x3 convolutions.
+    The input and each branch have ``width`` channels.
     """
 
-    def __init__(self, width: int, dilations: Sequence[int] = (6, 12, 18)) -> None:
+    def __init__(self, width: int, dilations: Sequence[int]) -> None:
         super().__init__()
         self.average = nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU())
         self.branches = nn.ModuleList([nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU())])
@@ -58,23 +56,17 @@ class BAMOptions(EnsembleOptions):
 
     With ``published_shots`` it has BAM's own weighting, for that number of shots; with another
     number the weights are then ``softmax(-distance)``.
-
-    Attributes:
-        dilations: Dilations of the ASPP.
-        published_hidden: Hidden channels of BAM's own weighting; 0 is a single layer.
     """
 
-    dilations: Sequence[int] = (6, 12, 18)
-    published_hidden: int = 2
+    dilations: Sequence[int] = (6, 12, 18)  # of the ASPP
+    published_hidden: int = 2  # hidden channels of BAM's own weighting; 0 is a single layer
 
 
 class BAM(EnsembleDecoder):
     """BAM for any number of shots.
 
     Prototypes, ImageNet priors and distances are averaged over the supports with weights that come
-    from the distances. BAM's own weighting is a network for one number of supports; the default
-    here is ``softmax(-s * distance)`` with one learnt number ``s``, for any number of supports (see
-    `piclip.decoders.ensemble.ShotWeights`).
+    from the distances: by default those of `piclip.decoders.ensemble.ShotWeights`.
     """
 
     name = "bam"
@@ -89,9 +81,7 @@ class BAM(EnsembleDecoder):
         self.fuse = pointwise(self.aspp.channels, width)
         self.refine = two_convolutions(width)
         self.classifier = mask_classifier(width)
-        self.shot_weights = build_shot_weights(
-            self.options.published_shots, self.options.published_hidden
-        )
+        self.shot_weights = ShotWeights(self.options.published_shots, self.options.published_hidden)
         self.ensemble = Ensemble()
 
     def decode(self, episodes: EpisodeFeatures) -> DecoderOutput:

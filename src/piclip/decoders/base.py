@@ -8,9 +8,9 @@ support's mask to a prototype; a *prior* says beforehand where the object may be
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from piclip.decoders.layers import (
     object_masks,
     pointwise,
 )
-from piclip.decoders.pretrained import NetworkOptions, PretrainedModule, load_strictly
+from piclip.decoders.networks import NetworkOptions, PretrainedModule, load_strictly
 from piclip.errors import UsageError
 from piclip.priors.maps import min_max
 
@@ -31,8 +31,7 @@ Prior = Literal["imagenet", "piclip", "none"]
 PRIOR_CHANNELS: dict[str, int] = {"imagenet": 1, "piclip": 2, "none": 0}
 
 
-@dataclass(frozen=True)
-class Features:
+class Features(NamedTuple):
     """Maps of the backbone's stages 2, 3 and 4: (N, C, h, w) each.
 
     ``low`` has the size of ``middle``; ``high`` is empty where nothing reads it.
@@ -48,35 +47,23 @@ class Features:
 
     def rows(self, rows: slice) -> Features:
         """Returns the maps of some of the N images."""
-        return Features(self.low[rows], self.middle[rows], self.high[rows])
+        return Features(*(maps[rows] for maps in self))
 
     @classmethod
     def stacked(cls, parts: Sequence[Features]) -> Features:
         """Returns the maps of all images of several parts, one part after the other."""
-        return cls(
-            torch.cat([maps.low for maps in parts]),
-            torch.cat([maps.middle for maps in parts]),
-            torch.cat([maps.high for maps in parts]),
-        )
+        return cls(*map(torch.cat, zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True)
 class EpisodeFeatures:
-    """A batch of episodes whose images have been through the backbone.
+    """A batch of episodes whose images have been through the backbone."""
 
-    Attributes:
-        query: Of B queries.
-        supports: Of their B * K supports, those of the first query first.
-        masks: Masks of the supports, (B, K, H', W'): 1 is the object; 0 and 255 are not.
-        priors: The CLIP priors, (B, 2, h, w), for ``prior="piclip"``.
-        base_class: In training, the episode's class among the base classes, long (B,).
-    """
-
-    query: Features
-    supports: Features
-    masks: Tensor
-    priors: Tensor | None = None
-    base_class: Tensor | None = None
+    query: Features  # of B queries
+    supports: Features  # of their B * K supports, those of the first query first
+    masks: Tensor  # of the supports, (B, K, H', W'): 1 is the object; 0 and 255 are not
+    priors: Tensor | None = None  # of CLIP, (B, 2, h, w), for ``prior="piclip"``
+    base_class: Tensor | None = None  # in training, that among the base classes, long (B,)
 
 
 @dataclass(frozen=True)
@@ -88,13 +75,13 @@ class DecoderOutput:
         auxiliary: Further scores (B, 2, H, W) that are trained towards the same mask.
         base_logits: Scores of background and the base classes, (B, 1 + base, H, W), if the
             decoder has a base learner.
-        extra: Further scalar terms of the loss, by name.
+        correlations: HDMNet's per level, coarsest first, (B, h_l, w_l); trained by distillation.
     """
 
     logits: Tensor
     auxiliary: tuple[Tensor, ...] = ()
     base_logits: Tensor | None = None
-    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    correlations: tuple[Tensor, ...] = ()
 
     def resized(self, size: Sequence[int]) -> DecoderOutput:
         """The same with all scores at (H, W), bilinearly."""
@@ -130,14 +117,12 @@ class FewShotDecoder(PretrainedModule, ABC):
     """A decoder on a frozen backbone, for any number of supports.
 
     Attributes:
-        loss_weights: Weight of each term in `loss`; 1 for a term that is not named.
         knows_base_classes: Whether there is a base learner, which reads stage 4 of the query.
         prior_channels: Number of channels of the prior.
         published_visual: Which visual prior published weights take, in the words of
             `piclip.decoders.clip_priors.PriorMaker`; for weights whose training is unknown.
     """
 
-    loss_weights: ClassVar[Mapping[str, float]] = {}
     knows_base_classes: ClassVar[bool] = False
     published_visual: str = "plain"
     options: DecoderOptions
@@ -148,30 +133,14 @@ class FewShotDecoder(PretrainedModule, ABC):
         if self.prior not in PRIOR_CHANNELS:
             raise UsageError(f"There is no prior {self.prior!r}: choose imagenet, piclip or none.")
         self.prior_channels = PRIOR_CHANNELS[self.prior]
-        self.backbone_name = self.options.backbone
         self.backbone.requires_grad_(False).eval()
         both, width = sum(self.backbone.channels[:2]), self.options.width
         dropout = self.options.dropout
         self.reduce_query = nn.Sequential(*pointwise(both, width), nn.Dropout2d(dropout))
         self.reduce_support = nn.Sequential(*pointwise(both, width), nn.Dropout2d(dropout))
 
-    def train(self, mode: bool = True) -> FewShotDecoder:
-        """Switches to training; the frozen parts stay in evaluation (batch norm, dropout)."""
-        super().train(mode)
-        for module in self.frozen():
-            module.eval()
-        return self
-
-    def frozen(self) -> tuple[nn.Module, ...]:
-        """The submodules that are not trained."""
-        return (self.backbone,)
-
     def load_base_learner(self, learner: PretrainedModule) -> None:
-        """Takes over the backbone of a trained `piclip.decoders.pspnet.PSPNet`.
-
-        Raises:
-            ModelError: If the backbones differ.
-        """
+        """Takes over the backbone of a trained `PSPNet`; ModelError if the backbones differ."""
         load_strictly(
             self.backbone,
             learner.backbone.state_dict(),
@@ -186,7 +155,7 @@ class FewShotDecoder(PretrainedModule, ABC):
         priors: Tensor | None = None,
         base_class: Tensor | None = None,
     ) -> DecoderOutput:
-        """Segments the queries.
+        """Segments the queries: scores at their size.
 
         Args:
             query: Queries with ImageNet's mean and deviation removed, (B, 3, H, W).
@@ -195,9 +164,6 @@ class FewShotDecoder(PretrainedModule, ABC):
             priors: For ``prior="piclip"``: refined text prior and visual prior, (B, 2, h, w).
             base_class: In training, the index of the episode's class among the base classes, long
                 (B,): decoders with a base learner do not count its pixels as background.
-
-        Returns:
-            Scores at the size of the query.
 
         Raises:
             UsageError: If shapes do not fit together, or the prior is absent.
@@ -209,20 +175,15 @@ class FewShotDecoder(PretrainedModule, ABC):
 
     @abstractmethod
     def decode(self, episodes: EpisodeFeatures) -> DecoderOutput:
-        """Segments queries whose maps, like those of the supports, are there already.
+        """Segments queries whose maps `query_features` and `support_features` returned.
 
-        Args:
-            episodes: What `query_features` and `support_features` returned, with the
-                rest as in `forward`.
-
-        Returns:
-            Scores at sizes of the decoder's own.
+        The scores have sizes of the decoder's own.
         """
 
     def loss(
         self, output: DecoderOutput, target: Tensor, base_target: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Returns the terms of the loss and, as ``"loss"``, their weighted sum.
+        """Returns the terms of the loss and, as ``"loss"``, their sum.
 
         Args:
             output: What `forward` returned.
@@ -231,7 +192,7 @@ class FewShotDecoder(PretrainedModule, ABC):
 
         Returns:
             ``main``; ``auxiliary``, the mean over the auxiliary scores; ``base``, if there are
-            base scores and a target for them; the output's extra terms; and ``loss``.
+            base scores and a target for them; and ``loss``.
         """
         terms = {"main": cross_entropy(output.logits, target)}
         if output.auxiliary:
@@ -239,9 +200,7 @@ class FewShotDecoder(PretrainedModule, ABC):
             terms["auxiliary"] = torch.stack(losses).mean()
         if output.base_logits is not None and base_target is not None:
             terms["base"] = cross_entropy(output.base_logits, base_target)
-        terms.update(output.extra)
-        weighted = [self.loss_weights.get(name, 1.0) * term for name, term in terms.items()]
-        return {"loss": torch.stack(weighted).sum(), **terms}
+        return {"loss": torch.stack([*terms.values()]).sum(), **terms}
 
     def check_episode(
         self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor | None
@@ -283,15 +242,10 @@ class FewShotDecoder(PretrainedModule, ABC):
 
     @torch.no_grad()
     def support_features(self, supports: Tensor, masks: Tensor) -> Features:
-        """Returns the backbone's maps of the supports; stage 4 sees the object only.
+        """Returns the backbone's maps of the supports, (B, K, 3, H, W) -> (B * K, C, h, w).
 
-        Args:
-            supports: Supports, (B, K, 3, H, W).
-            masks: Their masks, (B, K, H, W).
-
-        Returns:
-            Maps (B * K, C, h, w); ``high`` is stage 4 of the masked stage 3. Only the ImageNet
-            prior reads it: with another prior it is empty.
+        ``high`` is stage 4 of stage 3 inside the masks (B, K, H, W). Only the ImageNet prior reads
+        it: with another prior it is empty.
         """
         inside = object_masks(masks, masks.shape[-2:])
         high = self.prior == "imagenet"
@@ -318,12 +272,7 @@ class FewShotDecoder(PretrainedModule, ABC):
     def prior_maps(self, episodes: EpisodeFeatures, weights: Tensor) -> Tensor:
         """Returns the prior of each query at the size of its middle features.
 
-        Args:
-            episodes: B episodes of K supports.
-            weights: Weight of each support, (B, K), summing to one.
-
-        Returns:
-            Prior, (B, prior_channels, h, w).
+        The weights of the supports, (B, K), sum to one; the prior is (B, prior_channels, h, w).
         """
         middle, priors = episodes.query.middle, episodes.priors
         if self.prior == "imagenet":

@@ -9,19 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from piclip.decoders.base import DecoderOptions, FewShotDecoder
-from piclip.decoders.pretrained import PretrainedModule, load_strictly
+from piclip.decoders.networks import PretrainedModule, load_strictly
 from piclip.decoders.pspnet import PyramidHead
 
 
 def gram(features: Tensor) -> Tensor:
-    """Returns the cosine of every pair of channels over all positions.
-
-    Args:
-        features: Maps, (N, C, h, w).
-
-    Returns:
-        Gram matrices, (N, C, C).
-    """
+    """Returns the cosines of all channels over the positions, (N, C, h, w) -> (N, C, C)."""
     rows = features.flatten(2)
     norms = rows.norm(dim=2, keepdim=True)
     cosines: Tensor = (rows @ rows.transpose(1, 2)) / (norms @ norms.transpose(1, 2) + 1e-7)
@@ -32,54 +25,35 @@ def gram(features: Tensor) -> Tensor:
 def gram_distances(query: Tensor, supports: Tensor) -> Tensor:
     """Says how far the style of each support is from the query's.
 
-    ``d = |G(query) - G(support)| / C`` with Frobenius' norm.
-
-    Args:
-        query: Low features of the queries, (B, C, h, w).
-        supports: Low features of their supports, (B * K, C, h, w), without mask.
-
-    Returns:
-        Distances, (B, K).
+    ``d = |G(query) - G(support)| / C`` with Frobenius' norm: low features of the queries,
+    (B, C, h, w), and of their supports, (B * K, C, h, w), without mask, give distances (B, K).
     """
-    batch, channels = query.shape[:2]
-    of_supports = gram(supports).reshape(batch, -1, channels, channels)
-    differences = gram(query)[:, None] - of_supports
-    distances: Tensor = torch.linalg.matrix_norm(differences) / channels
+    differences = gram(query)[:, None] - gram(supports).unflatten(0, (len(query), -1))
+    distances: Tensor = torch.linalg.matrix_norm(differences) / query.shape[1]
     return distances
 
 
 class ShotWeights(nn.Module):
-    """Weights of any number of supports: ``softmax(-s * d)``, s learnt, starting at 1.
+    """Weights of the supports: the nearer a support's style is to the query's, the more it counts.
 
-    The nearer a support's style is to the query's, the more it counts. One number is learnt
-    whatever the number of supports, so a network trained with one support works with five (the
-    scale is then as it started: only more than one support trains it).
-    """
+    They are ``softmax(-s * d)`` for any number of supports, s learnt, starting at 1. Only more than
+    one support trains the scale; a network trained with one works with five.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, distances: Tensor) -> Tensor:
-        """Returns weights that sum to one, (B, K) -> (B, K)."""
-        return torch.softmax(-self.scale * distances, 1)
-
-
-class PublishedShotWeights(nn.Module):
-    """BAM's own weights, a small network for one number of supports.
-
-    The distances, sorted ascending, are its channels; its outputs are put back in the order of the
-    supports and go through a softmax. With another number of supports than its own it does not
-    apply: then the weights are ``softmax(-d)``, as in `ShotWeights` before training.
+    BAM's own are those of a small network for one number of supports: the distances, sorted
+    ascending, are its channels; its outputs are put back in the order of the supports and go
+    through a softmax. For another number than its own the weights are ``softmax(-d)``.
 
     Args:
-        shots: Number of supports it is for. One support has weight 1 and needs no network.
-        hidden: Hidden channels; 0 is a single layer without bias.
+        published_shots: The number of supports of BAM's own weights, to have these. One support has
+            weight 1 and needs no network.
+        hidden: Their hidden channels; 0 is a single layer without bias.
     """
 
-    def __init__(self, shots: int, hidden: int = 2) -> None:
+    def __init__(self, published_shots: int | None = None, hidden: int = 2) -> None:
         super().__init__()
-        self.shots = shots
+        self.shots = shots = published_shots or 1
+        own = published_shots is None
+        self.scale: Tensor | float = nn.Parameter(torch.ones(())) if own else 1.0
         self.layers: nn.Module | None = None
         if shots > 1 and hidden == 0:
             self.layers = nn.Conv2d(shots, shots, 1, bias=False)
@@ -92,7 +66,7 @@ class PublishedShotWeights(nn.Module):
     def forward(self, distances: Tensor) -> Tensor:
         """Returns weights that sum to one, (B, K) -> (B, K)."""
         if self.layers is None or distances.shape[1] != self.shots:
-            return torch.softmax(-distances, 1)
+            return torch.softmax(-self.scale * distances, 1)
         return torch.softmax(self.scores(self.layers, distances), 1)
 
     def scores(self, layers: nn.Module, distances: Tensor) -> Tensor:
@@ -102,23 +76,12 @@ class PublishedShotWeights(nn.Module):
         return scores.gather(1, order.argsort(1))
 
 
-def build_shot_weights(published_shots: int | None, hidden: int = 2) -> nn.Module:
-    """Returns the weights for any number of supports, or the published ones for one number."""
-    if published_shots is None:
-        return ShotWeights()
-    return PublishedShotWeights(published_shots, hidden)
-
-
 def known_elsewhere(base_logits: Tensor, base_class: Tensor | None = None) -> Tensor:
-    """Returns the probability that a pixel shows a base class, which is background here.
+    """Returns the probability, (B, 1, h, w), that a pixel shows a base class: background here.
 
-    Args:
-        base_logits: Scores of background and base classes, (B, 1 + base, h, w).
-        base_class: Index of the base class that is the object of the episode, long (B,): left
-            out of the sum. Only in training; a novel object is no base class.
-
-    Returns:
-        Probabilities, (B, 1, h, w).
+    It comes from scores of background and base classes, (B, 1 + base, h, w). The base class that is
+    the object of the episode, long (B,), is left out of the sum; only in training, for a novel
+    object is no base class.
     """
     probabilities = base_logits.softmax(1)[:, 1:]
     if base_class is not None:
@@ -146,15 +109,12 @@ class Ensemble(nn.Module):
                 layer.weight.copy_(torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1))
 
     def forward(self, meta_logits: Tensor, distance: Tensor, elsewhere: Tensor) -> Tensor:
-        """Joins them.
+        """Returns scores of background and object, (B, 2, h, w).
 
         Args:
-            meta_logits: Scores of background and object, (B, 2, h, w).
+            meta_logits: Those of the meta learner, (B, 2, h, w).
             distance: Weighted distance of the supports, (B,).
             elsewhere: Probability of base classes, (B, 1, h, w), see `known_elsewhere`.
-
-        Returns:
-            Scores of background and object, (B, 2, h, w).
         """
         background, foreground = meta_logits.softmax(1).split(1, 1)
         distances = distance[:, None, None, None].expand_as(foreground)
@@ -168,15 +128,12 @@ class Ensemble(nn.Module):
 class EnsembleOptions(DecoderOptions):
     """What a decoder with a base learner is built with.
 
-    Attributes:
-        base_classes: Number of base classes of the base learner, without background.
-        base_width: Channels before the classifier of the base learner.
-        published_shots: Number of shots of a published checkpoint, to have its form; None for our
-            own, which any number of shots trains.
+    With ``published_shots`` it has the form of a published checkpoint of so many shots; our own is
+    trained by any number.
     """
 
-    base_classes: int = 15
-    base_width: int = 512
+    base_classes: int = 15  # of the base learner, without background
+    base_width: int = 512  # channels before its classifier
     published_shots: int | None = None
 
 
@@ -193,16 +150,8 @@ class EnsembleDecoder(FewShotDecoder):
         )
         self.base_learner.requires_grad_(False).eval()
 
-    def frozen(self) -> tuple[nn.Module, ...]:
-        """The backbone and the base learner."""
-        return (self.backbone, self.base_learner)
-
     def load_base_learner(self, learner: PretrainedModule) -> None:
-        """Takes over backbone and head of a trained `piclip.decoders.pspnet.PSPNet`.
-
-        Raises:
-            ModelError: If the backbones, or the number of base classes, differ.
-        """
+        """Takes over the head, too; ModelError if the number of base classes differs."""
         super().load_base_learner(learner)
         load_strictly(
             self.base_learner,

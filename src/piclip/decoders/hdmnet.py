@@ -10,7 +10,7 @@ CVPR 2023; with ``prior="piclip"`` the decoder of PI-CLIP (Wang et al., CVPR 202
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,32 +23,19 @@ from piclip.decoders.ensemble import (
     Ensemble,
     EnsembleDecoder,
     EnsembleOptions,
-    build_shot_weights,
+    ShotWeights,
     gram_distances,
     known_elsewhere,
 )
 from piclip.decoders.hierarchical_matching import (
     HierarchicalMatching,
-    Matching,
     MatchingOptions,
     correlation_distillation,
 )
 from piclip.decoders.layers import best_cosine, masked_average, object_masks, pointwise
 from piclip.errors import UsageError
 
-PRIOR_GAIN = 10.0
-"""Scales the prior where it meets the reduced features."""
-
-
-@dataclass(frozen=True)
-class HDMNetOutput(DecoderOutput):
-    """A decoder's output with the correlations that the distillation compares.
-
-    Attributes:
-        correlations: Per level, coarsest first, (B, h_l, w_l).
-    """
-
-    correlations: tuple[Tensor, ...] = ()
+PRIOR_GAIN = 10.0  # scales the prior where it meets the reduced features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +72,7 @@ class HDMNet(EnsembleDecoder):
         self.merge_query = pointwise(both + self.prior_channels, matching_width)
         self.merge_support = pointwise(both, matching_width)
         self.matching = HierarchicalMatching(self.options, self.prior_channels)
-        self.shot_weights = build_shot_weights(shots)
+        self.shot_weights = ShotWeights(shots)
         self.ensemble = Ensemble()
 
     def check_episode(
@@ -95,7 +82,7 @@ class HDMNet(EnsembleDecoder):
         pair = None if priors is None else priors[:, :2]
         super().check_episode(query, supports, masks, pair)
 
-    def decode(self, episodes: EpisodeFeatures) -> HDMNetOutput:
+    def decode(self, episodes: EpisodeFeatures) -> DecoderOutput:
         """See `EnsembleDecoder.decode`; ``auxiliary`` holds the scores of the matching alone.
 
         Published HDMNet was trained on the visual prior's raw cosines. A network in published form
@@ -111,14 +98,11 @@ class HDMNet(EnsembleDecoder):
             base_logits = self.base_learner.classifier(self.base_learner.fuse[2:](known))
             elsewhere = known_elsewhere(base_logits, episodes.base_class)
             prior = self._prior(episodes, known)
-        matching = self._match(query, supports, episodes.masks, prior)
+        meta, correlations = self._match(query, supports, episodes.masks, prior)
         distances = gram_distances(query.low, supports.low)
         distance = (self.shot_weights(distances) * distances).sum(1)
-        elsewhere = resize(elsewhere, matching.logits.shape[-2:])
-        logits = self.ensemble(matching.logits, distance, elsewhere)
-        return HDMNetOutput(
-            logits, (matching.logits,), base_logits, correlations=matching.correlations
-        )
+        logits = self.ensemble(meta, distance, resize(elsewhere, meta.shape[-2:]))
+        return DecoderOutput(logits, (meta,), base_logits, correlations)
 
     @torch.no_grad()
     def support_features(self, supports: Tensor, masks: Tensor) -> Features:
@@ -138,8 +122,8 @@ class HDMNet(EnsembleDecoder):
 
     def _match(
         self, seen: Features, shown: Features, masks: Tensor, prior: Tensor | None
-    ) -> Matching:
-        """Reduces, adds prototypes and prior, and matches."""
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Reduces, adds prototypes and prior, and matches; returns logits and correlations."""
         query = self.reduce_query(seen.joined())
         support = self.reduce_support(shown.joined())
         size = support.shape[-2:]
@@ -152,8 +136,8 @@ class HDMNet(EnsembleDecoder):
             parts.append(PRIOR_GAIN * prior)
         merged = self.merge_query(torch.cat(parts, 1))
         support = support.unflatten(0, masks.shape[:2])
-        found: Matching = self.matching(merged, support, masks, prior)
-        return found
+        logits, correlations = self.matching(merged, support, masks, prior)
+        return logits, correlations
 
     def _prior(self, episodes: EpisodeFeatures, known: Tensor) -> Tensor | None:
         """Returns the prior's channels, (B, prior_channels, h, w), or None for no prior."""
@@ -182,28 +166,18 @@ class HDMNet(EnsembleDecoder):
     def loss(
         self, output: DecoderOutput, target: Tensor, base_target: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Returns the terms of `EnsembleDecoder.loss` and ``distillation``.
-
-        The frozen base learner's term has no gradient; it is there to be watched.
-        """
-        if isinstance(output, HDMNetOutput):
-            distillation = correlation_distillation(output.correlations, target)
-            output = replace(output, extra={**output.extra, "distillation": distillation})
-        return super().loss(output, target, base_target)
+        """Adds ``distillation``; the term of the frozen base learner is there to be watched."""
+        terms = super().loss(output, target, base_target)
+        distillation = correlation_distillation(output.correlations, target)
+        return {**terms, "distillation": distillation, "loss": terms["loss"] + distillation}
 
 
 def mean_best_cosine(query: Tensor, supports: Tensor, masks: Tensor) -> Tensor:
     """Returns the best cosine of each query position with any position of a masked support.
 
-    Unlike PFENet's prior it is not stretched to [0, 1]; positions outside a mask count as 0.
-
-    Args:
-        query: Maps, (B, C, h, w).
-        supports: Maps, (B, K, C, h', w').
-        masks: Their masks, (B, K, H, W), 1 is the object.
-
-    Returns:
-        Cosines, averaged over the supports, (B, 1, h, w).
+    It is averaged over the supports and, unlike PFENet's prior, not stretched to [0, 1]; positions
+    outside a mask, (B, K, H, W), 1 is the object, count as 0. The query's maps (B, C, h, w) and the
+    supports' (B, K, C, h', w') give cosines (B, 1, h, w).
     """
     inside = F.interpolate((masks == 1).float(), supports.shape[-2:], mode="nearest")
     masked = supports * inside.unsqueeze(2)

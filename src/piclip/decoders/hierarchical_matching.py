@@ -28,56 +28,25 @@ from torch import Tensor, nn
 from piclip.decoders.backbones import resize
 from piclip.errors import UsageError
 
-TEMPERATURE = 0.1
-"""Divides the cosines of the matching."""
-
-NORM_EPS = 1e-6
-"""Of every layer norm."""
+TEMPERATURE = 0.1  # divides the cosines of the matching
+NORM_EPS = 1e-6  # of every layer norm
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatchingOptions:
-    """What the matching is built with.
+    """What the matching is built with."""
 
-    Attributes:
-        matching_width: Channels of the feature maps, through the whole matching.
-        heads: Attention heads of the encoder, one entry per level, finest first.
-        reductions: Side of the patches that are one key of the encoder's attention, per level.
-        match_heads: Heads of the matching.
-        blocks: Encoder blocks per level.
-        expansion: Hidden width of feed-forward layers and heads, in units of ``matching_width``.
-        matching_dropout: Dropout of attention outputs and feed-forward layers.
-    """
-
-    matching_width: int = 64
-    heads: Sequence[int] = (2, 4, 8)
-    reductions: Sequence[int] = (4, 2, 1)
-    match_heads: int = 2
-    blocks: int = 2
-    expansion: int = 4
-    matching_dropout: float = 0.1
-
-
-@dataclass(frozen=True)
-class Matching:
-    """What the matching finds.
-
-    Attributes:
-        logits: (B, 2, h, w) background and foreground at the size of the query map.
-        correlations: Per level, coarsest first, (B, h_l, w_l): the mean cosine of a query position
-            with the supports' object positions, divided by the temperature; 0 without an object.
-    """
-
-    logits: Tensor
-    correlations: tuple[Tensor, ...]
+    matching_width: int = 64  # channels of the feature maps, through the whole matching
+    heads: Sequence[int] = (2, 4, 8)  # of the encoder's attention, per level, finest first
+    reductions: Sequence[int] = (4, 2, 1)  # side of the patches that are one of its keys, per level
+    match_heads: int = 2  # of the matching
+    blocks: int = 2  # of the encoder, per level
+    expansion: int = 4  # hidden width of feed-forward layers and heads, in matching widths
+    matching_dropout: float = 0.1  # of attention outputs and feed-forward layers
 
 
 class HierarchicalMatching(nn.Module):
-    """From reduced features, support masks and priors to logits.
-
-    Args:
-        options: Sizes.
-        prior_channels: Number of prior maps that enter every level; 0 for none.
+    """From reduced features, support masks and ``prior_channels`` prior maps to logits.
 
     Raises:
         UsageError: The width is not a multiple of a number of heads, or the lengths differ.
@@ -101,17 +70,19 @@ class HierarchicalMatching(nn.Module):
 
     def forward(
         self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor | None
-    ) -> Matching:
-        """Match one query with its supports.
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Matches queries with their supports.
 
         Args:
-            query: (B, C, h, w) reduced features of the query.
+            query: (B, C, h, w) reduced features of the queries.
             supports: (B, K, C, h, w) reduced features of the supports.
             masks: (B, K, H, W), 1 on the object, any size.
             priors: (B, P, h', w') maps that join every level; None when ``prior_channels`` is 0.
 
         Returns:
-            The logits and the correlations of every level.
+            (B, 2, h, w) background and foreground; and per level, coarsest first, (B, h_l, w_l):
+            the mean cosine of a query position with the supports' object positions, divided by the
+            temperature, 0 without an object.
 
         Raises:
             UsageError: The number of prior maps is not ``prior_channels``, or the feature map is
@@ -122,46 +93,44 @@ class HierarchicalMatching(nn.Module):
             raise UsageError(
                 f"This HDMNet takes {self.prior_channels} prior maps per query but got {given}."
             )
-        batch, shots = supports.shape[:2]
-        support = supports.flatten(0, 1)
-        levels = cast(list[Level], list(self.levels))
-        encoded: list[tuple[Tensor, Tensor]] = []
-        for level in levels:
+        support, encoded = supports.flatten(0, 1), []
+        for level in cast(list[Level], list(self.levels)):
             query, support = level.encode(query), level.encode(support)
-            encoded.append((query, support))
+            encoded.append((level, query, support))
         total: Tensor | None = None
         correlations = []
-        for level, (query, support) in zip(reversed(levels), reversed(encoded), strict=True):
+        for level, query, support in reversed(encoded):
             size = support.shape[-2:]
             objects = F.interpolate((masks == 1).float(), size, mode="nearest").bool()
-            matched, correlation = level.match(
-                query, support.unflatten(0, (batch, shots)), objects, priors
-            )
+            shots = support.unflatten(0, supports.shape[:2])
+            matched, correlation = level.match(query, shots, objects, priors)
             total = level.merge(matched, total)
             correlations.append(correlation)
-        return Matching(self.classifier(total), tuple(correlations))
+        return self.classifier(total), tuple(correlations)
 
 
 class Level(nn.Module):
     """One scale: encoder blocks, the matching, and the merge with the coarser scales.
 
-    Args:
-        options: Sizes.
-        prior_channels: Number of prior maps.
-        index: 0 is the finest scale; each of the others halves the map.
+    The level of the index 0 is the finest; each of the others halves the map.
     """
 
     def __init__(self, options: MatchingOptions, prior_channels: int, index: int) -> None:
         super().__init__()
         channels, dropout = options.matching_width, options.matching_dropout
         hidden, heads = channels * options.expansion, options.heads[index]
-        self.embedding = PatchEmbedding(channels, stride=1 if index == 0 else 2)
-        self.blocks = nn.ModuleList(
-            EncoderBlock(channels, heads, options.reductions[index], hidden, dropout)
-            for _ in range(options.blocks)
-        )
+        # Only what halves the map looks beyond one position.
+        kernel, stride = (1, 1) if index == 0 else (3, 2)
+        projection = nn.Conv2d(channels, channels, kernel, stride, padding=kernel // 2)
+        norm = nn.LayerNorm(channels, NORM_EPS)
+        self.embedding = nn.ModuleDict({"projection": projection, "norm": norm})
+        self.blocks = nn.ModuleList()
+        for _ in range(options.blocks):
+            attention = SelfAttention(channels, heads, options.reductions[index], dropout)
+            self.blocks.append(EncoderBlock(attention, channels, hidden, dropout))
         self.norm = nn.LayerNorm(channels, NORM_EPS)
-        self.matching = MatchingBlock(channels, options.match_heads, hidden, dropout)
+        matching = MaskedMatching(channels, options.match_heads, dropout)
+        self.matching = MatchingBlock(matching, channels, hidden, dropout)
         self.fusion = nn.Sequential(
             OrderedDict(
                 conv=nn.Conv2d(channels + prior_channels, channels, 3, padding=1, bias=False),
@@ -175,7 +144,8 @@ class Level(nn.Module):
 
     def encode(self, maps: Tensor) -> Tensor:
         """Self-attention inside each image: (N, C, h, w) -> (N, C, h / stride, w / stride)."""
-        tokens, size = self.embedding(maps)
+        maps = self.embedding["projection"](maps)
+        tokens, size = self.embedding["norm"](as_tokens(maps)), maps.shape[-2:]
         for block in self.blocks:
             tokens = block(tokens, size)
         return as_maps(self.norm(tokens), size)
@@ -183,19 +153,17 @@ class Level(nn.Module):
     def match(
         self, query: Tensor, supports: Tensor, objects: Tensor, priors: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Match query (B, C, h, w) with supports (B, K, C, h, w) where objects (B, K, h, w)."""
-        height, width = query.shape[-2:]
+        """Matches query (B, C, h, w) with supports (B, K, C, h, w) where objects (B, K, h, w)."""
+        size = query.shape[-2:]
         columns = supports.transpose(1, 2).flatten(2).transpose(1, 2)  # (B, K h w, C)
-        tokens, correlation = self.matching(
-            as_tokens(query), columns, objects.flatten(1), (height, width)
-        )
-        joined = [as_maps(tokens, (height, width))]
+        tokens, correlation = self.matching(as_tokens(query), columns, objects.flatten(1), size)
+        joined = [as_maps(tokens, size)]
         if priors is not None:
-            joined.append(resize(priors, (height, width)))
-        return self.fusion(torch.cat(joined, dim=1)), correlation.unflatten(1, (height, width))
+            joined.append(resize(priors, size))
+        return self.fusion(torch.cat(joined, dim=1)), correlation.unflatten(1, size)
 
     def merge(self, matched: Tensor, coarser: Tensor | None) -> Tensor:
-        """Refine this level's matches and add the sum of the coarser levels, if any."""
+        """Refines this level's matches and adds the sum of the coarser levels, if any."""
         if coarser is None:
             refined: Tensor = self.refinement(matched)
             return refined
@@ -204,58 +172,36 @@ class Level(nn.Module):
         return total + refined
 
 
-class PatchEmbedding(nn.Module):
-    """A convolution (3 x 3 where it halves the map, else 1 x 1) and a layer norm per position."""
+class _Block(nn.Module):
+    """The layers of a residual block: pre-norm attention and feed-forward layer."""
 
-    def __init__(self, channels: int, stride: int) -> None:
-        super().__init__()
-        kernel = 1 if stride == 1 else 3
-        self.projection = nn.Conv2d(channels, channels, kernel, stride, padding=kernel // 2)
-        self.norm = nn.LayerNorm(channels, NORM_EPS)
-
-    def forward(self, maps: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """(B, C, h, w) -> tokens and the size of their map."""
-        maps = self.projection(maps)
-        height, width = maps.shape[-2:]
-        return self.norm(as_tokens(maps)), (height, width)
-
-
-class EncoderBlock(nn.Module):
-    """Pre-norm self-attention and feed-forward layer, both residual."""
-
-    def __init__(
-        self, channels: int, heads: int, reduction: int, hidden: int, dropout: float
-    ) -> None:
+    def __init__(self, attention: nn.Module, channels: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(channels, NORM_EPS)
-        self.attention = SelfAttention(channels, heads, reduction, dropout)
+        self.attention = attention
         self.feedforward_norm = nn.LayerNorm(channels, NORM_EPS)
         self.feedforward = FeedForward(channels, hidden, dropout)
 
-    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+
+class EncoderBlock(_Block):
+    """Self-attention and feed-forward layer."""
+
+    def forward(self, tokens: Tensor, size: torch.Size) -> Tensor:
         """Tokens of a map of ``size`` -> tokens of the same shape."""
         tokens = tokens + self.attention(self.attention_norm(tokens), size)
         out: Tensor = tokens + self.feedforward(self.feedforward_norm(tokens), size)
         return out
 
 
-class MatchingBlock(nn.Module):
+class MatchingBlock(_Block):
     """The masked matching in the place of self-attention; query and supports share the norm."""
 
-    def __init__(self, channels: int, heads: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(channels, NORM_EPS)
-        self.attention = MaskedMatching(channels, heads, dropout)
-        self.feedforward_norm = nn.LayerNorm(channels, NORM_EPS)
-        self.feedforward = FeedForward(channels, hidden, dropout)
-
     def forward(
-        self, query: Tensor, supports: Tensor, objects: Tensor, size: tuple[int, int]
+        self, query: Tensor, supports: Tensor, objects: Tensor, size: torch.Size
     ) -> tuple[Tensor, Tensor]:
         """(B, N, C), (B, S, C), (B, S) -> (B, N, C) and correlations (B, N)."""
-        matched, correlation = self.attention(
-            self.attention_norm(query), self.attention_norm(supports), objects
-        )
+        norm = self.attention_norm
+        matched, correlation = self.attention(norm(query), norm(supports), objects)
         query = query + matched
         return query + self.feedforward(self.feedforward_norm(query), size), correlation
 
@@ -293,8 +239,8 @@ class SelfAttention(_Attention):
             self.reduction = nn.Conv2d(channels, channels, reduction, stride=reduction)
             self.reduction_norm = nn.LayerNorm(channels, NORM_EPS)
 
-    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """Attend inside one map of ``size``; raises UsageError if it is under one patch."""
+    def forward(self, tokens: Tensor, size: torch.Size) -> Tensor:
+        """Attends inside one map of ``size``; raises UsageError if it is under one patch."""
         source = tokens
         if self.reduction is not None and self.reduction_norm is not None:
             if min(size) < self.side:
@@ -303,10 +249,9 @@ class SelfAttention(_Attention):
                     f"{size[0]} x {size[1]}: use larger images or smaller reductions."
                 )
             source = self.reduction_norm(as_tokens(self.reduction(as_maps(tokens, size))))
-        query, key, value = self.query(tokens), self.key(source), self.value(source)
-        return self._join(
-            F.scaled_dot_product_attention(self._split(query), self._split(key), self._split(value))
-        )
+        projected = self.query(tokens), self.key(source), self.value(source)
+        query, key, value = map(self._split, projected)
+        return self._join(F.scaled_dot_product_attention(query, key, value))
 
 
 class MaskedMatching(_Attention):
@@ -327,15 +272,10 @@ class MaskedMatching(_Attention):
     """
 
     def forward(self, query: Tensor, supports: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
-        """Match tokens.
+        """Matches the query (B, N, C) with the positions of all shots, one after the other.
 
-        Args:
-            query: (B, N, C).
-            supports: (B, S, C), the positions of all shots one after the other.
-            objects: (B, S) bool, True on the object.
-
-        Returns:
-            Matched features (B, N, C) and correlations (B, N).
+        These are (B, S, C) and object where (B, S), bool, is True. It returns matched features
+        (B, N, C) and correlations (B, N).
         """
         unit_queries = F.normalize(self._split(self.query(query)), dim=-1)
         unit_keys = F.normalize(self._split(self.key(supports)), dim=-1)
@@ -362,7 +302,7 @@ class FeedForward(nn.Module):
         self.contract = nn.Conv2d(hidden, channels, 1)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, tokens: Tensor, size: torch.Size) -> Tensor:
         """Tokens of a map of ``size`` -> tokens of the same shape."""
         hidden = self.position(self.expand(as_maps(tokens, size)))
         return as_tokens(self.dropout(self.contract(self.dropout(F.gelu(hidden)))))
@@ -376,7 +316,7 @@ class AffineNorm(nn.BatchNorm2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise with the stored statistics in every mode."""
+        """Normalises with the stored statistics in every mode."""
         return F.batch_norm(
             input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
         )
@@ -398,7 +338,7 @@ def as_tokens(maps: Tensor) -> Tensor:
     return maps.flatten(2).transpose(1, 2)
 
 
-def as_maps(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+def as_maps(tokens: Tensor, size: torch.Size) -> Tensor:
     """(B, h w, C) -> (B, C, h, w)."""
     maps: Tensor = tokens.transpose(1, 2).unflatten(2, size)
     return maps
@@ -407,13 +347,9 @@ def as_maps(tokens: Tensor, size: tuple[int, int]) -> Tensor:
 def correlation_distillation(correlations: Sequence[Tensor], target: Tensor) -> Tensor:
     """Each level learns where the next coarser one, and the coarsest where the truth, looks.
 
-    Args:
-        correlations: Per level (B, h_l, w_l), coarsest first.
-        target: (B, H, W) query labels; 1 is the object.
-
-    Returns:
-        Mean over the levels of ``KL(teacher || level)``, both softmaxed over positions. The first
-        teacher is the mask: uniform on the object, 0 elsewhere. No gradient reaches a teacher.
+    It is the mean over the levels, (B, h_l, w_l), coarsest first, of ``KL(teacher || level)``, both
+    softmaxed over positions. The first teacher is the mask, 1 in (B, H, W): uniform on the object,
+    0 elsewhere. No gradient reaches a teacher.
     """
     teacher = torch.where(target == 1, 1.0, -1e9)
     losses = []

@@ -43,14 +43,9 @@ def object_masks(masks: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def masked_average(features: Tensor, masks: Tensor) -> Tensor:
-    """Returns prototypes: ``sum(F * M) / (sum(M) + 0.0005)``; zero for an empty mask.
+    """Returns prototypes (N, C): ``sum(F * M) / (sum(M) + 0.0005)``; zero for an empty mask.
 
-    Args:
-        features: Maps, (N, C, h, w).
-        masks: Masks in [0, 1], (N, 1, h, w).
-
-    Returns:
-        Prototypes, (N, C).
+    The features are (N, C, h, w), the masks (N, 1, h, w) in [0, 1].
     """
     return (features * masks).sum((2, 3)) / (masks.sum((2, 3)) + 0.0005)
 
@@ -58,12 +53,8 @@ def masked_average(features: Tensor, masks: Tensor) -> Tensor:
 def best_cosine(query: Tensor, support: Tensor) -> Tensor:
     """Returns how well each query position matches the support: ``max_j cos(Q(i), S(j))``.
 
-    Args:
-        query: Maps, (B, C, h, w).
-        support: Maps, (B, C, h', w'), zero outside the mask; the cosine with zero is zero.
-
-    Returns:
-        Cosines, (B, 1, h, w).
+    The query's maps (B, C, h, w) and the support's (B, C, h', w'), which are zero outside the mask
+    (the cosine with zero is zero), give cosines (B, 1, h, w).
     """
     q, s = query.flatten(2), support.flatten(2)  # (B, C, N), (B, C, M)
     norms = s.norm(dim=1)[:, :, None] * q.norm(dim=1)[:, None, :]
@@ -75,9 +66,7 @@ def best_cosine(query: Tensor, support: Tensor) -> Tensor:
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Mean cross entropy over the pixels that are not 255; zero if there are none.
 
-    Args:
-        logits: Scores, (B, C, H, W).
-        target: Classes, long (B, H, W), 255 = ignore.
+    Scores are (B, C, H, W), their target classes long (B, H, W).
     """
     total = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
     return total / (target != IGNORE).sum().clamp(min=1)

@@ -81,14 +81,9 @@ class PFENet(FewShotDecoder):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Joins query, prototype and prior at every scale, each with the result of the one before.
 
-        Args:
-            query: Reduced features of the queries, (B, width, h, w).
-            prototype: Prototypes, (B, width, 1, 1).
-            prior: Priors, (B, prior_channels, h, w).
-
-        Returns:
-            For each scale its features, resized to (B, width, h, w), and its own scores of
-            background and object at the size of the scale.
+        Reduced features (B, width, h, w), prototypes (B, width, 1, 1) and priors
+        (B, prior_channels, h, w) give for each scale its features, resized to (B, width, h, w), and
+        its own scores of background and object at the size of the scale.
         """
         height, width = query.shape[-2:]
         pyramid: list[Tensor] = []

@@ -10,7 +10,6 @@ its head. Source: Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, as us
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,21 +18,18 @@ from torch import Tensor, nn
 
 from piclip.decoders.backbones import resize
 from piclip.decoders.layers import cross_entropy
-from piclip.decoders.pretrained import NetworkOptions, PretrainedModule
+from piclip.decoders.networks import NetworkOptions, PretrainedModule
+
+BINS = (1, 2, 3, 6)
 
 
 class PyramidPooling(nn.Module):
-    """Appends to a map its averages over grids of several sizes.
+    """Appends to a map its averages over grids with sides of `BINS`, together as many channels."""
 
-    Args:
-        channels: Channels of the map; each branch has ``channels / len(bins)``, together as many.
-        bins: Sides of the grids.
-    """
-
-    def __init__(self, channels: int, bins: Sequence[int] = (1, 2, 3, 6)) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        width = channels // len(bins)
-        self.channels = channels + width * len(bins)
+        width = channels // len(BINS)
+        self.channels = channels + width * len(BINS)
         self.branches = nn.ModuleList(
             nn.Sequential(
                 nn.AdaptiveAvgPool2d(side),
@@ -41,7 +37,7 @@ class PyramidPooling(nn.Module):
                 nn.BatchNorm2d(width),
                 nn.ReLU(),
             )
-            for side in bins
+            for side in BINS
         )
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -51,14 +47,7 @@ class PyramidPooling(nn.Module):
 
 
 class PyramidHead(nn.Module):
-    """The head of PSPNet: pyramid pooling and a classifier.
-
-    Args:
-        channels: Channels of the map it is put on.
-        outputs: Number of classes it scores, background included.
-        width: Channels before the classifier.
-        dropout: Probability with which one of them is dropped in training.
-    """
+    """The head of PSPNet: pyramid pooling and a classifier of ``outputs``, background included."""
 
     def __init__(
         self, channels: int, outputs: int, *, width: int = 512, dropout: float = 0.1
@@ -81,17 +70,11 @@ class PyramidHead(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class PSPNetOptions(NetworkOptions):
-    """What a PSPNet is built with.
+    """What a PSPNet is built with."""
 
-    Attributes:
-        classes: Number of base classes; background comes in addition, as output 0.
-        width: Channels before the classifier.
-        dropout: Probability with which one of them is dropped in training.
-    """
-
-    classes: int = 15
-    width: int = 512
-    dropout: float = 0.1
+    classes: int = 15  # base classes; background comes in addition, as output 0
+    width: int = 512  # channels before the classifier
+    dropout: float = 0.1  # probability with which one of them is dropped in training
 
 
 class PSPNet(PretrainedModule):
@@ -111,13 +94,9 @@ class PSPNet(PretrainedModule):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores every pixel.
+        """Scores background and the base classes, (B, 1 + classes, H, W).
 
-        Args:
-            images: Images with ImageNet's mean and deviation removed, (B, 3, H, W).
-
-        Returns:
-            Scores of background and the base classes, (B, 1 + classes, H, W).
+        The images (B, 3, H, W) have ImageNet's mean and deviation removed.
         """
         return resize(self.head(self.backbone(images)[-1]), images.shape[-2:])
 

@@ -37,7 +37,7 @@ from torch import Tensor
 from piclip.clip.weight_files import read_state_dict
 from piclip.decoders.backbones import VGG16BN, Backbone
 from piclip.decoders.hdmnet import HDMNet
-from piclip.decoders.pretrained import PretrainedModule, load_strictly
+from piclip.decoders.networks import PretrainedModule, load_strictly
 from piclip.errors import ModelError, UsageError
 
 
@@ -46,6 +46,7 @@ class KeyMap:
     """Which beginning of a published name is which beginning of ours; the rest stays.
 
     A beginning ends at a dot or at the end of the name. Of several that fit, the longest counts.
+    Both ways a name that is not known is a ModelError.
 
     Attributes:
         pairs: Pairs of beginnings, published and ours; each occurs once.
@@ -58,21 +59,13 @@ class KeyMap:
     aliases: tuple[tuple[str, str], ...] = ()
 
     def to_own(self, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Renames the tensors of a published checkpoint to ours.
-
-        Raises:
-            ModelError: If a name is not known.
-        """
+        """Renames the tensors of a published checkpoint to ours."""
         left_out = (*self.dropped, *(alias for _, alias in self.aliases))
         kept = {name: tensor for name, tensor in published.items() if not _begins(name, left_out)}
         return _rename(kept, dict(self.pairs))
 
     def to_published(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Renames our tensors to the published names, aliases included.
-
-        Raises:
-            ModelError: If a name is not known.
-        """
+        """Renames our tensors to the published names, aliases included."""
         published = _rename(own, {ours: theirs for theirs, ours in self.pairs})
         for original, alias in self.aliases:
             named = {n: t for n, t in published.items() if _begins(n, (original,))}
@@ -246,15 +239,14 @@ def load_published(
 ) -> None:
     """Copies a published checkpoint into a backbone, a PSPNet or a decoder, strictly.
 
-    Args:
-        network: The network, built with the checkpoint's options (see the table above).
-        weights: The checkpoint's file (no code in it is run) or its state dict.
+    The network is built with the checkpoint's options (see the table above); the weights are its
+    file, no code in which is run, or its state dict.
 
     Raises:
         ModelError: If the file cannot be read, or its names or shapes are another network's.
     """
     own = key_map_of(network).to_own(state_dict_of(weights))
-    load_strictly(network, own, what=f"this {_kind(network)}")
+    load_strictly(network, own, what=f"this {getattr(network, 'name', 'backbone')}")
 
 
 def export_published(network: Backbone | PretrainedModule) -> dict[str, Tensor]:
@@ -268,18 +260,14 @@ def export_published(network: Backbone | PretrainedModule) -> dict[str, Tensor]:
         return key_map_of(network).to_published(network.state_dict())
     except ModelError as error:
         raise ModelError(
-            f"This {_kind(network)} has layers that the published one has not, so it cannot be "
-            "exported: BAM and HDMNet must be built with published_shots, HDMNet with three levels "
-            "and two blocks too."
+            f"This {getattr(network, 'name', 'backbone')} has layers that the published one has "
+            "not, so it cannot be exported: BAM and HDMNet must be built with published_shots, "
+            "HDMNet with three levels and two blocks too."
         ) from error
 
 
 def key_map_of(network: Backbone | PretrainedModule) -> KeyMap:
-    """Returns the key map of a network's published checkpoints.
-
-    Raises:
-        UsageError: If there is none here.
-    """
+    """Returns the key map of a network's published checkpoints; UsageError if there is none."""
     if isinstance(network, VGG16BN):
         return TORCHVISION_VGG
     if isinstance(network, Backbone):
@@ -303,10 +291,7 @@ def state_dict_of(weights: str | Path | Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 def published_options(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Returns the options of `HDMNet` for a published state dict, read off its shapes.
-
-    Args:
-        weights: The state dict, without ``module.`` before its names.
+    """Returns the options of `HDMNet` that the shapes of a published state dict tell.
 
     Raises:
         ModelError: If it is not of a published HDMNet or PI-CLIP.
@@ -338,18 +323,9 @@ def published_options(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 def read_published(weights: str | Path | Mapping[str, Tensor]) -> HDMNet:
     """Builds the network of a published HDMNet or PI-CLIP, in evaluation mode.
 
-    Args:
-        weights: The ``.pth`` file (no code in it is run) or its state dict.
-
-    Raises:
-        ModelError: If the file cannot be read, or a name or shape is another network's.
+    Weights and errors are those of `load_published`.
     """
     tensors = state_dict_of(weights)
     network = HDMNet(**published_options(tensors))
     load_published(network, tensors)
-    network.eval()
-    return network
-
-
-def _kind(network: Backbone | PretrainedModule) -> str:
-    return "backbone" if isinstance(network, Backbone) else network.name
+    return network.eval()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from piclip.decoders.pretrained import CONFIG, read_config
+from piclip.decoders.networks import CONFIG, read_config
 from piclip.errors import ModelError
 from piclip.io.documents import read_json, read_yaml
 from piclip.io.extras import needs_extra
@@ -18,23 +18,14 @@ _DECODER = "decoder"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained decoder on disk.
-
-    Attributes:
-        folder: What ``save_pretrained`` wrote.
-        recipe: The recipe of its training, which lies with it; None for a decoder from elsewhere.
-    """
+    """What ``save_pretrained`` wrote, and its training's recipe; None for one from elsewhere."""
 
     folder: Path
     recipe: Mapping[str, Any] | None = None
 
     @classmethod
     def find(cls, folder: str | Path) -> Checkpoint:
-        """Looks for a decoder in a run's folder or in the decoder's own.
-
-        Raises:
-            ModelError: There is none, or its recipe is damaged.
-        """
+        """Looks in a run's folder or the decoder's own; ModelError for none or a damaged recipe."""
         given = Path(folder).expanduser()
         decoder = given / _DECODER if (given / _DECODER).is_dir() else given
         if not decoder.is_dir():
@@ -71,31 +62,17 @@ def holds_decoder(folder: str | Path) -> bool:
 
 def _recipe_of(decoder: Path) -> Mapping[str, Any] | None:
     """From the record in the decoder's folder, or the recipe beside it."""
-    record = decoder / RECORD
-    if record.is_file():
-        try:
-            recipe = read_json(record)["recipe"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(
-                f"{record} cannot be read as the record of a training; train again."
-            ) from error
-        return _checked(recipe, record)
-    for path in (decoder / RECIPE, decoder.parent / RECIPE):
-        if path.is_file():
-            return _read_yaml(path)
-    return None
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    with needs_extra("train", f"Reading {path.name}"):
-        try:
-            recipe = read_yaml(path)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{path} cannot be read as a recipe; train again.") from error
-    return _checked(recipe, path)
-
-
-def _checked(recipe: object, path: Path) -> Mapping[str, Any]:
+    places = (decoder / RECORD, decoder / RECIPE, decoder.parent / RECIPE)
+    path = next((path for path in places if path.is_file()), None)
+    if path is None:
+        return None
+    is_record = path.name == RECORD
+    try:
+        with needs_extra("train", f"Reading {path.name}"):
+            recipe = read_json(path)["recipe"] if is_record else read_yaml(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        kind = "the record of a training" if is_record else "a recipe"
+        raise ModelError(f"{path} cannot be read as {kind}; train again.") from error
     if not isinstance(recipe, Mapping):
         raise ModelError(f"{path} holds no recipe; train again.")
     return recipe

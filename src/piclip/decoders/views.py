@@ -1,4 +1,7 @@
-"""How a decoder sees an image: an affine view of it, the same for its labels and prior maps."""
+"""How a decoder sees an image: an affine view of it, the same for its labels and prior maps.
+
+A CLIP may see it plain instead, made smaller where it is too large (`shrunk`).
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from piclip.clip.features import Picture
+from piclip.clip.preprocessing import object_patches
 from piclip.io.images import IGNORE
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+LONGEST = 640
+"""Longest side of a plain image for CLIP, that of COCO; attention grows with its fourth power."""
 
 _POINTS = 1000  # pixels of the object that tell how much of it a view keeps
 _BLUR = (5, 1.1)  # side and sigma of the kernel; OpenCV's default sigma for this side
@@ -24,15 +32,12 @@ _BLUR = (5, 1.1)  # side and sigma of the kernel; OpenCV's default sigma for thi
 class View:
     """Where each pixel of the result lies in the image.
 
-    Attributes:
-        theta: Float64 (2, 3), from the result's coordinates (x, y, 1) to the image's, both in
-            [-1, 1] from edge to edge, as `torch.nn.functional.affine_grid` takes it.
-        size: Side of the result in pixels.
-        blur: Whether the image is blurred.
+    ``theta``, float64 (2, 3), leads from the result's coordinates (x, y, 1) to the image's, both in
+    [-1, 1] from edge to edge, as `torch.nn.functional.affine_grid` takes it.
     """
 
     theta: Tensor
-    size: int
+    size: int  # side of the result in pixels
     blur: bool = False
 
     def image(self, image: NDArray[np.uint8]) -> Tensor:
@@ -105,15 +110,9 @@ def affine_view(
 ) -> View:
     """A view of an image (H, W) that was scaled, rotated, mirrored and cropped, in this order.
 
-    Args:
-        height: Height of the image.
-        width: Width of the image.
-        size: Side of the result in pixels.
-        scale: Pixels of the result per pixel of the image.
-        angle: Rotation about the image's centre, in radians.
-        mirror: Whether left and right change places.
-        offset: Where the result's centre lies in the scaled image, in pixels (x, y) from its
-            centre.
+    The scale is pixels of the result, a square of the side ``size``, per pixel of the image; the
+    angle, about the image's centre, is in radians; the offset is where the result's centre lies in
+    the scaled image, in pixels (x, y) from its centre.
     """
     # From the result to the image, each step is undone, the last one first.
     crop = np.array([[size / 2, 0, offset[0]], [0, size / 2, offset[1]], [0, 0, 1]])
@@ -141,6 +140,29 @@ def laid_back(maps: Tensor, size: tuple[int, int]) -> Tensor:
         maps[None], grid, mode="bilinear", padding_mode="border", align_corners=False
     )
     return own[0]
+
+
+def shrunk(image: NDArray[np.uint8]) -> Picture:
+    """An image (H, W, 3), or float32 (3, h, w) in [0, 1] where it is too large for CLIP."""
+    size = _shrunk_size(*image.shape[:2])
+    if size == image.shape[:2]:
+        return image
+    values = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] / 255.0
+    return F.interpolate(values, size=size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+
+
+def shrunk_mask(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask (H, W) at the size of its `shrunk` image; no object is lost."""
+    size = _shrunk_size(*inside.shape)
+    if size == inside.shape:
+        return inside
+    share = F.interpolate(torch.from_numpy(inside)[None, None].float(), size=size, mode="area")
+    return np.asarray((object_patches(share[0, 0]) & (share[0, 0] > 0)).numpy())
+
+
+def _shrunk_size(height: int, width: int) -> tuple[int, int]:
+    scale = min(1.0, LONGEST / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _blurred(image: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from piclip.annotation.queries import path_hash
 from piclip.errors import UsageError
@@ -24,8 +24,8 @@ from piclip.io.storage import (
     scratch_file,
 )
 
-_ROWS = 50_000
-"""Paths that are in memory at once."""
+Table: TypeAlias = Any  # of Arrow, which has no types
+_ROWS = 50_000  # paths that are in memory at once
 
 
 def shard_of(path: str, shards: int) -> int:
@@ -42,9 +42,7 @@ def root_of(images: str) -> str:
 def write_catalogue(images: str, place: str) -> None:
     """List the images of a folder and its subfolders, or of a text file with one path a line.
 
-    Raises:
-        UsageError: The images cannot be listed, or there are none.
-        OutputError: The list cannot be written.
+    A UsageError if they cannot be listed, or there are none.
     """
     paths = _lines(images) if is_file(images) else _files(images)
     first = list(islice(paths, 1))
@@ -61,17 +59,11 @@ def write_catalogue(images: str, place: str) -> None:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """A Parquet file, or a folder of such, with a column ``path``.
-
-    Attributes:
-        place: Where it is.
-        rows: Number of rows; a path may come twice.
-        size: In bytes.
-    """
+    """A Parquet file, or a folder of such, with a column ``path``."""
 
     place: str
-    rows: int
-    size: int
+    rows: int  # a path may come twice
+    size: int  # bytes
 
     @classmethod
     def at(cls, place: str) -> Catalogue:
@@ -79,12 +71,8 @@ class Catalogue:
         dataset, system = _opened(place)
         if "path" not in dataset.schema.names:
             raise UsageError(f"{place}: there is no column named path; name the one of paths so.")
-        if any(
-            map(
-                _is_special,
-                chain.from_iterable(part.physical_schema for part in dataset.get_fragments()),
-            )
-        ):
+        columns = chain.from_iterable(part.physical_schema for part in dataset.get_fragments())
+        if any(map(_is_special, columns)):
             raise UsageError(
                 f"{place}: a column has a type of a library, not one of Parquet's own; write the "
                 f"paths alone."
@@ -133,24 +121,16 @@ def _lines(place: str) -> Iterable[str]:
 def numbered(
     paths: Iterable[str], root: str, shards: int, without: frozenset[str]
 ) -> Iterator[tuple[int, str]]:
-    """The paths with the numbers of their shards, but for images that are not to be annotated.
+    """The paths with the numbers of their shards, but for places of images to leave out.
 
-    Args:
-        paths: As the catalogue has them.
-        root: See `root_of`.
-        shards: Number of shards.
-        without: Places of images, as `joined` gives them.
+    See `root_of` for the root; ``without`` has places as `joined` gives them.
     """
     return ((shard_of(p, shards), p) for p in paths if joined(root, p) not in without)
 
 
 def numbered_table(
-    table: Any,  # noqa: ANN401  (Arrow tables)
-    root: str,
-    shards: int,
-    missing: frozenset[int],
-    without: frozenset[str],
-) -> Any:  # noqa: ANN401
+    table: Table, root: str, shards: int, missing: frozenset[int], without: frozenset[str]
+) -> Table:
     """As `numbered`, for a table with the column ``path``, and only the shards that are missing."""
     pa = arrow()
     paths = (path for path in table["path"].to_pylist() if path is not None)

@@ -13,61 +13,37 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from piclip.annotation.export import (
-    ONE_FILE,
-    missing_masks,
-    write_files,
-    write_image_files,
-    write_lists,
-)
+from piclip.annotation.export import ONE_FILE, missing_masks, write_files, write_image_files
 from piclip.distributed.ray_engine import Pool, each_by_ray
 from piclip.distributed.shards import Shards
+from piclip.formats import yolo
 from piclip.formats.labels import LabelledFile, Labels, label_paths
 from piclip.io.storage import local_path, names, put_all, remove
 
 
 @dataclass(frozen=True)
 class Export:
-    """Writes shards in a label format; the same files again, however often it is called.
-
-    Attributes:
-        shards: What was found.
-        labels: The labels that were read, for classes and numbers of classes and images.
-        output: The file or folder, a path or URL.
-        format: A name of `piclip.formats.FORMATS`.
-        keep: What becomes of the regions of an image before.
-        simplify: As `piclip.formats.write_labels` takes it.
-        replaces: Whether an earlier run may have written something there; `write` finds out.
-    """
+    """Writes shards in a label format; the same files again, however often it is called."""
 
     shards: Shards
-    labels: Labels
-    output: str
-    format: str
-    keep: Callable[[LabelledFile], LabelledFile]
-    simplify: float = 0.0
-    replaces: bool = False
+    labels: Labels  # that were read, for classes and numbers of classes and images
+    output: str  # the file or folder, a path or URL
+    format: str  # a name of piclip.formats.FORMATS
+    keep: Callable[[LabelledFile], LabelledFile]  # what becomes of the regions of an image before
+    simplify: float = 0.0  # as write_labels takes it
+    replaces: bool = False  # may an earlier run have written something there? write finds out
 
     def write(self, pool: Pool | None = None) -> None:
-        """Write all shards.
+        """Write all shards; tasks of Ray write folders of label files if there is a pool.
 
-        Args:
-            pool: Of Ray, whose tasks write folders of label files; None for this process.
-
-        Raises:
-            OutputError: A file cannot be written.
-            UsageError: Two images would have one label file, or a shard is damaged.
-            PiclipError: The cluster cannot go on.
+        A UsageError if two images would have one label file, or a shard is damaged.
         """
         if self.format in ONE_FILE:
             with self._place() as place:
-                write_files(self._files, self.labels, place, self.format, simplify=self.simplify)
+                write_files(self._kept, self.labels, place, self.format, simplify=self.simplify)
             return
-        paths = [
-            _below(row["path"])
-            for row in self.shards.rows(["path", "reason"])
-            if row["reason"] is None
-        ]
+        rows = self.shards.rows(["path", "reason"])
+        paths = [_below(row["path"]) for row in rows if row["reason"] is None]
         label_paths(paths, "")
         done = self.shards.done()
         # Whoever writes a part of a folder needs none of the images that were labelled before.
@@ -79,15 +55,15 @@ class Export:
                 part.write_part(number)
         else:
             each_by_ray(part.write_part, done, pool)
-        with self._place() as place:
-            write_lists(paths, self.labels, place, self.format)
+        if self.format == "yolo":
+            with self._place() as place:
+                yolo.write_lists(self.labels.class_names, paths, place)
 
     def write_part(self, number: int) -> None:
         """Write the files of a shard's images (OutputError if that fails)."""
 
         def files() -> Iterator[LabelledFile]:
-            kept = self._kept({number})
-            return (replace(file, path=_below(file.path)) for file in kept)
+            return (replace(file, path=_below(file.path)) for file in self._kept({number}))
 
         with self._place() as place:
             write_image_files(files(), self.labels, place, self.format, self.simplify)
@@ -95,10 +71,7 @@ class Export:
             for path in missing_masks(files(), self.labels.class_names):
                 remove(f"{self.output}/{path}")
 
-    def _files(self) -> Iterator[LabelledFile]:
-        return self._kept(self.shards.done())
-
-    def _kept(self, numbers: Collection[int]) -> Iterator[LabelledFile]:
+    def _kept(self, numbers: Collection[int] | None = None) -> Iterator[LabelledFile]:
         return (self.keep(proposal.file) for proposal in self.shards.proposals(numbers))
 
     @contextmanager

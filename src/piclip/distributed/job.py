@@ -28,20 +28,12 @@ _PATHS_AT_ONCE = 1_000_000
 
 @dataclass(frozen=True)
 class Annotated:
-    """What became of a job.
-
-    Attributes:
-        shards: What was found.
-        images: How many images it has.
-        failed: In how many of them nothing could be found out.
-        earlier: How many were finished by earlier runs, failed ones included.
-        earlier_failed: How many of these failed.
-    """
+    """What became of a job: what was found, and how many images."""
 
     shards: Shards
-    images: int
-    failed: int
-    earlier: int
+    images: int  # all of them
+    failed: int  # those in which nothing could be found out
+    earlier: int  # finished by earlier runs, failed ones included
     earlier_failed: int
 
 

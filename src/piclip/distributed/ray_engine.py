@@ -20,23 +20,16 @@ from piclip.io.extras import arrow, needs_extra
 from piclip.io.storage import file_system
 from piclip.segmenter import FewShotSegmenter
 
-_GROUPS_EACH = 64
-"""Groups of shards for each actor: what is lost when one is killed, and how even the end is."""
+_GROUPS_EACH = 64  # groups of shards for each actor: what is lost when one is killed
 
 
 @dataclass(frozen=True)
 class Pool:
-    """What a job asks of Ray.
+    """What a job asks of Ray."""
 
-    Attributes:
-        address: Of the cluster; None for the one of RAY_ADDRESS, or else for this computer.
-        actors: Number of actors, each with a model; None for as many as there is room for.
-        num_gpus: What each has of a GPU, also a part of one; 0 for the processor alone.
-    """
-
-    address: str | None = None
-    actors: int | None = None
-    num_gpus: float = 0
+    address: str | None = None  # of the cluster; None: of RAY_ADDRESS, or else this computer
+    actors: int | None = None  # each with a model; None: as many as there is room for
+    num_gpus: float = 0  # what each has of a GPU, also a part of one
 
 
 def shards_by_ray(
@@ -50,11 +43,8 @@ def shards_by_ray(
     """Make the shards that are missing; a killed actor is started anew and goes on.
 
     The paths go from the catalogue to the actors through the cluster's memory, and the actors write
-    the shards: what comes back is how many images each has, and how many of them failed.
-
-    Raises:
-        UsageError: Ray is not installed, or a place is of this process alone.
-        PiclipError: The cluster is not there, an actor cannot go on, or as `Worker.work`.
+    the shards: what comes back is how many images each has, and how many of them failed. Errors are
+    those of `connected` and `Worker.work`; a place may not be of this process alone (UsageError).
     """
     for place in (shards.folder, shards.images, shards.catalogue.place):
         if place.startswith("memory://"):
@@ -93,11 +83,7 @@ def shards_by_ray(
 
 
 def each_by_ray(work: Callable[[int], None], numbers: Iterable[int], pool: Pool) -> None:
-    """Call a function of the package with each number, side by side on a cluster.
-
-    Raises:
-        PiclipError: The cluster is not there or cannot go on, or as the function.
-    """
+    """Call a function of the package with each number, side by side on a cluster."""
     with connected(pool) as ray, _one_sentence(ray):
         task = ray.remote(num_cpus=1)(_without_result)
         shared = ray.put(work)
@@ -141,9 +127,7 @@ def _room(resources: Mapping[str, float], num_gpus: float) -> int:
 def connected(pool: Pool) -> Iterator[Any]:
     """Ray, connected for the block unless it was before, so that blocks within share this one.
 
-    Raises:
-        UsageError: Ray is not installed.
-        PiclipError: The cluster is not there.
+    A UsageError if it is not installed, a PiclipError if the cluster is not there.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # people see a progress bar

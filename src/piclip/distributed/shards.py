@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from piclip.annotation.journal import ADVICE
-from piclip.annotation.parquet import Row, counts_of, proposal_of, read_rows
+from piclip.annotation.journal import ADVICE, check_settings
+from piclip.annotation.parquet import Row, counts_of, read_rows
 from piclip.annotation.queries import Failure
 from piclip.annotation.sinks import Proposal
 from piclip.distributed.catalogue import Catalogue, root_of, write_catalogue
@@ -23,27 +23,19 @@ _MANIFEST, _CATALOGUE, _SHARDS = "job.json", "images.parquet", "shards"
 _OWN = frozenset({_CATALOGUE, _SHARDS, ".piclip.lock"})
 _IMAGES_EACH, _MOST_BY_ITSELF = 1000, 100_000
 _NAME = re.compile(r"part-(\d{6})\.parquet")
-MOST_SHARDS = 1_000_000
-"""As many as their names have numbers."""
+MOST_SHARDS = 1_000_000  # as many as their names have numbers
 
 _AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class Shards:
-    """What a job has found so far.
+    """What a job has found so far."""
 
-    Attributes:
-        folder: ``job.json``, and ``shards/part-NUMBER.parquet``, see `piclip.annotation.parquet`.
-        images: The folder below which the images lie.
-        catalogue: The images.
-        count: Number of shards; one without images has no file.
-    """
-
-    folder: str
-    images: str
+    folder: str  # of job.json, and shards/part-NUMBER.parquet, see piclip.annotation.parquet
+    images: str  # the folder below which the images lie
     catalogue: Catalogue
-    count: int
+    count: int  # of shards; one without images has no file
 
     @classmethod
     def open(
@@ -55,15 +47,10 @@ class Shards:
         count: int | None = None,
         overwrite: bool = False,
     ) -> Shards:
-        """Takes up the job in a folder, or starts one.
+        """Takes up the job in a folder, or starts one; see `piclip.distributed.annotate`.
 
-        Args:
-            folder: A path or URL, as `piclip.io.storage.absolute` gives it.
-            images: Likewise: a folder, a list or a Parquet file. Folders and lists are read once,
-                at the start.
-            settings: What decides about what is found, as JSON reads it back.
-            count: Number of shards; None for one each 1000 images.
-            overwrite: Start over, whatever is there.
+        Folder and images are as `piclip.io.storage.absolute` gives them, settings as JSON reads
+        them back.
 
         Raises:
             UsageError: The folder holds something else, or a job with other settings.
@@ -77,7 +64,7 @@ class Shards:
             fixed = {"images": images, "rows": listed.rows, "bytes": listed.size}
             if count is not None:
                 fixed["shards"] = count
-            _check(earlier, fixed | {"settings": settings}, manifest)
+            check_settings(manifest, fixed | settings, earlier | earlier["settings"])
             return cls(folder, root, listed, earlier["shards"])
         if overwrite:
             for name in (_MANIFEST, _SHARDS, _CATALOGUE):
@@ -117,8 +104,13 @@ class Shards:
 
     def counts(self, numbers: Iterable[int]) -> tuple[int, int]:
         """How many images are in these shards, and how many of them failed."""
+
+        def counts(number: int) -> tuple[int, int]:
+            with self._opened(number) as file:
+                return counts_of(file)
+
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            pairs = list(pool.map(self._counts, numbers))
+            pairs = list(pool.map(counts, numbers))
         return sum(images for images, _ in pairs), sum(failed for _, failed in pairs)
 
     def rows(
@@ -126,13 +118,13 @@ class Shards:
     ) -> Iterator[Row]:
         """What was found, by default in all shards that are done; shard by shard."""
         for number in sorted(self.done() if numbers is None else numbers):
-            system, path = file_system(self.place(number))
-            with system.open(path, "rb") as file:
+            with self._opened(number) as file:
                 yield from read_rows(file, columns)
 
     def proposals(self, numbers: Collection[int] | None = None) -> Iterator[Proposal]:
         """The images in which something could be found out, with their regions."""
-        return (proposal_of(row) for row in self.rows(None, numbers) if row["reason"] is None)
+        rows = self.rows(None, numbers)
+        return (Proposal.of(row["path"], row) for row in rows if row["reason"] is None)
 
     def failures(self) -> Iterator[Failure]:
         """The others, with the reason."""
@@ -146,10 +138,9 @@ class Shards:
             if name.startswith("."):
                 remove(f"{self.folder}/{_SHARDS}/{name}")
 
-    def _counts(self, number: int) -> tuple[int, int]:
+    def _opened(self, number: int) -> Any:  # noqa: ANN401  (a file of fsspec)
         system, path = file_system(self.place(number))
-        with system.open(path, "rb") as file:
-            return counts_of(file)
+        return system.open(path, "rb")
 
 
 def _read_manifest(place: str) -> dict[str, Any]:
@@ -165,13 +156,3 @@ def _read_manifest(place: str) -> dict[str, Any]:
     ):
         raise UsageError(f"{place} is no record of a job of piclip annotate; {ADVICE}.")
     return said
-
-
-def _check(earlier: dict[str, Any], now: dict[str, Any], place: str) -> None:
-    """Refuse a job with other settings (UsageError that names them)."""
-    given, kept = ({**all_of, **all_of["settings"]} for all_of in (now, earlier))
-    changed = [key for key in given if key != "settings" and given[key] != kept.get(key)]
-    if changed:
-        raise UsageError(
-            f"{place} belongs to a run with other settings ({', '.join(changed)}); {ADVICE}."
-        )

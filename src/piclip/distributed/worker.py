@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from piclip.annotation.answers import How, answers
 from piclip.annotation.journal import Entry
-from piclip.annotation.parquet import entry_row, write_rows
+from piclip.annotation.parquet import Row, write_rows
 from piclip.annotation.queries import Query
 from piclip.annotation.sinks import Regions
 from piclip.distributed.shards import Shards
@@ -24,19 +24,12 @@ from piclip.segmenter import FewShotSegmenter
 
 _FETCHED_AT_ONCE, _FETCHED_AHEAD = 8, 32
 _SORTED_AT_ONCE = 64
-_FEW = 10
-"""So many images may all be missing; more of them, and it is the storage that is."""
+_FEW = 10  # so many images may all be missing; more of them, and it is the storage that is
 
 
 @dataclass(frozen=True)
 class Worker:
-    """Makes shards.
-
-    Attributes:
-        segmenter: It has learned the classes.
-        shards: Where they go.
-        how: How to segment.
-    """
+    """Makes shards, with a segmenter that has learned the classes."""
 
     segmenter: FewShotSegmenter
     shards: Shards
@@ -45,16 +38,8 @@ class Worker:
     def work(self, number: int, paths: Iterable[str]) -> tuple[int, int]:
         """Annotate the images of a shard, unless it is there, and write it.
 
-        Args:
-            number: Of the shard.
-            paths: All of its images, in any order, each once or more often.
-
-        Returns:
-            How many images it has, and how many of them failed.
-
-        Raises:
-            OutputError: The shard cannot be written.
-            PiclipError: None of many images can be opened.
+        The paths are all of its images, in any order, each once or more often. Gives how many it
+        has, and how many of them failed; a PiclipError if none of many images can be opened.
         """
         if exists(self.shards.place(number)):
             return self.shards.counts([number])
@@ -62,15 +47,15 @@ class Worker:
         images = sorted(set(paths))
         failed = opened = 0
 
-        def noted() -> Iterator[Entry]:
+        def rows() -> Iterator[Row]:
             nonlocal failed, opened
             for entry in self._entries(images):
                 failed += entry.reason is not None
                 opened += entry.stamp is not None
-                yield entry
+                yield {"path": entry.path, "reason": entry.reason, **entry.found}
 
         with new_file(self.shards.place(number)) as file:
-            write_rows((entry_row(entry) for entry in noted()), file)
+            write_rows(rows(), file)
             if opened == 0 and len(images) > _FEW:
                 raise PiclipError(
                     f"None of the {len(images)} images of a shard can be opened, {images[0]} for "

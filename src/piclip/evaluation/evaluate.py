@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, get
 import torch
 
 from piclip.datasets.episode_files import EpisodeFile, episodes_hash
-from piclip.datasets.few_shot import Episode, EpisodeKeys, FewShotView
+from piclip.datasets.few_shot import EpisodeKeys, FewShotView
 from piclip.datasets.protocols import OURS, Protocol, protocol_named
 from piclip.errors import ModelError, PiclipError, UsageError
 from piclip.evaluation.metrics import THRESHOLDS, FewShotIoU
@@ -21,6 +21,7 @@ from piclip.evaluation.predictor import (
     Predictor,
     as_measured,
     blind,
+    contrast_of,
     query_map,
     truth_of,
 )
@@ -95,13 +96,9 @@ class EpisodeProtocol:
 
 @dataclass(frozen=True)
 class Task:
-    """What is counted in episodes.
+    """Counts the hits in episodes of a view's classes, with scores cut at some thresholds.
 
-    Attributes:
-        view: Whose classes are asked for.
-        thresholds: Where scores are cut.
-        candidates: As of `EpisodeProtocol`.
-        rules: How answers are compared with the truth.
+    Candidates and rules are those of an `EpisodeProtocol`.
     """
 
     view: FewShotView
@@ -118,16 +115,10 @@ class Task:
         for key in keys:
             episode = self.view.load(key)
             truth = truth_of(episode.query, episode.class_index)
-            result = predictor.segment(blind(episode), self._contrast(episode))
+            contrast = contrast_of(episode, dataset, self.candidates)
+            result = predictor.segment(blind(episode), contrast)
             meter.add(episode.name, *as_measured(query_map(result, shown), truth, measure))
         return meter
-
-    def _contrast(self, episode: Episode) -> tuple[str, ...]:
-        if self.candidates == "target":
-            return ()
-        every = enumerate(self.view.dataset.class_names)
-        shown = (name for index, name in every if episode.query.mask(index).any())
-        return tuple(name for name in shown if name != episode.name)
 
 
 class Counter(Generic[QuestionT, CountedT]):
@@ -168,14 +159,9 @@ class Counter(Generic[QuestionT, CountedT]):
     def parts(
         self, keys: Sequence[QuestionT], told: Callable[[int], None] = lambda _: None
     ) -> Iterator[CountedT]:
-        """What the task counts in each chunk of episodes, in order.
+        """What the task counts in each chunk of episodes, in order; ``told`` how many they are.
 
-        Args:
-            keys: The episodes.
-            told: Called with the number of episodes done, chunk by chunk.
-
-        Raises:
-            PiclipError: A process ended unexpectedly.
+        A process that ends unexpectedly is a PiclipError.
         """
         chunks = [keys[i : i + _CHUNK] for i in range(0, len(keys), _CHUNK)]
         try:
@@ -213,7 +199,7 @@ def evaluate(
     command: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Runs a method on a fold's episodes and counts its hits as the protocol measures them.
+    """Runs a method on episodes and counts its hits as the protocol measures them.
 
     Args:
         predictor: The method.
@@ -224,9 +210,6 @@ def evaluate(
             not run again.
         command: The command line, for the record.
         progress: Called with (episodes done, episodes in all), those of an earlier run included.
-
-    Returns:
-        The record.
 
     Raises:
         UsageError: The file holds another evaluation, or an argument is out of range.
@@ -261,14 +244,9 @@ def evaluate(
 def choose_threshold(
     predictor: Predictor, view: FewShotView, *, shots: int, episodes: int = 100, seed: int = 0
 ) -> float:
-    """The threshold with the best mIoU on episodes that must not be those of the test.
+    """The threshold of a predictor's scores with the best mIoU on other episodes than the test's.
 
-    Args:
-        predictor: Whose scores are thresholded.
-        view: The base classes of the training split, so that no novel class is looked at.
-        shots: Number of supports.
-        episodes: How many episodes decide.
-        seed: Of these episodes.
+    The view is of base classes of the training split, so that no novel class is looked at.
     """
     keys = [view.episode(seed, number, shots) for number in range(episodes)]
     return Counter(predictor, Task(view).count).count(keys).best_threshold()

@@ -48,12 +48,10 @@ class FewShotIoU:
         prediction: npt.NDArray[np.bool_] | npt.NDArray[np.float32],
         truth: npt.NDArray[np.uint8],
     ) -> None:
-        """Counts one episode.
+        """Counts one episode of a class.
 
-        Args:
-            name: The class.
-            prediction: Scores of the class, float32 (H, W), or its mask, bool (H, W).
-            truth: uint8 (H, W): 1 the class, 0 anything else, 255 ignore.
+        The prediction are scores, float32 (H, W), or a mask, bool (H, W); the truth is uint8
+        (H, W): 1 the class, 0 anything else, 255 ignore.
 
         Raises:
             UsageError: Shapes that differ, values other than 0, 1 and 255, or an unknown class.
@@ -98,11 +96,7 @@ class FewShotIoU:
             return np.asarray(self.intersection[:, 1, at] / self.union[:, 1, at])
 
     def miou(self, at: int = 0, *, unseen: float = math.nan) -> float:
-        """Mean of `per_class`, in [0, 1].
-
-        Args:
-            at: Number of the threshold.
-            unseen: What a class without episodes counts as; NaN leaves it out.
+        """Mean of `per_class`, in [0, 1]; a class without episodes counts as ``unseen``.
 
         Raises:
             UsageError: No class had an episode.
@@ -130,11 +124,7 @@ class FewShotIoU:
 
 
 def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of its 95 % interval (Student's t) over repeated runs.
-
-    Args:
-        values: One figure per seed; the half-width is NaN for a single one.
-    """
+    """Mean and half-width of its 95 % interval (Student's t) over seeds; NaN for a single one."""
     from scipy import stats  # noqa: PLC0415 - slow to import
 
     figures = np.asarray(values, dtype=np.float64)

@@ -18,11 +18,10 @@ from piclip.clip.cache import MemoryCache, weights_hash
 from piclip.clip.encoder import Encoder
 from piclip.clip.prompts import Synonyms
 from piclip.clip.towers import VisualTower
-from piclip.datasets.dataset import Sample
+from piclip.datasets.dataset import Dataset, Sample
 from piclip.datasets.few_shot import Episode
 from piclip.datasets.protocols import Measure
 from piclip.decoders.scorer import DecoderScorer
-from piclip.decoders.trained import TrainedDecoder
 from piclip.errors import UsageError
 from piclip.evaluation.records import Method
 from piclip.io.images import IGNORE
@@ -87,17 +86,9 @@ class Predictor:
             raise UsageError(f"There is no prior {self.prior!r}; choose from {', '.join(PRIORS)}.")
 
     @classmethod
-    def load(
-        cls,
-        source: Callable[[], FewShotSegmenter],
-        *,
-        prior: str | None = None,
-        threshold: float | None = None,
-        synonyms: Synonyms | None = None,
-        recipe: Mapping[str, Any] | None = None,
-    ) -> Predictor:
+    def load(cls, source: Callable[[], FewShotSegmenter], **fields: Any) -> Predictor:  # noqa: ANN401
         """Loads the segmenter from its source, here and in each worker; see the class."""
-        return cls(source(), prior, threshold, synonyms or {}, recipe, source)
+        return cls(source(), source=source, **fields)
 
     @property
     def reload(self) -> Callable[[], Predictor] | None:
@@ -112,8 +103,7 @@ class Predictor:
         """Names, options and hashes of what segments."""
         scorer = self.segmenter.scorer
         if isinstance(scorer, DecoderScorer):
-            cut = {} if self.threshold is None else {"threshold": self.threshold}
-            return _decoder(scorer.trained, self.recipe, cut)
+            return _decoder(scorer, self.recipe, self.threshold)
         assert isinstance(scorer, TrainingFreeScorer)
         main, *others = scorer.models
         reads = scorer.encoder is not None
@@ -139,12 +129,9 @@ class Predictor:
         return self.segmenter.threshold if self.threshold is None else self.threshold
 
     def segment(self, episode: Episode, contrast: Sequence[str] = ()) -> Segmentation:
-        """The segmenter's whole answer to an episode.
+        """The segmenter's whole answer to an episode, whose query may be `blind`.
 
-        Args:
-            episode: Its query may be `blind`.
-            contrast: Names of further classes to tell the episode's class from; empty except with
-                candidates "oracle".
+        The contrast is what `contrast_of` gives.
         """
         fitted, images = self._fit(episode), [episode.query.image]
         return fitted.predict(images, contrast=contrast, synonyms=self.synonyms)[0]
@@ -170,9 +157,7 @@ class Predictor:
 def load_decoder(folder: str | Path, **options: Any) -> FewShotSegmenter:  # noqa: ANN401
     """A trained decoder whose CLIP keeps the features of images, which come back in episodes.
 
-    Args:
-        folder: As `DecoderScorer.load` takes it, like the options.
-        options: The CLIP, device and dtype.
+    Arguments are those of `DecoderScorer.load`.
     """
     return FewShotSegmenter(DecoderScorer.load(folder, cache=MemoryCache(), **options))
 
@@ -180,10 +165,8 @@ def load_decoder(folder: str | Path, **options: Any) -> FewShotSegmenter:  # noq
 def query_map(result: Segmentation, name: str) -> npt.NDArray[np.float32]:
     """One map of a segmentation of one class, (H, W) in [0, 1] at the image's own size.
 
-    Args:
-        result: The segmentation.
-        name: `FINAL`, zero where the class is held to be absent; or `CONTRAST`, `FUSED` or one of
-            `PRIORS`, the mean of whose maps is enlarged bilinearly.
+    It is `FINAL`, zero where the class is held to be absent; or `CONTRAST`, `FUSED` or one of
+    `PRIORS`, the mean of whose maps is enlarged bilinearly.
 
     Raises:
         UsageError: The segmenter makes no such map: a trained decoder makes none, and only
@@ -204,13 +187,9 @@ def query_map(result: Segmentation, name: str) -> npt.NDArray[np.float32]:
 
 def prior_name(text: str, visual: str) -> str:
     """The name in `PRIORS` of a pair of maps, or "none"; raw is plain, in the scale of HDMNet."""
-    visual = "plain" if visual == "raw" else visual
-    for name, kinds in PRIORS.items():
-        if kinds == (text, visual):
-            return name
-    if (text, visual) == ("none", "none"):
-        return "none"
-    return f"vtp {text}, vvp {visual}"
+    kinds = text, "plain" if visual == "raw" else visual
+    names = {kinds: name for name, kinds in PRIORS.items()} | {("none", "none"): "none"}
+    return names.get(kinds, f"vtp {text}, vvp {kinds[1]}")
 
 
 def blind(episode: Episode) -> Episode:
@@ -218,6 +197,17 @@ def blind(episode: Episode) -> Episode:
     query = episode.query
     unlabelled = replace(query, class_map=np.zeros_like(query.class_map), masks=None)
     return replace(episode, query=unlabelled)
+
+
+def contrast_of(episode: Episode, dataset: Dataset, candidates: str) -> tuple[str, ...]:
+    """Names to tell the episode's class from.
+
+    With candidates "oracle" what else the truth of the query shows, with "target" none.
+    """
+    if candidates == "target":
+        return ()
+    others = (pair for pair in enumerate(dataset.class_names) if pair[0] != episode.class_index)
+    return tuple(name for index, name in others if episode.query.mask(index).any())
 
 
 def truth_of(sample: Sample, class_index: int) -> npt.NDArray[np.uint8]:
@@ -229,50 +219,41 @@ def truth_of(sample: Sample, class_index: int) -> npt.NDArray[np.uint8]:
 def as_measured(
     scores: npt.NDArray[np.float32], truth: npt.NDArray[np.uint8], measure: Measure
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """Scores and truth as a protocol compares them.
+    """Scores and truth of a class, (H, W), as a protocol compares them.
 
-    Args:
-        scores: Of the class, float32 (H, W).
-        truth: uint8 (H, W): 1 the class, 0 anything else, 255 ignore.
-        measure: Where the two are laid, scores bilinearly and the truth to the nearest pixel, and
-            what 255 means.
-
-    Returns:
-        Both (H, W), or (side, side).
+    Where it lays them on a square, scores are resized bilinearly and the truth to the nearest
+    pixel; where it counts what is ignored, 255 becomes 0.
     """
     if not measure.ignore:
         truth = np.where(truth == IGNORE, np.uint8(0), truth)
     if measure.side is None:
         return scores, truth
     size = (measure.side, measure.side)
-    laid = F.interpolate(
-        torch.from_numpy(scores)[None, None].float(), size, mode="bilinear", align_corners=True
-    )
-    nearest = F.interpolate(torch.from_numpy(truth)[None, None].float(), size, mode="nearest")
+    given, labels = (torch.from_numpy(a)[None, None].float() for a in (scores, truth))
+    laid = F.interpolate(given, size, mode="bilinear", align_corners=True)
+    nearest = F.interpolate(labels, size, mode="nearest")
     return np.asarray(laid[0, 0].numpy()), nearest[0, 0].numpy().astype(np.uint8)
 
 
 def _decoder(
-    trained: TrainedDecoder, recipe: Mapping[str, Any] | None, settings: Mapping[str, Any]
+    scorer: DecoderScorer, recipe: Mapping[str, Any] | None, threshold: float | None
 ) -> Method:
-    decoder, maker = trained.decoder, trained.maker
-    method = Method(
+    decoder, maker = scorer.decoder, scorer.maker
+    settings: dict[str, Any] = {"size": scorer.size}
+    if threshold is not None:
+        settings["threshold"] = threshold
+    if maker is not None:
+        settings["clip_sees"] = scorer.sees
+    return Method(
         method=decoder.name,
-        prior=decoder.prior,
-        backbone=decoder.backbone_name,
-        settings={"size": trained.size, **settings},
+        prior=decoder.prior if maker is None else prior_name(maker.text, maker.visual),
+        backbone=decoder.options.backbone,
+        text=None if maker is None else maker.text,
+        visual=None if maker is None else maker.visual,
+        settings=settings,
         recipe=recipe,
+        clip=None if maker is None else _named(maker.encoder),
         weights_sha256=weights_hash(decoder),
-    )
-    if maker is None:
-        return method
-    return replace(
-        method,
-        prior=prior_name(maker.text, maker.visual),
-        text=maker.text,
-        visual=maker.visual,
-        settings={**method.settings, "clip_sees": trained.sees},
-        clip=_named(maker.encoder),
     )
 
 

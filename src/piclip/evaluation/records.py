@@ -25,20 +25,14 @@ _LIBRARIES = ("piclip", "torch", "transformers", "numpy", "pillow", "scipy")
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What one seed gave.
-
-    Attributes:
-        seed: Its number.
-        episodes_hash: SHA-256 of its episodes; equal hashes mean equal tasks.
-        counts: Class name to the summed pixels (I_background, I_foreground, U_background,
-            U_foreground), intersections first, then unions.
-        unseen_is_zero: Whether a class without episodes counts as 0 in the mIoU, as the protocol
-            says; it is left out otherwise.
-    """
+    """What one seed gave."""
 
     seed: int
-    episodes_hash: str
-    counts: Mapping[str, tuple[int, int, int, int]]
+    episodes_hash: str  # SHA-256 of its episodes; equal hashes mean equal tasks
+    # Class name to summed pixels: intersections of background and foreground, then unions.
+    counts: Mapping[str, tuple[int, ...]]
+    # Whether a class without episodes counts as 0 in the mIoU, as the protocol says; else it is
+    # left out.
     unseen_is_zero: bool = False
 
     @classmethod
@@ -79,60 +73,35 @@ class SeedResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What is evaluated: names, options and hashes.
+    """What is evaluated: names, options and hashes."""
 
-    Attributes:
-        method: "training-free", or the decoder's name.
-        prior: "imagenet", "piclip", "none", or which CLIP maps were used ("vtp+vvp").
-        backbone: The decoder's backbone.
-        text: Visual-text map used: "none", "plain", "refined"; None where no CLIP is used.
-        visual: The same of the visual-visual map, or "raw" for its cosines.
-        settings: Whatever else decides the figures, such as the threshold or the input size.
-        recipe: The resolved recipe of the training; None without training.
-        clip: "name" and "sha256" of the CLIP; None without CLIP.
-        weights_sha256: Of the decoder's weights; None without a decoder.
-    """
-
-    method: str
-    prior: str
-    backbone: str | None = None
-    text: str | None = None
-    visual: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    recipe: Mapping[str, Any] | None = None
-    clip: Mapping[str, str] | None = None
-    weights_sha256: str | None = None
+    method: str  # "training-free", or the decoder's name
+    prior: str  # "imagenet", "piclip", "none", or which CLIP maps were used ("vtp+vvp")
+    backbone: str | None = None  # the decoder's
+    text: str | None = None  # visual-text map: "none", "plain", "refined"; None without CLIP
+    visual: str | None = None  # the same of the visual-visual map, or "raw" for its cosines
+    settings: Mapping[str, Any] = field(default_factory=dict)  # what else decides the figures
+    recipe: Mapping[str, Any] | None = None  # of the training, resolved; None without training
+    clip: Mapping[str, str] | None = None  # its "name" and "sha256"; None without CLIP
+    weights_sha256: str | None = None  # of the decoder's weights; None without a decoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Method):
-    """One method on one fold with one number of shots.
-
-    Attributes:
-        dataset: Its name.
-        fold: Which fold was held out.
-        shots: Number of supports K.
-        candidates: "target"; "oracle" took class names from the truth of the query.
-        episodes: Episodes of each seed.
-        folds: How many folds the dataset has.
-        seeds: The seeds asked for; those in ``per_seed`` are done.
-        per_seed: What came out, in the order of ``seeds``.
-        versions: Of Python and the libraries.
-        command: The command line.
-        protocol: How episodes were drawn and answers measured, by a name of
-            `piclip.datasets.protocols.PROTOCOLS`; files of old versions name none.
-    """
+    """One method on one fold with one number of shots."""
 
     dataset: str
-    fold: int
+    fold: int  # which was held out
     shots: int
-    candidates: str
-    episodes: int
-    folds: int = 1
-    seeds: tuple[int, ...] = ()
-    per_seed: tuple[SeedResult, ...] = ()
-    versions: Mapping[str, str] = field(default_factory=dict)
+    candidates: str  # "target"; "oracle" took class names from the truth of the query
+    episodes: int  # of each seed
+    folds: int = 1  # how many the dataset has
+    seeds: tuple[int, ...] = ()  # those asked for; those in ``per_seed`` are done
+    per_seed: tuple[SeedResult, ...] = ()  # what came out, in the order of ``seeds``
+    versions: Mapping[str, str] = field(default_factory=dict)  # of Python and the libraries
     command: str | None = None
+    # How episodes were drawn and answers measured, by a name of
+    # `piclip.datasets.protocols.PROTOCOLS`; files of old versions name none.
     protocol: str = OURS.name
 
     @property
@@ -203,11 +172,7 @@ class Evaluation(Method):
 
 
 def write_result(result: Evaluation, path: str | Path) -> Path:
-    """Writes a record atomically.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Writes a record atomically; OutputError where the file cannot be written."""
     return write_json(result.to_json(), path)
 
 
@@ -258,22 +223,19 @@ def _from_json(data: Mapping[str, Any]) -> Evaluation:
     values = {name: value for name, value in data.items() if name in known}
     values["seeds"] = tuple(map(int, data["seeds"]))
     zero = protocol_named(data.get("protocol", OURS.name)).unseen_is_zero
-    values["per_seed"] = tuple(_seed_from_json(item, zero) for item in data["per_seed"])
+    per_seed = []
+    for item in data["per_seed"]:
+        counts = {name: tuple(map(int, row)) for name, row in item["counts"].items()}
+        for name, pixels in counts.items():
+            if len(pixels) != 4:
+                raise ValueError(f"{len(pixels)} counts of the class {name!r} instead of 4")
+            if not 0 <= min(pixels) <= max(pixels) < 1 << 63:
+                raise ValueError(f"the counts of the class {name!r} are no counts")
+        per_seed.append(SeedResult(int(item["seed"]), str(item["episodes_hash"]), counts, zero))
+    values["per_seed"] = tuple(per_seed)
     if fault := unfit(values, known):
         raise ValueError(fault)
     return Evaluation(**values)
-
-
-def _seed_from_json(item: Mapping[str, Any], unseen_is_zero: bool) -> SeedResult:
-    counts = {}
-    for name, row in item["counts"].items():
-        pixels = tuple(int(value) for value in row)
-        if len(pixels) != 4:
-            raise ValueError(f"{len(pixels)} counts of the class {name!r} instead of 4")
-        if not 0 <= min(pixels) <= max(pixels) < 1 << 63:
-            raise ValueError(f"the counts of the class {name!r} are no counts")
-        counts[name] = pixels
-    return SeedResult(int(item["seed"]), str(item["episodes_hash"]), counts, unseen_is_zero)
 
 
 def _figures(result: Evaluation | SeedResult) -> dict[str, Any]:

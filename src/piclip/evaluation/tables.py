@@ -5,18 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
 from piclip.datasets.protocols import OURS
 from piclip.errors import UsageError
 from piclip.evaluation.metrics import confidence_interval
-from piclip.evaluation.published import PUBLISHED, Published
 from piclip.evaluation.records import Evaluation
 
 Style = Literal["main", "ablation", "priors"]
@@ -59,31 +57,41 @@ _LATEX = str.maketrans(
     | {"±": r"$\pm$", CHECK: r"$\checkmark$"}
 )
 
-_Place: TypeAlias = tuple[int, int]
-"""Shots and fold of a result."""
-_Row: TypeAlias = dict[_Place, Evaluation]
-"""The results of one method and prior."""
+_Place: TypeAlias = tuple[int, int]  # shots and fold of a result
+_Row: TypeAlias = dict[_Place, Evaluation]  # the results of one method and prior
+
+
+class Published(NamedTuple):
+    """Mean mIoU over four folds, percent by shots, of a method with its own prior on ResNet-50."""
+
+    method: str
+    dataset: str
+    miou: dict[int, float]
+    source: str
+
+
+PUBLISHED = (
+    Published("pfenet", "pascal-5i", {1: 60.8, 5: 61.9}, "arXiv 2008.01449"),
+    Published("bam", "pascal-5i", {1: 67.8, 5: 70.9}, "arXiv 2203.07615"),
+    Published("hdmnet", "pascal-5i", {1: 69.4, 5: 71.8}, "arXiv 2303.14652"),
+    # PFENet's own paper has no ResNet-50 on COCO-20i; later ones print this figure.
+    Published("pfenet", "coco-20i", {1: 35.8, 5: 39.0}, "arXiv 2405.08458"),
+    Published("bam", "coco-20i", {1: 46.2, 5: 51.2}, "arXiv 2203.07615"),
+    Published("hdmnet", "coco-20i", {1: 50.0, 5: 56.0}, "arXiv 2303.14652"),
+)
+"""Figures that others have published, to stand beside ours."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts.
-
-    Attributes:
-        title: What it shows.
-        columns: Headings; ``"1-shot | mean"`` belongs to the group ``"1-shot"``.
-        rows: One text per column.
-        labels: How many columns on the left name the row.
-        notes: What the marks in the rows mean.
-        published: Further rows, of figures that others have published.
-    """
+    """A table of texts."""
 
     title: str
-    columns: tuple[str, ...]
+    columns: tuple[str, ...]  # headings; "1-shot | mean" belongs to the group "1-shot"
     rows: tuple[tuple[str, ...], ...]
-    labels: int
-    notes: tuple[str, ...] = ()
-    published: tuple[tuple[str, ...], ...] = ()
+    labels: int  # how many columns on the left name the row
+    notes: tuple[str, ...] = ()  # what the marks in the rows mean
+    published: tuple[tuple[str, ...], ...] = ()  # further rows, of what others have published
 
 
 def make_tables(results: Sequence[tuple[str, Evaluation]], style: Style = "main") -> list[Table]:
@@ -100,11 +108,8 @@ def make_tables(results: Sequence[tuple[str, Evaluation]], style: Style = "main"
     COCO-20i end with what others have published.
 
     Figures are in percent, with the 95 % interval over the seeds where there are two or more. A
-    mean over folds needs all folds of its heading; what is missing is shown as "-".
-
-    Args:
-        results: Names (for messages) and records.
-        style: Which table.
+    mean over folds needs all folds of its heading; what is missing is shown as "-". The names of
+    the results are for messages.
 
     Raises:
         UsageError: An unknown style, no results, or two results for the same cell.
@@ -127,29 +132,26 @@ def _table(named: Sequence[tuple[str, Evaluation]], style: Style) -> Table:
     rows, results = _rows(named), [result for _, result in named]
     published = [one for one in PUBLISHED if one.dataset == results[0].dataset]
     published = [] if style == "ablation" else published
-    labels = _labels(results, style, protocols=bool(published))
-    figures = _figures(rows, results, style)
-    body = [
-        [label(_first(row)) for label in labels.values()] + [cell(row) for cell in figures.values()]
-        for row in rows
-    ]
-    notes = [
-        f"{mark} {text}"
-        for mark, text in _NOTES.items()
-        if any(mark in _marks(result) + _raw(result) for result in results)
-    ]
+    backbones = any(result.backbone for result in results)
+    protocols = bool(published) or any(result.protocol != OURS.name for result in results)
+    labels = [_labels(_first(r), style, backbones=backbones, protocols=protocols) for r in rows]
+    cells = [label | _figures(row, rows, style) for label, row in zip(labels, rows, strict=True)]
+    marks = {*"".join(map(_marks, results))}
+    if any(result.visual == "raw" for result in results):
+        marks.add(_RAW)
+    notes = [f"{mark} {text}" for mark, text in _NOTES.items() if mark in marks]
     unfinished = [name for name, result in named if not result.complete]
     if unfinished:
         notes.append(f"(Seeds are still missing in {', '.join(unfinished)}.)")
     what = "Mean mIoU" if style == "priors" else "mIoU and FB-IoU"
     counts = " or ".join(map(str, sorted({result.episodes for result in results})))
     title = f"{what} in percent on {results[0].dataset}, {counts} episodes"
-    columns = (*labels, *figures)
+    columns = tuple(cells[0])
     return Table(
         title,
         columns,
-        tuple(map(tuple, body)),
-        len(labels),
+        tuple(tuple(row.values()) for row in cells),
+        len(labels[0]),
         tuple(notes),
         tuple(_published_row(one, columns) for one in published),
     )
@@ -157,11 +159,8 @@ def _table(named: Sequence[tuple[str, Evaluation]], style: Style) -> Table:
 
 def _published_row(one: Published, columns: Sequence[str]) -> tuple[str, ...]:
     cells = dict.fromkeys(("Method", "Decoder"), TITLES[one.method])
-    cells |= {
-        "Prior": TITLES[one.prior],
-        "Backbone": one.backbone,
-        "Protocol": f"published, {one.source}",
-    }
+    cells |= {"Prior": TITLES[BASELINE], "Backbone": "resnet50"}
+    cells["Protocol"] = f"published, {one.source}"
     cells |= {f"{shots}-shot | mean": f"{miou:.1f}" for shots, miou in one.miou.items()}
     return tuple(cells.get(column, MISSING) for column in columns)
 
@@ -205,53 +204,48 @@ def _marks(result: Evaluation) -> str:
     return oracle + (_NOVEL if result.selected_on_novel else "")
 
 
-def _raw(result: Evaluation) -> str:
-    return _RAW if result.visual == "raw" else ""
-
-
 def _labels(
-    results: Sequence[Evaluation], style: Style, *, protocols: bool
-) -> dict[str, Callable[[Evaluation], str]]:
-    """The columns that name a row: headings, and what stands below them."""
-    labels: dict[str, Callable[[Evaluation], str]] = {}
+    result: Evaluation, style: Style, *, backbones: bool, protocols: bool
+) -> dict[str, str]:
+    """What names a row, by heading."""
     method = "Decoder" if style == "priors" else "Method"
-    labels[method] = lambda r: TITLES.get(r.method, r.method) + _marks(r)
+    labels = {method: TITLES.get(result.method, result.method) + _marks(result)}
+    raw = _RAW if result.visual == "raw" else ""
     if style != "ablation":
-        labels["Prior"] = lambda r: TITLES.get(r.prior, r.prior.upper()) + _raw(r)
-    if any(result.backbone for result in results):
-        labels["Backbone"] = lambda r: r.backbone or MISSING
-    if protocols or any(result.protocol != OURS.name for result in results):
-        labels["Protocol"] = lambda r: r.protocol
+        labels["Prior"] = TITLES.get(result.prior, result.prior.upper()) + raw
+    if backbones:
+        labels["Backbone"] = result.backbone or MISSING
+    if protocols:
+        labels["Protocol"] = result.protocol
     if style == "ablation":
         used = ("plain", "refined", "raw")
-        labels[TITLES[BASELINE]] = lambda r: CHECK if r.prior == BASELINE else ""
-        labels["VTP"] = lambda r: CHECK if r.text in used else ""
-        labels["VVP"] = lambda r: CHECK + _raw(r) if r.visual in used else ""
-        labels["PIR"] = lambda r: _REFINED[r.text == "refined", r.visual == "refined"]
+        labels[TITLES[BASELINE]] = CHECK if result.prior == BASELINE else ""
+        labels["VTP"] = CHECK if result.text in used else ""
+        labels["VVP"] = CHECK + raw if result.visual in used else ""
+        labels["PIR"] = _REFINED[result.text == "refined", result.visual == "refined"]
     return labels
 
 
-def _figures(
-    rows: Sequence[_Row], results: Sequence[Evaluation], style: Style
-) -> dict[str, Callable[[_Row], str]]:
-    """The columns of figures: headings, and what stands below them."""
-    columns: dict[str, Callable[[_Row], str]] = {}
+def _figures(row: _Row, rows: Sequence[_Row], style: Style) -> dict[str, str]:
+    """The figures of a row, by heading; these depend on all rows of the table."""
+    results = [result for one in rows for result in one.values()]
     folds = range(max(result.folds for result in results))
     asked = sorted({result.fold for result in results})
     heading = "mean" if len(asked) == len(folds) else f"fold {', '.join(map(str, asked))}"
+    figures = {}
     for shots in sorted({result.shots for result in results}):
         group = f"{shots}-shot | "
         if style == "priors":
             places = [(shots, fold) for fold in asked]
-            columns[group + heading] = partial(_mean, places=places)
-            columns[group + "gain"] = partial(_gain, rows=rows, places=places)
+            figures[group + heading] = _mean(row, places)
+            figures[group + "gain"] = _gain(row, rows, places)
         else:
             places = [(shots, fold) for fold in folds]
-            for fold in folds:
-                columns[group + f"fold {fold}"] = partial(_mean, places=[(shots, fold)])
-            columns[group + "mean"] = partial(_mean, places=places)
-            columns[group + "FB-IoU"] = partial(_mean, places=places, kind="fb_iou")
-    return columns
+            for shot, fold in places:
+                figures[group + f"fold {fold}"] = _mean(row, [(shot, fold)])
+            figures[group + "mean"] = _mean(row, places)
+            figures[group + "FB-IoU"] = _mean(row, places, kind="fb_iou")
+    return figures
 
 
 def _mean(row: _Row, places: Sequence[_Place], kind: str = "miou") -> str:
@@ -297,15 +291,7 @@ def shown(figure: tuple[float, float], form: str = ".1f") -> str:
 
 
 def render(table: Table, form: str) -> str:
-    """A table as text that ends with a line break.
-
-    Args:
-        table: The table.
-        form: "markdown", "latex" (needs the packages booktabs and amssymb) or "csv".
-
-    Raises:
-        UsageError: Another format.
-    """
+    """A table as "markdown", "latex" (for booktabs and amssymb) or "csv"; else a UsageError."""
     forms = {"markdown": _markdown, "latex": _latex, "csv": _csv}
     if form not in forms:
         raise UsageError(f"The format is one of {', '.join(forms)}, not {form!r}.")

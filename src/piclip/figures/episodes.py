@@ -30,11 +30,7 @@ _SHOWN_TITLES = ("Support\nwith its mask", "Query\nwith the truth")
 def pick_episodes(view: FewShotView, *, seed: int, shots: int, rows: int) -> list[EpisodeKeys]:
     """The first episodes of a seed, a new class in each row as long as there is one.
 
-    Args:
-        view: What to draw from.
-        seed: Another seed, other episodes; nothing is picked by hand.
-        shots: Supports of every episode.
-        rows: How many episodes.
+    Nothing is picked by hand: another seed, other episodes.
 
     Raises:
         UsageError: Less than one row.
@@ -59,11 +55,8 @@ def previous_and_ours(
 ) -> Figure:
     """Fig. 1: the prior of a backbone trained on base classes beside ours, on novel classes.
 
-    Args:
-        view: The novel classes.
-        keys: One episode for each row.
-        baseline: The decoder with the backbone, trained with prior=imagenet.
-        ours: Its CLIP gives the refined visual-text and the visual-visual prior.
+    The view is of these, with a key for each row. The baseline was trained with prior=imagenet; the
+    CLIP of ours gives the refined visual-text and the visual-visual prior.
     """
     rows, ours = [], _published(ours)
     for episode in map(view.load, keys):
@@ -87,20 +80,19 @@ def baseline_and_ours(
     ours: Predictor,
     names: tuple[str, str] = ("Baseline", "Ours"),
 ) -> Figure:
-    """Fig. 3: support, truth, and the masks of two methods with their IoU in percent.
+    """Fig. 3: support, truth, and the masks of two methods, called ``names``, with their IoU.
 
-    Args:
-        view: The novel classes.
-        keys: One episode for each row.
-        baseline: The previous method.
-        ours: The method to compare.
-        names: What the two are called.
+    View and keys as in `previous_and_ours`.
     """
     rows = []
     for episode in map(view.load, keys):
-        masks = [method.predict(blind(episode)) for method in (baseline, ours)]
-        panels = [Panel(_masked(episode.query, mask), _iou(episode, mask)) for mask in masks]
-        rows.append((episode.name, [*_shown(episode), *panels]))
+        panels = _shown(episode)
+        truth = truth_of(episode.query, episode.class_index)
+        for method in (baseline, ours):
+            mask, meter = method.predict(blind(episode)), FewShotIoU((episode.name,))
+            meter.add(episode.name, mask, truth)
+            panels.append(Panel(_masked(episode.query, mask), f"IoU {100 * meter.miou():.1f} %"))
+        rows.append((episode.name, panels))
     return grid_figure(rows, (*_SHOWN_TITLES, *names))
 
 
@@ -109,10 +101,7 @@ def before_and_after(
 ) -> Figure:
     """Fig. 4: both published priors before and after refinement, and the segmenter's evidence.
 
-    Args:
-        view: The novel classes.
-        keys: One episode for each row.
-        segmenter: Gives its evidence, and its CLIP the priors.
+    The segmenter's CLIP gives the priors; view and keys as in `previous_and_ours`.
     """
     rows, published = [], _published(segmenter)
     for episode in map(view.load, keys):
@@ -143,19 +132,19 @@ def imagenet_prior(predictor: Predictor, episode: Episode) -> npt.NDArray[np.flo
             "The previous prior needs a trained decoder, whose backbone it looks at; name the run "
             "of a training."
         )
-    trained = scorer.trained
-    if trained.decoder.prior != "imagenet":
+    if scorer.decoder.prior != "imagenet":
         raise UsageError(
             f"The previous prior is that of a decoder trained with prior=imagenet, but the "
-            f"prior of this one is '{trained.decoder.prior}'; name another run."
+            f"prior of this one is '{scorer.decoder.prior}'; name another run."
         )
-    labelled = [(s.image, truth_of(s, episode.class_index)) for s in episode.supports]
-    (query,) = trained.encode_queries([episode.query.image])
-    shown = trained.encode_supports(labelled)
-    masks = shown.masks[None].to(trained.device)
-    prior = trained.decoder.imagenet_priors(query.maps, shown.maps, masks)
+    index = episode.class_index
+    labelled = [(Image.fromarray(s.image), s.mask(index)) for s in episode.supports]
+    (query,) = scorer.encode_queries([episode.query.image])
+    memory = scorer.fit(episode.name, labelled)
+    masks = memory.masks[None].to(scorer.device)
+    prior = scorer.decoder.imagenet_priors(query.maps, memory.maps, masks)
     mean = prior.mean(dim=1, keepdim=True).float().cpu()
-    view = resize(mean, (trained.size, trained.size))[0]
+    view = resize(mean, (scorer.size, scorer.size))[0]
     height, width = episode.query.class_map.shape
     return np.asarray(laid_back(view, (height, width))[0].clamp(0, 1).numpy())
 
@@ -170,8 +159,9 @@ def _shown(episode: Episode) -> list[Panel]:
     """The first support with its mask, and the query with the truth."""
     support, query = episode.supports[0], episode.query
     shots = len(episode.supports)
+    caption = f"1 of {shots}" if shots > 1 else ""
     return [
-        Panel(_masked(support, support.mask(episode.class_index)), _count(shots)),
+        Panel(_masked(support, support.mask(episode.class_index)), caption),
         Panel(_masked(query, query.mask(episode.class_index))),
     ]
 
@@ -182,19 +172,9 @@ def _priors(episode: Episode, segmenter: Predictor, names: Sequence[str]) -> lis
     return [_heat(episode.query, query_map(result, name)) for name in names]
 
 
-def _count(shots: int) -> str:
-    return f"1 of {shots}" if shots > 1 else ""
-
-
 def _masked(sample: Sample, mask: npt.NDArray[np.bool_]) -> Image.Image:
     return with_mask(Image.fromarray(sample.image), mask)
 
 
 def _heat(sample: Sample, values: npt.NDArray[np.float32]) -> Panel:
     return Panel(heat(panel_picture(Image.fromarray(sample.image)), values))
-
-
-def _iou(episode: Episode, mask: npt.NDArray[np.bool_]) -> str:
-    meter = FewShotIoU((episode.name,))
-    meter.add(episode.name, mask, truth_of(episode.query, episode.class_index))
-    return f"IoU {100 * meter.miou():.1f} %"

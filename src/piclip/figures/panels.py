@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -38,10 +39,7 @@ def grid_figure(
 ) -> Figure:
     """Panels in rows and columns, titles above, names on the left.
 
-    Args:
-        rows: The name of a row and its panels, one per title.
-        titles: One per column.
-        scale: Draw the colour scale of priors on the right.
+    With ``scale`` the colour scale of priors is on the right.
 
     Raises:
         UsageError: There is no row, or one with another number of panels.
@@ -49,7 +47,10 @@ def grid_figure(
     if not rows or any(len(panels) != len(titles) for _, panels in rows):
         raise UsageError(f"A figure needs rows of {len(titles)} panels each, one per title.")
     # Each row is as high as its tallest panel needs at the common width.
-    heights = [_PANEL * max(_aspect(panel.picture) for panel in panels) for _, panels in rows]
+    heights = []
+    for _, panels in rows:
+        tallest = max(panel.picture.height / panel.picture.width for panel in panels)
+        heights.append(_PANEL * min(max(tallest, 0.35), 1.4))  # no endless figure for a thin strip
     step = _PANEL + _GAP
     width = _LABEL + step * len(titles) + (_SCALE if scale else _MARGIN)
     height = _TITLE + sum(heights) + _GAP * (len(rows) + 1)
@@ -61,7 +62,8 @@ def grid_figure(
     for (name, panels), inches in zip(rows, heights, strict=True):
         top -= inches
         where = ((_LABEL - 0.1) / width, (top + inches / 2) / height)
-        label = _wrapped(name)
+        lines = (textwrap.wrap(line, 15) or [line] for line in name.split("\n"))
+        label = "\n".join(chain.from_iterable(lines))  # long names break at their spaces
         figure.text(*where, label, ha="right", va="center", fontsize=9, parse_math=False)
         for column, panel in enumerate(panels):
             left = (_LABEL + step * column) / width
@@ -122,14 +124,3 @@ def _draw_scale(figure: Figure, width: float, height: float, row_inches: float) 
     axes.set_xticks([])
     axes.set_yticks([0, 1], ["0", "1"], fontsize=8)
     axes.yaxis.tick_right()
-
-
-def _aspect(image: Image.Image) -> float:
-    """Height over width, limited so that a thin strip does not make an endless figure."""
-    return min(max(image.height / image.width, 0.35), 1.4)
-
-
-def _wrapped(label: str) -> str:
-    """Break a long class name at its spaces to fit the margin."""
-    lines = [piece for line in label.split("\n") for piece in textwrap.wrap(line, 15) or [line]]
-    return "\n".join(lines)

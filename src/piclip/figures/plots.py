@@ -32,44 +32,33 @@ TITLES = {
 class EpisodeRow:
     """One row of `episodes_figure`.
 
-    Attributes:
-        support_image: The labelled image.
-        support_mask: Bool (H, W), its object.
-        segmentation: The result for the query; it must hold its image.
-        truth: Bool (H, W), the query's true mask, or None.
-        class_index: Which class of the segmentation to show, from 0.
-        published: Priors of the same query with evidence="published", to show VVP too.
+    Raises:
+        UsageError: Sizes do not agree, the class does not exist, or the query image is missing.
     """
 
     support_image: Image.Image
-    support_mask: npt.NDArray[np.bool_]
-    segmentation: Segmentation
-    truth: npt.NDArray[np.bool_] | None = None
-    class_index: int = 0
-    published: Priors | None = None
+    support_mask: npt.NDArray[np.bool_]  # (H, W), its object
+    segmentation: Segmentation  # of the query; it must hold its image
+    truth: npt.NDArray[np.bool_] | None = None  # (H, W), the query's true mask
+    class_index: int = 0  # which class of the segmentation to show
+    published: Priors | None = None  # of the query with evidence="published", to show VVP too
 
     def __post_init__(self) -> None:
-        segmentation = self.segmentation
+        segmentation, support = self.segmentation, self.support_image
         if not 0 <= self.class_index < len(segmentation.class_names):
             raise UsageError(
                 f"There is no class {self.class_index}; the segmentation has "
                 f"{len(segmentation.class_names)}, counted from 0."
             )
-        if self.support_mask.shape != (self.support_image.height, self.support_image.width):
+        if self.support_mask.shape != (support.height, support.width):
             raise UsageError("The support mask must have the size of the support image.")
         if self.truth is not None and self.truth.shape != segmentation.size:
             raise UsageError("The true mask must have the size of the query image.")
-        _ = self.query_image
-
-    @property
-    def query_image(self) -> Image.Image:
-        """The image that was segmented."""
-        if self.segmentation.image is None:
+        if segmentation.image is None:
             raise UsageError(
-                f"The segmentation {self.segmentation.name!r} does not hold its image; predict "
-                f"with the image kept to draw a figure."
+                f"The segmentation {segmentation.name!r} does not hold its image; predict with the "
+                f"image kept to draw a figure."
             )
-        return self.segmentation.image
 
     @property
     def prediction(self) -> npt.NDArray[np.bool_]:
@@ -93,13 +82,22 @@ class EpisodeRow:
     @property
     def maps(self) -> dict[str, npt.NDArray[np.float32]]:
         """The maps to show, float32 (h, w) in [0, 1], by their field in `Priors`."""
-        own = priors_of(self.segmentation).maps()
-        others = {} if self.published is None else self.published.maps()
-        return {
-            field: (others | own)[field][self.class_index]
-            for field in TITLES
-            if field in others | own
-        }
+        there = {} if self.published is None else self.published.maps()
+        there |= priors_of(self.segmentation).maps()
+        return {field: there[field][self.class_index] for field in TITLES if field in there}
+
+    def panels(self) -> list[Panel]:
+        """The pictures of the row: support, query, maps and result."""
+        image = self.segmentation.image
+        assert image is not None
+        query = panel_picture(image)
+        pictures = [
+            with_mask(self.support_image, self.support_mask),
+            query if self.truth is None else with_mask(image, self.truth),
+            *(heat(query, values) for values in self.maps.values()),
+            with_mask(image, self.prediction),
+        ]
+        return [Panel(picture) for picture in pictures]
 
 
 def priors_figure(
@@ -110,20 +108,9 @@ def priors_figure(
     truth: npt.NDArray[np.bool_] | None = None,
     class_index: int = 0,
 ) -> Figure:
-    """Draw one episode: support, query, the maps behind the result, and the result.
+    """Draws one episode in a row: support, query, the maps behind the result, and the result.
 
-    Args:
-        support_image: The labelled image.
-        support_mask: Bool (H, W), its object.
-        segmentation: The result for the query; it must hold its image.
-        truth: Bool (H, W), the query's true mask; outlined in the query's panel if given.
-        class_index: Which class of the segmentation to show, from 0.
-
-    Returns:
-        A matplotlib figure of one row.
-
-    Raises:
-        UsageError: Sizes do not agree, the class does not exist, or the query image is missing.
+    Arguments and errors are those of `EpisodeRow`.
     """
     return episodes_figure(
         [EpisodeRow(support_image, support_mask, segmentation, truth, class_index)]
@@ -131,13 +118,7 @@ def priors_figure(
 
 
 def episodes_figure(rows: Sequence[EpisodeRow]) -> Figure:
-    """Draw several episodes, one per row, with titles over the columns.
-
-    Args:
-        rows: At least one.
-
-    Returns:
-        A matplotlib figure.
+    """Draws several episodes, one per row, with titles over the columns.
 
     Raises:
         UsageError: There are no rows, or they have different maps.
@@ -154,19 +135,11 @@ def episodes_figure(rows: Sequence[EpisodeRow]) -> Figure:
         *(TITLES[field] for field in shown),
         "Result\n",
     ]
-    return grid_figure([(row.label, _panels(row)) for row in rows], titles, scale=True)
+    return grid_figure([(row.label, row.panels()) for row in rows], titles, scale=True)
 
 
 def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
-    """Write a figure atomically; the suffix says the format (.png, .pdf, .svg, ...).
-
-    Args:
-        figure: The figure.
-        path: The file to make or to replace.
-        dpi: Dots per inch of the result.
-
-    Returns:
-        The path written.
+    """Writes a figure atomically; the suffix says the format (.png, .pdf, .svg, ...).
 
     Raises:
         UsageError: matplotlib does not know the suffix.
@@ -198,15 +171,3 @@ def check_figure(path: str | Path) -> str:
         )
     check_file(path)
     return kind
-
-
-def _panels(row: EpisodeRow) -> list[Panel]:
-    """The pictures of a row."""
-    query = panel_picture(row.query_image)
-    pictures = [
-        with_mask(row.support_image, row.support_mask),
-        query if row.truth is None else with_mask(row.query_image, row.truth),
-        *(heat(query, values) for values in row.maps.values()),
-        with_mask(row.query_image, row.prediction),
-    ]
-    return [Panel(picture) for picture in pictures]

@@ -14,8 +14,7 @@ from piclip.errors import UsageError
 from piclip.formats.labels import LabelledFile, Region
 from piclip.formats.run_length import RunLengthMask
 
-TOUCHING = np.ones((3, 3), dtype=np.bool_)
-"""Pixels of one part touch at a side or a corner."""
+TOUCHING = np.ones((3, 3), dtype=np.bool_)  # pixels of one part touch at a side or a corner
 
 _AREA = re.compile(r"(\d+(?:\.\d+)?) ?(%?)")
 _DIGITS = 4
@@ -23,21 +22,14 @@ _DIGITS = 4
 
 @dataclass(frozen=True)
 class Cleaning:
-    """What becomes of the parts of a class in an image, in this order.
+    """What becomes of the parts of a class in an image; first holes are filled, last is largest.
 
-    Attributes:
-        fill_holes: Holes in which no other class was found become part of what is around them.
-        min_area: Parts with fewer pixels are left out; a number, or a text such as "0.1%" of the
-            image's pixels.
-        largest: Only the largest part of each class is kept.
-
-    Raises:
-        UsageError: The area is neither.
+    The area is a number of pixels, or a text such as "0.1%" of the image's (or else a UsageError).
     """
 
-    min_area: float | str = 0
-    largest: bool = False
-    fill_holes: bool = False
+    min_area: float | str = 0  # parts with fewer pixels are left out
+    largest: bool = False  # only the largest part of each class is kept
+    fill_holes: bool = False  # holes without another class become part of what is around them
 
     def __post_init__(self) -> None:
         least_area(self.min_area, (1, 1))
@@ -87,16 +79,11 @@ def kept(file: LabelledFile, min_score: float, cleaning: Cleaning) -> LabelledFi
 
 
 def filled(mask: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Fill the holes of a mask.
+    """Fill holes of a mask, bool (H, W): those within the image that hold none of the others.
 
-    Args:
-        mask: Bool (H, W).
-        others: Pixels of which none may be in a hole that is filled, bool (H, W).
-
-    Returns:
-        The mask with each hole that has no side or corner of the image and none of the others.
+    Their pixels touch at sides alone, since those of parts touch at corners, too.
     """
-    around, count = ndimage.label(~mask)  # by sides alone, since parts touch at corners
+    around, count = ndimage.label(~mask)
     stays = np.zeros(count + 1, dtype=np.bool_)
     for border in (around[0], around[-1], around[:, 0], around[:, -1], around[others]):
         stays[border] = True
@@ -105,11 +92,7 @@ def filled(mask: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_]) -> npt.ND
 
 
 def least_area(area: float | str, size: Sequence[int]) -> float:
-    """The pixels that an area such as 20, "20" or "0.1%" asks for in an image of (height, width).
-
-    Raises:
-        UsageError: It is no such area.
-    """
+    """The pixels that 20, "20" or "0.1%" asks for in an image of (height, width), or UsageError."""
     found = _AREA.fullmatch(str(area).strip())
     if found is None:
         raise UsageError(
@@ -141,12 +124,10 @@ def _filled(parts: Sequence[Region], others: Sequence[Region]) -> list[Region]:
 
 
 def _score(parts: Sequence[Region]) -> float | None:
-    scored = [(part.score, part.mask.area) for part in parts if part.score is not None]
-    if not scored:
-        return None
-    pixels = sum(area for _, area in scored)
-    return round(sum(score * area for score, area in scored) / pixels, _DIGITS)
+    """The mean over the pixels of those that have one."""
+    scores = [part.score for part in parts if part.score is not None]
+    areas = [part.mask.area for part in parts if part.score is not None]
+    return round(float(np.average(scores, weights=areas)), _DIGITS) if scores else None
 
 
-AS_FOUND = Cleaning()
-"""Leaves all as it is."""
+AS_FOUND = Cleaning()  # leaves all as it is

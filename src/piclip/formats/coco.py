@@ -25,6 +25,9 @@ import numpy as np
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import locate_images, not_there, relative_path
 from piclip.formats.label_files import (
+    Boxes,
+    Problems,
+    box_without_mask,
     field,
     image_size_field,
     optional_number,
@@ -34,7 +37,6 @@ from piclip.formats.label_files import (
 )
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import Corners, corners_from, joined, outlines, rectangle
-from piclip.formats.problems import Boxes, Problems, box_without_mask
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.documents import json_fields
 from piclip.io.outputs import Progress
@@ -120,17 +122,12 @@ def _without_unused_twins(
 class CocoImage:
     """One image of a COCO file, its masks not yet decoded.
 
-    Attributes:
-        name: As the file writes its path.
-        path: Relative to the folder of images, with ``/``.
-        size: (height, width) in pixels.
-        annotations: As they are in the file and in its order, but without what is not read here,
-            and with the numbers of an outline in an ``array``.
+    Of an annotation there is what is read here, with the numbers of an outline in an ``array``.
     """
 
-    name: str
-    path: str
-    size: tuple[int, int]
+    name: str  # as the file writes its path
+    path: str  # relative to the folder of images, with /
+    size: tuple[int, int]  # height, width
     annotations: list[dict[str, Any]]
 
 
@@ -139,16 +136,13 @@ def load(
 ) -> tuple[dict[int, str], dict[int, CocoImage]]:
     """Read the names of the categories and the images of a COCO file, both by id.
 
-    Args:
-        path: The file, of which never more than one annotation is in memory as text.
-        progress: Told how many bytes are read, and of how many.
-        problems: Takes images whose size is none or over the limit, which are left out with
-            their annotations, and annotations of unknown images and categories.
+    Never more than one annotation is in memory as text; progress counts bytes. With ``problems``,
+    images whose size is none or over the limit are left out with their annotations, as are those of
+    unknown images and categories.
 
     Raises:
         UsageError: The file is malformed.
-        ImageError: The size of every image, or without ``problems`` of one, is none or over the
-            limit.
+        ImageError: The size of every image, or without ``problems`` of one, is none or too large.
         MaskError: Without ``problems``, an annotation is of an unknown image or category.
     """
     noted: Callable[[], AbstractContextManager[None]]
@@ -168,7 +162,10 @@ def load(
     for number, item, where in _by_id(field(content, "images", list, str(path)), f"{path}: image"):
         images[number] = None
         with noted():
-            images[number] = _image(item, where)
+            name = field(item, "file_name", str, where)
+            path_of_image = relative_path(name)
+            size = image_size_field(item, f"{where} ({path_of_image})")
+            images[number] = CocoImage(name, path_of_image, size, [])
     if problems is not None and images and not any(images.values()):
         raise ImageError(problems.sentences[0])
     for index, item in enumerate(field(content, "annotations", list, str(path))):
@@ -243,13 +240,9 @@ def write(
 ) -> list[Path]:
     """Write a COCO file, as `write_labels` says, with few images in memory.
 
-    Args:
-        labels: What to write.
-        destination: The JSON file.
-        polygons: Outlines instead of run lengths; crowds are run lengths all the same, as COCO
-            asks for.
-        simplify: Outlines, with fewer corners; see `piclip.formats.polygons.outlines`.
-        files: Gives the images instead of ``labels.images``, anew on each of two calls.
+    With ``polygons`` or ``simplify`` it has outlines instead of run lengths, but for crowds, as
+    COCO asks for. ``files`` gives the images instead of ``labels.images``, anew on each of two
+    calls.
     """
     path = Path(destination)
     with written(path) as out:
@@ -321,12 +314,6 @@ def _by_id(items: list[Any], what: str) -> Iterator[tuple[int, object, str]]:
             raise UsageError(f"{where}: the id {number} is used twice; give each its own.")
         found.add(number)
         yield number, item, where
-
-
-def _image(item: object, where: str) -> CocoImage:
-    name = field(item, "file_name", str, where)
-    path = relative_path(name)
-    return CocoImage(name, path, image_size_field(item, f"{where} ({path})"), [])
 
 
 def _mask(item: dict[str, Any], size: tuple[int, int], where: str, boxes: Boxes) -> RunLengthMask:

@@ -14,10 +14,9 @@ import numpy as np
 
 from piclip.errors import ImageError, MaskError, PiclipError, UsageError
 from piclip.formats.image_files import locate_images, not_there, relative_path
-from piclip.formats.label_files import load_xml
+from piclip.formats.label_files import Problems, load_xml
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
 from piclip.formats.polygons import Corners, corners_from, ellipse, rectangle, turned
-from piclip.formats.problems import Boxes, Problems
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.decoding import check_pixels
 from piclip.io.images import MAX_PIXELS
@@ -36,11 +35,7 @@ def recognise(source: Path) -> bool:
 
 
 def read(
-    source: str | Path,
-    *,
-    images: str | Path | None = None,
-    class_names: Sequence[str] = (),
-    boxes: Boxes = "skip",
+    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
     """Read an XML file, or the folder with its ``annotations.xml``, as `read_labels` says.
 

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from piclip.formats.labels import LabelledFile, Labels
-from piclip.formats.predicted import Prediction, from_segmentation
+from piclip.formats.predicted import from_segmentation
 from piclip.io.extras import library
 
 if TYPE_CHECKING:
     from supervision import DetectionDataset, Detections
 
+    from piclip.results import Segmentation
 
-def to_detections(segmentation: Prediction, *, instances: bool) -> Detections:
+
+def to_detections(segmentation: Segmentation, *, instances: bool) -> Detections:
     """Regions of a prediction as ``supervision.Detections``; see `Segmentation.to_supervision`."""
     file = from_segmentation(segmentation, instances=instances)
     return _detections(file, segmentation.class_names)

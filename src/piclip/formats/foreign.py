@@ -12,11 +12,7 @@ _ZIP = b"PK\x03\x04"
 
 
 def what_it_is(path: Path) -> str | None:
-    """What a file is and what to export instead, to be said after its name; None if unknown.
-
-    Raises:
-        UsageError: It is JSON or XML and cannot be read.
-    """
+    """What a file is and what to export instead, to be said after its name; None if unknown."""
     if path.is_dir():
         for pattern in ("*.xml", "*.json"):
             first = next(iter(sorted(path.rglob(pattern))), None)
@@ -34,7 +30,11 @@ def what_it_is(path: Path) -> str | None:
 
 def _of_file(path: Path) -> str | None:
     if path.suffix.lower() == ".xml":
-        return _xml(path)
+        root = load_xml(path)
+        if root.tag == "annotations" and root.find("track") is not None:
+            return "CVAT for video; export as CVAT for images 1.1 or as COCO 1.0"
+        if root.tag == "annotation":
+            return "a Pascal VOC file of boxes, without masks; export segmentation masks or COCO"
     content = json_if_any(path)
     if isinstance(content, list):
         return _of_list(content)
@@ -49,15 +49,6 @@ def _of_one_file(path: Path) -> str | None:
     first = content[0] if isinstance(content, list) and content else None
     if isinstance(first, dict) and "data" in first:
         return "an export of Label Studio; give that file itself"
-    return None
-
-
-def _xml(path: Path) -> str | None:
-    root = load_xml(path)
-    if root.tag == "annotations" and root.find("track") is not None:
-        return "CVAT for video; export as CVAT for images 1.1 or as COCO 1.0"
-    if root.tag == "annotation":
-        return "a Pascal VOC file of boxes, without masks; export segmentation masks or COCO"
     return None
 
 

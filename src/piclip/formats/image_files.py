@@ -13,15 +13,13 @@ from typing import TypeAlias
 from urllib.parse import unquote
 
 from piclip.errors import ImageError, PiclipError, UsageError
-from piclip.formats.problems import Problems
+from piclip.formats.label_files import Problems
 from piclip.io.images import SUFFIXES, UNREAD, image_size
 
-Size: TypeAlias = tuple[int, int]
-"""(height, width) in pixels."""
+Size: TypeAlias = tuple[int, int]  # (height, width) in pixels
 
 
-PNG = "*.[pP][nN][gG]"
-"""What PNG files are called, on Windows too."""
+PNG = "*.[pP][nN][gG]"  # what PNG files are called, on Windows too
 
 
 def relative_path(text: str) -> str:
@@ -37,18 +35,9 @@ def relative_path(text: str) -> str:
 
 
 def locate_images(names: Iterable[str], images: str | Path | None) -> dict[str, str]:
-    """Where the images of a label file lie, by their names in it.
+    """Where the images that a label file names lie in a folder, as `ImageFolder.locate` finds them.
 
-    Args:
-        names: As the label file writes them.
-        images: The folder of images; None if it is not known, which leaves the names as they are.
-
-    Returns:
-        Paths relative to the folder, with ``/``; without images that are not there.
-
-    Raises:
-        ImageError: None of them is there.
-        UsageError: As `ImageFolder.locate`.
+    Without a folder they keep their names. An ImageError if none of them is there.
     """
     listed = list(names)
     if images is None:
@@ -89,17 +78,10 @@ class ImageFolder:
         self._without = {path.absolute() for path in without}
 
     def find(self, path: str, *, any_suffix: bool = False) -> str | None:
-        """The image that a path of a label file means, relative to the folder, with ``/``.
+        """The image that a path of a label file means, relative to the folder, with ``/``, if any.
 
-        Args:
-            path: As the label file writes it; it may be absolute, and of another computer.
-            any_suffix: It is that of a label file, named as its image but for the suffix.
-
-        Returns:
-            None if it is not there.
-
-        Raises:
-            UsageError: Two files fit equally well.
+        The path may be absolute, and of another computer. With ``any_suffix`` it is that of a label
+        file, named as its image but for the suffix. A UsageError if two files fit equally well.
         """
         parts, direct = _parts(path), relative_path(path)
         if not parts:
@@ -130,15 +112,10 @@ class ImageFolder:
         return ranked[0].as_posix()
 
     def locate(self, paths: Iterable[str], *, any_suffix: bool = False) -> dict[str, str]:
-        """Find the images of many labels, each as `find` does.
+        """Find the images of many labels as `find` does: by the label's path that of its image.
 
-        Of two labels that mean one file, the one that shares more folders with it has it.
-
-        Returns:
-            By the label's path that of its image; without those that are not there.
-
-        Raises:
-            UsageError: As `find`, or one file fits two labels equally well.
+        Of two labels that mean one file, the one that shares more folders with it has it; a
+        UsageError if both do equally.
         """
         claims: dict[str, list[str]] = defaultdict(list)
         for path in dict.fromkeys(paths):
@@ -171,17 +148,16 @@ class ImageFolder:
             subfolders[:] = [
                 name
                 for name in sorted(subfolders)
-                if name[0] != "." and name != "__MACOSX" and not self._is_left_out(here / name)
+                if name[0] != "."
+                and name != "__MACOSX"
+                and (here / name).absolute() not in self._without
             ]
             for name in sorted(names):
                 path = PurePosixPath(here.relative_to(self.root).as_posix(), name)
                 known = path.suffix.lower() in SUFFIXES | UNREAD and name[0] != "."
-                if known and not self._is_left_out(here / name):
+                if known and (here / name).absolute() not in self._without:
                     files[PurePosixPath(_plain(name)).stem].append(path)
         return files
-
-    def _is_left_out(self, path: Path) -> bool:
-        return path.absolute() in self._without
 
 
 class LabelFiles:
@@ -210,15 +186,10 @@ class LabelFiles:
         self._problems = problems
 
     def with_images(self, below: Path) -> Iterator[tuple[Path, str, Size]]:
-        """Find the images of the label files ``below`` a folder, as `ImageFolder` does.
+        """The label files ``below`` a folder, each with its image and that one's (height, width).
 
-        Yields:
-            By path: the label file, its image relative to the folder of images, with ``/``, and
-            the image's (height, width). Without those whose image is missing or cannot be read,
-            which is noted.
-
-        Raises:
-            UsageError: As `ImageFolder.locate`.
+        Images are found as by `ImageFolder.locate`; what is missing or cannot be read is noted and
+        left out.
         """
         # Where labels lie in train/labels, images lie in train/images.
         names = {

@@ -1,5 +1,7 @@
 """Read label files of text and JSON, or say in one sentence what is wrong; write them.
 
+What of them cannot be used is noted (`Problems`), so that one bad shape never costs the job.
+
 ``where`` is always the file and the item in it, as that sentence calls them.
 """
 
@@ -10,10 +12,10 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, Literal, TextIO, TypeAlias, TypeVar
 from xml.etree.ElementTree import Element
 
-from piclip.errors import MaskError, PiclipError, UsageError
+from piclip.errors import ImageError, MaskError, PiclipError, UsageError
 from piclip.io import documents
 from piclip.io.decoding import check_pixels, reason
 from piclip.io.images import MAX_PIXELS
@@ -28,6 +30,40 @@ _WORDS = {
     bool: "true or false",
     float: "number",
 }
+
+
+Boxes: TypeAlias = Literal["skip", "as-masks"]
+"""What becomes of boxes without a mask in formats whose boxes are no drawn areas (COCO, YOLO)."""
+
+
+class Problems:
+    """Collects one sentence for each shape, mask or image that is left out."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []  # in the order of the labels
+        self.notes: list[str] = []  # what was decided in reading that a person should know
+
+    @contextmanager
+    def noted(self, *more: type[PiclipError]) -> Iterator[None]:
+        """Leaves out what its block reads if that is a MaskError or ImageError, or one of more."""
+        try:
+            yield
+        except PiclipError as error:
+            if not isinstance(error, (MaskError, ImageError, *more)):
+                raise
+            self.note(error)
+
+    def note(self, error: PiclipError) -> None:
+        """Takes down what an error says."""
+        self.sentences.append(str(error))
+
+
+def box_without_mask(where: str) -> MaskError:
+    """The error for a box that is not to be taken as a mask."""
+    return MaskError(
+        f"{where}: this is a box without a mask; draw its outline, or take boxes as masks with "
+        f"--boxes as-masks (boxes='as-masks' in Python)."
+    )
 
 
 @contextmanager
@@ -125,19 +161,12 @@ def dump_list(items: Iterable[object], path: Path) -> Path:
     return path
 
 
-def dump_json(value: object, path: Path) -> Path:
-    """Write JSON on one line (OutputError): indented, each corner would take a line."""
-    return write_text(json.dumps(value, allow_nan=False), path)
-
-
 def field(
     item: object, key: str, kind: type[T], where: str, error: type[PiclipError] = UsageError
 ) -> T:
-    """One field of a JSON object, of the type str, int, list or dict.
+    """One field of a JSON object, of the type str, int, list or dict; else an ``error``.
 
-    Raises:
-        UsageError: The item is no object, or the field is missing or of another type; or the
-            ``error`` that is given: MaskError for a shape, which is then left out.
+    Give MaskError for a shape, which is then left out.
     """
     if not isinstance(item, dict):
         raise error(f"{where}: an object with the field {key!r} was expected here.")

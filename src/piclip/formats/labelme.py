@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -26,22 +27,21 @@ from PIL import Image
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import relative_path
 from piclip.formats.label_files import (
-    dump_json,
+    Problems,
     field,
     image_size_field,
     json_if_any,
     load_json,
     read_text,
+    write_text,
 )
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class, placed
 from piclip.formats.polygons import Corners, corners_from, ellipse, outlines, rectangle
-from piclip.formats.problems import Boxes, Problems
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.decoding import decode_bytes, reason
 from piclip.io.images import MAX_PIXELS
 
-_LOOKED_AT = 20
-"""Files of a folder; some may be something else."""
+_LOOKED_AT = 20  # files of a folder; some may be something else
 _VERSION = "5.5.0"
 _OF_FILE = frozenset({"shapes", "imagePath", "imageHeight", "imageWidth"})
 _OF_SHAPE = frozenset({"label", "shape_type", "points", "mask"})
@@ -63,11 +63,7 @@ def _has_shapes(path: Path) -> bool:
 
 
 def read(
-    source: str | Path,
-    *,
-    images: str | Path | None = None,
-    class_names: Sequence[str] = (),
-    boxes: Boxes = "skip",
+    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
     """Read one labelme file or a folder of them, as `read_labels` says.
 
@@ -99,10 +95,12 @@ def write(labels: Labels, destination: str | Path, *, simplify: float = 0.0) -> 
 
     labelme opens the files where the images lie beside them.
     """
-    return [
-        dump_json(_content(file, simplify), Path(destination) / target)
-        for file, target in labels.with_paths(".json")
-    ]
+    written = []
+    for file, target in labels.with_paths(".json"):
+        # On one line: indented, each corner would take a line.
+        text = json.dumps(_content(file, simplify), allow_nan=False)
+        written.append(write_text(text, Path(destination) / target))
+    return written
 
 
 def is_edited(path: Path) -> bool:

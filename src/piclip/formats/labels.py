@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import ImageFolder, find_image, locate_images, not_there
-from piclip.formats.problems import Problems
+from piclip.formats.label_files import Problems
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.images import IGNORE, image_size, list_images
 from piclip.io.supports import Support
@@ -135,15 +135,12 @@ class LabelledFile:
     def class_map(self, class_names: tuple[str, ...]) -> npt.NDArray[np.uint8]:
         """Draw all regions into one map, small ones over large ones.
 
-        Args:
-            class_names: The classes in the order of their indices, at most 254.
-
         Returns:
             uint8 (H, W): 0 background, k is ``class_names[k - 1]``, 255 ignore (where no region
             is).
 
         Raises:
-            UsageError: There are too many classes for one map.
+            UsageError: There are more than 254 classes.
         """
         if len(class_names) > _MAX_CLASSES:
             raise UsageError(
@@ -198,14 +195,7 @@ class Labels:
         return tuple(file for file in self.images if file.labelled)
 
     def without(self, reasons: Mapping[str, str]) -> Labels:
-        """Leave out the labels of some images.
-
-        Args:
-            reasons: By path of the image, the sentence that says why.
-
-        Returns:
-            The labels, in which these images have none, with the sentences in ``skipped``.
-        """
+        """Leave out the labels of some images; ``skipped`` then has the sentence that says why."""
         files = (
             replace(file, regions=(), absent=(), ignore=None) if file.path in reasons else file
             for file in self.images
@@ -215,12 +205,7 @@ class Labels:
     def with_empty_as_negatives(self, image_root: str | Path) -> Labels:
         """Take each image that is listed without a label as one that holds none of the classes.
 
-        Args:
-            image_root: The folder of images; what is listed but not there, or has another size
-                than the labels say, stays unlabelled.
-
-        Returns:
-            The labels, in which these images are labelled as without every class.
+        What is not there, or has another size than the labels say, stays unlabelled.
         """
         files = (
             replace(file, absent=self.class_names)
@@ -238,29 +223,21 @@ class Labels:
                 shown[name].append(file)
         found = {name: files for name, files in shown.items() if files}
         if not found:
+            told = ""
+            if self.skipped:
+                first = self.skipped[0].removesuffix(".")
+                told = f" ({len(self.skipped)} labels cannot be used, the first: {first})"
             raise UsageError(
-                f"None of the images is labelled{self._told()}; label at least one object in at "
-                f"least one image."
+                f"None of the images is labelled{told}; label at least one object in at least one "
+                f"image."
             )
         return found
-
-    def _told(self) -> str:
-        if not self.skipped:
-            return ""
-        first = self.skipped[0].removesuffix(".")
-        return f" ({len(self.skipped)} labels cannot be used, the first: {first})"
 
     def supports(self, image_root: str | Path) -> dict[str, list[Support]]:
         """Give everything that is labelled as supports, for ``FewShotSegmenter.fit``.
 
         All regions of a class in an image, crowds included, make one support; pixels to ignore
         are in no mask. Classes without a label are left out.
-
-        Args:
-            image_root: The folder of images.
-
-        Returns:
-            By class name, one support per image that shows the class.
 
         Raises:
             ImageError: An image is missing or cannot be read.
@@ -279,14 +256,10 @@ class Labels:
         return list(zip(self.images, paths, strict=True))
 
     def unlabelled(self, image_root: str | Path) -> list[Path]:
-        """List the images without a label, the queries.
+        """List the images without a label, the queries, by folder and name.
 
-        Args:
-            image_root: The folder of images. Of its subfolders, only those are searched in which
-                images of the labels lie, and then only those.
-
-        Returns:
-            Paths sorted by folder and name; an image that the labels do not know is unlabelled.
+        Where images of the labels lie in subfolders, only those are searched. An image that the
+        labels do not know is unlabelled.
 
         Raises:
             ImageError: The folder is missing or has no images.
@@ -296,12 +269,7 @@ class Labels:
     def find_unlabelled(
         self, image_root: str | Path
     ) -> tuple[dict[Path, LabelledFile | None], list[LabelledFile]]:
-        """As `unlabelled`, with what is known of each image.
-
-        Returns:
-            The images with what the labels say of those that they list, and what they list without
-            a label and is not there.
-        """
+        """As `unlabelled` with what the labels say of each, and what they list but is not there."""
         root = Path(image_root)
         folder = ImageFolder(root)
         found: dict[Path, LabelledFile] = {}

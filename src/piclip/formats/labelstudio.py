@@ -25,17 +25,22 @@ import numpy as np
 
 from piclip.errors import MaskError, UsageError
 from piclip.formats.image_files import ImageFolder, not_there, relative_path
-from piclip.formats.label_files import dump_list, field, image_size_field, json_if_any, load_json
+from piclip.formats.label_files import (
+    Problems,
+    dump_list,
+    field,
+    image_size_field,
+    json_if_any,
+    load_json,
+)
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class, placed
 from piclip.formats.polygons import Corners, corners_from, ellipse, rectangle
-from piclip.formats.problems import Boxes, Problems
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.extras import library
 from piclip.io.images import image_size
 from piclip.io.overlays import COLOURS
 
-LOCAL_FILES = "/data/local-files/?d="
-"""How Label Studio addresses files of its local storage."""
+LOCAL_FILES = "/data/local-files/?d="  # how Label Studio addresses files of its local storage
 
 _CONTROL, _OBJECT, _DATA = "tag", "image", "image"
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
@@ -52,11 +57,7 @@ def recognise(source: Path) -> bool:
 
 
 def read(
-    source: str | Path,
-    *,
-    images: str | Path | None = None,
-    class_names: Sequence[str] = (),
-    boxes: Boxes = "skip",
+    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
     """Read a JSON export of Label Studio, as `read_labels` says.
 
@@ -65,18 +66,14 @@ def read(
     URL.
     """
     path = Path(source)
-    tasks = load_json(path)
-    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise UsageError(
-            f"{path}: this is not a list of tasks; export from Label Studio as JSON, not JSON-MIN."
-        )
+    tasks = load_tasks(path)
     problems, listed, empty = Problems(), [], set()
     folder = None if images is None else ImageFolder(images)
     for index, task in enumerate(tasks):
         file = from_task(task, f"{path}: task {index}", folder, class_names, problems=problems)
         if file is not None:
             listed.append(file)
-            if _is_empty(task):
+            if _annotations(task, "") and not _results(task, ""):  # submitted with nothing in it
                 empty.add(file.source)
     tags = _tags(tasks)
     found = dict.fromkeys(name for file in listed for name in file.class_names)
@@ -92,27 +89,30 @@ def read(
     return Labels(names, tuple(files), skipped=tuple(problems.sentences))
 
 
+def load_tasks(path: Path) -> list[dict[str, Any]]:
+    """The tasks of a JSON export (UsageError if it is none)."""
+    tasks = load_json(path)
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        raise UsageError(
+            f"{path}: this is not a list of tasks; export from Label Studio as JSON, not JSON-MIN."
+        )
+    return tasks
+
+
 def write(
     labels: Labels,
     destination: str | Path,
     *,
     url: str | None = None,
-    model_version: str = "piclip",
 ) -> list[Path]:
     """Write tasks with predictions that Label Studio imports, as `write_labels` says.
 
-    Args:
-        labels: What to write; images without a region become tasks without a prediction.
-        destination: The JSON file.
-        url: What Label Studio puts before an image's path, for images that it does not know yet;
-            None to place them beside those that it knows (`address_of`).
-        model_version: The name under which it shows the predictions.
-
-    Raises:
-        UsageError: Label Studio has no address for an image, see `image_url`.
+    Images without a region become tasks without a prediction. Those that it does not know yet are
+    addressed (see `image_url`) with ``url`` before their path, by default beside those that it
+    knows (`address_of`).
     """
     start = address_of(labels.images) if url is None else url
-    tasks = (to_task(file, start, model_version) for file in labels.images)
+    tasks = (to_task(file, start) for file in labels.images)
     return [dump_list(tasks, Path(destination))]
 
 
@@ -135,27 +135,22 @@ def labelling_interface(class_names: Sequence[str]) -> str:
     )
 
 
-def to_task(
-    file: LabelledFile, url: str = LOCAL_FILES, model_version: str = "piclip"
-) -> dict[str, Any]:
+def to_task(file: LabelledFile, url: str = LOCAL_FILES) -> dict[str, Any]:
     """One image as a task, with its regions as a prediction; arguments and errors as of `write`."""
     source = file.source or image_url(file.path, url)
     task: dict[str, Any] = {"data": (file.extra or {}).get("data", {_DATA: source})}
     if file.id is not None:
         task["id"] = file.id
     if file.regions:
-        task["predictions"] = [to_prediction(file, model_version)]
+        task["predictions"] = [to_prediction(file)]
     return task
 
 
 def address_of(files: Iterable[LabelledFile]) -> str:
-    """How Label Studio addresses the folder in which the paths of its tasks begin.
+    """How Label Studio addresses the folder of its local storage in which paths begin.
 
-    Of its local storage, which is always a folder inside of the one that it serves.
-
-    Args:
-        files: As they were read; the first one in that storage tells it. Without one it is
-            `LOCAL_FILES`.
+    That is always one inside of the folder that it serves. The first file in that storage tells it;
+    without one it is `LOCAL_FILES`.
     """
     for file in files:
         if LOCAL_FILES in (file.source or ""):
@@ -166,11 +161,7 @@ def address_of(files: Iterable[LabelledFile]) -> str:
 
 
 def image_url(path: str, url: str = LOCAL_FILES) -> str:
-    """How Label Studio addresses an image, by its path in the folder that it serves.
-
-    Raises:
-        UsageError: The path is no UTF-8, which Label Studio takes every address for.
-    """
+    """How Label Studio addresses an image by its path (UsageError if that is no UTF-8)."""
     try:
         return url + quote(path)
     except UnicodeEncodeError as error:
@@ -180,39 +171,38 @@ def image_url(path: str, url: str = LOCAL_FILES) -> str:
         ) from error
 
 
-def to_prediction(file: LabelledFile, model_version: str = "piclip") -> dict[str, Any]:
+def to_prediction(file: LabelledFile) -> dict[str, Any]:
     """One image's regions as a prediction in Label Studio's form."""
     brush = library("label_studio_sdk.converter.brush")
     results, extra = [], file.extra or {}
     for index, region in enumerate(file.regions):
         alpha = region.mask.to_array() * np.uint8(255)
-        result = {
+        value = {"format": "rle", "rle": brush.mask2rle(alpha), "brushlabels": [region.class_name]}
+        names = {
             "id": f"region{index}",
             "type": "brushlabels",
             "from_name": extra.get("from_name", _CONTROL),
             "to_name": extra.get("to_name", _OBJECT),
-            "original_width": file.width,
-            "original_height": file.height,
-            "image_rotation": 0,
-            "value": {
-                "format": "rle",
-                "rle": brush.mask2rle(alpha),
-                "brushlabels": [region.class_name],
-            },
         }
-        if region.score is not None:
-            result["score"] = region.score
-        if file.presence is not None:
-            result["meta"] = presence_note(file.presence[region.class_name])
-        results.append(result)
-    prediction: dict[str, Any] = {"model_version": model_version, "result": results}
+        results.append(names | to_result(file, region, value))
+    prediction: dict[str, Any] = {"model_version": "piclip", "result": results}
     scores = [region.score for region in file.regions if region.score is not None]
     return prediction | ({"score": fmean(scores)} if scores else {})
 
 
-def presence_note(presence: float) -> dict[str, Any]:
-    """A region's "meta", which Label Studio shows beside it: is its class in the image at all?"""
-    return {"text": [f"presence {presence:.4f}"]}
+def to_result(file: LabelledFile, region: Region, value: dict[str, Any]) -> dict[str, Any]:
+    """A region of a prediction, but for its names; Label Studio shows the "meta" beside it."""
+    result: dict[str, Any] = {
+        "original_width": file.width,
+        "original_height": file.height,
+        "image_rotation": 0,
+        "value": value,
+    }
+    if region.score is not None:
+        result["score"] = region.score
+    if file.presence is not None:
+        result["meta"] = {"text": [f"presence {file.presence[region.class_name]:.4f}"]}
+    return result
 
 
 def from_task(
@@ -225,15 +215,8 @@ def from_task(
 ) -> LabelledFile | None:
     """Reads one task of an export: the ground truth, or else its latest annotation.
 
-    Args:
-        task: Its data and annotations.
-        where: What messages call it.
-        folder: The images, which tell the size of one without labels.
-        class_names: The classes that may occur; any, if there is none.
-        problems: Takes the regions that cannot be used.
-
-    Returns:
-        The labelled image; None if it is unlabelled and its size cannot be known.
+    The ``folder`` of images tells the size of one without labels; where that cannot be known, the
+    result is None. Any class may occur if ``class_names`` is empty.
 
     Raises:
         UsageError: The task is malformed or has an unknown class.
@@ -310,11 +293,6 @@ def _image_path(url: str, folder: ImageFolder | None, where: str) -> str:
         return path
     exported = folder is not None and folder.find(name) is not None
     return name if exported else own_name
-
-
-def _is_empty(task: dict[str, Any]) -> bool:
-    """Did a person submit it without anything in it? Then none of the classes is there."""
-    return bool(_annotations(task, "")) and not _results(task, "")
 
 
 def _annotations(task: dict[str, Any], where: str) -> list[dict[str, Any]]:

@@ -17,8 +17,8 @@ import numpy as np
 
 from piclip.errors import ImageError, UsageError
 from piclip.formats.image_files import PNG, LabelFiles
+from piclip.formats.label_files import Problems
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class
-from piclip.formats.problems import Boxes, Problems
 from piclip.formats.run_length import RunLengthMask
 from piclip.formats.voc import is_class_map
 from piclip.io.decoding import decode
@@ -39,11 +39,7 @@ def recognise(source: Path) -> bool:
 
 
 def read(
-    source: str | Path,
-    *,
-    images: str | Path | None = None,
-    class_names: Sequence[str] = (),
-    boxes: Boxes = "skip",
+    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
     """Read a folder of binary masks, as `read_labels` says: one region per mask, none if it is 0.
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from contourpy import FillType, contour_generator
+from numpy.linalg import norm
 from scipy import ndimage
 from scipy.spatial import KDTree
 
@@ -22,12 +23,10 @@ Corners = npt.NDArray[np.float64]
 
 
 def outlines(mask: npt.NDArray[np.bool_], simplify: float = 0.0) -> list[list[Corners]]:
-    """Trace a mask.
+    """Trace a mask, bool (H, W).
 
-    Args:
-        mask: Bool (H, W).
-        simplify: Pixels by which an outline may miss its corners, to have fewer of them; then it no
-            longer gives back every pixel.
+    With ``simplify`` an outline may miss its corners by as many pixels, to have fewer of them; then
+    it no longer gives back every pixel.
 
     Returns:
         For each connected part its outer outline and then those of its holes, each (N, 2) as
@@ -60,26 +59,14 @@ def corners_from(numbers: object, where: str) -> Corners:
 
 
 def rectangle(corner: Corners, opposite: Corners, degrees: float = 0.0) -> Corners:
-    """The corners (4, 2) of an upright rectangle, turned clockwise about its first corner.
-
-    Args:
-        corner: x, y of one corner.
-        opposite: x, y of the corner that lies opposite before it is turned.
-        degrees: By how much it is turned, as a viewer sees it.
-    """
+    """The corners (4, 2) of an upright rectangle, turned clockwise about the first one given."""
     (left, top), (right, bottom) = corner, opposite
     upright = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float64)
     return turned(upright, corner, degrees)
 
 
 def ellipse(centre: Corners, radii: Corners, degrees: float = 0.0) -> Corners:
-    """An ellipse as a polygon (N, 2) that misses it by less than a twentieth of a pixel.
-
-    Args:
-        centre: x, y.
-        radii: Along x and along y, before it is turned.
-        degrees: By how much it is turned clockwise about its centre, as a viewer sees it.
-    """
+    """An ellipse, turned clockwise, as a polygon (N, 2) that misses it by less than 0.05 pixels."""
     # A chord over the angle a misses its arc by r (1 - cos(a / 2)), about r a² / 8.
     longest = np.fmax.reduce(np.abs(radii), initial=1)  # of corners that are numbers
     sides = int(np.clip(np.ceil(10 * np.sqrt(longest)), 16, 4096))
@@ -103,12 +90,6 @@ def joined(loops: Sequence[Corners]) -> Corners:
     A slit is walked forth and back, which by the even-odd rule changes no pixel: holes stay holes
     and parts stay apart. Slits run between nearest corners, so that viewers that draw lines show
     little of them.
-
-    Args:
-        loops: Outlines (N, 2) each.
-
-    Returns:
-        One outline (M, 2).
     """
     outline, *others = loops
     if not others:
@@ -129,18 +110,13 @@ def joined(loops: Sequence[Corners]) -> Corners:
 
 
 def simplified(outline: Corners, tolerance: float) -> Corners:
-    """Leave out corners of an outline, by the algorithm of Douglas and Peucker.
+    """Leave out corners of an outline (N, 2), not closed, by the algorithm of Douglas and Peucker.
 
-    Args:
-        outline: (N, 2) as x, y, not closed.
-        tolerance: Pixels by which the new outline may miss a corner.
-
-    Returns:
-        The corners that are kept, (M, 2), in their order.
+    The new outline misses none of them by more than ``tolerance`` pixels.
     """
-    first = int(np.argmax(_lengths(outline - outline.mean(axis=0))))  # surely a corner
+    first = int(np.argmax(norm(outline - outline.mean(axis=0), axis=1)))  # surely a corner
     outline = np.roll(outline, -first, axis=0)
-    farthest = int(np.argmax(_lengths(outline - outline[0])))
+    farthest = int(np.argmax(norm(outline - outline[0], axis=1)))
     line = np.concatenate([outline, outline[:1]])
     kept = {0, farthest}
     waiting = [(0, farthest), (farthest, len(outline))]
@@ -150,7 +126,7 @@ def simplified(outline: Corners, tolerance: float) -> Corners:
             continue
         chord, between = line[end] - line[start], line[start + 1 : end] - line[start]
         along = np.clip(between @ chord / (chord @ chord or 1), 0, 1)
-        distances = _lengths(between - along[:, None] * chord)
+        distances = norm(between - along[:, None] * chord, axis=1)
         worst = int(np.argmax(distances))
         if distances[worst] > tolerance:
             middle = start + 1 + worst
@@ -163,10 +139,6 @@ def _fewer(outline: Corners, tolerance: float) -> Corners:
     """Simplified, unless no area would be left."""
     fewer = simplified(outline, tolerance) if tolerance else outline
     return fewer if len(fewer) > 2 else outline
-
-
-def _lengths(vectors: Corners) -> Corners:
-    return np.asarray(np.linalg.norm(vectors, axis=1))
 
 
 def _corners(line: Corners) -> Corners:

@@ -7,10 +7,9 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from piclip.errors import UsageError
@@ -20,33 +19,15 @@ from piclip.formats.labels import LabelledFile, Labels, Region
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.images import IGNORE
 
+if TYPE_CHECKING:
+    from piclip.results import Segmentation
+
 _DIGITS = 4
 _ANNOTATION_BITS = 12  # with the 40 of an image, ids that JavaScript can count too
 
 
-class Prediction(Protocol):
-    """What is read of a `piclip.Segmentation`."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]: ...  # noqa: D102 - that of Segmentation, as the others
-    @property
-    def class_map(self) -> npt.NDArray[np.uint8]: ...  # noqa: D102
-    @property
-    def presence_by_class(self) -> dict[str, float] | None: ...  # noqa: D102
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def source(self) -> str | None: ...  # noqa: D102
-    @property
-    def file_name(self) -> str: ...  # noqa: D102
-    @property
-    def size(self) -> tuple[int, int]: ...  # noqa: D102
-    def mask_of(self, class_name: str) -> npt.NDArray[np.bool_]: ...  # noqa: D102
-    def score_of(self, class_name: str) -> npt.NDArray[np.float32]: ...  # noqa: D102
-
-
 def from_segmentation(
-    segmentation: Prediction,
+    segmentation: Segmentation,
     path: str | None = None,
     *,
     instances: bool = True,
@@ -57,11 +38,10 @@ def from_segmentation(
 
     Args:
         segmentation: What was predicted for one image.
-        path: The image's path relative to the folder of images; the name of its file without it.
+        path: Relative to the folder of images; by default the name of the image's file.
         instances: Each connected part (pixels that touch at a side or a corner) is a region, or
             else all pixels of a class.
-        min_area: Regions with fewer pixels are left out; a number, or a text such as "0.1%" of the
-            image's pixels.
+        min_area: Regions with fewer pixels are left out; a number, or a share such as "0.1%".
         source: How the labelling tool names the image, if not by its path.
 
     Returns:
@@ -96,7 +76,7 @@ def from_segmentation(
 
 
 def to_coco(
-    segmentation: Prediction, file_name: str | None, *, instances: bool, polygons: bool
+    segmentation: Segmentation, file_name: str | None, *, instances: bool, polygons: bool
 ) -> dict[str, Any]:
     """The content of a COCO file for one image; see `Segmentation.to_coco`."""
     file = from_segmentation(segmentation, file_name, instances=instances)
@@ -110,7 +90,7 @@ def to_coco(
 
 
 def merge_coco(
-    results: Iterable[Prediction], *, instances: bool = True, polygons: bool = False
+    results: Iterable[Segmentation], *, instances: bool = True, polygons: bool = False
 ) -> dict[str, Any]:
     """One COCO file of many results, with images and annotations numbered from 1.
 

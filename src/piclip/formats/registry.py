@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Protocol, get_args
+from typing import Any, Protocol, get_args
 
 from piclip.errors import MaskError, UsageError
 from piclip.formats import coco, cvat, foreign, labelme, labelstudio, masks, voc, yolo
 from piclip.formats.image_files import ImageFolder
-from piclip.formats.label_files import check_lines
+from piclip.formats.label_files import Boxes, check_lines
 from piclip.formats.labels import Labels
-from piclip.formats.problems import Boxes
 from piclip.io.bands import Bands
 from piclip.io.decoding import reason
 from piclip.io.images import read_image
@@ -32,25 +31,15 @@ class Reader(Protocol):
         *,
         images: str | Path | None = None,
         class_names: Sequence[str] = (),
-        boxes: Boxes = "skip",
     ) -> Labels:
-        """Read labels as `read_labels`; what cannot be used is noted in their ``skipped``."""
+        """Read labels as `read_labels`, those of `_BOXED` with ``boxes``."""
 
 
 class Format(Reader, Protocol):
     """A format that is written, too."""
 
     def write(self, labels: Labels, destination: str | Path) -> list[Path]:
-        """Write labels as `write_labels`."""
-
-
-class Outlined(Format, Protocol):
-    """A format whose regions can be outlines."""
-
-    def write(
-        self, labels: Labels, destination: str | Path, *, simplify: float = 0.0
-    ) -> list[Path]:
-        """Write labels as `write_labels`."""
+        """Write labels as `write_labels`; those of `_OUTLINED` take ``simplify``, too."""
 
 
 FORMATS: dict[str, Format] = {
@@ -62,19 +51,19 @@ FORMATS: dict[str, Format] = {
     "voc": voc,
     "masks": masks,
 }
-READERS: dict[str, Reader] = {"cvat": cvat, **FORMATS}
-"""Also those that are only read."""
-_CHECKED: dict[str, Callable[[Sequence[str]], None]] = {
-    "voc": check_lines,
-    "masks": masks.check_folders,
-}
-"""Refuse the names of classes that a format cannot hold."""
+READERS: dict[str, Reader] = {"cvat": cvat, **FORMATS}  # also those that are only read
 _BY_NAME = (*FORMATS, "cvat")
-_OUTLINED: dict[str, Outlined] = {"coco": coco, "labelme": labelme, "yolo": yolo}
+_OUTLINED = ("coco", "labelme", "yolo")
+_BOXED = ("coco", "yolo")
 
 
-def get_format(name: str) -> Format:
-    """Give a format to write by its name (UsageError for an unknown one)."""
+def get_format(name: str, *, outlined: bool = False) -> Format:
+    """Give a format to write, one with ``outlined`` regions if wanted (UsageError for another)."""
+    if outlined and name not in _OUTLINED:
+        raise UsageError(
+            f"The format {name} has pixels and no outlines to simplify; leave that out, or write "
+            f"one of {', '.join(_OUTLINED)}."
+        )
     if name in READERS.keys() - FORMATS.keys():
         raise UsageError(f"{name} is read but not written; write coco, which its tool imports.")
     if name not in FORMATS:
@@ -82,32 +71,16 @@ def get_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def get_outlined(name: str) -> Outlined:
-    """Give a format that has outlines by its name (UsageError for another one)."""
-    if name not in _OUTLINED:
-        raise UsageError(
-            f"The format {name} has pixels and no outlines to simplify; leave that out, or write "
-            f"one of {', '.join(_OUTLINED)}."
-        )
-    return _OUTLINED[name]
-
-
 def check_names(format: str, class_names: Sequence[str]) -> None:
-    """Refuse names of classes that a format cannot hold, before there is anything to write.
-
-    Raises:
-        UsageError: It cannot hold them.
-    """
-    if format in _CHECKED:
-        _CHECKED[format](class_names)
+    """Refuse names of classes that a format cannot hold, before there is anything to write."""
+    if format == "voc":
+        check_lines(class_names)
+    elif format == "masks":
+        masks.check_folders(class_names)
 
 
 def detect(source: str | Path) -> str:
-    """Tell the name of the format of a file or folder from its content.
-
-    Raises:
-        UsageError: It does not exist, cannot be read, or is in none of the formats.
-    """
+    """Tell the format of a file or folder from its content (UsageError if it is in none)."""
     path = _there(source)
     for name, candidate in READERS.items():
         if candidate.recognise(path):
@@ -157,8 +130,9 @@ def read_labels(
         raise _unknown(name, _BY_NAME)
     if boxes not in get_args(Boxes):
         raise UsageError(f"Boxes are {' or '.join(get_args(Boxes))}, not {boxes!r}.")
+    more: dict[str, Any] = {"boxes": boxes} if name in _BOXED else {}
     try:
-        labels = READERS[name].read(path, images=images, class_names=class_names, boxes=boxes)
+        labels = READERS[name].read(path, images=images, class_names=class_names, **more)
     except UsageError:
         # What lies in a folder beside its labels is no reason.
         if path.is_file() and (what := foreign.what_it_is(path)):
@@ -192,9 +166,8 @@ def write_labels(
             or two images would have one file.
         OutputError: A file cannot be written.
     """
-    if simplify:
-        return get_outlined(format).write(labels, destination, simplify=simplify)
-    return get_format(format).write(labels, destination)
+    options: dict[str, Any] = {"simplify": simplify} if simplify else {}
+    return get_format(format, outlined=bool(simplify)).write(labels, destination, **options)
 
 
 def write_overlays(
@@ -213,9 +186,6 @@ def write_overlays(
         images: The folder of images.
         alpha: Weight of the tint, 0 (outlines only) to 1.
         bands: Of TIFF images, as of `piclip.io.images.read_image`.
-
-    Returns:
-        The files written.
 
     Raises:
         ImageError: An image is missing or cannot be read.

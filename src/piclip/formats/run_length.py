@@ -43,10 +43,7 @@ class RunLengthMask:
     ) -> RunLengthMask:
         """As `from_array`, without a look at the pixels outside a box, of which there may be many.
 
-        Args:
-            pixels: Those in the box, bool (h, w).
-            corner: (top, left) of the box.
-            size: (height, width) of the image.
+        ``pixels`` are those in the box, bool (h, w), ``corner`` is its (top, left).
         """
         (height, width), (top, left) = size, corner
         columns, rows = np.nonzero(pixels.T)
@@ -65,13 +62,9 @@ class RunLengthMask:
     ) -> RunLengthMask:
         """Fills polygons by COCO's own rule; several make one mask together.
 
-        What reaches a little over the image's frame is clipped, and parts of one or two corners,
-        which cover no pixel, are passed over if there are others.
-
-        Args:
-            polygons: Corners (N, 2) as x, y in pixels, (0, 0) the outer corner of the first pixel.
-            size: (height, width) of the image.
-            where: The file and the item, for the error's sentence.
+        Corners are (N, 2), x and y in pixels, (0, 0) the outer corner of the first one. What
+        reaches a little over the image's frame is clipped, and parts of one or two corners, which
+        cover no pixel, are passed over if there are others.
 
         Raises:
             MaskError: Fewer than three corners, corners that are no numbers or lie far (a tenth
@@ -99,12 +92,16 @@ class RunLengthMask:
     ) -> RunLengthMask:
         """Takes COCO's run lengths, plain numbers or the compressed text; may hold no pixel.
 
-        Raises:
-            MaskError: The runs are damaged or do not fill the image.
+        A MaskError if they are damaged or do not fill the image.
         """
         height, width = size
-        numbers = _whole_runs(runs, size)
-        if numbers is None:
+        numbers = _decompress(runs) if isinstance(runs, str) else list(runs)
+        # pycocotools reads past the end of runs that do not fit.
+        if (
+            numbers is None
+            or not all(type(number) is int and number >= 0 for number in numbers)
+            or sum(numbers) != height * width
+        ):
             raise MaskError(
                 f"{where}: the run lengths are damaged or belong to an image of another size than "
                 f"{width} x {height} pixels (width x height); export the labels again."
@@ -165,17 +162,6 @@ def _check_polygon(corners: npt.NDArray[np.float64], size: tuple[int, int], wher
             f"{where}: the polygon's corner ({x:g}, {y:g}) lies outside the image of {size[1]} x "
             f"{size[0]} pixels (width x height); check that the label belongs to this image."
         )
-
-
-def _whole_runs(runs: Sequence[int] | str, size: tuple[int, int]) -> list[int] | None:
-    """Plain run lengths, None where they are damaged or do not fill (height, width) exactly.
-
-    pycocotools reads past the end of runs that do not fit.
-    """
-    numbers = _decompress(runs) if isinstance(runs, str) else list(runs)
-    if numbers is None or not all(type(n) is int and n >= 0 for n in numbers):
-        return None
-    return numbers if sum(numbers) == size[0] * size[1] else None
 
 
 def _decompress(text: str) -> list[int] | None:

@@ -19,9 +19,8 @@ import numpy.typing as npt
 
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import PNG, LabelFiles
-from piclip.formats.label_files import check_lines, read_lines, read_names, write_text
+from piclip.formats.label_files import Problems, check_lines, read_lines, read_names, write_text
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class, names_by_index
-from piclip.formats.problems import Boxes, Problems
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.decoding import decode, opened
 from piclip.io.images import IGNORE, MAX_PIXELS
@@ -31,11 +30,9 @@ from piclip.io.overlays import class_map_image
 _NAMES, _COLOURS = "class_names.txt", "labelmap.txt"
 _MAPS = ("SegmentationClass", "SegmentationClassPNG")
 _BACKGROUND = frozenset({"background", "bg"})
-_LOOKED_AT = 20
-"""Files of a folder; in some of them there may be only one class."""
+_LOOKED_AT = 20  # files of a folder; in some of them there may be only one class
 _SMALL = 32
-_VOID = (224, 224, 192)
-"""The colour of VOC's index 255."""
+_VOID = 0xE0E0C0  # the colour of VOC's index 255
 
 
 def recognise(source: Path) -> bool:
@@ -97,11 +94,7 @@ def _mode(path: Path) -> str:
 
 
 def read(
-    source: str | Path,
-    *,
-    images: str | Path | None = None,
-    class_names: Sequence[str] = (),
-    boxes: Boxes = "skip",
+    source: str | Path, *, images: str | Path | None = None, class_names: Sequence[str] = ()
 ) -> Labels:
     """Read a folder of class maps, those in subfolders too, as `read_labels` says.
 
@@ -115,7 +108,7 @@ def read(
     problems = Problems()
     others = [path for path in folder.parent.glob("Segmentation*") if path != folder]
     maps = LabelFiles(*(folder, folder.rglob(PNG), images, "class maps", problems), without=others)
-    colours = _colour_map(folder)
+    colours = _ColourMap.beside(folder)
     named = colours.class_names if colours else _class_names(folder)
     values = names_by_index(named, class_names, folder / _NAMES, first=1)
     names = tuple(class_names) or values
@@ -124,7 +117,12 @@ def read(
         regions, ignore = [], None
         with problems.noted():
             class_map = colours.read(path) if colours else read_class_map(path, len(values))
-            _check_size(class_map, size, path)
+            if class_map.shape != size:
+                raise MaskError(
+                    f"{path}: the class map is {class_map.shape[1]} x {class_map.shape[0]} pixels "
+                    f"(width x height) but its image is {size[1]} x {size[0]}; give it the size of "
+                    f"its image."
+                )
             regions = [
                 Region(
                     check_class(values[index - 1], names, str(path)),
@@ -180,90 +178,71 @@ def _is_background(name: str) -> bool:
 
 @dataclass(frozen=True)
 class _ColourMap:
-    """What the colours of a map mean, as CVAT's labelmap.txt says.
+    """What CVAT's labelmap.txt says: the classes, and the index (0: background) by line and colour.
 
-    Attributes:
-        class_names: Without the background.
-        indices: By line of the file, the class's index from 1, 0 for the background.
-        colours: By line, red, green and blue.
+    A colour is a number, 0xRRGGBB.
     """
 
     class_names: tuple[str, ...]
-    indices: tuple[int, ...]
-    colours: tuple[tuple[int, int, int], ...]
+    by_line: tuple[int, ...]
+    by_colour: dict[int, int]
+
+    @classmethod
+    def beside(cls, folder: Path) -> _ColourMap | None:
+        """Reads the file beside or above the maps, if it is there (UsageError if damaged)."""
+        places = (folder / _COLOURS, folder.parent / _COLOURS)
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            return None
+        names: list[str] = []
+        by_line: list[int] = []
+        by_colour: dict[int, int] = {}
+        for line in read_lines(path):
+            if line.startswith("#"):
+                continue
+            name, _, rest = line.partition(":")
+            rgb = rest.partition(":")[0].split(",")
+            if len(rgb) != 3 or not all(n.strip().isdecimal() and int(n) < 256 for n in rgb):
+                raise UsageError(
+                    f"{path}: 'name:red,green,blue::' was expected, not {line[:40]!r}."
+                )
+            if not _is_background(name):
+                names.append(name.strip())
+            by_line.append(0 if _is_background(name) else len(names))
+            by_colour[int.from_bytes(map(int, rgb), "big")] = by_line[-1]
+        if len(by_colour) < len(by_line):
+            raise UsageError(
+                f"{path}: two classes have one colour; give each its own and export anew."
+            )
+        return cls(tuple(names), tuple(by_line), {_VOID: IGNORE, 0: 0} | by_colour)
 
     def read(self, path: Path) -> npt.NDArray[np.uint8]:
         """Read one map as `read_class_map` does; gray ones hold the number of the line."""
         image = decode(path, MAX_PIXELS)
         if image.mode == "L":
             lines = np.asarray(image)
-            check_values(lines, len(self.indices) - 1, str(path))
+            check_values(lines, len(self.by_line) - 1, str(path))
             table = np.full(IGNORE + 1, IGNORE, dtype=np.uint8)
-            table[: len(self.indices)] = self.indices
+            table[: len(self.by_line)] = self.by_line
             return np.asarray(table[lines])
-        rgb = np.asarray(image.convert("RGB"), dtype=np.uint32)
-        found, where = np.unique(_number(rgb), return_inverse=True)
-        known = {_number(np.array(_VOID)).item(): IGNORE, 0: 0}
-        known |= dict(zip(_number(np.array(self.colours)).tolist(), self.indices, strict=True))
-        unknown = [f"#{number:06x}" for number in found.tolist() if number not in known]
+        rgb = np.asarray(image.convert("RGB"), dtype=np.int64)
+        found, where = np.unique(rgb @ [1 << 16, 1 << 8, 1], return_inverse=True)
+        unknown = [f"#{number:06x}" for number in found.tolist() if number not in self.by_colour]
         if unknown:
             raise MaskError(
                 f"{path}: the class map holds colours that are not in {_COLOURS}, such as "
                 f"{', '.join(unknown[:3])}; export it again, with lossless compression."
             )
-        values = np.array([known[number] for number in found.tolist()], dtype=np.uint8)
+        values = np.array([self.by_colour[number] for number in found.tolist()], dtype=np.uint8)
         return np.asarray(values[where].reshape(rgb.shape[:2]))
 
 
-def _number(rgb: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
-    return np.asarray(rgb.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1]))
-
-
-def _colour_map(folder: Path) -> _ColourMap | None:
-    """What labelmap.txt beside or above the maps says, if it is there (UsageError if damaged)."""
-    for path in (folder / _COLOURS, folder.parent / _COLOURS):
-        if path.is_file():
-            break
-    else:
-        return None
-    names, indices, colours = [], [], []
-    for line in read_lines(path):
-        if line.startswith("#"):
-            continue
-        name, _, rest = line.partition(":")
-        numbers = rest.partition(":")[0].split(",")
-        if len(numbers) != 3 or not all(n.strip().isdecimal() and int(n) < 256 for n in numbers):
-            raise UsageError(f"{path}: 'name:red,green,blue::' was expected, not {line[:40]!r}.")
-        if not _is_background(name):
-            names.append(name.strip())
-        indices.append(0 if _is_background(name) else len(names))
-        colours.append((int(numbers[0]), int(numbers[1]), int(numbers[2])))
-    if len(set(colours)) < len(colours):
-        raise UsageError(f"{path}: two classes have one colour; give each its own and export anew.")
-    return _ColourMap(tuple(names), tuple(indices), tuple(colours))
-
-
-def _check_size(class_map: npt.NDArray[np.uint8], size: tuple[int, int], path: Path) -> None:
-    if class_map.shape != size:
-        raise MaskError(
-            f"{path}: the class map is {class_map.shape[1]} x {class_map.shape[0]} pixels (width x "
-            f"height) but its image is {size[1]} x {size[0]}; give it the size of its image."
-        )
-
-
 def read_class_map(path: Path, classes: int) -> npt.NDArray[np.uint8]:
-    """Read one class map.
-
-    Args:
-        path: An image of one channel or with a palette.
-        classes: Number of classes; the values 0 to ``classes`` and 255 are known.
-
-    Returns:
-        uint8 (H, W).
+    """Read one class map, uint8 (H, W): an image of one channel or with a palette.
 
     Raises:
         ImageError: The file is missing or damaged.
-        MaskError: It has colours instead of class indices, or unknown values.
+        MaskError: It has colours, or values that are not 0 to ``classes`` or 255.
     """
     image = decode(path, MAX_PIXELS)
     if image.mode not in {"P", "L"}:

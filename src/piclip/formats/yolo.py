@@ -24,18 +24,24 @@ import yaml
 
 from piclip.errors import MaskError, UsageError
 from piclip.formats.image_files import PNG, LabelFiles
-from piclip.formats.label_files import read_names, read_text, readable, write_text
+from piclip.formats.label_files import (
+    Boxes,
+    Problems,
+    box_without_mask,
+    read_names,
+    read_text,
+    readable,
+    write_text,
+)
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class, names_by_index
 from piclip.formats.polygons import corners_from, joined, outlines, rectangle
-from piclip.formats.problems import Boxes, Problems, box_without_mask
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.documents import read_yaml
 
 _YAML_SUFFIXES = frozenset({".yaml", ".yml"})
 _YAML, _YAMLS, _CLASSES = "data.yaml", ("data.yaml", "dataset.yaml"), "classes.txt"
 _OTHER_TEXTS = re.compile(r"(readme|license|notes|train|val|valid|test)\b.*", re.IGNORECASE)
-_LOOKED_AT = 20
-"""Texts of a folder; some are empty."""
+_LOOKED_AT = 20  # texts of a folder; some are empty
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 

@@ -112,12 +112,7 @@ class BandedTiff(TiffImagePlugin.TiffImageFile):
     def samples(self, bands: Bands | None, name: str) -> npt.NDArray[Any]:
         """The values of some bands, neither turned nor scaled; 0 where nothing was measured.
 
-        Args:
-            bands: Which; None for those that the header calls colours.
-            name: What to call the image in errors.
-
-        Returns:
-            (H, W) of one band, (H, W, 3) of three.
+        Those of ``bands``, or those that the header calls colours: (H, W) or (H, W, 3).
 
         Raises:
             ImageError: Which bands are colours is not said, or they are not there, or of a kind

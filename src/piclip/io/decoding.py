@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -64,12 +64,20 @@ class _WholeFile(io.BufferedReader):
         return data
 
 
-def decode(source: str | Path | Image.Image, max_pixels: int) -> Image.Image:
+def decode(
+    source: str | Path | Image.Image,
+    max_pixels: int,
+    *,
+    colours: bool = False,
+    bands: Bands | None = None,
+) -> Image.Image:
     """Decode a file or a lazily opened image fully and turn it upright, in its own mode.
 
     Args:
         source: A file or a Pillow image.
         max_pixels: Larger images are refused, files before they are decoded.
+        colours: Whether a file is to be looked at: more than 8 bits of a colour are scaled to 8.
+        bands: Of a TIFF file, those to take for its colours; by default those that it tells.
 
     Returns:
         The image in its own mode and palette, with its ``format`` where known.
@@ -77,38 +85,27 @@ def decode(source: str | Path | Image.Image, max_pixels: int) -> Image.Image:
     Raises:
         ImageError: The source is missing, not an image, truncated, damaged or too large.
     """
-    return _decoded(source, max_pixels, None, _own_mode)
-
-
-def decode_colours(
-    source: str | Path | Image.Image, max_pixels: int, bands: Bands | None = None
-) -> Image.Image:
-    """As `decode`, for what is looked at: colours of more than 8 bits are scaled to these.
-
-    Args:
-        source: A file or a Pillow image.
-        max_pixels: Larger images are refused, files before they are decoded.
-        bands: Of a TIFF file, those to take for its colours; by default those that it tells.
-    """
-    return _decoded(source, max_pixels, bands, lambda image, name: _colours(image, bands, name))
+    name = name_of(source)
+    if isinstance(source, Image.Image):
+        check_pixels(name, source.width, source.height, max_pixels)
+        try:
+            source.load()
+        except Exception as error:  # Pillow's decoders raise anything on broken files
+            raise ImageError(f"{name}: the image cannot be decoded ({reason(error)}).") from error
+        return _upright(source, orientation_of(source))
+    if not isinstance(source, str | Path):
+        raise ImageError(
+            f"An image cannot be read from a {type(source).__name__}; give a file, a Pillow image "
+            f"or a NumPy array."
+        )
+    with opened(Path(source), max_pixels, bands) as image:
+        return _loaded(image, name, colours=colours, bands=bands)
 
 
 def decode_bytes(data: bytes, name: str, max_pixels: int) -> Image.Image:
-    """Decode an image that lies in memory, as `decode` does one in a file.
-
-    Args:
-        data: What an image file would hold.
-        name: What to call the image in errors.
-        max_pixels: Larger images are refused before they are decoded.
-
-    Returns:
-        As `decode`.
-
-    Raises:
-        ImageError: As `decode`.
-    """
+    """As `decode`, of what an image file would hold; ``name`` is what errors call it."""
     with _identified(_WholeFile(io.BytesIO(data)), name, max_pixels) as image:
-        return _loaded(image, name, _own_mode)
+        return _loaded(image, name)
 
 
 @contextmanager
@@ -117,10 +114,8 @@ def opened(
 ) -> Iterator[ImageFile.ImageFile]:
     """An image file of which only the header is read, for its size, mode and orientation.
 
-    A TIFF whose bands Pillow does not read, or is not to choose, is a `BandedTiff`.
-
-    Raises:
-        ImageError: The file is missing, not an image, damaged or too large.
+    A TIFF whose bands Pillow does not read, or is not to choose, is a `BandedTiff`. ImageError if
+    the file is missing, not an image, damaged or too large.
     """
     try:
         if path.exists() and not path.is_file():
@@ -145,34 +140,11 @@ def _identified(
         yield image
 
 
-def _decoded(
-    source: str | Path | Image.Image,
-    max_pixels: int,
-    bands: Bands | None,
-    load: Callable[[ImageFile.ImageFile, str], Image.Image],
-) -> Image.Image:
-    name = name_of(source)
-    if isinstance(source, Image.Image):
-        check_pixels(name, source.width, source.height, max_pixels)
-        try:
-            source.load()
-        except Exception as error:  # Pillow's decoders raise anything on broken files
-            raise ImageError(f"{name}: the image cannot be decoded ({reason(error)}).") from error
-        return _upright(source, orientation_of(source))
-    if not isinstance(source, str | Path):
-        raise ImageError(
-            f"An image cannot be read from a {type(source).__name__}; give a file, a Pillow image "
-            f"or a NumPy array."
-        )
-    with opened(Path(source), max_pixels, bands) as image:
-        return _loaded(image, name, load)
-
-
 def _loaded(
-    image: ImageFile.ImageFile, name: str, load: Callable[[ImageFile.ImageFile, str], Image.Image]
+    image: ImageFile.ImageFile, name: str, *, colours: bool = False, bands: Bands | None = None
 ) -> Image.Image:
     try:
-        loaded = load(image, name)
+        loaded = _colours(image, bands, name) if colours else _own_mode(image, name)
         loaded.format = image.format
         return _upright(loaded, orientation_of(image))
     except ImageError:

@@ -44,7 +44,6 @@ _STRING = re.compile(rb'"[^"]*"')
 _PLAIN = bytes(set(range(256)) - set(b'"[]{}'))
 _SPACES = tuple(" \t\n\r")
 _CHUNK = 1 << 20  # characters
-_XML_PART = 1 << 20
 
 _PLAIN_OPCODES = {
     "PROTO", "FRAME", "STOP", "MARK", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "EMPTY_LIST",
@@ -56,13 +55,10 @@ _PLAIN_OPCODES = {
 
 
 def check_regular(path: str | Path) -> int:
-    """Refuse what is there but no regular file, such as a pipe that nobody writes to.
-
-    Returns:
-        The file's size in bytes.
+    """Size in bytes of a regular file.
 
     Raises:
-        OSError: It is a folder, a pipe or a device, or not there.
+        OSError: It is a folder, a device or a pipe, which might never end, or not there.
         ValueError: The name holds a NUL.
     """
     status = Path(path).stat()
@@ -90,21 +86,12 @@ def read_text(path: str | Path, *, most_bytes: int = MOST_BYTES) -> str:
 
 
 def read_json(path: str | Path) -> Any:  # noqa: ANN401  (what a JSON file holds)
-    """Read a JSON file.
-
-    Raises:
-        OSError: As `read_text`.
-        ValueError: As `read_text`, or as `parse_json`.
-    """
+    """Read a JSON file; errors as of `read_text` and `parse_json`."""
     return parse_json(read_text(path))
 
 
 def parse_json(text: str) -> Any:  # noqa: ANN401
-    """Read JSON.
-
-    Raises:
-        ValueError: It is no JSON, or nested too deeply; the error says so in a few words.
-    """
+    """Read JSON; a ValueError says in a few words that it is none, or nested too deeply."""
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
@@ -118,10 +105,6 @@ def parse_json(text: str) -> Any:  # noqa: ANN401
 
 def json_fields(path: str | Path, progress: Progress | None = None) -> Iterator[tuple[str, Any]]:
     """Read a large JSON object, field by field and its lists entry by entry.
-
-    Args:
-        path: The file.
-        progress: Told how many bytes are read, and of how many.
 
     Yields:
         The name of each field and its value; of a list, an iterator over its entries, which is of
@@ -249,13 +232,7 @@ def _check_levels(text: str, most: int) -> None:
 
 
 def read_yaml(path: str | Path) -> Any:  # noqa: ANN401
-    """Read a YAML file.
-
-    Raises:
-        ImportError: PyYAML is not installed.
-        OSError: As `read_text`.
-        ValueError: As `read_text`, or as `parse_yaml`.
-    """
+    """Read a YAML file; errors as of `read_text` and `parse_yaml`."""
     return parse_yaml(read_text(path, most_bytes=MOST_YAML_BYTES))
 
 
@@ -316,8 +293,7 @@ def read_xml(path: str | Path) -> Element:
 
     Raises:
         OSError: As `read_text`.
-        ValueError: As `read_text`, or it is no XML, nested too deeply, or declares a document
-            type or entities; the error says so in a few words.
+        ValueError: As `read_text`, or it is no XML, nested too deeply, or has declarations.
     """
     text = read_text(path, most_bytes=MOST_XML_BYTES)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
@@ -325,8 +301,8 @@ def read_xml(path: str | Path) -> Element:
     parser: Any = XMLPullParser(("start", "end"))
     level, root = 0, Element("")
     try:
-        for at in range(0, len(text), _XML_PART):
-            parser.feed(text[at : at + _XML_PART])
+        for at in range(0, len(text), _CHUNK):
+            parser.feed(text[at : at + _CHUNK])
             for event, element in parser.read_events():
                 level += 1 if event == "start" else -1
                 if level > MOST_LEVELS:
@@ -371,8 +347,7 @@ def read_plain_pickle(path: str | Path, *, most_bytes: int = MOST_PICKLE_BYTES) 
 def _check_yaml(root: yaml.Node) -> None:
     """Count what a document stands for, before merges copy any of it, and see to its keys.
 
-    Raises:
-        ValueError: It stands for too much, or a key is written twice, of which the last would win.
+    ValueError where it stands for too much, or a key is written twice, of which the last would win.
     """
     values, waiting = 0, [(root, 1)]
     while waiting:

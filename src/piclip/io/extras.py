@@ -13,14 +13,11 @@ from piclip.errors import UsageError
 
 @contextmanager
 def needs_extra(extra: str, purpose: str) -> Iterator[None]:
-    """Turns a failed import in its block into advice.
+    """Turns a failed import in its block into advice (UsageError).
 
     Args:
         extra: Name of the extra that brings the library.
         purpose: What cannot be done without it; begins the sentence.
-
-    Raises:
-        UsageError: An import failed.
     """
     try:
         yield

@@ -15,13 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from piclip.errors import ImageError, MaskError, UsageError
+from piclip.errors import ImageError, MaskError
 from piclip.io.bands import Bands, check_bands, to_8_bits
 from piclip.io.decoding import (
     ImageSource,
     check_pixels,
     decode,
-    decode_colours,
     name_of,
     opened,
     orientation_of,
@@ -49,7 +48,7 @@ _SIDEWAYS = frozenset({5, 6, 7, 8})
 def read_image(
     source: ImageSource, *, max_pixels: int = MAX_PIXELS, bands: Bands | None = None
 ) -> Image.Image:
-    """Read an image as RGB, at the size and with the orientation that a viewer shows.
+    """Read an image as a new RGB one without metadata, upright and of the size that a viewer shows.
 
     Transparency is laid over white; deep images are scaled to 8 bits, not clipped (by the
     smallest range that holds them: of integers that of 8, 10, 12, 14 or 16 bits, of floats 1, 255
@@ -63,9 +62,6 @@ def read_image(
         bands: Of a TIFF file the bands to take, counted from 1: three for red, green and blue, or
             one that is gray; by default those that the file says are its colours.
 
-    Returns:
-        A new image of mode RGB without metadata.
-
     Raises:
         ImageError: The source is missing, not an image, truncated, too large, a TIFF whose bands
             are not known or not there, or an array of another shape or type.
@@ -76,18 +72,14 @@ def read_image(
     if isinstance(source, np.ndarray):
         rgb = _to_rgb(_from_array(source, max_pixels))
     else:
-        rgb = _to_rgb(decode_colours(source, max_pixels, bands))
+        rgb = _to_rgb(decode(source, max_pixels, colours=True, bands=bands))
     rgb.info = {}  # the orientation is applied: nobody may apply it again
     return rgb
 
 
-def image_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) of an image file as a viewer shows it, read from its header.
-
-    Raises:
-        ImageError: The file is missing, no image that `read_image` reads, or too large.
-    """
-    with opened(path, max_pixels) as image:
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image file as a viewer shows it, read from its header (ImageError)."""
+    with opened(path, MAX_PIXELS) as image:
         width, height = stored_size(image)
         return (width, height) if orientation_of(image) in _SIDEWAYS else (height, width)
 
@@ -97,13 +89,12 @@ def read_mask(
     *,
     size: tuple[int, int] | None = None,
     max_pixels: int = MAX_PIXELS,
-    value: int | None = None,
     least: int = 1,
     allow_empty: bool = False,
 ) -> npt.NDArray[np.bool_]:
-    """Read the mask of one object class.
+    """Read the mask of one object class, bool (H, W).
 
-    Without ``value`` the file is a binary mask, and what counts as object depends on its kind:
+    What counts as object depends on the kind of file:
 
     - with fully transparent pixels: every other pixel; but where the visible ones are black and
       one colour, as in a mask with a cut-out frame, those of that colour. Other transparency says
@@ -116,46 +107,38 @@ def read_mask(
     - anything else, arrays included: every value but zero, or from ``least`` on. Where no pixel
       is zero but values differ, it is not clear what the background is: a MaskError.
 
-    With ``value`` the file is a class map (one channel, or palette indices) and the pixels of
-    that class are the object.
-
     Args:
         source: A file, a Pillow image, or an array ``(H, W)`` of bool or integers.
         size: Required (height, width); None accepts any.
         max_pixels: As in `read_image`.
-        value: Class index to pick out of a class map: 1 or more, and not 255 (ignore).
         least: Least value of an object pixel in a gray or colour file of 8 bits; 128 where the
             borders are anti-aliased.
         allow_empty: Take a mask without object pixels too.
 
-    Returns:
-        Bool array (H, W) with at least one object pixel, unless ``allow_empty``.
-
     Raises:
         ImageError: The file cannot be read as an image.
-        MaskError: The mask has another size, no object pixel, or no class map to pick from, or
-            it is not clear what its background is.
-        UsageError: ``value`` is no class index.
+        MaskError: The mask has another size or no object pixel, or it is not clear what its
+            background is.
     """
-    if value is not None and (value < 1 or value == IGNORE):
-        raise UsageError(
-            f"The class index of a mask must be 1 or more and not {IGNORE}, which marks pixels "
-            f"to ignore; {value} was given."
-        )
-    name, lossy = name_of(source), False
+    name = name_of(source)
     if isinstance(source, np.ndarray):
-        values = _mask_array(source, max_pixels)
-        mask = np.asarray(values != 0 if value is None else values == value)
+        if source.ndim != 2 or source.dtype.kind not in "bui":
+            raise MaskError(
+                f"{name}: a mask array must have the shape (H, W) and be bool or integer; compare "
+                f"it with a threshold or pick one channel."
+            )
+        check_pixels(name, source.shape[1], source.shape[0], max_pixels)
+        values, mask, lossy = source, np.asarray(source != 0), False
     else:
         image = decode(source, max_pixels)
-        values, lossy = np.asarray(image), image.format in _LOSSY_FORMATS
-        mask = _object_pixels(image, least) if value is None else _class_pixels(image, value, name)
+        values, mask = np.asarray(image), _object_pixels(image, least)
+        lossy = image.format in _LOSSY_FORMATS
     if size is not None and mask.shape != tuple(size):
         raise MaskError(
             f"{name}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels (width x height) but "
             f"its image is {size[1]} x {size[0]}; give the mask the size of its image."
         )
-    if value is None and least == 1 and not lossy and mask.all():
+    if least == 1 and not lossy and mask.all():
         found = np.unique(values)
         if len(found) > 1:
             raise MaskError(
@@ -164,11 +147,10 @@ def read_mask(
                 f"with piclip annotate --format voc."
             )
     if not allow_empty and not mask.any():
-        missing = "no object pixel" if value is None else f"no pixel of class index {value}"
         raise MaskError(
-            f"{name}: the mask has {missing} (it holds the values {_listed(values)}); mark the "
-            f"object with 255 on a background of 0, or read a map of classes with piclip annotate "
-            f"--format voc."
+            f"{name}: the mask has no object pixel (it holds the values {_listed(values)}); mark "
+            f"the object with 255 on a background of 0, or read a map of classes with piclip "
+            f"annotate --format voc."
         )
     return mask
 
@@ -189,16 +171,11 @@ def stem_of(path: str) -> str:
 
 
 def list_images(source: str | Path) -> list[Path]:
-    """List the image files of a folder (not of its subfolders), or the one file given.
+    """List the image files of a folder (not of its subfolders) by name, or the one file given.
 
-    Args:
-        source: A folder or a file. Files of a folder are told by their suffix; hidden ones are
-            left out. A single file is taken as it is. What cannot be read here (HEIC without the
-            extra [heif], JPEG XL, JPEG 2000, SVG, links to nowhere) is listed, too: whoever reads
-            it says why not.
-
-    Returns:
-        Paths sorted by name, at least one.
+    Files of a folder are told by their suffix; hidden ones are left out. A single file is taken as
+    it is. What cannot be read here (HEIC without the extra [heif], JPEG XL, JPEG 2000, SVG, links
+    to nowhere) is listed, too: whoever reads it says why not.
 
     Raises:
         ImageError: Nothing is there, the folder cannot be read, or it has no images.
@@ -262,17 +239,6 @@ def _from_array(array: npt.NDArray[Any], max_pixels: int) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(scaled, dtype=np.uint8))
 
 
-def _mask_array(array: npt.NDArray[Any], max_pixels: int) -> npt.NDArray[Any]:
-    name = name_of(array)
-    if array.ndim != 2 or array.dtype.kind not in "bui":
-        raise MaskError(
-            f"{name}: a mask array must have the shape (H, W) and be bool or integer; compare it "
-            f"with a threshold or pick one channel."
-        )
-    check_pixels(name, array.shape[1], array.shape[0], max_pixels)
-    return array
-
-
 def _object_pixels(image: Image.Image, least: int) -> npt.NDArray[np.bool_]:
     """Decide what a binary mask file marks; the rules are those of `read_mask`."""
     if image.mode.startswith(("I", "F")):
@@ -284,31 +250,15 @@ def _object_pixels(image: Image.Image, least: int) -> npt.NDArray[np.bool_]:
             shown = np.where(visible, rgba[:, :, :3].max(axis=2), 0)
             of_one_colour = len(np.unique(shown[visible])) == 2 and shown[visible].min() == 0
             return shown > 0 if of_one_colour else visible
-    if image.mode == "P":
-        return _palette_object(image)
     colours = np.asarray(image.convert("RGB")).max(axis=2)
+    if image.mode == "P":
+        indices, black = np.asarray(image), colours == 0
+        marked = ~black if black.any() else indices != 0
+        labelled = marked & (indices != IGNORE)
+        return np.asarray(labelled if labelled.any() else marked)
     if image.format in _LOSSY_FORMATS:
         return np.asarray(colours >= 128)
     present = set(np.flatnonzero(np.bincount(colours.ravel(), minlength=IGNORE + 1)).tolist())
     if least == 1 and {1, IGNORE} <= present <= {0, 1, IGNORE}:
         return np.asarray(colours == 1)
     return np.asarray(colours >= least)
-
-
-def _palette_object(image: Image.Image) -> npt.NDArray[np.bool_]:
-    indices = np.asarray(image)
-    background = ~np.asarray(image.convert("RGB")).any(axis=2)
-    if not background.any():
-        background = indices == 0
-    labelled = ~background & (indices != IGNORE)
-    return np.asarray(labelled if labelled.any() else ~background)
-
-
-def _class_pixels(image: Image.Image, value: int, name: str) -> npt.NDArray[np.bool_]:
-    indices = np.asarray(image)
-    if indices.ndim != 2 or indices.dtype.kind == "f":
-        raise MaskError(
-            f"{name}: a class index can only be picked out of a class map, an image of one channel "
-            f"or with a palette, and this one is {image.mode}; leave the index out."
-        )
-    return np.asarray(indices == value)

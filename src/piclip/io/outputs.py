@@ -49,17 +49,7 @@ _ADVICE = {
 
 
 def ensure_folder(path: str | Path) -> Path:
-    """Make a folder, with its parents, if it is not there yet.
-
-    Args:
-        path: The folder.
-
-    Returns:
-        The folder as a path.
-
-    Raises:
-        OutputError: The folder cannot be made or not be written to.
-    """
+    """Make a folder with its parents if need be; OutputError where it cannot be written to."""
     folder = Path(path)
     with advice_for(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,14 +59,7 @@ def ensure_folder(path: str | Path) -> Path:
 
 
 def check_file(destination: str | Path, *, make_folder: bool = True) -> Path:
-    """Refuse a file that cannot be written, before the work that it is for.
-
-    Args:
-        destination: The file to make or to replace; a link is followed.
-        make_folder: Make its folder if need be.
-
-    Returns:
-        The file that the links lead to.
+    """Refuse a file that cannot be written before the work that it is for; gives where links lead.
 
     Raises:
         OutputError: Its folder cannot be made or written to, or something else is in its place.
@@ -134,20 +117,13 @@ def remove_unfinished(folder: Path) -> None:
 def write_png(
     image: Image.Image | npt.NDArray[Any], path: str | Path, *, make_folder: bool = True
 ) -> Path:
-    """Write a PNG file atomically.
+    """Write a PNG file atomically; gives its path.
 
     Args:
         image: A Pillow image (its mode and palette are kept), a bool array (H, W), written as
-            0 and 255, or a uint8 array (H, W) or (H, W, 3).
+            0 and 255, or a uint8 array (H, W) or (H, W, 3); a UsageError for others.
         path: The file to make or to replace.
-        make_folder: As in `atomic_path`.
-
-    Returns:
-        The path written.
-
-    Raises:
-        UsageError: The array has another shape or type.
-        OutputError: The file cannot be written.
+        make_folder: As in `atomic_path`, and so are the errors.
     """
     if isinstance(image, np.ndarray):
         image = _as_image(image)
@@ -158,14 +134,9 @@ def write_png(
 
 
 def write_json(value: object, path: str | Path) -> Path:
-    """Write a JSON file (UTF-8, indented) atomically.
+    """Write a JSON file (UTF-8, indented) atomically; gives its path.
 
-    Args:
-        value: What json can write; NumPy numbers and arrays and paths are converted.
-        path: The file to make or to replace.
-
-    Returns:
-        The path written.
+    Numbers and arrays of NumPy and paths are converted.
 
     Raises:
         UsageError: The value holds NaN, an infinity or an object that JSON has no form for.

@@ -11,33 +11,14 @@ from piclip.io.images import IGNORE
 
 COLOURS: tuple[tuple[int, int, int], ...] = (
     # Okabe and Ito's seven colours, made for colour-blind readers ...
-    (213, 94, 0),
-    (0, 114, 178),
-    (0, 158, 115),
-    (240, 228, 66),
-    (86, 180, 233),
-    (230, 159, 0),
+    (213, 94, 0), (0, 114, 178), (0, 158, 115), (240, 228, 66), (86, 180, 233), (230, 159, 0),
     (204, 121, 167),
     # ... continued by the colours farthest from all earlier ones in CIELAB as seen with normal,
     # protan and deutan vision (greedy choice; no pair is closer than 13 in any of the three).
-    (0, 0, 255),
-    (0, 255, 153),
-    (102, 102, 255),
-    (153, 0, 0),
-    (102, 51, 102),
-    (0, 255, 204),
-    (102, 153, 255),
-    (255, 51, 102),
-    (153, 0, 51),
-    (0, 51, 204),
-    (255, 153, 102),
-    (0, 102, 204),
-    (255, 204, 255),
-    (51, 204, 153),
-    (255, 204, 102),
-    (204, 51, 51),
-    (255, 153, 204),
-)
+    (0, 0, 255), (0, 255, 153), (102, 102, 255), (153, 0, 0), (102, 51, 102), (0, 255, 204),
+    (102, 153, 255), (255, 51, 102), (153, 0, 51), (0, 51, 204), (255, 153, 102), (0, 102, 204),
+    (255, 204, 255), (51, 204, 153), (255, 204, 102), (204, 51, 51), (255, 153, 204),
+)  # fmt: skip
 """RGB of the classes in overlays, colour-blind safe; classes beyond the last start over."""
 
 
@@ -46,11 +27,10 @@ def voc_palette() -> list[int]:
 
     The bits of an index are dealt out to red, green and blue in turn, highest bit first.
     """
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    for index in range(256):
-        for bit in range(8):
-            palette[index, bit % 3] |= ((index >> bit) & 1) << (7 - bit // 3)
-    return [int(v) for v in palette.ravel()]
+    palette, indices = np.zeros((256, 3), dtype=np.int64), np.arange(256)
+    for bit in range(8):
+        palette[:, bit % 3] |= ((indices >> bit) & 1) << (7 - bit // 3)
+    return palette.ravel().tolist()
 
 
 def class_map_image(class_map: npt.NDArray[np.uint8]) -> Image.Image:
@@ -63,15 +43,12 @@ def class_map_image(class_map: npt.NDArray[np.uint8]) -> Image.Image:
 def draw_overlay(
     image: Image.Image, class_map: npt.NDArray[np.uint8], alpha: float = 0.5
 ) -> Image.Image:
-    """Tint the objects of an image by class and outline them.
+    """An RGB image with the objects of a class map of its size tinted by class and outlined.
 
     Args:
-        image: Any Pillow image of the class map's size.
+        image: Any Pillow image.
         class_map: uint8 (H, W): 0 background, k the k-th class, 255 ignore (not drawn).
         alpha: Weight of the tint inside the objects, 0 (outlines only) to 1.
-
-    Returns:
-        A new RGB image of the same size.
     """
     labels = np.where(class_map == IGNORE, 0, class_map).astype(np.uint8)
     colours = np.array([COLOURS[(k - 1) % len(COLOURS)] for k in range(256)], dtype=np.uint8)

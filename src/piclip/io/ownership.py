@@ -24,10 +24,6 @@ def owned(output: Path, lock: Path) -> Iterator[None]:
     ever left behind. The lock file says which process on which computer holds it, and is removed at
     the end.
 
-    Args:
-        output: What is owned, for the error.
-        lock: The lock file.
-
     Raises:
         OutputError: Another process owns the output, or the lock file cannot be made.
     """

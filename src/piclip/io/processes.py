@@ -22,13 +22,9 @@ def worker_pool(
 ) -> ProcessPoolExecutor:
     """Processes that work for this one and end with it, even if it is killed.
 
-    Ctrl-C at the terminal, which reaches them all, ends them without a word.
-
-    Args:
-        processes: How many; they are started anew (spawn).
-        threads: Of torch, in each.
-        start: Called first in each, with the arguments; may handle SIGINT otherwise.
-        arguments: For ``start``.
+    They are started anew (spawn), with so many threads of torch in each, and call ``start`` first,
+    which may handle SIGINT otherwise: Ctrl-C at the terminal, which reaches them all, ends them
+    without a word.
     """
     first = (threads, start, arguments)
     return ProcessPoolExecutor(processes, _Context(), _start_worker, first)

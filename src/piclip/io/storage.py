@@ -51,11 +51,7 @@ def joined(folder: str, path: str) -> str:
 
 
 def file_system(place: str) -> tuple[Any, str]:
-    """The fsspec file system of a place and its path there.
-
-    Raises:
-        UsageError: There is no such kind of URL, or its library is not installed.
-    """
+    """The fsspec file system of a place and its path there; UsageError if there is none for it."""
     if (own := local_path(place)) is not None:
         return fsspec.filesystem("file"), os.path.abspath(own)  # noqa: PTH100
     scheme = place.partition("://")[0]
@@ -107,11 +103,7 @@ def files_below(folder: str) -> Iterator[str]:
 
 
 def fetch(place: str, to: Path) -> None:
-    """Copy a file to this computer.
-
-    Raises:
-        ImageError: It is not there, cannot be read, or has more than 2 GB.
-    """
+    """Copy a file to this computer; ImageError if it cannot be read, or has more than 2 GB."""
     with _reading(place, ImageError):
         system, path = file_system(place)
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -127,9 +119,7 @@ def fetch(place: str, to: Path) -> None:
 def fetch_all(place: str, to: Path) -> Path:
     """Copy a file, or a folder and its subfolders; gives where it is now.
 
-    Raises:
-        UsageError: Nothing is there.
-        ImageError: A file cannot be read.
+    UsageError if nothing is there, ImageError if a file cannot be read.
     """
     target = to / PurePosixPath(place).name
     if is_file(place):
@@ -144,12 +134,9 @@ def fetch_all(place: str, to: Path) -> Path:
 
 @contextmanager
 def new_file(place: str) -> Iterator[Path]:
-    """Give a path to write to, and put the file at its place once all went well.
+    """Give a path to write to, and put the file at its place once all went well (OutputError).
 
     Nobody sees half a file: it is written, or sent, under another name, which begins with a dot.
-
-    Raises:
-        OutputError: It cannot be written.
     """
     if (own := local_path(place)) is not None:
         with atomic_path(own) as temporary:

@@ -7,19 +7,14 @@ from collections.abc import Iterable, Iterator
 
 import httpx
 
-_PIECE = 2**16
-"""Most bytes that are decoded at once."""
+_PIECE = 2**16  # most bytes that are decoded at once
 
 
 def bounded_client(most_bytes: int, *, follow_redirects: bool) -> httpx.Client:
     """A client whose answers are decoded in small pieces, up to a limit.
 
-    A few bytes can stand for gigabytes, which httpx itself makes at once.
-
-    Args:
-        most_bytes: Most bytes of an answer; more are an ``httpx.DecodingError``, as is any encoding
-            but gzip once.
-        follow_redirects: Whether it goes on by itself where it is sent.
+    A few bytes can stand for gigabytes, which httpx itself makes at once. More than ``most_bytes``
+    of an answer are an ``httpx.DecodingError``, as is any encoding but gzip once.
     """
 
     def bound(response: httpx.Response) -> None:

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from piclip.results import Segmentation
 
 _DIGITS = 4
-_TOLERANCE = 1.0
-"""Pixels by which a polygon may miss the outline: with a corner at every step nobody can edit."""
+_TOLERANCE = 1.0  # pixels by which a polygon may miss the outline, so that people can edit it
 
 
 Answer = dict[str, Any] | list[dict[str, Any]]
@@ -37,28 +36,22 @@ def to_prediction(
 ) -> dict[str, Any]:
     """One brush region per class, or polygons for classes that have no brush.
 
-    Args:
-        segmentation: What was found.
-        config: Says which tags the regions belong to.
-        model_version: The name under which Label Studio keeps the prediction.
-
-    Returns:
-        The prediction. Its score is its certainty (`piclip.annotation.sinks.certainty_of`), so
-        that Label Studio can show the least certain tasks first; each region's score is the mean
-        over its pixels, and its note says how likely its class is to be in the image. A class that
-        is not likely enough has no region.
+    The prediction's score is its certainty (`piclip.annotation.sinks.certainty_of`), so that Label
+    Studio can show the least certain tasks first; each region's score is the mean over its pixels,
+    and its note says how likely its class is to be in the image. A class that is not likely enough
+    has no region.
     """
     file = from_segmentation(segmentation, instances=False)
     results = []
     for region in file.regions:
-        control = config.control_for(region.class_name)
-        if control is None:
-            continue
-        make = _brush if control.kind == "brushlabels" else _polygons
-        results += [
-            shape | {"from_name": control.name, "to_name": config.image, "type": control.kind}
-            for shape in make(file, region)
-        ]
+        if control := config.control_for(region.class_name):
+            if control.kind == "brushlabels":
+                alone = replace(file, regions=(region,))
+                shapes = labelstudio.to_prediction(alone)["result"]
+            else:
+                shapes = _polygons(file, region)
+            names = {"from_name": control.name, "to_name": config.image, "type": control.kind}
+            results += [shape | names for shape in shapes]
     return {
         "model_version": model_version,
         "score": round(certainty_of(segmentation), _DIGITS),
@@ -66,30 +59,16 @@ def to_prediction(
     }
 
 
-def _brush(file: LabelledFile, region: Region) -> list[dict[str, Any]]:
-    alone = labelstudio.to_prediction(replace(file, regions=(region,)))
-    return list(alone["result"])
-
-
 def _polygons(file: LabelledFile, region: Region) -> list[dict[str, Any]]:
     """One polygon for each connected part; Label Studio's polygons have no holes."""
-    noted = {}
-    if file.presence is not None:
-        noted["meta"] = labelstudio.presence_note(file.presence[region.class_name])
     percent = 100 / np.array([file.width, file.height])
-    return [
+    values = (
         {
-            "original_width": file.width,
-            "original_height": file.height,
-            "image_rotation": 0,
-            "score": region.score,
-            **noted,
-            "value": {
-                "points": np.round(corners * percent, _DIGITS).tolist(),
-                "closed": True,
-                "polygonlabels": [region.class_name],
-            },
+            "points": np.round(corners * percent, _DIGITS).tolist(),
+            "closed": True,
+            "polygonlabels": [region.class_name],
         }
         for loops in outlines(region.mask.to_array())
         if len(corners := simplified(loops[0], _TOLERANCE)) > 2
-    ]
+    )
+    return [labelstudio.to_result(file, region, value) for value in values]

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from piclip.annotation.fitted import choose_examples, learn
+from piclip.annotation.fitted import Lesson, choose_examples
 from piclip.errors import ImageError, MaskError, PiclipError
+from piclip.formats.label_files import Problems
 from piclip.formats.labels import LabelledFile, Labels
-from piclip.formats.problems import Problems
 from piclip.io.images import MAX_PIXELS, image_size, read_image
 from piclip.label_studio.predictions import Answer, to_prediction
 from piclip.label_studio.task_images import TaskImages
@@ -31,33 +31,22 @@ from piclip.label_studio.tasks import (
 )
 from piclip.segmenter import FewShotSegmenter
 
-UNLEARNED = "piclip-unlearned"
-"""Model version while nothing is labelled."""
+UNLEARNED = "piclip-unlearned"  # model version while nothing is labelled
 
 logger = logging.getLogger("piclip.label_studio")
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What all projects share.
+    """What all projects share: the model, where tasks and images come from, limits."""
 
-    Attributes:
-        segmenter: The model, with nothing learned.
-        source: Where the labelled tasks come from.
-        images: Where their images come from.
-        folder: For files; somebody else removes it.
-        threshold: Least score of a class, 0 to 1.
-        max_pixels: Larger images are refused.
-        closing: Set when the server ends; whatever takes long then stops.
-    """
-
-    segmenter: FewShotSegmenter
+    segmenter: FewShotSegmenter  # with nothing learned
     source: TaskSource
     images: TaskImages
-    folder: Path
+    folder: Path  # for files; somebody else removes it
     threshold: float
     max_pixels: int = MAX_PIXELS
-    closing: threading.Event = field(default_factory=threading.Event)
+    closing: threading.Event = field(default_factory=threading.Event)  # set when the server ends
 
     @cached_property
     def model_hash(self) -> str:
@@ -65,7 +54,7 @@ class Tools:
         return self.segmenter.scorer.fingerprint()
 
     def leave_if_closing(self) -> None:
-        """Raise a PiclipError if the server ends."""
+        """Raise a PiclipError if the server ends; whatever takes long asks for it."""
         if self.closing.is_set():
             raise PiclipError("The server is ending; start it again and ask once more.")
 
@@ -73,10 +62,8 @@ class Tools:
 class Backend:
     """Keeps the projects and does their work in a thread of its own, in the order of asking.
 
-    Args:
-        tools: What the projects share.
-        recheck_seconds: How old what was read of the labels may be when Label Studio connects
-            without an event.
+    When Label Studio connects without an event, what was read of the labels may be
+    ``recheck_seconds`` old.
     """
 
     def __init__(self, tools: Tools, *, recheck_seconds: float = 60) -> None:
@@ -95,25 +82,16 @@ class Backend:
         """A project connects, which it does before every request for predictions.
 
         Label Studio tells every change of a label by an event. In case it cannot, the labels are
-        read again here if that was long ago.
-
-        Returns:
-            The version to come; there at once if nothing has to be learned.
-
-        Raises:
-            UsageError: The labelling configuration does not fit.
+        read again here if that was long ago. The version is there at once if nothing has to be
+        learned; a UsageError if the labelling configuration does not fit.
         """
         project = self._project(number, config)
-        if project.age > self._recheck_seconds:
-            project.mark_stale()
+        if time.monotonic() - project.read_at > self._recheck_seconds:
+            project.stale = True
         return self._refresh(project)
 
     def predict(self, number: str, config: str, tasks: list[Task]) -> Future[list[Answer]]:
-        """One answer per task to come; see `Project.predict`.
-
-        Raises:
-            UsageError: The labelling configuration does not fit.
-        """
+        """One answer per task to come, as `Project.predict`; errors as of `setup`."""
         return self._worker.submit(self._project(number, config).predict, tasks)
 
     def labels_changed(self, number: str) -> None:
@@ -123,7 +101,7 @@ class Backend:
         """
         project = self._projects.get(number)
         if project is not None:
-            project.mark_stale()
+            project.stale = True
             self._refresh(project)
 
     def close(self) -> None:
@@ -138,11 +116,11 @@ class Backend:
             project = self._projects[number] = Project(number, parsed, self._tools)
         elif project.config != parsed:
             project.config = parsed
-            project.mark_stale()
+            project.stale = True
         return project
 
     def _refresh(self, project: Project) -> Future[str]:
-        if project.current and project.version is not None:
+        if project.version is not None and not project.stale and not project.learning:
             done: Future[str] = Future()
             done.set_result(project.version)
             return done
@@ -164,77 +142,47 @@ def _logged(project: Project) -> str:
 class Project:
     """Learns from the labelled tasks of a project and proposes regions for others.
 
-    All but `mark_stale`, `current`, `age` and `version` belong to one thread.
-
-    Attributes:
-        config: How its images are labelled.
-        version: Names what was learned: the same model and labels have the same version.
+    All but its attributes belong to one thread.
     """
 
     def __init__(self, number: str, config: LabellingConfig, tools: Tools) -> None:
         self.number = number
         self.config = config
-        self.version: str | None = None
+        self.version: str | None = None  # of what was learned: the same for one model and labels
         self._tools = tools
-        self._stale = True
-        self._learning = False
-        self._read_at = -math.inf
+        self.stale = True  # may the labels, or how they are made, have changed?
+        self.learning = False
+        self.read_at = -math.inf  # when the labels were, by time.monotonic
         self._segmenter = tools.segmenter.unfitted()
         self._examples: dict[str, list[LabelledFile]] = {}  # what the segmenter was fitted on
         # Projects of two Label Studios may have one number, but never share a server's folder.
         self._folder = Path(tempfile.mkdtemp(dir=tools.folder))
 
-    @property
-    def current(self) -> bool:
-        """Whether the version is that of the labels, as far as is known."""
-        return self.version is not None and not self._stale and not self._learning
-
-    @property
-    def age(self) -> float:
-        """Seconds since the labels were read."""
-        return time.monotonic() - self._read_at
-
-    def mark_stale(self) -> None:
-        """The labels, or how they are made, may have changed."""
-        self._stale = True
-
     def refresh(self) -> str:
-        """Read the labels and learn them, if they may have changed.
+        """Read the labels and learn them, if they may have changed; gives the version.
 
-        Returns:
-            The version.
-
-        Raises:
-            PiclipError: The labels cannot be read.
+        A PiclipError if the labels cannot be read.
         """
-        if not self._stale and self.version is not None:
+        if not self.stale and self.version is not None:
             return self.version
-        self._learning = True
-        self._stale = False  # before reading: what changes meanwhile makes it stale again
+        self.learning = True
+        self.stale = False  # before reading: what changes meanwhile makes it stale again
         try:
             self._learn(self._read_labels())
-            self._read_at = time.monotonic()
+            self.read_at = time.monotonic()
             self.version = self._version_now()
         except BaseException:
-            self._stale = True
+            self.stale = True
             raise
         finally:
-            self._learning = False
+            self.learning = False
         return self.version
 
     def predict(self, tasks: Sequence[Task]) -> list[Answer]:
-        """Propose regions, with what can be learned now.
+        """Propose regions, with what can be learned now: one answer per task, in order.
 
-        Args:
-            tasks: As Label Studio sends them.
-
-        Returns:
-            One answer per task, in order: a prediction, or none where nothing is learned or the
-            image cannot be had (why is logged).
-
-        Raises:
-            PiclipError: The labels cannot be read and nothing was learned earlier, or the server
-                ends.
+        It is empty where nothing is learned or the image cannot be had (why is logged). If labels
+        cannot be read and nothing was learned earlier, or the server ends, it is a PiclipError.
         """
         try:
             version = self.refresh()
@@ -285,8 +233,8 @@ class Project:
         for name, files in examples.items():
             self._tools.leave_if_closing()
             if self._examples.get(name) != files:
-                shown = {name: files}
-                learn(self._segmenter, shown, self._folder, max_pixels=self._tools.max_pixels)
+                lesson = Lesson(self._folder, {name: files})
+                lesson.teach(self._segmenter, max_pixels=self._tools.max_pixels)
                 self._examples[name] = files
         counts = ", ".join(f"{len(files)} of {name}" for name, files in examples.items())
         logger.info("Project %s: learned from %s.", self.number, counts or "nothing yet")
@@ -297,7 +245,11 @@ class Project:
         try:
             if not path.exists():
                 self._tools.images.copy(file.source or "", file.id, path)
-                self._check_intact(path)
+                try:  # now, not in the midst of learning
+                    read_image(path, max_pixels=self._tools.max_pixels)
+                except ImageError:
+                    path.unlink()
+                    raise
             if image_size(path) != file.size:
                 raise MaskError("its image has another size than its labels; label it anew.")
         except PiclipError as error:
@@ -305,14 +257,6 @@ class Project:
             logger.warning("Not learned from task %s: %s", file.id, reason)
             return False
         return True
-
-    def _check_intact(self, path: Path) -> None:
-        """Refuse an image that cannot be learned from now, not in the midst of learning."""
-        try:
-            read_image(path, max_pixels=self._tools.max_pixels)
-        except ImageError:
-            path.unlink()
-            raise
 
     def _answer(self, task: Task, version: str) -> Answer:
         if not self._examples:

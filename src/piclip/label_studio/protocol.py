@@ -35,11 +35,9 @@ from starlette.routing import Route
 from piclip.errors import PiclipError, UsageError
 from piclip.label_studio.projects import Backend
 
-MOST_BYTES = 200_000_000
-"""Larger requests are refused; tasks bring along their annotations and earlier predictions."""
+MOST_BYTES = 200_000_000  # of a request; tasks bring along annotations and predictions
 
-LEARNING = "piclip-learning"
-"""The version while one is being learned; no prediction has it."""
+LEARNING = "piclip-learning"  # the version while one is being learned; no prediction has it
 
 _CHANGES = frozenset(
     {
@@ -57,10 +55,8 @@ def build_app(
 ) -> Starlette:
     """The protocol as an ASGI application.
 
-    Args:
-        backend: Does the work.
-        login: (user, password) that every request must bring; None for no login.
-        setup_seconds: How long `/setup` waits for learning.
+    Every request must bring the login, (user, password), if there is one; `/setup` waits
+    ``setup_seconds`` for learning.
     """
 
     async def health(request: Request) -> JSONResponse:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from piclip.clip.cache import MemoryCache
 from piclip.errors import PiclipError, UsageError
-from piclip.io.addresses import is_loopback
+from piclip.formats.labelstudio import load_tasks
 from piclip.io.decoding import reason
 from piclip.io.extras import needs_extra
 from piclip.io.images import MAX_PIXELS
@@ -26,35 +27,14 @@ with needs_extra("labelstudio", "The backend of Label Studio"):
     from piclip.label_studio.projects import Backend, Tools
     from piclip.label_studio.protocol import build_app
     from piclip.label_studio.task_images import TaskImages
-    from piclip.label_studio.tasks import LabelStudioApi, TaskSource, exported_tasks
+    from piclip.label_studio.tasks import LabelStudioApi, TaskSource
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to serve.
+    """How to serve, as the options of ``piclip label-studio`` say it; port 0 is any free one."""
 
-    Attributes:
-        model: What `piclip.FewShotSegmenter.from_pretrained` takes, like visual, clip, device and
-            dtype.
-        visual: Another ViT that compares images, or None.
-        clip: The CLIP of a decoder's priors; None for that of its training.
-        url: Address of Label Studio, or None.
-        api_key: Its personal access token or legacy token, or None.
-        labels: An export to learn from instead of Label Studio's API, or None.
-        host: Address to listen at.
-        port: Port; 0 for any.
-        login: (user, password), or None for no login.
-        local_files: Folder of Label Studio's local files, if it is on this computer.
-        allowed_hosts: Further servers that images may come from.
-        threshold: Least score of a class; None for the model's own.
-        device: Where the model runs.
-        dtype: Of the CLIP.
-        max_pixels: Larger images are refused.
-    """
-
-    model: str
-    visual: str | None = None
-    clip: str | None = None
+    model: Mapping[str, Any]  # as FewShotSegmenter.from_pretrained takes it
     url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     labels: Path | None = None
@@ -64,23 +44,12 @@ class Settings:
     local_files: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
     threshold: float | None = None
-    device: str = "auto"
-    dtype: str = "auto"
     max_pixels: int = MAX_PIXELS
-
-    @property
-    def local(self) -> bool:
-        """Whether only this computer can reach the server."""
-        return is_loopback(self.host)
 
 
 @dataclass(frozen=True)
 class Served:
-    """A server that runs.
-
-    Attributes:
-        url: Its address, to be given to Label Studio.
-    """
+    """A server that runs, at the address that is to be given to Label Studio."""
 
     url: str
     _ended: threading.Event
@@ -97,10 +66,8 @@ class Served:
 def serve(settings: Settings) -> Iterator[Served]:
     """Serve the protocol while the block runs; its files end with it.
 
-    Raises:
-        UsageError: There is nothing to learn from, a library is missing, or the address or port
-            cannot be had.
-        ModelError: The model cannot be had.
+    A UsageError if there is nothing to learn from, or the address, a library or the model cannot be
+    had (that one may be a ModelError).
     """
     with ExitStack() as stack:
         # The port is taken at once, so that a taken one is told before a model is loaded.
@@ -108,13 +75,7 @@ def serve(settings: Settings) -> Iterator[Served]:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="piclip-label-studio-"))
         source, images = _connections(settings)
         stack.enter_context(closing(images))
-        segmenter = FewShotSegmenter.from_pretrained(
-            settings.model,
-            visual=settings.visual,
-            clip=settings.clip,
-            device=settings.device,
-            dtype=settings.dtype,
-        )
+        segmenter = FewShotSegmenter.from_pretrained(**settings.model)
         if isinstance(segmenter.scorer, TrainingFreeScorer):  # labels come one by one
             segmenter.scorer.vision.cache = MemoryCache()
         threshold = segmenter.threshold if settings.threshold is None else settings.threshold
@@ -124,11 +85,7 @@ def serve(settings: Settings) -> Iterator[Served]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take a port.
-
-    Raises:
-        UsageError: The address or the port cannot be had.
-    """
+    """Take a port (UsageError if it or the address cannot be had)."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
@@ -187,8 +144,8 @@ def _connections(settings: Settings) -> tuple[TaskSource, TaskImages]:
             )
         api = LabelStudioApi(settings.url, settings.api_key)
     images = TaskImages(
-        None if api is None else api.url,
-        headers=dict if api is None else api.headers,
+        api.url if api else None,
+        headers=api.headers if api else dict,
         local_files=settings.local_files,
         allowed_hosts=settings.allowed_hosts,
     )
@@ -196,8 +153,8 @@ def _connections(settings: Settings) -> tuple[TaskSource, TaskImages]:
     if path is not None:
         if not path.is_file():
             raise UsageError(f"--labels {path} is no file; check the path.")
-        exported_tasks(path)  # what is no export is told now, not to whoever asks first
-        return lambda _: exported_tasks(path), images
+        load_tasks(path)  # what is no export is told now, not to whoever asks first
+        return lambda _: load_tasks(path), images
     if api is None:
         raise UsageError(
             "There is nothing to learn from: give the address of Label Studio as LABEL_STUDIO_URL "

@@ -29,8 +29,7 @@ from piclip.errors import ImageError, UsageError
 from piclip.io.decoding import reason
 from piclip.label_studio.bounded_client import bounded_client
 
-MOST_BYTES = 100_000_000
-"""Larger image files are refused."""
+MOST_BYTES = 100_000_000  # larger image files are refused
 
 _MOST_REDIRECTS = 3
 _SECONDS = 60
@@ -47,14 +46,8 @@ _CLIMBING = re.compile(r"[\\\x00-\x1f]|(^|/)\.\.?(;[^/]*)?(/|$)")
 class TaskImages:
     """Copies images of tasks into files.
 
-    Args:
-        label_studio: Address of Label Studio; None if there is none to ask.
-        headers: Gives the headers that let us in there.
-        local_files: The folder of Label Studio's local files; None if it is not on this computer.
-        allowed_hosts: Further servers, as ``host`` or ``host:port``.
-
-    Raises:
-        UsageError: The address or an allowed host cannot be understood.
+    They come from the address of Label Studio, where the headers let us in, from the folder of its
+    local files, if that is on this computer, and from ``host`` or ``host:port`` that are allowed.
     """
 
     def __init__(
@@ -78,15 +71,10 @@ class TaskImages:
         self._client.close()
 
     def copy(self, address: str, task_id: int | None, destination: Path) -> None:
-        """Copy the image of a task into a file.
+        """Copy the image of a task into a file, which is removed on failure.
 
-        Args:
-            address: As the task's data has it.
-            task_id: The task's number, which Label Studio wants to know for cloud storages.
-            destination: The file; on failure it is removed.
-
-        Raises:
-            ImageError: The image may not be fetched from there, or cannot be.
+        The address is as the task's data has it; for cloud storages Label Studio wants to know the
+        number of the task. An ImageError if the image may not be fetched from there, or cannot be.
         """
         try:
             self._copy(address, task_id, destination)

@@ -6,30 +6,25 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import httpx
 
 from piclip.errors import PiclipError, UsageError
 from piclip.formats import labelstudio
-from piclip.formats.label_files import load_json
+from piclip.formats.label_files import Problems
 from piclip.formats.labels import LabelledFile
-from piclip.formats.problems import Problems
 from piclip.io.extras import library
 from piclip.label_studio.bounded_client import bounded_client
 
-Task = dict[str, Any]
-"""A task as Label Studio writes it: id, data, annotations."""
+Task = dict[str, Any]  # a task as Label Studio writes it: id, data, annotations
 
 TaskSource = Callable[[str], Iterable[Task]]
 """Reads the tasks of a project that have annotations anew; a PiclipError if they cannot be had."""
 
-MOST_PAGE_BYTES = 200_000_000
-"""Larger answers of the API, each a page of tasks with their annotations, are refused."""
+MOST_PAGE_BYTES = 200_000_000  # of an answer of the API, a page of tasks with their annotations
 
-_GEOMETRIES = ("brushlabels", "polygonlabels")
-"""The tags that label regions as masks, the better one first."""
+_GEOMETRIES = ("brushlabels", "polygonlabels")  # tags that label masks, the better one first
 
 _ADVICE = (
     "the labelling interface needs an <Image> whose value is a field such as $image, and "
@@ -50,32 +45,20 @@ _SECONDS = 60
 
 @dataclass(frozen=True)
 class Control:
-    """A tag with which people label regions.
+    """A tag with which people label regions."""
 
-    Attributes:
-        kind: "brushlabels" or "polygonlabels".
-        name: How results call it (``from_name``).
-        class_names: The labels that it offers; None if each task brings its own.
-    """
-
-    kind: str
-    name: str
-    class_names: tuple[str, ...] | None
+    kind: str  # "brushlabels" or "polygonlabels"
+    name: str  # how results call it (from_name)
+    class_names: tuple[str, ...] | None  # that it offers; None if each task brings its own
 
 
 @dataclass(frozen=True)
 class LabellingConfig:
-    """How the images of a project are labelled.
+    """How the images of a project are labelled."""
 
-    Attributes:
-        field: Where in a task's data the image's address is.
-        image: How results call the image (``to_name``).
-        controls: The tags that label it, brushes first.
-    """
-
-    field: str
-    image: str
-    controls: tuple[Control, ...]
+    field: str  # of a task's data, in which the image's address is
+    image: str  # how results call the image (to_name)
+    controls: tuple[Control, ...]  # brushes first
 
     def control_for(self, class_name: str) -> Control | None:
         """The tag for regions of a class, a brush if there is one; None for an unknown class."""
@@ -86,13 +69,9 @@ class LabellingConfig:
 
 
 def parse_config(xml: str) -> LabellingConfig:
-    """Reads a labelling configuration as Label Studio sends it.
+    """The first image of a labelling configuration that regions can be drawn on, and its tags.
 
-    Returns:
-        Of the first image that regions can be drawn on, and all tags for it.
-
-    Raises:
-        UsageError: This is no XML, or nothing in it labels regions of an image.
+    A UsageError if this is no XML, or nothing in it labels regions of an image.
     """
     interface = library("label_studio_sdk.label_interface").LabelInterface
     try:
@@ -117,29 +96,10 @@ def parse_config(xml: str) -> LabellingConfig:
     return LabellingConfig(target.value_name, target.name, controls)
 
 
-def exported_tasks(path: Path) -> list[Task]:
-    """Reads the tasks of a JSON export.
-
-    Raises:
-        UsageError: The file is no such export.
-    """
-    tasks = load_json(path)
-    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise UsageError(
-            f"{path}: this is not a list of tasks; export from Label Studio as JSON, not JSON-MIN."
-        )
-    return tasks
-
-
 class LabelStudioApi:
-    """The API of a running Label Studio.
+    """The API of a running Label Studio, asked with a personal access token or a legacy one.
 
-    Args:
-        url: Its address.
-        api_key: A personal access token or a legacy token.
-
-    Raises:
-        UsageError: The address or the key cannot be right, or the SDK is not installed.
+    A UsageError if the address or the key cannot be right, or the SDK is not installed.
     """
 
     def __init__(self, url: str, api_key: str) -> None:
@@ -161,11 +121,7 @@ class LabelStudioApi:
             ) from error
 
     def headers(self) -> Mapping[str, str]:
-        """The headers that let us in.
-
-        Raises:
-            PiclipError: Label Studio gives no access for the key.
-        """
+        """The headers that let us in (PiclipError if Label Studio gives no access for the key)."""
         try:
             # Only here the SDK turns personal access tokens into ones that open doors.
             headers: dict[str, str] = self._client._client_wrapper.get_headers()
@@ -212,11 +168,7 @@ def _is_web_address(url: str) -> bool:
 
 
 def image_address(task: Task, config: LabellingConfig) -> str:
-    """Where the image of a task is.
-
-    Raises:
-        UsageError: The task does not say.
-    """
+    """Where the image of a task is (UsageError if it does not say)."""
     data = task.get("data")
     address = data.get(config.field) if isinstance(data, dict) else None
     if not isinstance(address, str) or not address:
@@ -225,18 +177,10 @@ def image_address(task: Task, config: LabellingConfig) -> str:
 
 
 def read_labels(task: Task, config: LabellingConfig, problems: Problems) -> LabelledFile | None:
-    """The labelled regions of a task.
+    """The labelled regions of a task, with the image's address as ``source``; None without any.
 
-    Args:
-        task: With its annotations.
-        config: Regions of other images of the task and of unknown classes are left out.
-        problems: Takes the regions that cannot be used.
-
-    Returns:
-        The labels, with the image's address as ``source``; None without any region.
-
-    Raises:
-        UsageError: The task or its annotation is malformed.
+    Regions of other images of the task and of unknown classes are left out. A UsageError if the
+    task or its annotation is malformed.
     """
     annotations = task.get("annotations") or []
     if isinstance(annotations, list):

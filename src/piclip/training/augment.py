@@ -28,15 +28,11 @@ def draw_view(
     recipe: AugmentationRecipe,
     object_mask: NDArray[np.bool_] | None = None,
 ) -> View:
-    """Draws an augmented view of an image.
+    """Draws an augmented view of an image (H, W).
 
-    Args:
-        key: Numbers of 0 or more, such as (seed, episode, image); the same key, the same view.
-        height: Height of the image.
-        width: Width of the image.
-        recipe: How strongly to augment.
-        object_mask: What a crop should keep, bool (H, W): of up to 20 crops the first that keeps
-            the recipe's share is taken, or else the one that keeps most.
+    The same key, numbers of 0 or more such as (seed, episode, image), gives the same view. Of up
+    to 20 crops the first is taken that keeps the recipe's share of ``object_mask``, bool (H, W),
+    or else the one that keeps most.
     """
     random = np.random.default_rng(list(key))
     scale = random.uniform(*recipe.scale)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, default_collate
 
 from piclip.datasets.few_shot import FewShotView, base_class_map
 from piclip.decoders.backbones import Backbone
-from piclip.decoders.pretrained import buildable
+from piclip.decoders.networks import buildable
 from piclip.decoders.pspnet import PSPNet
 from piclip.decoders.published import load_published
 from piclip.decoders.views import normalise
@@ -88,14 +88,7 @@ def load_imagenet(backbone: Backbone, recipe: Recipe) -> None:
 def base_phase(
     learner: PSPNet, view: FewShotView, recipe: Recipe, settings: BaseLearnerRecipe
 ) -> Phase:
-    """The training of a base learner.
-
-    Args:
-        learner: The network, one class for each of the view's ``base_classes``.
-        view: Base classes of the train split.
-        recipe: Augmentation and seed.
-        settings: The recipe's ``base``.
-    """
+    """The training of a learner with one class for each of the base classes of a train view."""
     learner.backbone.requires_grad_(settings.train_backbone)
     groups: list[dict[str, Any]] = [
         {"params": list(learner.head.parameters()), "factor": settings.head_factor}
@@ -116,5 +109,4 @@ def base_phase(
         inputs=inputs,
         settings=settings,
         steps=settings.steps_for(len(view.keys)),
-        frozen=() if settings.train_backbone else (learner.backbone,),
     )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
@@ -19,11 +18,15 @@ from piclip.decoders.base import FewShotDecoder
 from piclip.decoders.clip_priors import PriorMaker
 from piclip.decoders.views import View, normalise, whole_view
 from piclip.errors import UsageError
-from piclip.io.images import IGNORE
+from piclip.evaluation.metrics import FewShotIoU
+from piclip.evaluation.predictor import contrast_of, truth_of
 from piclip.training.augment import draw_view
+from piclip.training.loop import Phase, moved
 
 if TYPE_CHECKING:
     from piclip.training.recipe import Recipe
+
+VALIDATION_SEED = 321  # the same episodes for every seed of a training
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +54,8 @@ class TrainingEpisode:
 class TrainingEpisodes(Dataset[TrainingEpisode]):
     """Episodes of a view by number; no number depends on another.
 
-    Args:
-        view: Where they are drawn from.
-        recipe: Shots and augmentation.
-        seed: Of the draws.
-        augment: False shows every image whole, for validation.
-        base_labels: Whether the labels of the base classes are asked for.
+    Without ``augment`` every image is shown whole, for validation; with ``base_labels`` the labels
+    of the base classes are made, too.
     """
 
     def __init__(
@@ -93,39 +92,27 @@ class TrainingEpisodes(Dataset[TrainingEpisode]):
             "base_target": base,
             "base_class": bases.index(episode.class_index) if episode.class_index in bases else 0,
         }
-        return TrainingEpisode(inputs, self._others(episode), view, episode)
+        others = contrast_of(episode, self.view.dataset, self.recipe.clip.candidates)
+        return TrainingEpisode(inputs, others, view, episode)
 
     def _seen(
         self, sample: Sample, class_index: int, key: tuple[int, int, int]
     ) -> tuple[View, Tensor, Tensor]:
         height, width = sample.class_map.shape
-        inside = sample.mask(class_index)
         if self.augment:
+            inside = sample.mask(class_index)
             view = draw_view(key, height, width, self.recipe.augmentation, inside)
         else:
             view = whole_view(height, width, self.recipe.augmentation.size)
-        if not self.recipe.augmentation.comes_back:
-            return view, *_through(view, sample, inside)
+        comes_back = self.recipe.augmentation.comes_back
         key_of_view = content_key(sample.key, str(class_index), view.theta)
-        kept = self._kept.get(key_of_view)
+        kept = self._kept.get(key_of_view) if comes_back else None
         if kept is None:
-            image, truth = _through(view, sample, inside)
-            kept = {"image": image, "truth": truth}
-            self._kept.put(key_of_view, kept)
+            truth = view.labels(truth_of(sample, class_index))
+            kept = {"image": view.image(sample.image), "truth": truth}
+            if comes_back:
+                self._kept.put(key_of_view, kept)
         return view, kept["image"], kept["truth"]
-
-    def _others(self, episode: Episode) -> tuple[str, ...]:
-        if self.recipe.clip.candidates == "target":
-            return ()
-        names = self.view.dataset.class_names
-        present = [index for index in range(len(names)) if episode.query.mask(index).any()]
-        return tuple(names[index] for index in present if index != episode.class_index)
-
-
-def _through(view: View, sample: Sample, inside: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
-    """An image and its truth as a view shows them."""
-    truth = np.where(sample.class_map == IGNORE, IGNORE, inside).astype(np.uint8)
-    return view.image(sample.image), view.labels(truth)
 
 
 EpisodeBatch: TypeAlias = tuple[dict[str, Tensor], tuple[TrainingEpisode, ...]]
@@ -140,37 +127,22 @@ def collate(episodes: Sequence[TrainingEpisode]) -> EpisodeBatch:
 def prior_maps(maker: PriorMaker, batch: EpisodeBatch, sees: str) -> Tensor:
     """The priors of a batch, (B, 2, h, w), laid over the queries as they are seen.
 
-    Args:
-        maker: The frozen CLIP.
-        batch: The episodes.
-        sees: ``augmented``: CLIP looks at the views. ``plain``: at the images before
-            augmentation, and its maps are moved as the query was, (B, 2, S, S).
+    Where CLIP ``sees`` what is ``augmented`` it looks at the views; ``plain``, at the images before
+    augmentation, and its maps are moved as the query was, (B, 2, S, S).
     """
     inputs, episodes = batch
-    names, others = [e.source.name for e in episodes], [e.others for e in episodes]
-    if sees == "augmented":
-        return maker.episode_priors(
-            list(inputs["query"]),
-            [list(supports) for supports in inputs["supports"]],
-            [list(masks) for masks in inputs["masks"]],
-            names,
-            others,
-        )
-    maps: list[Tensor] = [torch.empty(0)] * len(episodes)
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, episode in enumerate(episodes):
-        groups.setdefault(episode.source.query.image.shape, []).append(index)
-    for indices in groups.values():
-        sources = [episodes[i].source for i in indices]
-        priors = maker.episode_priors(
-            [source.query.image for source in sources],
-            [[s.image for s in source.supports] for source in sources],
-            [[s.mask(source.class_index) for s in source.supports] for source in sources],
-            [names[i] for i in indices],
-            [others[i] for i in indices],
-        )
-        for index, prior in zip(indices, priors, strict=True):
-            maps[index] = episodes[index].view.maps(prior)
+    sources = [episode.source for episode in episodes]
+    seen: dict[str, Any] = {key: inputs[key] for key in ("query", "supports", "masks")}
+    if sees == "plain":
+        seen = {
+            "query": [source.query.image for source in sources],
+            "supports": [[s.image for s in source.supports] for source in sources],
+            "masks": [[s.mask(source.class_index) for s in source.supports] for source in sources],
+        }
+    names, others = [source.name for source in sources], [e.others for e in episodes]
+    maps = maker.episode_priors(seen["query"], seen["supports"], seen["masks"], names, others)
+    if sees == "plain":
+        maps = [episode.view.maps(own) for episode, own in zip(episodes, maps, strict=True)]
     return torch.stack(maps)
 
 
@@ -191,7 +163,7 @@ class EpisodicObjective(nn.Module):
         base_class: Tensor,
         priors: Tensor | None,
     ) -> dict[str, Tensor]:
-        """Terms of the loss and their weighted sum ``loss``; shapes as in `TrainingEpisode`."""
+        """Terms of the loss and their sum ``loss``; shapes as in `TrainingEpisode`."""
         output = self.decoder(
             normalise(query), normalise(supports), masks, priors, base_class=base_class
         )
@@ -202,12 +174,7 @@ class EpisodicObjective(nn.Module):
 def parameter_groups(decoder: FewShotDecoder, factors: Mapping[str, float]) -> list[dict[str, Any]]:
     """The decoder's trained parameters, in groups for `piclip.training.loop.build_optimizer`.
 
-    Args:
-        decoder: What is trained.
-        factors: Learning rate of some of its parts, by attribute, over that of the others.
-
-    Returns:
-        One group of all parts without a factor, then one for each part with one.
+    Parts with a factor, by attribute, have a group each, all others are the first group.
 
     Raises:
         UsageError: A name is no trained part; it lists the parts.
@@ -224,3 +191,60 @@ def parameter_groups(decoder: FewShotDecoder, factors: Mapping[str, float]) -> l
     plain = [p for name, part in parts.items() if name not in factors for p in part]
     own = [{"params": parts[name], "factor": factor} for name, factor in factors.items()]
     return [{"params": plain}, *own]
+
+
+@torch.no_grad()
+def validate(
+    decoder: FewShotDecoder, view: FewShotView, recipe: Recipe, maker: PriorMaker | None
+) -> float:
+    """A score to select weights by: class-accumulated mIoU in [0, 1] on whole images.
+
+    The decoder is in evaluation mode; the view is of base classes of the validation split, or of
+    novel ones to repeat what published numbers did.
+    """
+    device = next(decoder.parameters()).device
+    episodes = TrainingEpisodes(view, recipe, VALIDATION_SEED, augment=False)
+    counts = FewShotIoU([view.dataset.class_names[index] for index in view.classes])
+    total, size = recipe.validation.episodes, recipe.episodic.batch
+    for first in range(0, total, size):
+        batch = collate([episodes[i] for i in range(first, min(first + size, total))])
+        inputs = moved(batch[0], device)
+        priors = None if maker is None else prior_maps(maker, batch, recipe.clip.sees).to(device)
+        output = decoder(
+            normalise(inputs["query"]),
+            normalise(inputs["supports"]),
+            inputs["masks"],
+            priors,
+            base_class=inputs["base_class"] if view.kind == "base" else None,
+        )
+        found = output.logits.argmax(1).bool().cpu().numpy()
+        for episode, mask, truth in zip(batch[1], found, batch[0]["target"].numpy(), strict=True):
+            counts.add(episode.source.name, mask, truth)
+    return counts.miou()
+
+
+def episodic_phase(
+    decoder: FewShotDecoder,
+    view: FewShotView,
+    recipe: Recipe,
+    maker: PriorMaker | None,
+    judged: FewShotView | None,
+) -> Phase:
+    """The training on episodes of a train view; another view, if there is one, judges it."""
+
+    def inputs(batch: EpisodeBatch, device: torch.device) -> dict[str, Any]:
+        maps = None if maker is None else prior_maps(maker, batch, recipe.clip.sees).to(device)
+        return {**moved(batch[0], device), "priors": maps}
+
+    return Phase(
+        name="episodic",
+        network=decoder,
+        objective=EpisodicObjective(decoder),
+        groups=parameter_groups(decoder, recipe.episodic.factors),
+        dataset=TrainingEpisodes(view, recipe, recipe.seed, base_labels=decoder.knows_base_classes),
+        collate=collate,
+        inputs=inputs,
+        settings=recipe.episodic,
+        steps=recipe.episodic.steps_for(len(view.keys)),
+        validate=None if judged is None else partial(validate, decoder, judged, recipe, maker),
+    )

@@ -29,14 +29,7 @@ BASE_WEIGHTS, DECODER_WEIGHTS, _STEPS = 1, 2, 3  # what random numbers are for
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training is.
-
-    Attributes:
-        phase: ``base`` or ``episodic``.
-        step: Steps done.
-        steps: Steps in all.
-        losses: Terms of the loss, where they were logged in this step.
-    """
+    """How many steps of a phase are done, and the terms of the loss where they were logged."""
 
     phase: str
     step: int
@@ -46,20 +39,15 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class Phase:
-    """What one of the two trainings consists of.
+    """What one of the two trainings, ``base`` or ``episodic``, consists of.
 
     Attributes:
-        name: ``base`` or ``episodic``.
         network: What is trained and kept.
         objective: Holds the network; maps ``inputs`` to terms of the loss with their sum
             ``loss``, a mean over the pixels of ``target`` that are not 255.
         groups: Parameter groups of the optimizer; ``factor`` multiplies the learning rate.
         dataset: Items by number; step t takes the numbers t * batch and on.
-        collate: Items to a batch.
         inputs: A batch to the objective's arguments, on a device.
-        settings: Length, batch and optimizer.
-        steps: Number of steps.
-        frozen: Parts of the network that are never in training mode.
         validate: Score of the network, higher is better; None where nobody asks.
     """
 
@@ -72,14 +60,7 @@ class Phase:
     inputs: Callable[[Any, torch.device], dict[str, Any]]
     settings: PhaseRecipe
     steps: int
-    frozen: tuple[nn.Module, ...] = ()
     validate: Callable[[], float] | None = None
-
-    def train_mode(self) -> None:
-        """Puts the network's trained parts, and only these, in training mode."""
-        self.network.train()
-        for part in self.frozen:
-            part.eval()
 
 
 def run_phase(
@@ -89,14 +70,7 @@ def run_phase(
     accelerator: Accelerator,
     report: Callable[[Progress], None] | None = None,
 ) -> None:
-    """Trains a network, from its checkpoint where there is one.
-
-    Args:
-        phase: What to train.
-        recipe: For seed, precision and intervals.
-        run: Where checkpoints and logs go.
-        accelerator: accelerate's ``Accelerator``: devices, precision, processes.
-        report: Told after every step.
+    """Trains a network, from its checkpoint in the run where there is one.
 
     Raises:
         UsageError: The batch cannot be shared out evenly among the processes, or the loss is no
@@ -106,11 +80,15 @@ def run_phase(
     """
     phase.network.to(accelerator.device)
     optimizer = build_optimizer(phase.groups, phase.settings.optimizer)
-    start, scores = _restore(phase, optimizer, accelerator, run)
+    start, scores = _restore(phase, optimizer, accelerator.scaler, run)
     model, prepared = accelerator.prepare(phase.objective, optimizer)
     batches = _batches(phase, recipe.workers, start, accelerator)
-    log = _open_log(run, phase.name, start) if accelerator.is_main_process else None
-    phase.train_mode()
+    log: Any = None
+    if accelerator.is_main_process:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+
+        log = SummaryWriter(str(run.log / phase.name), purge_step=start + 1)
+    phase.network.train()
     for step, batch in enumerate(batches, start=start):
         set_rate(optimizer, phase.settings.optimizer.power, step, phase.steps)
         seed_everything(_STEPS, recipe.seed, step, accelerator.process_index)
@@ -125,8 +103,8 @@ def run_phase(
         last = done == phase.steps
         shown: dict[str, float] = {}
         if done % recipe.log_every == 0 or last:
-            shown = {name: float(accelerator.reduce(term.detach(), "mean"))
-                     for name, term in losses.items()}  # fmt: skip
+            means = accelerator.reduce({k: v.detach() for k, v in losses.items()}, "mean")
+            shown = {name: float(mean) for name, mean in means.items()}
             if not np.isfinite(shown["loss"]):
                 raise UsageError(
                     f"The loss is no number after {done} steps ({phase.name}); begin again in "
@@ -137,10 +115,19 @@ def run_phase(
             if accelerator.is_main_process:
                 _judge(phase, run, done, scores, log)
             accelerator.wait_for_everyone()
-            phase.train_mode()
+            phase.network.train()
         if done % recipe.checkpoint_every == 0 or last:
             if accelerator.is_main_process:
-                run.save(_state(phase, optimizer, accelerator, done, scores))
+                scaler = accelerator.scaler
+                state = {
+                    "phase": phase.name,
+                    "step": done,
+                    "scores": scores,
+                    "network": phase.network.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "scaler": None if scaler is None else scaler.state_dict(),
+                }
+                run.save(state)
             accelerator.wait_for_everyone()
         if report is not None and accelerator.is_main_process:
             report(Progress(phase.name, done, phase.steps, shown))
@@ -153,12 +140,10 @@ def build_optimizer(
     groups: list[dict[str, Any]], settings: OptimizerRecipe
 ) -> torch.optim.Optimizer:
     """AdamW or SGD over parameter groups whose ``factor`` multiplies the learning rate."""
-    scaled = [
-        {"params": group["params"], "lr": settings.lr * group.get("factor", 1.0)}
-        for group in groups
-    ]
-    for group in scaled:
-        group["full_rate"] = group["lr"]
+    scaled = []
+    for group in groups:
+        rate = settings.lr * group.get("factor", 1.0)
+        scaled.append({"params": group["params"], "lr": rate, "full_rate": rate})
     if settings.name == "sgd":
         return torch.optim.SGD(
             scaled, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
@@ -212,7 +197,10 @@ def _share_of_pixels(target: Tensor, accelerator: Accelerator) -> Tensor:
 
 
 def _restore(
-    phase: Phase, optimizer: torch.optim.Optimizer, accelerator: Accelerator, run: RunFolder
+    phase: Phase,
+    optimizer: torch.optim.Optimizer,
+    scaler: Any,  # noqa: ANN401 - torch's for float16, or None
+    run: RunFolder,
 ) -> tuple[int, dict[int, float]]:
     """Steps done, and the score of validation by step."""
     state = run.load()
@@ -220,27 +208,9 @@ def _restore(
         return 0, {}
     phase.network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
-    if accelerator.scaler is not None and state["scaler"] is not None:
-        accelerator.scaler.load_state_dict(state["scaler"])
+    if scaler is not None and state["scaler"] is not None:
+        scaler.load_state_dict(state["scaler"])
     return int(state["step"]), state["scores"]
-
-
-def _state(
-    phase: Phase,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-    step: int,
-    scores: dict[int, float],
-) -> dict[str, Any]:
-    scaler = accelerator.scaler
-    return {
-        "phase": phase.name,
-        "step": step,
-        "scores": scores,
-        "network": phase.network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict() if scaler is not None else None,
-    }
 
 
 def _judge(phase: Phase, run: RunFolder, step: int, scores: dict[int, float], log: Any) -> None:  # noqa: ANN401
@@ -254,12 +224,6 @@ def _judge(phase: Phase, run: RunFolder, step: int, scores: dict[int, float], lo
     if best is None or scores[step] > best:
         network = phase.network.state_dict()
         run.save_best({"step": step, "score": scores[step], "network": network})
-
-
-def _open_log(run: RunFolder, phase: str, start: int) -> Any:  # noqa: ANN401
-    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
-
-    return SummaryWriter(str(run.log / phase), purge_step=start + 1)
 
 
 def _write(log: Any, values: dict[str, float], step: int) -> None:  # noqa: ANN401

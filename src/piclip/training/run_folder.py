@@ -20,27 +20,17 @@ _FREE = ("device", "workers", "checkpoint_every", "log_every")  # do not change 
 
 
 class RunFolder:
-    """Where a training keeps what it has.
-
-    Attributes:
-        recipe: ``recipe.yaml``, resolved.
-        checkpoint: ``checkpoint.pt``: all that a resumed training starts from.
-        previous: The checkpoint before it.
-        best: ``best.pt``, the weights that validation liked best, if it is asked.
-        log: Folder of TensorBoard's files.
-        base: Folder of the finished base learner.
-        decoder: Folder of the result.
-    """
+    """Where a training keeps what it has."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.recipe = self.folder / "recipe.yaml"
-        self.checkpoint = self.folder / "checkpoint.pt"
+        self.recipe = self.folder / "recipe.yaml"  # resolved
+        self.checkpoint = self.folder / "checkpoint.pt"  # all that a resumed training starts from
         self.previous = self.folder / "checkpoint.previous.pt"
-        self.best = self.folder / "best.pt"
-        self.log, self.base, self.decoder = (
-            self.folder / name for name in ("log", "base", "decoder")
-        )
+        self.best = self.folder / "best.pt"  # what validation liked best, if it is asked
+        self.log = self.folder / "log"  # TensorBoard's
+        self.base = self.folder / "base"  # the finished base learner
+        self.decoder = self.folder / "decoder"  # the result
 
     def open(self, recipe: Recipe) -> None:
         """Starts the folder, or checks that it belongs to this recipe.
@@ -49,7 +39,9 @@ class RunFolder:
             UsageError: The folder holds a training with another recipe.
             OutputError: The folder cannot be written.
         """
-        if self.recipe.exists() and self._started():
+        kept = (self.checkpoint, self.previous, self.base, self.decoder)
+        started = any(path.exists() for path in kept)  # a recipe that failed before may be changed
+        if self.recipe.exists() and started:
             there, here = _flat(load_recipe(self.recipe).to_json()), _flat(recipe.to_json())
             changed = {key for key in there.keys() | here.keys() if there.get(key) != here.get(key)}
             if changed := changed.difference(_FREE):
@@ -63,29 +55,19 @@ class RunFolder:
         with atomic_path(self.recipe) as path:
             path.write_text(recipe.to_yaml(), encoding="utf-8")
 
-    def _started(self) -> bool:
-        """Whether anything has been trained; a recipe that failed before may be changed."""
-        kept = (self.checkpoint, self.previous, self.base, self.decoder)
-        return any(path.exists() for path in kept)
-
     def save(self, state: Mapping[str, Any]) -> None:
         """Writes a checkpoint; the one before it stays until this one is complete, and after.
 
         Raises:
             OutputError: It cannot be written; the checkpoints so far are left as they were.
         """
-        data = _encoded(state)
         with atomic_path(self.checkpoint) as path:
-            path.write_bytes(data)
+            path.write_bytes(_encoded(state))
             if self.checkpoint.exists():
                 self.checkpoint.replace(self.previous)
 
     def load(self) -> dict[str, Any] | None:
-        """The last checkpoint on the CPU, or None where there is none.
-
-        Raises:
-            ModelError: It is damaged.
-        """
+        """The last checkpoint on the CPU, None where there is none; ModelError if it is damaged."""
         # Without a checkpoint but with its predecessor, a kill came between the two renames.
         for path in (self.checkpoint, self.previous):
             if path.exists():
@@ -94,9 +76,8 @@ class RunFolder:
 
     def save_best(self, state: Mapping[str, Any]) -> None:
         """Writes the best weights so far, in place of older ones."""
-        data = _encoded(state)
         with atomic_path(self.best) as path:
-            path.write_bytes(data)
+            path.write_bytes(_encoded(state))
 
     def load_best(self) -> dict[str, Any]:
         """The best weights; ModelError where they are missing or damaged."""
@@ -120,11 +101,7 @@ class RunFolder:
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Gives a temporary folder that takes the target's name once all is in it.
-
-    Raises:
-        OutputError: The folder cannot be written.
-    """
+    """Gives a temporary folder that takes the target's name once all is in it (OutputError)."""
     from safetensors import SafetensorError  # noqa: PLC0415
 
     partial = target.with_name(f".{target.name}.partial")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +24,17 @@ from piclip.errors import UsageError
 from piclip.io.extras import needs_extra
 from piclip.io.outputs import write_json
 from piclip.training.base_learner import base_phase, build_learner, load_imagenet
-from piclip.training.episodic import (
-    EpisodeBatch,
-    EpisodicObjective,
-    TrainingEpisodes,
-    collate,
-    parameter_groups,
-    prior_maps,
-)
+from piclip.training.episodic import episodic_phase
 from piclip.training.loop import (
     DECODER_WEIGHTS,
     Accelerator,
     Phase,
     Progress,
-    moved,
     run_phase,
     seed_everything,
 )
-from piclip.training.recipe import BaseLearnerRecipe, Recipe, load_recipe
+from piclip.training.recipe import BaseLearnerRecipe, DatasetRecipe, Recipe, load_recipe
 from piclip.training.run_folder import RunFolder, whole_folder
-from piclip.training.validation import validate
 
 Report = Callable[[Progress], None]
 
@@ -83,7 +73,7 @@ def train(
     if run.decoder.is_dir():
         return run.decoder
     if dataset is None:
-        dataset = _open_dataset(recipe)
+        dataset = _open_dataset(recipe.dataset)
     view = _view(recipe, dataset, "train", "base")
     view.check_shots(recipe.shot)  # before a base learner is trained for hours
     decoder = _build_decoder(recipe, view)
@@ -92,8 +82,21 @@ def train(
             decoder.load_base_learner(build_learner(recipe, view))
         learner = _base_learner(recipe, recipe.base, view, run, accelerator, report)
         decoder.load_base_learner(learner)
-    maker = _prior_maker(recipe, dataset, accelerator.device, encoder)
-    phase = _episodic_phase(recipe, dataset, view, decoder, maker)
+    maker = None
+    if recipe.prior == "piclip":
+        clip, device = recipe.clip, accelerator.device
+        maker = PriorMaker(
+            encoder or Encoder.from_pretrained(clip.model, device=device, dtype=clip.dtype),
+            dataset.synonyms,
+            text=clip.text,
+            visual=clip.visual,
+            cache=None if clip.cache is None else FeatureCache(clip.cache),
+        )
+    judged = None
+    if recipe.select != "last":
+        classes: Classes = "novel" if recipe.select == "novel-val" else "base"
+        judged = _view(recipe, dataset, "val", classes)
+    phase = episodic_phase(decoder, view, recipe, maker, judged)
     run_phase(phase, recipe, run, accelerator, report)
     if accelerator.is_main_process:
         _export(recipe, run, phase)
@@ -104,16 +107,13 @@ def train(
 def train_base_learner(recipe: Recipe, folder: str | Path, report: Report | None = None) -> Path:
     """Trains only the recipe's base learner; others name its folder as ``base.folder``.
 
-    Returns:
-        ``base/`` in the folder.
-
-    Raises:
-        UsageError: The recipe has no base learner; and as `train`.
+    It is ``base/`` in the run folder. Errors are those of `train`, and a recipe without a base
+    learner.
     """
     if recipe.base is None:
         raise UsageError("The recipe has no base learner; add the key 'base'.")
     accelerator, run = _start(recipe, folder)
-    view = _view(recipe, _open_dataset(recipe), "train", "base")
+    view = _view(recipe, _open_dataset(recipe.dataset), "train", "base")
     _base_learner(recipe, recipe.base, view, run, accelerator, report)
     return run.base
 
@@ -138,8 +138,7 @@ def _start(recipe: Recipe, folder: str | Path) -> tuple[Accelerator, RunFolder]:
     return accelerator, run
 
 
-def _open_dataset(recipe: Recipe) -> Dataset:
-    settings = recipe.dataset
+def _open_dataset(settings: DatasetRecipe) -> Dataset:
     dataset = open_dataset(settings.name, settings.root, **settings.options)
     if settings.keep:
         dataset.keep_in_memory()
@@ -180,23 +179,16 @@ def _base_learner(
         accelerator.wait_for_everyone()
     if not ready.is_dir():
         raise UsageError(f"base.folder: there is no folder {ready}; name the base/ of a run.")
-    _check_base_classes(ready, recipe)
-    loaded: PSPNet = PSPNet.from_pretrained(ready)
-    return loaded
-
-
-def _check_base_classes(ready: Path, recipe: Recipe) -> None:
-    """Refuse a base learner whose run says that it learned this fold's novel classes."""
     beside = RunFolder(ready.parent).recipe
-    if not beside.is_file():
-        return
-    learned = load_recipe(beside)
+    learned = load_recipe(beside) if beside.is_file() else recipe
     there, here = ((r.dataset.name, r.fold) for r in (learned, recipe))
     if there != here:
         raise UsageError(
             f"base.folder: {ready} was trained on {there[0]}, fold {there[1]}, and may have seen "
             f"novel classes of {here[0]}, fold {here[1]}; name the base learner of that fold."
         )
+    loaded: PSPNet = PSPNet.from_pretrained(ready)
+    return loaded
 
 
 def _save(network: Any, folder: Path) -> None:  # noqa: ANN401 - the hub's mixin has no types
@@ -222,51 +214,6 @@ def _build_decoder(recipe: Recipe, view: FewShotView) -> FewShotDecoder:
     if recipe.base is None:
         load_imagenet(decoder.backbone, recipe)
     return decoder
-
-
-def _prior_maker(
-    recipe: Recipe, dataset: Dataset, device: torch.device, encoder: Encoder | None
-) -> PriorMaker | None:
-    if recipe.prior != "piclip":
-        return None
-    clip = recipe.clip
-    return PriorMaker(
-        encoder or Encoder.from_pretrained(clip.model, device=device, dtype=clip.dtype),
-        dataset.synonyms,
-        text=clip.text,
-        visual=clip.visual,
-        cache=None if clip.cache is None else FeatureCache(clip.cache),
-    )
-
-
-def _episodic_phase(
-    recipe: Recipe,
-    dataset: Dataset,
-    view: FewShotView,
-    decoder: FewShotDecoder,
-    maker: PriorMaker | None,
-) -> Phase:
-    def inputs(batch: EpisodeBatch, device: torch.device) -> dict[str, Any]:
-        maps = None if maker is None else prior_maps(maker, batch, recipe.clip.sees).to(device)
-        return {**moved(batch[0], device), "priors": maps}
-
-    score = None
-    if recipe.select != "last":
-        classes: Classes = "novel" if recipe.select == "novel-val" else "base"
-        judged = _view(recipe, dataset, "val", classes)
-        score = partial(validate, decoder, judged, recipe, maker)
-    return Phase(
-        name="episodic",
-        network=decoder,
-        objective=EpisodicObjective(decoder),
-        groups=parameter_groups(decoder, recipe.episodic.factors),
-        dataset=TrainingEpisodes(view, recipe, recipe.seed, base_labels=decoder.knows_base_classes),
-        collate=collate,
-        inputs=inputs,
-        settings=recipe.episodic,
-        steps=recipe.episodic.steps_for(len(view.keys)),
-        validate=score,
-    )
 
 
 def _export(recipe: Recipe, run: RunFolder, phase: Phase) -> None:

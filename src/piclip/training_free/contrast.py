@@ -6,10 +6,11 @@ For a class with supports, of which patches s are shown with a coverage c_s, and
           mean over the tower's blocks
     r = (z + mean of z in the parts of the image that q belongs to) / 2
         + w logit t                                          with a name that the CLIP knows
-    score = sigmoid(r)
+    score = sigmoid(r - margin)
 
 t is VTP after PIR, and w = text_weight times how far the name is to be believed
-(`piclip.training_free.naming`).
+(`piclip.training_free.naming`). The margin is 0 but where several supports ask for more
+(`piclip.training_free.margin`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from piclip.io.supports import Labelled
 from piclip.priors import contrast_prior
 from piclip.training_free.clusters import average_over_parts, cluster_parts
 from piclip.training_free.evidence import Answer, ClassMemory, Shown, cosine_spreads
+from piclip.training_free.margin import best_margin
 from piclip.training_free.naming import (
     Said,
     agreement,
@@ -39,13 +41,14 @@ from piclip.training_free.naming import (
     named_log_odds,
     text_maps,
 )
-from piclip.training_free.presence import class_presence, lift, presence_level
+from piclip.training_free.presence import class_presence, lift, presence_level, presence_scores
 from piclip.training_free.upsampling import EnlargedScores, edge_aware_upsample
 from piclip.training_free.vision import Seen, Vision
 
 _MARGIN = 0.25  # of the object's box on each side, when it is looked at closely
 _MOST_PATCHES = 8192  # of one class; of more, as many are drawn
 _FINE = 8  # pixels a patch at which edges are followed
+_MOST_LEFT_OUT = 8  # supports that are asked for; more tell little and cost time
 
 
 class ContrastEvidence:
@@ -99,10 +102,7 @@ class ContrastEvidence:
             )
         if memory.coverage.min() == 1:
             memory = self._by_name_alone(memory)
-        level = presence_level(
-            self.log_odds, memory, shown, without, default=self.settings.presence
-        )
-        return replace(memory, level=level)
+        return self._with_levels(memory, shown, without)
 
     def answer(
         self, seen: Seen, memories: Sequence[ClassMemory], contrast: Tensor | None
@@ -114,11 +114,8 @@ class ContrastEvidence:
         asked = None if said is None else said.log_odds
         if said is not None:
             maps |= {"visual_text": said.plain, "visual_text_refined": said.refined}
-            agreed = torch.stack([memory.agreement for memory in memories])
-            shown = torch.stack([memory.named for memory in memories])
-            trust = name_trust(agreed, shown, said.log_odds, self.settings.text_level)
-            weight = self.settings.text_weight * trust[:, :, None, None]
-            log_odds = supports_say + weight * map_log_odds(said.refined)
+            log_odds = supports_say + self._name_says(said, memories)
+        log_odds = log_odds - torch.stack([memory.margin for memory in memories])[:, None, None]
         maps["fused"] = torch.sigmoid(log_odds)
         return Answer(log_odds, maps, class_presence(seen, memories, supports_say, asked))
 
@@ -135,8 +132,7 @@ class ContrastEvidence:
 
     def follow_edges(self, values: Tensor, image: Image.Image) -> Tensor:
         """Values (C, h, w) at 8 pixels a patch, along the edges of the image; linear in them."""
-        height, width = (side * _FINE for side in values.shape[-2:])
-        small = image.resize((width, height), Image.Resampling.BILINEAR)
+        small = _small(image, (values.shape[-2], values.shape[-1]))
         device = values.device if values.is_cuda else "cpu"  # MPS lacks what is needed
         colours = torch.from_numpy(np.array(small)).to(device).permute(2, 0, 1) / 255
         return edge_aware_upsample(values[None].to(device), colours[None])[0]
@@ -172,11 +168,48 @@ class ContrastEvidence:
         ]
         return torch.stack(blocks)
 
+    def _name_says(self, said: Said, memories: Sequence[ClassMemory]) -> Tensor:
+        """Log-odds of the names' maps as far as the names are believed, (B, C, h, w)."""
+        agreed = torch.stack([memory.agreement for memory in memories])
+        shown = torch.stack([memory.named for memory in memories])
+        trust = name_trust(agreed, shown, said.log_odds, self.settings.text_level)
+        return self.settings.text_weight * trust[:, :, None, None] * map_log_odds(said.refined)
+
+    def _with_levels(
+        self, memory: ClassMemory, shown: Sequence[Shown], without: Sequence[Shown]
+    ) -> ClassMemory:
+        """The memory with its level and its margin, for which each image is asked by the rest."""
+        scores, answers = [], []
+        asked = shown[:_MOST_LEFT_OUT] if len(shown) > 1 or without else []
+        for number, one in (*enumerate(asked), *enumerate(without, len(shown))):
+            known = memory if len(shown) == 1 and number == 0 else memory.without(number)
+            log_odds = self.log_odds(one.seen, [known])
+            named = None if one.said is None else one.said.log_odds
+            scores.append(presence_scores(one.seen, [known], log_odds, named).flatten())
+            if number < len(shown) > 1:
+                if one.said is not None:
+                    log_odds = log_odds + self._name_says(one.said, [known])
+                found = self.follow_edges(log_odds[0], one.small)[0]
+                answers.append((found, one.small_coverage.to(found)))
+        own, others = torch.cat([memory.spreads.new_zeros(0), *scores]).split(
+            [len(asked), len(without)]
+        )
+        level = presence_level(own, others, default=self.settings.presence, name=memory.name)
+        margin = best_margin(answers, level.new_tensor(self.settings.threshold))
+        return replace(memory, level=level, margin=margin)
+
     def _shown(self, image: Image.Image, mask: NDArray[np.bool_], texts: Tensor) -> Shown:
         """One image that was labelled, without its encoding, which fifty of are too large."""
         seen = self.vision.see_support(image)
         coverage = mask_coverage(mask, seen.grid).flatten().to(seen.tokens.device)
-        return Shown(replace(seen, encoding=None), coverage, self.said(seen, texts[None]))
+        small = _small(image, seen.grid)
+        return Shown(
+            replace(seen, encoding=None),
+            coverage,
+            self.said(seen, texts[None]),
+            small,
+            mask_coverage(mask, (small.height, small.width)),
+        )
 
     def _by_name_alone(self, memory: ClassMemory) -> ClassMemory:
         """The memory with full trust in the name, where there is one."""
@@ -186,6 +219,11 @@ class ContrastEvidence:
             raise UsageError(f"{shown}, so that nothing tells it from other things; add {wanted}.")
         warnings.warn(f"{shown}, so only its name says where it is; add {wanted}.", stacklevel=2)
         return replace(memory, agreement=torch.ones_like(memory.agreement))
+
+
+def _small(image: Image.Image, grid: tuple[int, int]) -> Image.Image:
+    """The image at the size at which edges are followed; itself where it has it."""
+    return image.resize((grid[1] * _FINE, grid[0] * _FINE), Image.Resampling.BILINEAR)
 
 
 def _joint(tokens: Tensor) -> Tensor:
@@ -222,6 +260,7 @@ def _joined(
         agreement=torch.zeros((), device=device),
         named=torch.zeros((), device=device),
         level=torch.zeros((), device=device),
+        margin=torch.zeros((), device=device),
     )
 
 

@@ -30,6 +30,7 @@ class ClassMemory:
         agreement: How far the name's map agrees with the supports' masks, () in [0, 1].
         named: The CLIP's log-odds that the name is true of the supports, ().
         level: What presence is 0.5 at, ().
+        margin: By how much its log-odds are lowered, so that the threshold fits, ().
     """
 
     name: str
@@ -42,6 +43,7 @@ class ClassMemory:
     agreement: Tensor
     named: Tensor
     level: Tensor
+    margin: Tensor
 
     @property
     def shots(self) -> int:
@@ -85,11 +87,15 @@ class Shown:
         seen: The image, whole and without its encoding.
         coverage: Share of each of its N patches that is object, (N,).
         said: Of the name, B = C = 1; None without a CLIP.
+        small: The image at the size at which edges are followed, H x W.
+        small_coverage: Share of each of its pixels that is object, (H, W).
     """
 
     seen: Seen
     coverage: Tensor
     said: Said | None
+    small: Image.Image
+    small_coverage: Tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,20 +24,19 @@ comes near the threshold t, all its log-odds r are raised (`lift`), as far as pr
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from piclip.training_free.evidence import ClassMemory, Shown
+from piclip.training_free.evidence import ClassMemory
 from piclip.training_free.vision import Seen
 
 _SLOPE = 8.0
 _NEUTRAL = 0.6  # probability of the name that speaks neither for nor against the class
 _MARGIN = 0.1  # below the least of the supports' own scores
 _ABOVE = 1.0  # the threshold, in log-odds: where the surest pixel is raised to
-_MOST_LEFT_OUT = 8  # supports that are asked for; more tell little and cost time
 
 
 def presence_scores(
@@ -102,48 +101,30 @@ def lift(highest: Tensor, presence: Tensor, threshold: Tensor, share: float) -> 
     return torch.minimum(missing, share * torch.logit(presence, eps=1e-6).clamp_min(0))
 
 
-def presence_level(
-    log_odds: Callable[[Seen, Sequence[ClassMemory]], Tensor],
-    memory: ClassMemory,
-    supports: Sequence[Shown],
-    negatives: Sequence[Shown],
-    *,
-    default: float,
-) -> Tensor:
+def presence_level(own: Tensor, others: Tensor, *, default: float, name: str) -> Tensor:
     """What presence is 0.5 at.
 
     Args:
-        log_odds: r without the names of queries and classes, (B, C, h, w).
-        memory: The class.
-        supports: Its supports.
-        negatives: Images without it; one that seems to hold it all the same is warned of.
+        own: Scores s of the supports: of one by itself, of several by the rest, (K,); without
+            negatives those of one may be left out.
+        others: Scores of images without the class, (N,); one that seems to hold it all the same is
+            warned of.
         default: For one support and no negative.
+        name: The class.
 
     Returns:
-        The default; with two supports or more, half way from it to a little below the least score
-        that one of them gets from the others; with negatives, no less than half way from the
-        greatest of theirs to the supports'.
+        The default; with two supports or more, half way from it to a little below the least of
+        their own scores; with negatives, no less than half way from the greatest of theirs to the
+        supports'.
     """
-
-    def score(one: Shown, known: ClassMemory) -> Tensor:
-        supports_say = log_odds(one.seen, [known])
-        named = None if one.said is None else one.said.log_odds
-        return presence_scores(one.seen, [known], supports_say, named).flatten()
-
-    level = memory.coverage.new_tensor(default)
-    if len(supports) > 1:
-        asked = enumerate(supports[:_MOST_LEFT_OUT])
-        own = torch.cat([score(one, memory.without(number)) for number, one in asked])
+    level = own.new_tensor(default)
+    if len(own) > 1:
         level = (level + own.min() - _MARGIN) / 2
-    if negatives:
-        if len(supports) == 1:
-            own = score(supports[0], memory)
-        asked = enumerate(negatives, len(supports))
-        others = torch.cat([score(one, memory.without(number)) for number, one in asked])
+    if len(others):
         if others.max() >= own.max().clamp_min(default):
             warnings.warn(
-                f"Negative {int(others.argmax()) + 1} of {len(negatives)} looks as much like "
-                f"{memory.name!r} as its examples do; leave it out if it holds it.",
+                f"Negative {int(others.argmax()) + 1} of {len(others)} looks as much like "
+                f"{name!r} as its examples do; leave it out if it holds it.",
                 stacklevel=2,
             )
         level = torch.maximum(level, (others.max() + own.min()) / 2)

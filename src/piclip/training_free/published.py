@@ -62,6 +62,7 @@ class PublishedEvidence:
             agreement=tokens.new_ones(()),
             named=tokens.new_zeros(()),
             level=tokens.new_zeros(()),
+            margin=tokens.new_zeros(()),
         )
 
     def answer(

@@ -193,7 +193,7 @@ class TrainingFreeScorer:
         blocks, patches, _ = tensors["tokens"].shape
         shapes: dict[str, tuple[int, ...]]
         shapes = {"spreads": (blocks,), "coverage": (patches,), "owner": (patches,)}
-        shapes.update((field, ()) for field in ("count", "agreement", "named", "level"))
+        shapes.update((field, ()) for field in ("count", "agreement", "named", "level", "margin"))
         if any(tensors[field].shape != shape for field, shape in shapes.items()):
             raise ValueError(f"The fields of {name} do not have the shapes {shapes}")
         for field in _TENSOR_FIELDS:

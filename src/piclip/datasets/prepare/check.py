@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,57 +22,36 @@ from piclip.datasets.prepared import (
 )
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.io.images import image_size
-from piclip.io.outputs import Progress
+from piclip.io.outputs import Progress, summed
 
 _OPENERS = {"pascal-5i": open_pascal, "coco-20i": open_coco}
 
 
 class Problem(NamedTuple):
-    """Something that is missing or wrong.
+    """Something that is missing or wrong."""
 
-    Attributes:
-        kind: "list", "photograph", "mask", "size" or "values".
-        key: The image; empty for lists.
-        text: One sentence for people.
-    """
-
-    kind: str
-    key: str
-    text: str
+    kind: str  # list, photograph, mask, size or values
+    key: str  # the image; empty for lists
+    text: str  # one sentence for people
 
 
 class Count(NamedTuple):
-    """Images of one split that show a class, or any novel class of a fold.
+    """Images of one split that show a class, or any novel class of a fold."""
 
-    Attributes:
-        any_pixels: With at least one pixel.
-        counting: With at least as many pixels of one class as the rule asks for.
-    """
-
-    any_pixels: int
-    counting: int
+    any_pixels: int  # with at least one pixel
+    counting: int  # with at least as many pixels of one class as the rule asks for
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a prepared folder holds.
+    """What a prepared folder holds."""
 
-    Attributes:
-        name: Of the dataset.
-        folder: The prepared folder.
-        minimum_pixels: From here on an image counts for a class.
-        images: Number of listed images per split.
-        classes: Per fold, name of each novel class to its counts per split.
-        folds: Per fold, the images that show any of its novel classes, per split.
-        problems: What is missing or wrong.
-    """
-
-    name: str
+    name: str  # of the dataset
     folder: Path
-    minimum_pixels: int
-    images: dict[Split, int]
-    classes: list[dict[str, dict[Split, Count]]]
-    folds: list[dict[Split, Count]]
+    minimum_pixels: int  # from here on an image counts for a class
+    images: dict[Split, int]  # how many are listed
+    classes: list[dict[str, dict[Split, Count]]]  # per fold, by the names of its novel classes
+    folds: list[dict[Split, Count]]  # per fold, of images that show any of these
     problems: list[Problem]
 
     def as_json(self) -> dict[str, Any]:
@@ -104,17 +84,14 @@ class Report:
 
 
 def check_folder(root: Path, progress: Progress | None = None) -> Report:
-    """Look through a prepared folder.
+    """Look through a folder that ``piclip data prepare`` wrote.
 
     Every mask is decoded; of a photograph only the header is read, so damage further on is not
-    found here.
+    found here. Whatever is missing or wrong is among the report's problems.
 
     Args:
-        root: What ``piclip data prepare`` wrote.
+        root: The folder.
         progress: Told how many images have been looked at.
-
-    Returns:
-        The report; whatever is missing or wrong is among its problems.
 
     Raises:
         UsageError: The folder is no prepared one.
@@ -133,17 +110,14 @@ def check_folder(root: Path, progress: Progress | None = None) -> Report:
         if not path.is_file()
     ]
     listed = {split: dataset.keys(split) for split, path in lists.items() if path.is_file()}
-    pixels = {
-        split: np.zeros((len(keys), len(dataset.class_names)), dtype=np.int64)
-        for split, keys in listed.items()
-    }
-    rows = [row for split, keys in listed.items() for row in zip(keys, pixels[split], strict=True)]
+    told = summed(progress, sum(map(len, listed.values())))
+    pixels: dict[Split, NDArray[np.int64]] = {}
     with ThreadPoolExecutor() as pool:
-        looked_at = pool.map(lambda row: _look_at(row[0], row[1], dataset), rows)
-        for done, found in enumerate(looked_at, start=1):
-            problems += found
-            if progress is not None:
-                progress(done, len(rows))
+        for split, keys in listed.items():
+            pixels[split] = np.zeros((len(keys), len(dataset.class_names)), dtype=np.int64)
+            for found in pool.map(partial(_look_at, dataset), keys, pixels[split]):
+                problems += found
+                told(1)
 
     def images_with(columns: Sequence[int]) -> dict[Split, Count]:
         """Images that show, and that count for, at least one of the classes."""
@@ -167,7 +141,7 @@ def check_folder(root: Path, progress: Progress | None = None) -> Report:
     )
 
 
-def _look_at(key: str, pixels: NDArray[np.int64], dataset: PreparedDataset) -> list[Problem]:
+def _look_at(dataset: PreparedDataset, key: str, pixels: NDArray[np.int64]) -> list[Problem]:
     """Counts the pixels of every class (C,) in one image with an intact mask; finds problems."""
     file, problems = dataset.files(key).image, []
     photograph = mask = None

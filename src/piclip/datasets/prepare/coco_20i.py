@@ -47,14 +47,10 @@ def prepare_coco(
         reading: Told how many bytes of an annotation file are read.
         progress: Told how many masks are done.
 
-    Returns:
-        The counts, to be compared with the published ones.
-
     Raises:
         UsageError: A file has other categories, or an image is in two of them.
         DatasetError: A photograph or file is missing, or an annotation is damaged.
-        OutputError: The folder cannot be written.
-        PiclipError: Ctrl-C was pressed; finished masks stay.
+        OutputError, PiclipError: As `carry_out`.
     """
     if not annotations:
         raise UsageError("Give at least one --annotations, such as instances_val2014.json.")
@@ -62,7 +58,8 @@ def prepare_coco(
     labelled: dict[str, CocoImage] = {}
     for file in annotations:
         items = _read_annotations(file, reading)
-        folder = _photographs_folder(images, file)
+        folder = Path(file.stem.removeprefix("instances_"))
+        folder = folder if (images / folder).is_dir() else Path()
         twice = labelled.keys() & items.keys()
         if twice:
             raise UsageError(
@@ -70,7 +67,13 @@ def prepare_coco(
                 f"{min(twice)}; give every image once."
             )
         labelled |= items
-        lists.setdefault(_split_of(file), {}).update(
+        split = next((split for split in SPLITS if split in file.stem), None)
+        if split is None:
+            raise UsageError(
+                f"{file.name} does not say whether its images are for training; put train or val "
+                f"into the name, as in instances_val2014.json."
+            )
+        lists.setdefault(split, {}).update(
             (key, (folder / Path(item.path).name).as_posix()) for key, item in sorted(items.items())
         )
     plan = Plan(
@@ -103,19 +106,3 @@ def _read_annotations(file: Path, reading: Progress | None) -> dict[str, CocoIma
                 f"alone; give each its own."
             )
     return {Path(key).name: image for key, image in images.items() if image.annotations}
-
-
-def _split_of(file: Path) -> Split:
-    for split in SPLITS:
-        if split in file.stem:
-            return split
-    raise UsageError(
-        f"{file.name} does not say whether its images are for training; put train or val into the "
-        f"name, as in instances_val2014.json."
-    )
-
-
-def _photographs_folder(images: Path, file: Path) -> Path:
-    """Where an annotation file's photographs lie, relative to ``images``."""
-    folder = Path(file.stem.removeprefix("instances_"))
-    return folder if (images / folder).is_dir() else Path()

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -34,23 +35,14 @@ _UNSATISFIABLE = 416
 
 @dataclass(frozen=True)
 class Archive:
-    """One file to download.
-
-    Attributes:
-        name: Of the file.
-        urls: Where it is, the first first.
-        md5: Its checksum in hexadecimal digits.
-        size: Its bytes.
-        packed: Whether it is to be unpacked.
-        needed: Whether nothing can be done without it.
-    """
+    """One file to download."""
 
     name: str
-    urls: tuple[str, ...]
+    urls: tuple[str, ...]  # where it is, the first first
     md5: str
-    size: int
-    packed: bool = True
-    needed: bool = True
+    size: int  # bytes
+    packed: bool = True  # it is to be unpacked
+    needed: bool = True  # nothing can be done without it
 
 
 # The checksums are those that public code checks against (torchvision for VOC and SBD); COCO
@@ -107,7 +99,7 @@ def _unheard(_label: str, _done: int, _total: int | None) -> None:
 
 
 def download(dataset: str, out: Path, progress: Progress = _unheard) -> list[str]:
-    """Download and unpack the files of a dataset into a folder.
+    """Download and unpack the files of a dataset; gives a sentence for each that is left out.
 
     Archives go to ``OUT/archives``; files that were put there by hand are checked and used. Once
     an archive is unpacked it may be deleted.
@@ -116,9 +108,6 @@ def download(dataset: str, out: Path, progress: Progress = _unheard) -> list[str
         dataset: "pascal" or "coco".
         out: The folder, made if need be.
         progress: Told what is being done.
-
-    Returns:
-        One sentence for each file that could not be had but is not needed.
 
     Raises:
         UsageError: There is no such dataset, or pooch is not installed.
@@ -153,21 +142,13 @@ def _provide(archive: Archive, out: Path, progress: Progress) -> None:
     done = folder / f"{archive.name}.unpacked"
     if not done.is_file():
         file = download_archive(archive, folder, progress)
-        label = f"Unpacking {archive.name}"
-        count = unpack(file, out, lambda done, total: progress(label, done, total))
-        write_json({"files": count}, done)
+        write_json({"files": unpack(file, out, partial(progress, f"Unpacking {file.name}"))}, done)
 
 
 def download_archive(archive: Archive, folder: Path, progress: Progress = _unheard) -> Path:
-    """Download one file from the first of its addresses that works.
+    """Download one file into a folder, from the first of its addresses that works.
 
-    Args:
-        archive: What to download.
-        folder: Where it goes; a file of this name with the right checksum is used as it is.
-        progress: Told what is being done.
-
-    Returns:
-        The file.
+    A file of this name with the right checksum is used as it is.
 
     Raises:
         PiclipError: No address works, or the file has another checksum.
@@ -222,12 +203,7 @@ def _check_space(archive: Archive, folder: Path, part: Path) -> None:
 
 
 def _fetch(url: str, part: Path, archive: Archive, progress: Progress) -> None:
-    """Download to a file; bytes that are already in it are not fetched again.
-
-    Raises:
-        PiclipError: The server refuses, or the connection keeps breaking.
-        OSError: The file cannot be written.
-    """
+    """Download to a file; bytes that are already in it are not fetched again."""
     import requests  # noqa: PLC0415 - comes with pooch
 
     reason, failures = "", 0
@@ -265,8 +241,7 @@ def _continue(url: str, part: Path, archive: Archive, progress: Progress) -> Non
     if have == archive.size:
         return
     headers = {"User-Agent": f"piclip/{__version__}", "Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
+    headers |= {"Range": f"bytes={have}-"} if have else {}
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
         response.raise_for_status()
         # Of status 200 all of it comes, whatever was asked for.

@@ -5,7 +5,7 @@ SBD is the Semantic Boundaries Dataset, whose masks are MATLAB files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,14 +62,10 @@ def prepare_pascal(
             and whatever follows it).
         progress: Told how many masks are done.
 
-    Returns:
-        The counts, to be compared with the published ones.
-
     Raises:
         UsageError: The arguments do not fit together, or a folder is not what it should be.
         ImageError, MaskError: Something is missing, damaged or holds unknown values.
-        OutputError: The folder cannot be written.
-        PiclipError: Ctrl-C was pressed; finished masks stay.
+        OutputError, PiclipError: As `carry_out`.
     """
     check_choice("train list", train_list, PUBLISHED_COUNTS)
     folder = _find_folder(
@@ -90,7 +86,8 @@ def prepare_pascal(
     published: dict[Split, int] = {"val": PUBLISHED_VAL}
     if list_file is None:
         published["train"] = PUBLISHED_COUNTS[train_list]
-    lists: dict[Split, dict[str, str]] = {"train": _listed(train), "val": _listed(val)}
+    both: dict[Split, set[str]] = {"train": train, "val": val}
+    lists = {s: {key: f"JPEGImages/{key}.jpg" for key in sorted(both[s])} for s in both}
     plan = Plan("pascal-5i", class_names("voc"), folder, origin.name, lists, origin.read, published)
     return carry_out(plan, out, progress)
 
@@ -163,10 +160,6 @@ def read_keys(path: Path) -> set[str]:
     return keys
 
 
-def _listed(keys: Iterable[str]) -> dict[str, str]:
-    return {key: f"JPEGImages/{key}.jpg" for key in sorted(keys)}
-
-
 def _sbd_origin(root: Path) -> _Origin:
     """The masks of an SBD folder: ``cls`` (of classes) or else ``inst`` (of single objects)."""
     folder = _find_folder(
@@ -190,7 +183,7 @@ def _read_class_mat(path: Path) -> ClassMap:
 
 
 def read_instance_mat(path: Path) -> ClassMap:
-    """Read ``inst/KEY.mat``: object numbers (GTinst.Segmentation) looked up in their Categories.
+    """Read ``inst/KEY.mat``: numbers of objects (GTinst.Segmentation), which have Categories.
 
     Raises:
         MaskError: The file is missing, damaged or of another structure.
@@ -209,11 +202,7 @@ def read_instance_mat(path: Path) -> ClassMap:
 
 
 def _find_folder(root: Path, places: tuple[str, ...], markers: tuple[str, ...], name: str) -> Path:
-    """The first of the places below ``root`` that holds one of the marker folders.
-
-    Raises:
-        UsageError: There is none.
-    """
+    """The first of the places below ``root`` that holds one of the marker folders (UsageError)."""
     for place in places:
         if any((root / place / marker).is_dir() for marker in markers):
             return root / place

@@ -8,6 +8,7 @@ to the folder of photographs and to the prepared folder.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,14 @@ from piclip.datasets.dataset import Split
 from piclip.datasets.prepared import FORMAT, SPLITS, read_description
 from piclip.errors import DatasetError, ImageError, PiclipError, UsageError
 from piclip.formats.voc import check_values
-from piclip.io.outputs import Progress, atomic_path, ensure_folder, write_json, write_png
+from piclip.io.outputs import (
+    Progress,
+    atomic_path,
+    ensure_folder,
+    summed,
+    write_json,
+    write_png,
+)
 from piclip.io.overlays import class_map_image
 
 ClassMap: TypeAlias = npt.NDArray[np.uint8]
@@ -28,21 +36,13 @@ ClassMap: TypeAlias = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a preparation leaves.
+    """What a preparation leaves."""
 
-    Attributes:
-        folder: The prepared folder.
-        counts: Images per list.
-        published: Images that the published lists hold, where that is known.
-        made: Masks written by this run.
-        kept: Masks that were there from an earlier run.
-    """
-
-    folder: Path
-    counts: Mapping[Split, int]
-    published: Mapping[Split, int]
-    made: int
-    kept: int
+    folder: Path  # the prepared folder
+    counts: Mapping[Split, int]  # images per list
+    published: Mapping[Split, int]  # images that the published lists hold, where that is known
+    made: int  # masks written by this run
+    kept: int  # masks that were there from an earlier run
 
     @property
     def departures(self) -> list[str]:
@@ -58,38 +58,23 @@ class Prepared:
 class Plan:
     """Everything a preparation needs to know before it writes.
 
-    Attributes:
-        name: Of the dataset, as ``open_dataset`` takes it.
-        class_names: Class index i has the value i + 1 in the masks.
-        images: The folder of photographs.
-        made_from: What the masks are made from; masks of two origins are never mixed.
-        lists: The photographs of each split by the keys of their images, the masks' stems: paths
-            relative to the folder, with forward slashes. No key is in two lists.
-        mask: Makes the class map of a key.
-        published: Lengths of the published lists.
+    The photographs of ``lists`` are by the keys of their images, the masks' stems: paths relative
+    to ``images``, with forward slashes. No key is in two lists.
     """
 
-    name: str
-    class_names: tuple[str, ...]
-    images: Path
-    made_from: str
+    name: str  # as ``open_dataset`` takes it
+    class_names: tuple[str, ...]  # in the order of their values
+    images: Path  # the folder of photographs
+    made_from: str  # masks of two origins are never mixed
     lists: Mapping[Split, Mapping[str, str]]
-    mask: Callable[[str], ClassMap]
-    published: Mapping[Split, int]
+    mask: Callable[[str], ClassMap]  # makes the class map of a key
+    published: Mapping[Split, int]  # lengths of the published lists
 
 
 def carry_out(plan: Plan, out: Path, progress: Progress | None = None) -> Prepared:
     """Write a prepared folder; masks that are there from an earlier run are kept.
 
     The lists are written last, so a folder with lists has all their masks.
-
-    Args:
-        plan: What to write.
-        out: The folder, made if need be.
-        progress: Told how many masks are done.
-
-    Returns:
-        The counts.
 
     Raises:
         UsageError: The folder holds masks of another origin, or no image is listed.
@@ -100,23 +85,27 @@ def carry_out(plan: Plan, out: Path, progress: Progress | None = None) -> Prepar
     _check_photographs(plan)
     _start(plan, out)
     keys = [key for split in SPLITS for key in plan.lists.get(split, ())]
-    waiting = [key for key in keys if not _mask_path(out, key).is_file()]
-    made = 0
+    masks = {key: out / "masks" / f"{key}.png" for key in keys}
+    waiting = [key for key, path in masks.items() if not path.is_file()]
+    kept = len(keys) - len(waiting)
+    told = summed(progress, len(keys), kept)
     try:
-        for made, key in enumerate(waiting, start=1):
+        for key in waiting:
             class_map = plan.mask(key)
             check_values(class_map, len(plan.class_names), f"the mask of {key}")
-            write_class_map(class_map, _mask_path(out, key))
-            if progress is not None:
-                progress(len(keys) - len(waiting) + made, len(keys))
+            write_class_map(class_map, masks[key])
+            told(1)
     except KeyboardInterrupt as error:
-        there = sum(_mask_path(out, key).is_file() for key in keys)
+        there = sum(path.is_file() for path in masks.values())
         raise PiclipError(
             f"Stopped with {there} of {len(keys)} masks done; run the same command again to go on."
         ) from error
-    _write_lists(plan, out)
+    for split, listed in plan.lists.items():
+        lines = [f"{photograph}\tmasks/{key}.png\n" for key, photograph in listed.items()]
+        with atomic_path(out / "lists" / f"{split}.txt") as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
     counts: dict[Split, int] = {split: len(listed) for split, listed in plan.lists.items()}
-    return Prepared(out, counts, plan.published, made, len(keys) - len(waiting))
+    return Prepared(out, counts, plan.published, len(waiting), kept)
 
 
 def write_class_map(class_map: ClassMap, path: Path) -> Path:
@@ -125,20 +114,12 @@ def write_class_map(class_map: ClassMap, path: Path) -> Path:
 
 
 def names_in(folder: Path, suffix: str) -> set[str]:
-    """Stems of the files of a folder that have this suffix, hidden ones left out.
-
-    Raises:
-        ImageError: The folder is missing or cannot be read.
-    """
+    """Stems of the files of a folder with this suffix, but for hidden ones (ImageError)."""
     try:
-        entries = [entry.name for entry in folder.iterdir()]
+        names = os.listdir(folder)  # noqa: PTH208 - names alone, of a hundred thousand
     except OSError as error:
         raise ImageError(f"{folder} cannot be read ({error.strerror}); check the path.") from error
-    return {
-        name.removesuffix(suffix)
-        for name in entries
-        if name.endswith(suffix) and not name.startswith(".")
-    }
+    return {n.removesuffix(suffix) for n in names if n.endswith(suffix) and not n.startswith(".")}
 
 
 def refuse_missing(missing: Iterable[str], what: str, folder: Path, advice: str) -> None:
@@ -147,10 +128,6 @@ def refuse_missing(missing: Iterable[str], what: str, folder: Path, advice: str)
     if names:
         some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise DatasetError(f"{len(names)} {what} are missing in {folder} ({some}); {advice}.")
-
-
-def _mask_path(out: Path, key: str) -> Path:
-    return out / "masks" / f"{key}.png"
 
 
 def _check_photographs(plan: Plan) -> None:
@@ -184,10 +161,3 @@ def _start(plan: Plan, out: Path) -> None:
         "made_from": plan.made_from,
     }
     write_json(description, out / "dataset.json")
-
-
-def _write_lists(plan: Plan, out: Path) -> None:
-    for split, listed in plan.lists.items():
-        lines = [f"{photograph}\tmasks/{key}.png\n" for key, photograph in listed.items()]
-        with atomic_path(out / "lists" / f"{split}.txt") as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")

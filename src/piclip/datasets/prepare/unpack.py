@@ -27,19 +27,12 @@ _DAMAGE: tuple[type[Exception], ...] = (
 
 
 def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> int:
-    """Unpack the regular files of a .zip, .tar or .tgz archive.
+    """Unpack the regular files of a .zip, .tar or .tgz archive into a folder; gives their number.
 
     Files of the right size that are already there are kept, so an interrupted run can be
     repeated; that, and that each file is there in full or not at all, is what the standard
-    library's ``extractall`` does not do. Links and devices are left out.
-
-    Args:
-        archive: The archive.
-        folder: Where to unpack; made if need be.
-        progress: Told how far the archive has been read.
-
-    Returns:
-        Number of files in the archive.
+    library's ``extractall`` does not do. Links and devices are left out. ``progress`` is told how
+    far the archive has been read.
 
     Raises:
         PiclipError: The archive is damaged, or a name in it leads out of the folder.

@@ -48,15 +48,10 @@ MARGIN = 8
 
 @dataclass(frozen=True)
 class Glyph:
-    """One drawn shape.
+    """One drawn shape."""
 
-    Attributes:
-        silhouette: where the object is, 8-bit gray image, 255 inside.
-        ink: the lines on its body, 8-bit gray image of the same size, 255 on a line.
-    """
-
-    silhouette: Image.Image
-    ink: Image.Image
+    silhouette: Image.Image  # where the object is, 8-bit gray image, 255 inside
+    ink: Image.Image  # the lines on its body, 8-bit gray image of the same size, 255 on a line
 
 
 @lru_cache(maxsize=1)

@@ -29,13 +29,9 @@ class Placement:
     def draw(
         cls, rng: np.random.Generator, source: tuple[int, int], longest: float, canvas: int
     ) -> Placement:
-        """Draws one at random for a glyph of size ``source`` (width, height).
+        """Draws one at random for a glyph of size ``source`` (width, height), margin included.
 
-        Args:
-            rng: Source of randomness.
-            source: Of the glyph's image, margin included.
-            longest: Longest side of the object in pixels of the canvas.
-            canvas: Side of the canvas in pixels.
+        The longest side of the object has about ``longest`` pixels of the canvas.
         """
         width, height = source
         scale = longest / (max(source) - 2 * MARGIN)
@@ -59,14 +55,11 @@ class Placement:
         back = (grid - centre) @ np.linalg.inv(linear).T + np.array([width, height]) / 2
         back += rng.normal(0, 0.035 * max(source), back.shape)
         mesh = []
-        for row in range(3):
-            for column in range(3):
-                target = (xs[column] - x0, ys[row] - y0, xs[column + 1] - x0, ys[row + 1] - y0)
-                quad = [back[row, column], back[row + 1, column]]
-                quad += [back[row + 1, column + 1], back[row, column + 1]]
-                mesh.append(
-                    (tuple(int(v) for v in target), tuple(float(v) for v in np.concatenate(quad)))
-                )
+        for row, column in np.ndindex(3, 3):
+            target = (xs[column] - x0, ys[row] - y0, xs[column + 1] - x0, ys[row + 1] - y0)
+            corner, opposite = back[row : row + 2, column], back[row : row + 2, column + 1]
+            quad = np.concatenate([*corner, *opposite[::-1]])
+            mesh.append((tuple(map(int, target)), tuple(quad.tolist())))
         return cls((int(x0), int(y0), int(x1), int(y1)), mesh, canvas)
 
     @property

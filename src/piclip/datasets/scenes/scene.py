@@ -89,25 +89,18 @@ class Scene:
         return tuple(CLASS_NAMES[k - 1] for k in np.unique(self.class_map) if k > 0)
 
     def mask(self, name: str) -> NDArray[np.bool_]:
-        """Where the class is visible, bool (H, W).
-
-        Raises:
-            UsageError: There is no such class in the built-in world.
-        """
+        """Where the class is visible, bool (H, W); UsageError for a class that no scene has."""
         return np.asarray(self.class_map == _class_index(name) + 1)
 
 
 def make_scene(seed: int, index: int, layout: Layout = WORLD, include: str | None = None) -> Scene:
-    """Draws one scene.
+    """Draws one scene, in which at least 30 % of every object is visible.
 
     Args:
         seed: the world's seed; training, calibration and test use different ones.
         index: number of the scene, 0 or more.
         layout: how crowded it is.
         include: name of a class that must be among the objects.
-
-    Returns:
-        The scene; of every object at least 30 % is visible.
 
     Raises:
         UsageError: There is no class ``include``, or no scene of this layout.

@@ -35,13 +35,9 @@ class PhotoQuestions:
     images with enough pixels of the class; wrong supports likewise; and an absent image among all
     that have not a single pixel of it.
 
-    Args:
-        folder: See `open_photographs`.
-        only: Numbers of the images to take, as in "2008_000019"; None for all.
-        episodes: How many in each mode.
-        seed: Another one draws other episodes.
-        calibration_episodes: How many choose the thresholds, drawn from another seed.
-        leave_out: Classes that no image is taken of.
+    The folder is one of `open_photographs`; ``only`` are numbers of the images to take, as in
+    "2008_000019", None for all; of the classes that are left out no image is taken. There are so
+    many episodes in each mode, and those that choose the thresholds are drawn from another seed.
 
     Raises:
         UsageError: The folder, a number or a class is unknown.
@@ -80,11 +76,7 @@ class PhotoQuestions:
         return self.dataset.class_names
 
     def ask(self, mode: str, shots: int) -> list[Question]:
-        """See `Questions.ask`.
-
-        Raises:
-            DatasetError: Too few images.
-        """
+        """See `Questions.ask`; DatasetError where there are too few images."""
         needed = shots + _SPARE_IMAGES
         classes = [int(c) for c in np.flatnonzero(self._enough.sum(axis=0) >= needed)]
         if len(classes) < 2 or not self._absent[:, classes].any(axis=0).all():
@@ -102,18 +94,17 @@ class PhotoQuestions:
             query, *supports = rng.sample(images[asked], shots + 1)
             if mode == WRONG:
                 supports = rng.sample(images[shown], shots)
-            absent = self._without(classes[asked], rng) if mode == ABSENT else None
             asked, shown = classes[asked], classes[shown]
+            absent: str | None = None
+            while mode == ABSENT and absent is None:
+                row = rng.choice(range(len(self.keys)))
+                absent = self.keys[row] if self._absent[row, asked] else None
             questions.append(Question(asked, shown, name, query, tuple(supports), absent))
         return questions
 
     def load(self, key: str, _: int | None) -> Sample:
         """See `Questions.load`."""
         return self.dataset.sample(key)
-
-    def _without(self, class_index: int, rng: random.Random) -> str:
-        rows = iter(lambda: rng.choice(range(len(self.keys))), None)
-        return next(self.keys[row] for row in rows if self._absent[row, class_index])
 
 
 def run_photo_benchmark(
@@ -131,18 +122,9 @@ def run_photo_benchmark(
     """Measures every map and mode on photographs.
 
     Each map has one threshold. It is chosen on ``calibration_episodes`` other episodes of the same
-    images; the final mask keeps the segmenter's own threshold.
-
-    Args:
-        predictor: The segmenter, without training.
-        folder: See `open_photographs`.
-        only: A text file with the numbers of the images to take, one in each line.
-        episodes: How many in each mode.
-        seed: Another one draws other episodes.
-        shots: Numbers of supports.
-        calibration_episodes: Episodes for the thresholds.
-        workers: As in `measure`.
-        progress: As in `measure`.
+    images; the final mask keeps the segmenter's own threshold. ``only`` is a text file with the
+    numbers of the images to take, one in each line. Other arguments are those of `PhotoQuestions`
+    and `measure`.
 
     Raises:
         UsageError: A number is below 1, the folder is unknown, or a trained decoder segments.

@@ -67,15 +67,8 @@ def run_scene_benchmark(
 
     Each map has one global threshold. It is chosen on ``calibration_episodes`` episodes of scenes
     that neither training nor the test uses; the final mask keeps the segmenter's own threshold.
-
-    Args:
-        predictor: The segmenter, without training.
-        episodes: Test episodes of each seed.
-        seeds: How many seeds, 0 to ``seeds - 1``; modes but "named" are asked of the first alone.
-        shots: Numbers of supports.
-        calibration_episodes: Episodes for the thresholds.
-        workers: As in `measure`.
-        progress: As in `measure`.
+    Each of the seeds 0 to ``seeds - 1`` has so many test episodes; modes but "named" are asked of
+    the first alone. Other arguments are those of `measure`.
 
     Raises:
         UsageError: A number is below 1, or a trained decoder segments.

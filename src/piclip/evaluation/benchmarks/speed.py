@@ -6,18 +6,21 @@ long it takes does not depend on the values.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import time
+import traceback
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from piclip.errors import UsageError
-from piclip.evaluation.benchmarks.memory import peak_memory
+from piclip.errors import PiclipError, UsageError
 from piclip.evaluation.benchmarks.workload import (
     MANY,
     SEGMENTED,
@@ -34,85 +37,59 @@ from piclip.evaluation.benchmarks.workload import (
     segment_files,
 )
 from piclip.io.outputs import Progress
+from piclip.io.processes import worker_pool
 
 RATIOS: dict[str, tuple[str, float | None]] = {
+    # Priors of one query (VTP, VVP of both blocks, PIR) with cached texts and supports, the query's
+    # encoding included; each further class is the mean over the second to the twentieth.
     "one_class": ("one class / plain forward", 1.20),
     "extra_class": ("each further class / plain forward", 0.10),
     "twenty_classes": ("20 classes / plain forward", 3.0),
+    # See `reference_priors`.
     "reference_one_class": ("one class as published / plain forward", None),
     "reference_twenty_classes": ("20 classes as published / plain forward", None),
+    # `FewShotSegmenter.fit` and `predict`, end to end: an image in memory to its mask.
     "fit": ("fit, one labelled image / plain forward", None),
     "predict_one_class": ("predict, one class / plain forward", 1.35),
     "predict_twenty_classes": ("predict, 20 classes / plain forward", 3.0),
     "predict_large": ("predict, 20 classes, 12 megapixels / plain forward", 4.0),
+    # Time of one class; None without AVX-512 BF16 and AMX, where bfloat16 is emulated.
     "bf16_over_fp32": ("bfloat16 / float32", None),
+    # Above the loaded model, one class; None where the system does not tell.
     "memory": ("peak memory / plain forward", 2.0),
 }
-"""Fields of the report: what each is called, and the most it may be where there is an aim."""
+"""Names of a report's ratios: what each is called, and the most it may be if there is an aim."""
+
+RESET = Path("/proc/self/clear_refs")
+"""Of the kernel's high-water mark of resident memory; Linux alone has it."""
 
 
 @dataclass(frozen=True)
 class SpeedReport:
-    """Ratios to transformers' forward pass of the same image, and what they come from.
+    """Ratios to transformers' forward pass of the same image, and the medians they come from."""
 
-    Attributes:
-        one_class: Priors of one query and one class (VTP, VVP of both blocks, PIR) with cached
-            texts and supports, the query's encoding included.
-        extra_class: What each further class adds, mean over the second to the twentieth.
-        twenty_classes: Priors of twenty classes.
-        reference_one_class: Priors of one class in the order of the published code, which encodes
-            a query twice, see `reference_priors`.
-        reference_twenty_classes: The same of twenty classes, which it goes through one by one.
-        fit: `FewShotSegmenter.fit` of one class with one labelled image in memory.
-        predict_one_class: `FewShotSegmenter.predict` end to end, an image in memory to its mask, of
-            one class with one support.
-        predict_twenty_classes: The same of twenty classes.
-        predict_large: The same of twenty classes in a photograph of 12 megapixels.
-        segment_per_second: Images of the model's input size a second, from JPEG files to masks of
-            one class in PNG files.
-        bf16_over_fp32: Time of one class in bfloat16 over float32; None where the processor has
-            neither AVX-512 BF16 nor AMX, without which bfloat16 is emulated.
-        memory: Peak memory above the loaded model, one class over plain; None where the system
-            does not tell.
-        plain_seconds: Median of the plain forward pass.
-        stages: Median seconds of each stage of one class.
-        stages_twenty: Median seconds of each stage of twenty classes.
-        memory_mib: Peak above the loaded model of "plain" and "priors", and of "predict_large"
-            above the fitted segmenter, in MiB; empty if unknown.
-        threads: Threads of torch.
-        rounds: Rounds whose medians these are.
-        workload: Sizes of model and image.
-    """
-
-    one_class: float
-    extra_class: float
-    twenty_classes: float
-    reference_one_class: float
-    reference_twenty_classes: float
-    fit: float
-    predict_one_class: float
-    predict_twenty_classes: float
-    predict_large: float
-    segment_per_second: float
-    bf16_over_fp32: float | None
-    memory: float | None
-    plain_seconds: float
-    stages: dict[str, float]
-    stages_twenty: dict[str, float]
+    ratios: dict[str, float | None]  # by the names of `RATIOS`; None: not measurable here
+    segment_per_second: float  # images of the model's size, from JPEG files to masks in PNG files
+    plain_seconds: float  # of the plain forward pass
+    stages: dict[str, float]  # seconds of each stage of one class
+    stages_twenty: dict[str, float]  # the same of twenty classes
+    # MiB above the loaded model at the peaks of "plain" and "priors", and above the fitted
+    # segmenter at that of "predict_large"; empty if unknown.
     memory_mib: dict[str, float]
-    threads: int
+    threads: int  # of torch
     rounds: int
     workload: Workload
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as plain data, for JSON."""
-        return asdict(self)
+        """The report as plain data, for JSON; each ratio is a key of its own."""
+        others = asdict(self)
+        return {**others.pop("ratios"), **others}
 
     def rows(self) -> list[tuple[str, str, str]]:
         """The table for people: (what, ratio, target)."""
         table = []
-        for field, (name, most) in RATIOS.items():
-            value = getattr(self, field)
+        for key, (name, most) in RATIOS.items():
+            value = self.ratios[key]
             shown = "not measurable here" if value is None else f"{value:.3f}"
             table.append((name, shown, "" if most is None else f"<= {most:.2f}"))
         return table
@@ -130,12 +107,11 @@ class SpeedReport:
 
     def breakdown(self) -> list[tuple[str, str, str]]:
         """Where the time goes: (stage, one class, 20 classes), each over the plain forward."""
-        table = []
-        for stage in self.stages:
-            one, twenty = self.stages[stage], self.stages_twenty[stage]
-            plain = self.plain_seconds
-            table.append((stage, f"{one / plain:.3f}", f"{twenty / plain:.3f}"))
-        return table
+        plain = self.plain_seconds
+        return [
+            (stage, f"{one / plain:.3f}", f"{self.stages_twenty[stage] / plain:.3f}")
+            for stage, one in self.stages.items()
+        ]
 
 
 def run_speed_benchmark(
@@ -151,15 +127,8 @@ def run_speed_benchmark(
     Each round runs the plain pass, one class and twenty classes in turn, so that a change of the
     machine's pace meets all of them; the ratios are those of the medians.
 
-    Args:
-        workload: Sizes; by default ViT-B/16 at 480 x 480.
-        threads: Threads of torch while measuring.
-        rounds: How many rounds, after one that is not counted.
-        measure_memory: Also measure peak memory, each pass in a fresh process.
-        on_round: Called after each round with its number and the total.
-
-    Returns:
-        The ratios and the medians they come from.
+    The sizes are by default those of ViT-B/16 at 480 x 480. One round more is run, which does not
+    count. Peak memory is measured of each pass in a fresh process.
 
     Raises:
         UsageError: Fewer than one round or thread.
@@ -175,22 +144,27 @@ def run_speed_benchmark(
     finally:
         torch.set_num_threads(before)
     totals = {name: median(sum(run.values()) for run in runs) for name, runs in times.items()}
-    plain, one, twenty = totals["plain"], totals["one"], totals["twenty"]
+    one, twenty = totals["one"], totals["twenty"]
     memory = peak_memory(workload, threads) if measure_memory else {}
+    seconds = {
+        "one_class": one,
+        "extra_class": (twenty - one) / (MANY - 1),
+        "twenty_classes": twenty,
+        "reference_one_class": totals["reference_one"],
+        "reference_twenty_classes": totals["reference_twenty"],
+        "fit": totals["fit"],
+        "predict_one_class": totals["predict_one"],
+        "predict_twenty_classes": totals["predict_twenty"],
+        "predict_large": totals["predict_large"],
+    }
     return SpeedReport(
-        one_class=one / plain,
-        extra_class=(twenty - one) / (MANY - 1) / plain,
-        twenty_classes=twenty / plain,
-        reference_one_class=totals["reference_one"] / plain,
-        reference_twenty_classes=totals["reference_twenty"] / plain,
-        fit=totals["fit"] / plain,
-        predict_one_class=totals["predict_one"] / plain,
-        predict_twenty_classes=totals["predict_twenty"] / plain,
-        predict_large=totals["predict_large"] / plain,
+        ratios={
+            **{name: spent / totals["plain"] for name, spent in seconds.items()},
+            "bf16_over_fp32": totals["bfloat16"] / one if "bfloat16" in totals else None,
+            "memory": memory["priors"] / memory["plain"] if memory else None,
+        },
         segment_per_second=SEGMENTED / totals["segment"],
-        bf16_over_fp32=totals["bfloat16"] / one if "bfloat16" in totals else None,
-        memory=memory["priors"] / memory["plain"] if memory else None,
-        plain_seconds=plain,
+        plain_seconds=totals["plain"],
         stages=_stage_medians(times["one"]),
         stages_twenty=_stage_medians(times["twenty"]),
         memory_mib=memory,
@@ -246,3 +220,71 @@ def _seconds(stage: str, run: Callable[[], object]) -> dict[str, float]:
 
 def _stage_medians(runs: list[dict[str, float]]) -> dict[str, float]:
     return {stage: median(run[stage] for run in runs) for stage in runs[0]}
+
+
+def peak_memory(
+    workload: Workload, threads: int, tasks: Sequence[str] = ("plain", "priors", "predict_large")
+) -> dict[str, float]:
+    """Peaks above what is loaded, in MiB: a plain pass, one class's priors, a large photograph.
+
+    Each is measured in a fresh process. Resident memory counts everything, the buffers of the
+    matrix library included, which a tensor profiler does not see.
+
+    Returns:
+        Those of the tasks; empty where the system does not tell (other than Linux).
+
+    Raises:
+        PiclipError: A measuring process failed.
+    """
+    peaks: dict[str, float] = {}
+    for task in tasks if RESET.exists() else ():
+        with worker_pool(1, threads) as pool:
+            try:
+                peaks[task] = pool.submit(_measure, task, workload).result()
+            except Exception as error:  # any, of a process that was killed too
+                reason = traceback.format_exception_only(error)[-1].strip()
+                raise PiclipError(
+                    f"The process that measures memory failed ({reason}); close other programs "
+                    f"and rerun."
+                ) from error
+    return peaks
+
+
+def _measure(task: str, workload: Workload) -> float:
+    """MiB by which the peak rises in one pass, after a small image has warmed the libraries up."""
+    for run in _passes(task, workload):
+        gc.collect()
+        # Gives freed heap back, so that the run cannot reuse it unseen.
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+        RESET.write_text("5")  # see proc(5)
+        before = _status("VmRSS")
+        run()
+    return _status("VmHWM") - before
+
+
+def _passes(task: str, workload: Workload) -> Iterator[Callable[[], object]]:
+    """The pass over a small image and the one that is measured."""
+    encoder = random_encoder(workload)
+    if task == "predict_large":
+        segmenter = random_segmenter(encoder, workload, MANY)
+        for shape in ((32, 32), workload.large):
+            yield partial(segmenter.predict, random_image(workload, 0).resize(shape))
+        return
+    for size in (replace(workload, image_size=2 * workload.patch_size), workload):
+        pixels = random_query(size)
+        if task == "plain":
+            yield partial(plain_forward, encoder, pixels)
+        else:
+            classes = random_classes(size, 1, encoder.dtype)
+            yield partial(query_priors, encoder, pixels, classes)
+
+
+def _status(field: str) -> float:
+    """What the system says of this process, in MiB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) / 1024
+    raise PiclipError(f"The system does not report {field}, so memory cannot be measured here.")

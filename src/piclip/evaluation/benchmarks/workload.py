@@ -25,11 +25,8 @@ from piclip.io.supports import Support
 from piclip.priors import refine_prior, visual_text_prior, visual_visual_prior
 from piclip.segmenter import FewShotSegmenter
 
-MANY = 20
-"""Classes."""
-SEGMENTED = 4
-"""Images of one round of `segment_files`."""
-
+MANY = 20  # classes
+SEGMENTED = 4  # images of one round of `segment_files`
 _OBJECT_SHARE = 0.25  # of a support's patches; VOC objects of 2048 pixels and more cover about that
 
 
@@ -48,21 +45,13 @@ class Workload:
 
 
 class CachedClasses(NamedTuple):
-    """What is kept of C classes with one support each.
+    """What is kept of C classes with one support each."""
 
-    Attributes:
-        foreground: Text vectors, (C, E).
-        background: Text vectors, (C, E).
-        last: Support tokens after the last block, (C, 1, N, D).
-        previous: Support tokens after the second-to-last block, (C, 1, N, D).
-        mask: The object's patches, bool (C, 1, N).
-    """
-
-    foreground: Tensor
+    foreground: Tensor  # text vectors, (C, E)
     background: Tensor
-    last: Tensor
-    previous: Tensor
-    mask: Tensor
+    last: Tensor  # support tokens after the last block, (C, 1, N, D)
+    previous: Tensor  # and after the one before
+    mask: Tensor  # the object's patches, bool (C, 1, N)
 
 
 def has_bfloat16() -> bool:
