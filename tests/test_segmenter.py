@@ -178,6 +178,11 @@ def test_bands_are_kept_with_what_was_learned(segmenter, episode, tmp_path):
         ("tokens", lambda t: t * math.nan),
         ("spreads", lambda t: t[:0]),
         ("level", lambda t: t[None]),
+        ("tokens", lambda t: t.bool()),
+        ("coverage", lambda t: t.to(torch.int64)),
+        ("texts", lambda t: t.double()),
+        ("owner", lambda t: t.float()),
+        ("count", lambda t: t.to(torch.int32)),
     ],
 )
 def test_a_memory_that_cannot_be_is_refused(segmenter, episode, tmp_path, field, harm):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TypeAlias
 
 from piclip.errors import PiclipError
 from piclip.evaluation.records import read_result
-from piclip.io.processes import worker_pool
+from piclip.io.processes import WORKER_ENDED, worker_pool
 
 Step: TypeAlias = Callable[[], None]
 """A training or an evaluation; other processes can be sent it. It raises a PiclipError."""
@@ -49,14 +50,18 @@ def run(
         log: File that gets what the steps print.
 
     Raises:
-        PiclipError: A step failed; what is finished is kept.
+        PiclipError: A step failed, or a process ended unexpectedly; what is finished is kept.
     """
     for parts in phases:
         steps = [[step for shown, step in part if not done(shown)] for part in parts]
         with worker_pool(processes) as pool:
             jobs = [pool.submit(work, own, log) for own in steps if own]
             for number, job in enumerate(as_completed(jobs), start=1):
-                if failed := job.result():
+                try:
+                    failed = job.result()
+                except BrokenProcessPool as error:
+                    raise PiclipError(f"{WORKER_ENDED}: what is finished is kept.") from error
+                if failed:
                     pool.shutdown(cancel_futures=True)
                     raise PiclipError(f"{failed} See {log}.")
                 print(f"{number} of {len(jobs)} parts done", file=sys.stderr)

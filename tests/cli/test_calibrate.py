@@ -135,3 +135,16 @@ def test_a_trained_decoder_has_no_such_constants(calibrate, tmp_path):
         ran = calibrate("scenes", "--model", folder)
         assert ran.code == 2 and "is a trained decoder" in ran.sentence
         assert str(folder) in ran.sentence and not (tmp_path / "new").exists()
+
+
+def test_where_the_model_cannot_go_is_told_before_an_image_is_seen(
+    calibrate, photos, model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(FewShotSegmenter, "from_pretrained", None)
+    inside = calibrate(photos, "--output", model / "new")
+    assert inside.code == 2 and "would lie in" in inside.sentence
+    (tmp_path / "file").touch()
+    below = calibrate(photos, "--output", tmp_path / "file" / "new")
+    assert below.code == 1 and "a file is where a folder should be" in below.sentence
+    clip = calibrate(photos, "--visual", "nowhere/vit", "--output", model)
+    assert clip.code == 2 and "not empty" in clip.sentence

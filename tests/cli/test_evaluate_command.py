@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from piclip.decoders.networks import build_decoder
-from piclip.errors import UsageError
+from piclip.errors import OutputError, UsageError
 from piclip.evaluation.records import read_result
 
 COMMAND = "evaluate"
@@ -133,6 +133,16 @@ def test_a_threshold_is_chosen_with_as_many_supports_as_the_file_of_episodes_has
         *("--episodes-file", file, "--output", tmp_path / "r.json"),
     )
     assert chosen == [2]
+
+
+def test_an_output_that_cannot_be_written_is_told_before_a_threshold_is_chosen(
+    run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("piclip.cli.evaluation_runs.choose_threshold", None)
+    images = ("--option", "val_images=40", "--option", "train_images=40")
+    asked = ("training-free", "--dataset", "scenes", *images, "--fold", 0, "--prior", "vtp")
+    with pytest.raises(OutputError, match="a folder is where the file should be"):
+        run(*asked, "--output", tmp_path)
 
 
 def test_ctrl_c_says_whether_the_same_command_goes_on(piclip, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from piclip.decoders.networks import build_decoder
-from piclip.errors import UsageError
+from piclip.errors import OutputError, UsageError
 
 COMMAND = "figure"
 SMALL = ("--dataset", "scenes", "--option", "val_images=40", "--rows", 1, "--device", "cpu")
@@ -42,3 +42,15 @@ def test_wrong_requests_are_one_sentence(run, tmp_path):
         with pytest.raises(UsageError, match=sentence):
             run(*arguments, "--output", output)
     assert not output.exists()
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_drawn(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("piclip.cli.evaluation_runs.EvaluateRequest.view", None)
+    for output, error, sentence in (
+        (tmp_path / "f.txt", UsageError, "cannot be saved as 'f.txt'; end"),
+        (tmp_path / "f", UsageError, "cannot be saved as 'f'; end"),
+        (tmp_path / "folder.png", OutputError, "a folder is where the file should be"),
+    ):
+        (tmp_path / "folder.png").mkdir(exist_ok=True)
+        with pytest.raises(error, match=sentence):
+            run("fig4", *SMALL, "--output", output)

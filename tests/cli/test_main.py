@@ -71,12 +71,20 @@ def test_help_imports_nothing_heavy():
         "data prepare coco --images a --annotations b --out",
         "convert model",
         "demo",
+        "segment --support a --mask b --name c --query d --output e --csv",
+        "annotate labels --images a --output",
+        "table",
     ],
 )
-def test_an_empty_output_is_not_the_current_folder(piclip, arguments):
-    ran = piclip(*arguments.split(), "")
-    assert ran.code == 2
-    assert "the path is empty" in ran.err
+def test_an_empty_path_is_not_the_current_folder(piclip, arguments):
+    words = arguments.split()
+    calls = {words[-1]: [*words, ""]}
+    if words[-1].startswith("--"):
+        calls[f"{words[-1]}="] = [*words[:-1], f"{words[-1]}="]
+    for before, call in calls.items():
+        ran = piclip(*call)
+        assert ran.code == 2
+        assert f"What follows {before} is empty; write" in ran.sentence
 
 
 def test_the_installed_command_is_this_one():

@@ -165,6 +165,19 @@ def test_a_folder_with_something_in_it_is_not_overwritten(clip_folder, weights_f
     assert names_in(clip_folder) == before
 
 
+def test_nothing_is_written_into_the_model_that_is_read(clip_folder):
+    before = names_in(clip_folder)
+    with pytest.raises(UsageError, match="would lie in"):
+        convert_checkpoint(clip_folder, clip_folder / "deep" / "copy")
+    assert names_in(clip_folder) == before
+
+
+def test_an_activation_that_there_is_not_is_refused_for_a_folder_too(clip_folder, tmp_path):
+    with pytest.raises(UsageError, match="activation 'zz' is unknown"):
+        convert_checkpoint(clip_folder, tmp_path / "new", hidden_act="zz")
+    assert not (tmp_path / "new").exists()
+
+
 def test_an_empty_folder_is_filled_and_nothing_else_is_left(clip_folder, tmp_path):
     (tmp_path / "out" / "new").mkdir(parents=True)
     save_clip(load_clip(clip_folder), tmp_path / "out" / "new")

@@ -13,6 +13,7 @@ from torch import Tensor
 from piclip.decoders import DecoderOutput, build_decoder, load_decoder
 from piclip.decoders.pspnet import PSPNet
 from piclip.errors import ModelError, UsageError
+from sentences import one_sentence
 
 every_decoder = pytest.mark.parametrize("name", OPTIONS)
 every_prior = pytest.mark.parametrize("prior", ["imagenet", "piclip", "none"])
@@ -239,6 +240,13 @@ def test_unknown_names_list_the_valid_ones():
         build_decoder("pfenet", backbone="tiny", prior="clip")
     with pytest.raises(UsageError, match="no option 'depth': choose from backbone"):
         build_decoder("bam", depth=3)
+
+
+@pytest.mark.parametrize("options", [{"width": "8"}, {"width": -1}, {"dropout": []}])
+def test_values_that_no_network_can_have_are_said_in_one_sentence(options):
+    with pytest.raises(UsageError, match="No bam can be built with the options") as e:
+        build_decoder("bam", backbone="tiny", **options)
+    assert str(options)[1:-1] in one_sentence(e)
 
 
 def test_folders_without_a_decoder_are_refused(tmp_path):

@@ -139,6 +139,29 @@ def test_a_file_that_is_no_record_is_refused(tmp_path, content, sentence):
         read_result(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"fold": "x"}, "fold = 'x' is no int"),
+        ({"shots": True}, "shots = True is no int"),
+        ({"backbone": 3}, r"backbone = 3 is no str \| None"),
+        ({"method": None}, "method = None is no str"),
+        ({"recipe": ["select"]}, "recipe = "),
+        ({"seeds": [1e400]}, "infinity"),
+        ({"per_seed": [{"seed": 0, "episodes_hash": "x", "counts": {"a": [1, 1, -1, 1]}}]}, "'a'"),
+        (
+            {"per_seed": [{"seed": 0, "episodes_hash": "x", "counts": {"a": [1, 1, 1 << 63, 1]}}]},
+            "'a'",
+        ),
+    ],
+)
+def test_a_record_with_values_of_another_type_is_refused(result, tmp_path, change, sentence):
+    path = write_result(result, tmp_path / "result.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UsageError, match=f"incomplete or damaged result .*{sentence}"):
+        read_result(path)
+
+
 def test_nothing_done_has_no_figures():
     empty = _evaluation(seeds=(0,))
     assert "miou" not in empty.to_json()

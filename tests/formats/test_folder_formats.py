@@ -217,10 +217,14 @@ def test_names_of_yolo_classes_come_from_either_file(tmp_path):
     save_images(simple(HOLED), tmp_path)
     (tmp_path / "x/labels").mkdir(parents=True)
     (tmp_path / "x/labels/photo.txt").write_text("1 0 0 1 0 1 1\n")
-    for name, text in {"classes.txt": "cat\nbig dog\n", "data.yaml": "names: [a, b]"}.items():
+    for name, text in {"classes.txt": "cat\nbig dog\n\n", "data.yaml": "names: [a, b]"}.items():
         (tmp_path / name).write_text(text)
         found = yolo.read(tmp_path / "x/labels", images=tmp_path)
         assert found.class_names == {"classes.txt": NAMES, "data.yaml": ("a", "b")}[name]
+    (tmp_path / "data.yaml").unlink()
+    (tmp_path / "classes.txt").write_text("cat\n \nbig dog\n\n")
+    with pytest.raises(UsageError, match=r"classes\.txt: line 2 is blank, .*; take"):
+        yolo.read(tmp_path / "x/labels", images=tmp_path)
     (tmp_path / "data.yaml").write_text("names: {0: a, 2: b}")
     with pytest.raises(UsageError, match=r"data\.yaml: 'names' must list"):
         yolo.read(tmp_path / "x/labels", images=tmp_path)

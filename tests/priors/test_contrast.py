@@ -124,6 +124,21 @@ def test_a_class_without_object_or_background_gives_zero():
     assert none.abs().max() == 0
 
 
+@pytest.mark.parametrize("sharpness", [100, 2000, 1e6])
+def test_a_kernel_of_any_sharpness_is_right(sharpness):
+    query, support, coverage = example(shown=2500, classes=3)
+    coverage[0] = 0  # nothing to compare
+    coverage[1] = (coverage[1] > 0.5).double()
+    found = contrast_prior(query, support, coverage, sharpness=sharpness)
+    logits = sharpness * normalize(query, dim=-1) @ normalize(support, dim=-1).mT
+    densities = [
+        (logits[:, None] + share[:, None].log()).logsumexp(-1) - share.sum(1)[:, None].log()
+        for share in (coverage, 1 - coverage)
+    ]
+    assert_close(found[:, 1:], (densities[0] - densities[1])[:, 1:])
+    assert found[:, 0].abs().max() == 0 and found[:, 1:].abs().min() > 0
+
+
 def test_a_kernel_of_any_sharpness_stays_finite():
     query, support, coverage = example(dtype=torch.float32)
     found = contrast_prior(query, support, coverage, sharpness=1e6)

@@ -1,5 +1,6 @@
 """PIR against the published code's outputs and against the formulas written out."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from piclip.errors import UsageError
-from piclip.priors import box_mask, min_max, refine_prior, transition_matrix
+from piclip.priors import box_mask, min_max, refine_prior, spread, transition_matrix
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "priors_upstream.npz")
 CASES = sorted({key.split("/")[0] for key in GOLDEN.files if key.endswith("/trans_mat")})
@@ -147,5 +148,21 @@ def test_wrong_requests_are_refused():
     prior, attention = torch.rand(1, 1, 3, 4), random_attention(0, 12)
     with pytest.raises(UsageError, match="attention of shape"):
         refine_prior(prior, attention[:, :11, :11])
+    for maps in (prior[0], prior[0, 0, 0], torch.tensor(1.0)):
+        with pytest.raises(UsageError, match=r"Maps \(B, C, h, w\) need attention"):
+            refine_prior(maps, attention)
+        with pytest.raises(UsageError, match=r"Maps \(B, C, h, w\) need a transition matrix"):
+            spread(maps, attention)
+        with pytest.raises(UsageError, match=r"maps \(B, C, h, w\) of values from 0 to 1"):
+            box_mask(maps)
+    for value in (-0.01, 1.01, math.nan):
+        with pytest.raises(UsageError, match="values from 0 to 1"):
+            box_mask(torch.full_like(prior, value))
+    for threshold in (-0.1, 1, math.nan):
+        with pytest.raises(UsageError, match="a threshold of at least 0"):
+            box_mask(prior, threshold=threshold)
+    for wrong in (attention[0], attention[:, :5], attention[None]):
+        with pytest.raises(UsageError, match=r"must be \(B, N, N\)"):
+            transition_matrix(wrong)
     with pytest.raises(UsageError, match="box_clamp"):
         box_mask(prior, box_clamp="other")  # type: ignore[arg-type]

@@ -163,5 +163,11 @@ def test_wrong_shapes_are_refused():
     texts = random_texts(0, 2).float()
     with pytest.raises(UsageError, match="as many"):
         visual_text_prior(encoding.last_block, texts, texts[:1], logit_scale=1.0, grid=(4, 4))
-    with pytest.raises(UsageError, match="16 patches"):
-        visual_text_prior(encoding.last_block, texts, texts, logit_scale=1.0, grid=(4, 5))
+    for wrong in (texts[:0], texts[0], torch.tensor(1.0), texts[:, :-1]):
+        with pytest.raises(UsageError, match="of one class at least, as many"):
+            visual_text_prior(encoding.last_block, wrong, wrong, logit_scale=1.0, grid=(4, 4))
+    with pytest.raises(UsageError, match="must be a finite number, not inf"):
+        offset_gradient(encoding.last_block, texts, texts, logit_scale=float("inf"))
+    for grid in ((4, 5), (-4, -4), (4, 4, 1)):
+        with pytest.raises(UsageError, match="16 patches"):
+            visual_text_prior(encoding.last_block, texts, texts, logit_scale=1.0, grid=grid)

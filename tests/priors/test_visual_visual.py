@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from piclip.errors import UsageError
-from piclip.priors import visual_visual_prior
+from piclip.priors import mean_cosines, visual_visual_prior
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "priors_upstream.npz")
 
@@ -97,6 +97,15 @@ def test_supports_may_have_another_float_type_than_queries():
     mask = torch.ones(1, 1, 4, dtype=torch.bool)
     ours = visual_visual_prior(query, support, mask)
     torch.testing.assert_close(ours, visual_visual_prior(query, support.float(), mask))
+
+
+@pytest.mark.parametrize(("blocks", "supports"), [((2, 1), 1), ((0, 0), 1), ((1, 1), 0)])
+def test_a_mean_of_nothing_is_refused(blocks, supports):
+    queries, shown = ([torch.rand(1, 4, 3)] * blocks[0], [torch.rand(supports, 5, 3)] * blocks[1])
+    with pytest.raises(
+        UsageError, match=f"not {supports} supports and {blocks[0]} and {blocks[1]}"
+    ):
+        mean_cosines(queries, shown, torch.ones(supports, 5, dtype=torch.bool))
 
 
 def test_a_mask_of_numbers_is_refused_for_it_would_pick_patches():

@@ -189,6 +189,8 @@ def test_what_does_not_fit_is_told_before_it_starts(recipe, tmp_path):
         train(recipe(fold=2, base=other), tmp_path / "other")
     with pytest.raises(UsageError, match="no fold 7"):
         train(recipe(fold=7), tmp_path / "fold")
+    with pytest.raises(UsageError, match="No pspnet can be built with the options of base"):
+        train(recipe(base={"steps": 0, "options": {"width": "6"}}), tmp_path / "type")
     with pytest.raises(UsageError, match="no option 'depth'"):
         bad = {"name": "pfenet", "backbone": "tiny", "options": {"depth": 3}}
         train(recipe(base=None, decoder=bad), tmp_path / "option")

@@ -17,6 +17,7 @@ from piclip.decoders.backbones import build_backbone
 from piclip.decoders.published import load_published
 from piclip.errors import PiclipError
 from piclip.evaluation.records import read_result
+from sentences import one_sentence
 from world import jobs, pretraining
 from world.experiments import Scenes
 
@@ -54,6 +55,13 @@ def test_what_is_done_is_not_done_again_and_a_failure_is_told(tmp_path):
     assert jobs.work([fail, steps[0]], tmp_path / "runs" / "log") == "piclip three failed."
     assert worked == ["one", "two"]
     assert "piclip three" in (tmp_path / "runs" / "log").read_text()
+
+
+def test_a_process_that_is_killed_is_told_of_in_one_sentence(tmp_path):
+    parts = [[(tmp_path / "never", partial(os._exit, 9))]]
+    with pytest.raises(PiclipError, match="ended unexpectedly") as e:
+        jobs.run([parts], 1, done=Path.exists, log=tmp_path / "log")
+    assert "what is finished is kept" in one_sentence(e)
 
 
 def test_average_precision_is_the_mean_precision_at_the_hits():

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
@@ -56,9 +57,10 @@ def answers_of_workers(
             raise PiclipError(f"{WORKER_ENDED}: what is finished is kept.") from error
         except KeyboardInterrupt:
             stop.set()
-            for future in waiting:
-                if not future.cancel():
-                    yield from future.result()
+            with suppress(BrokenProcessPool):  # one that was still loading ended at once
+                for future in waiting:
+                    if not future.cancel():
+                        yield from future.result()
             raise
         finally:
             stop.set()

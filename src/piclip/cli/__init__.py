@@ -6,10 +6,12 @@ Output for people goes to stderr; with ``--json`` data goes to stdout.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import typer
@@ -32,7 +34,7 @@ from piclip.cli import (
     table,
     train,
 )
-from piclip.errors import PiclipError
+from piclip.errors import PiclipError, UsageError
 
 _INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
@@ -105,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _stop_as_by_ctrl_c()
         warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged files are told of by name
     try:
+        _refuse_empty(sys.argv[1:] if arguments is None else arguments)
         typer.main.get_command(app)(args=arguments, prog_name="piclip")
     except SystemExit as leaving:
         if leaving.code != _INTERRUPTED:
@@ -117,6 +120,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _show_traceback()
         return _fail(_unexpected(error), 1)
     return 0
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse an empty argument: no option takes one, and as a path it is the current folder."""
+    for before, argument in pairwise(("piclip", *arguments)):
+        if not argument or re.fullmatch(r"--[a-z-]+=", argument):
+            raise UsageError(
+                f"What follows {argument or before} is empty; write what is meant, for example . "
+                f"for the current folder."
+            )
 
 
 def _stop_as_by_ctrl_c() -> None:

@@ -13,7 +13,7 @@ from piclip.cli import options
 def calibrate(
     *,
     data: Annotated[Path, typer.Option(metavar="FOLDER")],
-    output: Annotated[Path, typer.Option(parser=options.path, metavar="FOLDER")],
+    output: Annotated[Path, typer.Option(metavar="FOLDER")],
     list_file: Annotated[Path | None, typer.Option("--list", metavar="FILE")] = None,
     leave_out: Annotated[list[str], typer.Option(metavar="CLASS")] = [],  # noqa: B006 - typer copies it
     episodes: Annotated[int, typer.Option(min=1, metavar="N")] = 100,
@@ -78,8 +78,9 @@ def calibrate(
             leave_out=leave_out,
         )
     cases = [case for shot in shots for case in cases_of(questions, shot)]
-    if str(output) not in (model, visual):
-        check_destination(output)
+    own = Path(visual or model).expanduser()
+    if str(own) == "builtin" or not own.is_dir() or own.resolve() != output.resolve():
+        check_destination(output, own)
     scorer = FewShotSegmenter.from_pretrained(
         model, visual=visual, device=device, dtype=dtype
     ).scorer

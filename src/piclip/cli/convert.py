@@ -7,12 +7,10 @@ from typing import Annotated
 
 import typer
 
-from piclip.cli import options
-
 
 def convert(
     source: Annotated[str, typer.Argument()],
-    destination: Annotated[Path, typer.Argument(parser=options.path)],
+    destination: Annotated[Path, typer.Argument()],
     tokenizer: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     activation: Annotated[str, typer.Option(metavar="NAME")] = "quick_gelu",
 ) -> None:

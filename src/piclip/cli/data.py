@@ -37,7 +37,7 @@ _prepare = typer.Typer(
 )
 app.add_typer(_prepare, name="prepare")
 
-_Out = Annotated[Path, typer.Option("--out", parser=options.path, metavar="DIR")]
+_Out = Annotated[Path, typer.Option("--out", metavar="DIR")]
 
 
 @options.command(_prepare)
@@ -188,7 +188,7 @@ def check(
 def episodes(
     dataset: Annotated[str, typer.Argument(metavar="DATASET")],
     *,
-    out: Annotated[Path, typer.Option("--out", parser=options.path, metavar="FILE")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE")],
     root: options.Root = None,
     option: options.KeyValue = None,
     fold: Annotated[int, typer.Option(min=0, metavar="N")] = 0,

@@ -12,7 +12,7 @@ from piclip.errors import UsageError
 
 
 def demo(
-    out: Annotated[Path, typer.Argument(parser=options.path)] = Path("demo"),
+    out: Annotated[Path, typer.Argument()] = Path("demo"),
     photos: bool = False,
     model: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     visual: options.Visual = None,

@@ -41,7 +41,7 @@ def evaluate(
     device: options.Device = "auto",
     dtype: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N")] = 1,
-    output: Annotated[Path | None, typer.Option(parser=options.path, metavar="FILE")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
     json: bool = False,
 ) -> None:
     """Measure mIoU and FB-IoU on the novel classes of a fold.
@@ -89,6 +89,7 @@ def evaluate(
     from piclip.errors import UsageError
     from piclip.evaluation.evaluate import EpisodeProtocol
     from piclip.evaluation.evaluate import evaluate as run
+    from piclip.io.outputs import check_file
 
     file = None if episodes_file is None else read_episodes(episodes_file)
     drawn_by = OURS.name if file is None else file.protocol
@@ -131,6 +132,9 @@ def evaluate(
                 bars.update(task, description=f"Fold {number}", completed=done, total=total)  # type: ignore[arg-type]
 
             view = request.view(number)
+            place = output and _of_fold(output, number, several=fold == "all")
+            if place is not None and not place.is_file():
+                check_file(place)  # before --prior chooses its threshold, for minutes
             if file is None:
                 count = episodes or rules.count(view.dataset.name)
                 drawn = rules.seeds(seeds or rules.repetitions)
@@ -142,7 +146,7 @@ def evaluate(
                 view,
                 asked,
                 workers=workers,
-                output=output and _of_fold(output, number, several=fold == "all"),
+                output=place,
                 command=shlex.join(["piclip", *sys.argv[1:]]),
                 progress=show,
             )

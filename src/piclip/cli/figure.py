@@ -23,7 +23,7 @@ NAMES = ("fig1", "fig3", "fig4")
 def figure(
     name: Annotated[str, typer.Argument(metavar="FIGURE")],
     *,
-    output: Annotated[Path, typer.Option(parser=options.path, metavar="FILE")],
+    output: Annotated[Path, typer.Option(metavar="FILE")],
     baseline: Annotated[str | None, typer.Option(metavar="RUN")] = None,
     ours: Annotated[str, typer.Option(metavar="RUN")] = "training-free",
     dataset: Annotated[str | None, typer.Option(metavar="NAME")] = None,
@@ -66,12 +66,13 @@ def figure(
     from piclip.cli.evaluation_runs import EvaluateRequest
     from piclip.errors import UsageError
     from piclip.figures.episodes import pick_episodes
-    from piclip.figures.plots import save_figure
+    from piclip.figures.plots import check_figure, save_figure
 
     if name not in NAMES:
         raise UsageError(f"There is no figure {name!r}; choose from {', '.join(NAMES)}.")
     if baseline is None and name != "fig4":
         raise UsageError(f"{name} compares with a trained decoder; name its run with --baseline.")
+    check_figure(output)
     request = EvaluateRequest(
         checkpoint=baseline or "training-free",
         dataset=dataset,

@@ -111,13 +111,6 @@ def _broken(command: str, width: int = 74) -> list[str]:
     return lines
 
 
-def path(text: str) -> Path:
-    """A path to write to; refuse an empty one, which would be the current folder."""
-    if not text:
-        raise typer.BadParameter("the path is empty; write one, or . for the current folder.")
-    return Path(text)
-
-
 def finite(value: float | None) -> float | None:
     """Refuse nan, which is within all bounds, and infinity, as click refuses what is not."""
     if value is not None and not math.isfinite(value):
@@ -148,7 +141,7 @@ ModelOrDecoder = Annotated[str, typer.Option(metavar="NAME")]
 Visual = Annotated[str | None, typer.Option(metavar="NAME")]
 Evidence = Annotated[str, typer.Option(metavar="NAME")]
 Clip = Annotated[str | None, typer.Option(metavar="NAME")]
-OutputFolder = Annotated[Path, typer.Option(parser=path, metavar="FOLDER")]
+OutputFolder = Annotated[Path, typer.Option(metavar="FOLDER")]
 BatchSize = Annotated[int, typer.Option(min=1, metavar="N")]
 Workers = Annotated[int, typer.Option(min=1, metavar="N")]
 Threshold = Annotated[float | None, typer.Option(min=0, max=1, callback=finite, metavar="SCORE")]

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from piclip.cli import options
 from piclip.io.extras import needs_extra
 
 
@@ -15,9 +14,7 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     *,
     config: Annotated[Path, typer.Option("--config", "-c", metavar="RECIPE")],
-    output: Annotated[
-        Path | None, typer.Option("--output", parser=options.path, metavar="RUN")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", metavar="RUN")] = None,
     base_only: bool = False,
 ) -> None:
     """Train a decoder (PFENet, BAM, HDMNet) on the base classes of a fold.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from piclip.clip.conversion import clip_from_state_dict, quiet_transformers
+from piclip.clip.conversion import check_activation, clip_from_state_dict, quiet_transformers
 from piclip.clip.hub import has_tokenizer, has_weights, hub_folder
 from piclip.clip.settings import (
     PHOTO_SIZE,
@@ -28,6 +28,7 @@ from piclip.clip.settings import (
 from piclip.clip.weight_files import read_state_dict
 from piclip.errors import ModelError, OutputError, UsageError
 from piclip.io.decoding import reason
+from piclip.io.outputs import ensure_folder
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -80,6 +81,7 @@ def load_clip(
         ModelError: If the model is unknown, cannot be downloaded, is damaged or is no such CLIP.
         UsageError: If ``hidden_act`` is unknown.
     """
+    check_activation(hidden_act)
     path = find_checkpoint(name_or_path, **hub)
     if path.is_file():
         model = clip_from_state_dict(read_state_dict(path), hidden_act=hidden_act)
@@ -231,20 +233,33 @@ def convert_checkpoint(
     transformers (``CLIPModel.from_pretrained``, ``CLIPTokenizer.from_pretrained``). It is returned.
 
     Raises:
-        UsageError: If the destination is not empty.
+        UsageError: If the destination is not empty or lies in the source.
         ModelError: If the source cannot be loaded.
         OutputError: If the folder cannot be written.
     """
     folder = Path(destination).expanduser()
-    check_destination(folder)  # before minutes of loading
+    check_destination(folder, source)  # before minutes of loading
     save_clip(load_clip(source, hidden_act=hidden_act, tokenizer=tokenizer), folder)
     return folder
 
 
-def check_destination(folder: Path) -> None:
-    """Refuse a folder for a model that holds something (UsageError)."""
+def check_destination(folder: Path, source: str | Path | None = None) -> None:
+    """Refuse a folder that a model cannot be written to, and make the folder that it lies in.
+
+    The model is read from ``source``; a name on the hub is no folder here.
+
+    Raises:
+        UsageError: If it holds something, or lies in the source.
+        OutputError: If the folder that it lies in cannot be written to.
+    """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not empty: choose a new folder for the model.")
+    read = None if source is None or str(source) == "builtin" else Path(source).expanduser()
+    if read is not None and read.is_dir() and read.resolve() in folder.resolve().parents:
+        raise UsageError(
+            f"{folder} would lie in {source}, the model that is read: choose another folder."
+        )
+    ensure_folder(folder.parent)
 
 
 def _load_model(folder: Path) -> CLIPModel:

@@ -93,6 +93,15 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def check_activation(hidden_act: str) -> None:
+    """Refuse an activation that a CLIP does not have (UsageError)."""
+    if hidden_act not in ACTIVATIONS:
+        raise UsageError(
+            f"The activation {hidden_act!r} is unknown: give quick_gelu (OpenAI's weights) or gelu "
+            "(most of open_clip's)."
+        )
+
+
 def clip_from_state_dict(
     state: Mapping[str, Tensor], *, hidden_act: str = "quick_gelu"
 ) -> CLIPModel:
@@ -117,11 +126,7 @@ def clip_from_state_dict(
         ModelError: If the weights are not a CLIP with a plain ViT image tower.
         UsageError: If ``hidden_act`` is neither of the two.
     """
-    if hidden_act not in ACTIVATIONS:
-        raise UsageError(
-            f"The activation {hidden_act!r} is unknown: give quick_gelu (OpenAI's weights) or gelu "
-            "(most of open_clip's)."
-        )
+    check_activation(hidden_act)
     state = _plain_names(state)
     _check_layout(state)
     from transformers import CLIPModel  # noqa: PLC0415 - slow to import

@@ -18,6 +18,7 @@ from piclip.datasets.photographs import open_listed
 from piclip.datasets.prepared import open_coco, open_pascal
 from piclip.datasets.scenes.scene_dataset import SceneDataset
 from piclip.errors import UsageError
+from piclip.io.documents import unfit
 
 _OPENERS: dict[str, Callable[..., Dataset]] = {
     "pascal-5i": open_pascal,
@@ -46,19 +47,21 @@ def open_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
             ``"coco-20i"`` or ``train_images`` of ``"scenes"``.
 
     Raises:
-        UsageError: The name or an option is unknown, or the folder is missing.
+        UsageError: The name or an option is unknown, an option of another type, or the folder is
+            missing.
         DatasetError: The dataset is incomplete or contradicts itself.
     """
     check_choice("dataset", name, DATASETS)
     opener = _OPENERS[name]
-    known = [
-        p.name for p in inspect.signature(opener).parameters.values() if p.kind == p.KEYWORD_ONLY
-    ]
+    parameters = inspect.signature(opener, eval_str=True).parameters.values()
+    known = {p.name: p.annotation for p in parameters if p.kind == p.KEYWORD_ONLY}
     unknown = [option for option in options if option not in known]
     if unknown:
         raise UsageError(
             f"The dataset {name} has no option {unknown[0]!r}; choose from {', '.join(known)}."
         )
+    if fault := unfit(options, known):
+        raise UsageError(f"The dataset {name} cannot be opened: its option {fault}; correct it.")
     if opener is SceneDataset:
         if root is not None:
             raise UsageError(f"The dataset {name} lies in no folder; leave {root} out.")

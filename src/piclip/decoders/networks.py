@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -107,6 +108,25 @@ class PretrainedModule(  # type: ignore[call-arg]  # huggingface_hub is not type
         return network.to(map_location).eval()
 
 
+@contextmanager
+def buildable(
+    network: str, options: str, kind: type[PiclipError] = UsageError, advice: str = "correct them"
+) -> Iterator[None]:
+    """Say in one sentence of a kind that a network cannot be built; another PiclipError passes.
+
+    ``options`` are the network's, or where they stand.
+    """
+    try:
+        yield
+    except PiclipError:
+        raise
+    # Options of another type or size than they should be make torch fail in any way.
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise kind(
+            f"No {network} can be built with the options {options} ({first_line(error)}): {advice}."
+        ) from error
+
+
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], *, what: str) -> None:
     """Copies a state dict into a module, which is called ``what`` in an error.
 
@@ -170,9 +190,11 @@ def build_decoder(name: str, **options: Any) -> FewShotDecoder:  # noqa: ANN401 
         options: Fields of its `piclip.decoders.base.DecoderOptions`.
 
     Raises:
-        UsageError: If there is no such decoder, or it does not take an option; it lists them.
+        UsageError: If there is no such decoder, it does not take an option (it lists them), or not
+            its value.
     """
-    return decoder_class(name)(**options)
+    with buildable(name, str(options)):
+        return decoder_class(name)(**options)
 
 
 def load_decoder(folder: str | Path) -> FewShotDecoder:
@@ -188,14 +210,7 @@ def load_decoder(folder: str | Path) -> FewShotDecoder:
             f"{folder} does not hold a few-shot decoder (its config.json names {name!r}): give a "
             f"folder of {', '.join(DECODERS)}."
         )
-    try:
+    where = str(Path(folder) / CONFIG)
+    with buildable(name, f"in {where}", ModelError, "download or copy the folder again"):
         loaded: FewShotDecoder = decoder_class(name).from_pretrained(folder)
-    except PiclipError:
-        raise
-    # Options of another type than they should be make torch fail in any way.
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"No {name} can be built with the options in {Path(folder) / CONFIG} "
-            f"({first_line(error)}): download or copy the folder again."
-        ) from error
     return loaded

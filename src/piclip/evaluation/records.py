@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
 from piclip.datasets.protocols import OURS, protocol_named
 from piclip.errors import UsageError
 from piclip.evaluation.metrics import FewShotIoU, confidence_interval
-from piclip.io.documents import read_json
+from piclip.io.documents import read_json, unfit
 from piclip.io.outputs import write_json
 
 FORMAT, KIND = 1, "evaluation"
@@ -200,7 +200,7 @@ def read_result(path: str | Path) -> Evaluation:
         )
     try:
         return _from_json(data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UsageError(
             f"{path} is an incomplete or damaged result of an evaluation ({error}); run the "
             f"evaluation again."
@@ -219,7 +219,7 @@ def library_versions() -> dict[str, str]:
 
 
 def _from_json(data: Mapping[str, Any]) -> Evaluation:
-    known = {item.name for item in fields(Evaluation)}
+    known = get_type_hints(Evaluation)
     values = {name: value for name, value in data.items() if name in known}
     values["seeds"] = tuple(map(int, data["seeds"]))
     zero = protocol_named(data.get("protocol", OURS.name)).unseen_is_zero
@@ -229,8 +229,13 @@ def _from_json(data: Mapping[str, Any]) -> Evaluation:
         for name, pixels in counts.items():
             if len(pixels) != 4:
                 raise ValueError(f"{len(pixels)} counts of the class {name!r} instead of 4")
+            if not 0 <= min(pixels) <= max(pixels) < 1 << 63:
+                raise ValueError(f"the counts of the class {name!r} are no counts")
         per_seed.append(SeedResult(int(item["seed"]), str(item["episodes_hash"]), counts, zero))
-    return Evaluation(**{**values, "per_seed": tuple(per_seed)})
+    values["per_seed"] = tuple(per_seed)
+    if fault := unfit(values, known):
+        raise ValueError(fault)
+    return Evaluation(**values)
 
 
 def _figures(result: Evaluation | SeedResult) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from PIL import Image
 
 from piclip.errors import UsageError
 from piclip.figures.panels import Panel, grid_figure, heat, panel_picture, with_mask
-from piclip.io.outputs import atomic_path
+from piclip.io.outputs import atomic_path, check_file
 from piclip.results import Priors, Segmentation, priors_of
 
 TITLES = {
@@ -144,14 +145,29 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
         UsageError: matplotlib does not know the suffix.
         OutputError: The file cannot be written.
     """
+    kind = check_figure(path)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=dpi)
+    return Path(path)
+
+
+def check_figure(path: str | Path) -> str:
+    """Refuse a file that no figure can be saved as, before it is drawn.
+
+    Returns:
+        Its format, by matplotlib's name.
+
+    Raises:
+        UsageError: matplotlib does not know the suffix.
+        OutputError: The file cannot be written.
+    """
     path = Path(path)
-    kinds = figure.canvas.get_supported_filetypes()
+    kinds = FigureCanvasBase.get_supported_filetypes()
     kind = path.suffix.lstrip(".").lower()
     if kind not in kinds:
         raise UsageError(
             f"A figure cannot be saved as {path.name!r}; end the name in one of "
             f"{', '.join('.' + known for known in sorted(kinds))}."
         )
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=dpi)
-    return path
+    check_file(path)
+    return kind

@@ -88,6 +88,17 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
+def read_names(path: Path) -> list[str]:
+    """The class names in a file, one a line, by index (UsageError if one is blank)."""
+    names = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    if "" in names:
+        raise UsageError(
+            f"{path}: line {names.index('') + 1} is blank, which leaves open what indices the "
+            f"names after it have; take the line out or write a name."
+        )
+    return names
+
+
 def check_lines(names: Sequence[str]) -> None:
     """Refuse names that `read_lines` would not give back as they are (UsageError)."""
     for name in names:

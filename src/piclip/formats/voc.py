@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from piclip.errors import ImageError, MaskError, UsageError
 from piclip.formats.image_files import PNG, LabelFiles
-from piclip.formats.label_files import Problems, check_lines, read_lines, write_text
+from piclip.formats.label_files import Problems, check_lines, read_lines, read_names, write_text
 from piclip.formats.labels import LabelledFile, Labels, Region, check_class, names_by_index
 from piclip.formats.run_length import RunLengthMask
 from piclip.io.decoding import decode, opened
@@ -166,7 +166,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     """The classes from index 1 on, as class_names.txt has them; none without it."""
     for place in (folder, folder.parent):
         if (place / _NAMES).is_file():
-            lines = read_lines(place / _NAMES)
+            lines = read_names(place / _NAMES)
             lines = lines[1:] if lines[:1] == ["__ignore__"] else lines  # labelme's index -1
             return tuple(lines[1:] if lines and _is_background(lines[0]) else lines)
     return ()

@@ -28,7 +28,7 @@ from piclip.formats.label_files import (
     Boxes,
     Problems,
     box_without_mask,
-    read_lines,
+    read_names,
     read_text,
     readable,
     write_text,
@@ -214,7 +214,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
             if (place / name).is_file():
                 return _names_in_yaml(place / name)
         if (place / _CLASSES).is_file():
-            return tuple(read_lines(place / _CLASSES))
+            return tuple(read_names(place / _CLASSES))
     return ()
 
 

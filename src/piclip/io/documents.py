@@ -14,9 +14,10 @@ import pickletools
 import re
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args, get_origin
 from xml.etree.ElementTree import Element, ParseError, XMLPullParser
 
 import numpy as np
@@ -259,6 +260,32 @@ def parse_yaml(text: str) -> Any:  # noqa: ANN401
         return loader.construct_document(node)
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:  # 2020-99-99
         raise _invalid_yaml(error) from error
+
+
+def unfit(values: Mapping[str, object], types: Mapping[str, Any]) -> str | None:
+    """What is wrong with the first value of another type than it should be; None without one.
+
+    Args:
+        values: As JSON and YAML have them, by name.
+        types: Annotations of these names. A whole number does for a float, a text for a path or a
+            Literal, and what is inside a list or an object is not looked at.
+    """
+    for name, value in values.items():
+        if not _fits(value, types[name]):
+            wanted = getattr(types[name], "__name__", types[name])
+            return f"{name} = {value!r} is no {wanted}"
+    return None
+
+
+def _fits(value: object, wanted: Any) -> bool:  # noqa: ANN401
+    if isinstance(wanted, UnionType):
+        return any(_fits(value, one) for one in get_args(wanted))
+    kind = get_origin(wanted) or wanted
+    if kind is Literal:
+        return isinstance(value, str)  # which ones there are others know better
+    if isinstance(value, bool):
+        return kind is bool  # though Python's are whole numbers
+    return isinstance(value, {float: (int, float), Path: (str, Path)}.get(kind, kind))
 
 
 def read_xml(path: str | Path) -> Element:

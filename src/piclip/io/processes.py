@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context, parent_process
+from multiprocessing import parent_process
+from multiprocessing.context import SpawnContext, SpawnProcess
 from threading import Thread
 
 WORKER_ENDED = (
@@ -20,15 +22,40 @@ def worker_pool(
 ) -> ProcessPoolExecutor:
     """Processes that work for this one and end with it, even if it is killed.
 
-    They are started anew (spawn), with so many threads of torch in each, and call ``start`` first.
+    They are started anew (spawn), with so many threads of torch in each, and call ``start`` first,
+    which may handle SIGINT otherwise: Ctrl-C at the terminal, which reaches them all, ends them
+    without a word.
     """
     first = (threads, start, arguments)
-    return ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, first)
+    return ProcessPoolExecutor(processes, _Context(), _start_worker, first)
+
+
+class _Process(SpawnProcess):
+    """Begins with Ctrl-C held back: Python would answer it with a traceback."""
+
+    def start(self) -> None:
+        _hold_back_ctrl_c(True)
+        try:
+            super().start()
+        finally:
+            _hold_back_ctrl_c(False)
+
+
+class _Context(SpawnContext):
+    Process = _Process
+
+
+def _hold_back_ctrl_c(held: bool) -> None:
+    if hasattr(signal, "pthread_sigmask"):  # Windows has none
+        how = signal.SIG_BLOCK if held else signal.SIG_UNBLOCK
+        signal.pthread_sigmask(how, {signal.SIGINT})
 
 
 def _start_worker(
     threads: int, start: Callable[..., None] | None, arguments: tuple[object, ...]
 ) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _hold_back_ctrl_c(False)
     import torch  # noqa: PLC0415
 
     Thread(target=_end_with_parent, daemon=True).start()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -69,13 +71,29 @@ def contrast_prior(
     weights = weights / total.clamp_min(torch.finfo(dtype).tiny)
     directions = F.normalize(query.to(dtype), dim=-1)
     density = torch.zeros(*query.shape[:2], len(weights), dtype=dtype, device=query.device)
+    for rows, exponents in _exponents(directions, support, sharpness):
+        density += exponents.exp_() @ weights[:, rows].mT
+    tiny, comparable = torch.finfo(dtype).tiny, (total > 0).view(2, -1).all(0)
+    lost = (density < tiny).any(dim=(0, 1)) & comparable.repeat(2)
+    logs = density.clamp_min(tiny).log()
+    for k in lost.nonzero()[:, 0].tolist():  # too sharp for a plain sum
+        parts = [
+            (exponents + weights[k, rows].log()).logsumexp(-1)
+            for rows, exponents in _exponents(directions, support, sharpness)
+        ]
+        logs[..., k] = torch.stack(parts).logsumexp(0)
+    inside, outside = logs.mT.chunk(2, dim=1)
+    return torch.where(comparable[:, None], inside - outside, torch.zeros_like(inside))
+
+
+def _exponents(
+    directions: Tensor, support: Tensor, sharpness: float
+) -> Iterator[tuple[slice, Tensor]]:
+    """``tau (q.s - 1)`` of a part of the supports after the other, (B, N, M').
+
+    None is above 0, so that nothing overflows however sharp the kernel is.
+    """
     for start in range(0, len(support), _SUPPORTS_AT_ONCE):
         rows = slice(start, start + _SUPPORTS_AT_ONCE)
-        patches = F.normalize(support[rows].to(query.device, dtype), dim=-1)
-        # No exponent is above 0, so that nothing overflows however sharp the kernel is.
-        kernel = (directions @ patches.mT).sub_(1).mul_(sharpness).exp_()
-        density += kernel @ weights[:, rows].mT
-    logs = density.clamp_min(torch.finfo(dtype).tiny).log().mT
-    inside, outside = logs.chunk(2, dim=1)
-    comparable = (total > 0).view(2, -1).all(0)
-    return torch.where(comparable[:, None], inside - outside, torch.zeros_like(inside))
+        patches = F.normalize(support[rows].to(directions), dim=-1)
+        yield rows, (directions @ patches.mT).sub_(1).mul_(sharpness)

@@ -26,7 +26,12 @@ def transition_matrix(attention: Tensor) -> Tensor:
 
     Returns:
         R, float32 (float64 for float64 attention), (B, N, N).
+
+    Raises:
+        UsageError: Another shape.
     """
+    if attention.ndim != 3 or attention.shape[1] != attention.shape[2]:
+        raise UsageError(f"Attention must be (B, N, N), not {tuple(attention.shape)}.")
     attention = attention.to(torch.promote_types(attention.dtype, torch.float32))
     tiny = torch.finfo(attention.dtype).tiny  # a patch that nobody looks at, in half precision
     step = attention / attention.sum(-2, keepdim=True).clamp_min(tiny)
@@ -51,8 +56,14 @@ def box_mask(prior: Tensor, *, threshold: float = 0.4, box_clamp: BoxClamp = "co
         Bool (B, C, h, w). A map of zeros has an empty mask.
 
     Raises:
-        UsageError: An unknown ``box_clamp``.
+        UsageError: Another shape, values or a threshold out of range, or an unknown ``box_clamp``.
     """
+    if prior.ndim != 4 or not ((prior >= 0) & (prior <= 1)).all() or not 0 <= threshold < 1:
+        raise UsageError(
+            f"Boxes need maps (B, C, h, w) of values from 0 to 1 and a threshold of at least 0 and "
+            f"below 1, but the shape is {tuple(prior.shape)} and the threshold {threshold}; scale "
+            f"the maps with min_max."
+        )
     if box_clamp not in ("cover", "reference"):
         raise UsageError(f"box_clamp must be 'cover' or 'reference', not {box_clamp!r}.")
     levels = (prior.float() * _LEVELS).to(torch.uint8).flatten(0, -3)
@@ -126,13 +137,13 @@ def refine_prior(
         Refined maps in [0, 1], (B, C, h, w); zeros where the box mask is empty.
 
     Raises:
-        UsageError: Attention of another number of patches or images.
+        UsageError: Attention of another number of patches or images; and as `box_mask`.
     """
-    batch, _, height, width = prior.shape
-    if attention.shape != (batch, height * width, height * width):
+    size = prior.shape[-2:].numel()
+    if prior.ndim != 4 or attention.shape != (len(prior), size, size):
         raise UsageError(
-            f"Maps of shape {tuple(prior.shape)} need attention of shape "
-            f"{(batch, height * width, height * width)}, not {tuple(attention.shape)}."
+            f"Maps (B, C, h, w) need attention of shape (B, h * w, h * w), but the shapes are "
+            f"{tuple(prior.shape)} and {tuple(attention.shape)}."
         )
     sources = prior
     if boxes:
@@ -151,7 +162,16 @@ def spread(maps: Tensor, transition: Tensor) -> Tensor:
 
     Returns:
         Maps in [0, 1], (B, C, h, w).
+
+    Raises:
+        UsageError: Shapes that do not fit together.
     """
+    size = maps.shape[-2:].numel()
+    if maps.ndim != 4 or transition.shape != (len(maps), size, size):
+        raise UsageError(
+            f"Maps (B, C, h, w) need a transition matrix (B, h * w, h * w), but the shapes are "
+            f"{tuple(maps.shape)} and {tuple(transition.shape)}."
+        )
     columns = maps.flatten(2).mT.to(transition.dtype)
     refined = transition @ (transition @ columns)
     return min_max(refined.mT.reshape(maps.shape))

@@ -23,6 +23,8 @@ loses it.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -60,11 +62,11 @@ def visual_text_prior(
         Maps in [0, 1], float32 (float64 for a float64 record), (B, C, h, w).
 
     Raises:
-        UsageError: Shapes that do not fit together.
+        UsageError: Shapes that do not fit together, or a factor that is not finite.
     """
     weights, _ = _directions(block, foreground, background, logit_scale, contrast)
     patches = block.normed[:, 1:].to(weights.dtype)
-    if grid[0] * grid[1] != patches.shape[1]:
+    if len(grid) != 2 or min(grid) < 1 or grid[0] * grid[1] != patches.shape[1]:
         raise UsageError(f"The grid {grid} does not have {patches.shape[1]} patches.")
     # Of unit size, so that the eps of min_max is small beside any map that is not zero.
     weights = F.normalize(weights, dim=-1, eps=torch.finfo(weights.dtype).tiny)
@@ -107,17 +109,19 @@ def _directions(
     """Gradients (B, C, D) up to a positive factor, and that factor (B, C)."""
     dtype = torch.promote_types(block.output.dtype, torch.float32)
     device = block.output.device
-    if contrast is None:
-        contrast = foreground.new_empty(0, foreground.shape[-1])
-    texts = [text.to(device=device, dtype=dtype) for text in (foreground, background, contrast)]
     embed_dim = block.head.projection.shape[0]
-    if texts[0].shape != texts[1].shape or any(
-        text.ndim != 2 or text.shape[1] != embed_dim for text in texts
-    ):
+    if contrast is None:
+        contrast = foreground.new_empty(0, embed_dim)
+    texts = [text.to(device=device, dtype=dtype) for text in (foreground, background, contrast)]
+    fitting = all(text.ndim == 2 and text.shape[1] == embed_dim for text in texts)
+    if not fitting or not len(texts[0]) == len(texts[1]) > 0:
         raise UsageError(
-            f"Texts must be (classes, {embed_dim}), as many for the foreground as for the "
-            f"background, but the shapes are {[tuple(text.shape) for text in texts]}."
+            f"Texts must be (classes, {embed_dim}) of one class at least, as many for the "
+            f"foreground as for the background, but the shapes are "
+            f"{[tuple(text.shape) for text in texts]}."
         )
+    if not math.isfinite(logit_scale):
+        raise UsageError(f"The factor on the cosines must be a finite number, not {logit_scale}.")
     directions, lengths = [], []
     for image in range(len(block.output)):
         normed, inverse_std = _standardise(block.output[image, 1:].to(dtype), block.head.eps)

@@ -72,7 +72,17 @@ def mean_cosines(queries: Sequence[Tensor], supports: Sequence[Tensor], valid: T
 
     Returns:
         Cosines in [-1, 1], (B, N).
+
+    Raises:
+        UsageError: No block or no support, queries after other blocks, or as
+            `visual_visual_prior`.
     """
+    if not len(queries) == len(supports) > 0 or not len(valid):
+        raise UsageError(
+            f"A mean over cosines needs one support, and one block at least, for queries and "
+            f"supports alike, not {len(valid)} supports and {len(queries)} and {len(supports)} "
+            f"blocks."
+        )
     maps = [
         visual_visual_prior(query.float(), support[None], valid[None])[:, 0].mean(dim=1)
         for query, support in zip(queries, supports, strict=True)

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, default_collate
 
 from piclip.datasets.few_shot import FewShotView, base_class_map
 from piclip.decoders.backbones import Backbone
+from piclip.decoders.networks import buildable
 from piclip.decoders.pspnet import PSPNet
 from piclip.decoders.published import load_published
 from piclip.decoders.views import normalise
@@ -67,12 +68,13 @@ def build_learner(recipe: Recipe, view: FewShotView) -> PSPNet:
     """An untrained base learner for a view, on ImageNet's weights where the recipe names them."""
     options = {} if recipe.base is None else recipe.base.options
     seed_everything(BASE_WEIGHTS, recipe.seed)
-    learner = PSPNet(
-        backbone=recipe.decoder.backbone,
-        classes=len(view.base_classes),
-        backbone_options=recipe.decoder.backbone_options,
-        **options,
-    )
+    with buildable(PSPNet.name, f"of base, {options}"):
+        learner = PSPNet(
+            backbone=recipe.decoder.backbone,
+            classes=len(view.base_classes),
+            backbone_options=recipe.decoder.backbone_options,
+            **options,
+        )
     load_imagenet(learner.backbone, recipe)
     return learner
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 EvidenceName = Literal["contrast", "published"]
 
 _TENSOR_FIELDS = tuple(field.name for field in fields(ClassMemory) if field.name != "name")
+_WHOLE, _FLOATS = {torch.int64}, {torch.float32, torch.bfloat16, torch.float16}
 
 
 class TrainingFreeScorer:
@@ -186,7 +187,8 @@ class TrainingFreeScorer:
         """The memory of these fields, on the models' device.
 
         Raises:
-            ValueError: A field has another shape than it says, or numbers that are not finite.
+            ValueError: A field has another shape or type than it says, or numbers that are not
+                finite.
         """
         blocks, patches, _ = tensors["tokens"].shape
         shapes: dict[str, tuple[int, ...]]
@@ -194,6 +196,9 @@ class TrainingFreeScorer:
         shapes.update((field, ()) for field in ("count", "agreement", "named", "level"))
         if any(tensors[field].shape != shape for field, shape in shapes.items()):
             raise ValueError(f"The fields of {name} do not have the shapes {shapes}")
+        for field in _TENSOR_FIELDS:
+            if tensors[field].dtype not in (_WHOLE if field in ("count", "owner") else _FLOATS):
+                raise ValueError(f"{field} of {name} is of type {tensors[field].dtype}")
         if not all(tensors[field].isfinite().all() for field in _TENSOR_FIELDS):
             raise ValueError(f"The fields of {name} are not all finite numbers")
         parts = {field: tensors[field].to(self.device) for field in _TENSOR_FIELDS}

@@ -62,6 +62,10 @@ def test_wrong_arguments_are_named():
         ({"val_images": 0}, "1 image or more"),
         ({"seed": -1}, "seed of scenes must be 0"),
         ({"colour": 1}, "no option 'colour'"),
+        ({"train_images": "60"}, "its option train_images = '60' is no int"),
+        ({"val_images": 1.5}, "its option val_images = 1.5 is no int"),
+        ({"minimum_pixels": True}, r"minimum_pixels = True is no int \| None"),
+        ({"cache": 3}, "cache = 3 is no"),
     ]:
         with pytest.raises(UsageError, match=message):
             open_dataset("scenes", **options)
