@@ -52,7 +52,7 @@ class PriorMaker(FeatureMaker):
         templates: Foreground and background templates, each one sentence with ``{}`` or several.
         text: Which visual-text map fills the first channel.
         visual: Which visual-visual map fills the second channel; "refined" is its square after
-            PIR, as in `piclip.training_free.evidence`; "raw" is the mean of the cosines, in
+            PIR, as in `piclip.training_free.published`; "raw" is the mean of the cosines, in
             [-1, 1].
         cache: Keeps the features of images that come back unchanged.
 

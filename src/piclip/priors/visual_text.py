@@ -145,14 +145,9 @@ def _text_seeds(
 ) -> tuple[Tensor, Tensor]:
     """The gradient of S before the last layer norm's Jacobian, which all patches share.
 
-    Args:
-        block: The record.
-        normed: Standardised patch tokens of one image, (N, D).
-        texts: Foreground (C, E), background (C, E), contrast (X, E).
-        logit_scale: Factor on the cosines.
-
-    Returns:
-        Seeds (C, D) with mean zero and largest entry one, and the factors (C,) left out.
+    From the standardised patch tokens (N, D) of one image and the texts: foreground (C, E),
+    background (C, E), contrast (X, E). Seeds (C, D) have the mean zero and the largest entry one;
+    the factors (C,) are what was left out.
     """
     foreground, background, contrast = texts
     head = block.head
@@ -199,17 +194,8 @@ def _through_mlp(
     """Gradient at the residual stream between attention and MLP.
 
     With g_i = (a - b_i zhat_i) / sigma_i the product W_2^T g_i splits into W_2^T a, one vector per
-    class, and W_2^T zhat_i, which all classes share.
-
-    Args:
-        block: The record.
-        image: Which image of the batch.
-        normed: Standardised output zhat of its patches, (N, D).
-        inverse_std: 1 / sigma_i, (N, 1).
-        seeds: a, (C, D).
-
-    Returns:
-        G, (C, N, D).
+    class, and W_2^T zhat_i, which all classes share. ``normed`` is zhat (N, D), ``inverse_std``
+    1 / sigma (N, 1), ``seeds`` a (C, D), the result G (C, N, D).
     """
     weights, half = block.weights, block.output.dtype
     mid, inverse_mid_std = _standardise(block.mid[image, 1:].to(seeds.dtype), weights.eps)
@@ -237,16 +223,7 @@ def _through_mlp(
 def _through_attention(
     block: LastBlock, image: int, gradient: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums over tokens of the gradients at queries, keys and values.
-
-    Args:
-        block: The record.
-        image: Which image of the batch.
-        gradient: G at the patches, (C, N, D).
-
-    Returns:
-        Sum of dq over the patches, of dk and of dv over the patches, (C, D) each.
-    """
+    """From G at the patches (C, N, D) the sums of dq, dk and dv over the patches, (C, D) each."""
     classes, dtype = len(gradient), gradient.dtype
     query = block.query[image, :, 1:]
     key, value = block.key[image], block.value[image]

@@ -31,15 +31,7 @@ def cluster_parts(tokens: Tensor) -> Tensor:
 
 
 def average_over_parts(maps: Tensor, parts: Tensor) -> Tensor:
-    """Replaces each patch by the mean of its part, mean over the cuts.
-
-    Args:
-        maps: (C, N).
-        parts: As from `cluster_parts`, (cuts, N).
-
-    Returns:
-        (C, N).
-    """
+    """Replaces each patch of maps (C, N) by the mean of its part (cuts, N), mean over the cuts."""
     total = torch.zeros_like(maps)
     for cut in parts:
         inside = torch.nn.functional.one_hot(cut).to(maps.dtype)

@@ -66,9 +66,16 @@ class ContrastEvidence:
         texts: Tensor,
         negatives: Iterable[Image.Image],
     ) -> ClassMemory:
-        """See `Evidence.learn`; all patches of negatives are background.
+        """Builds the memory of one class.
 
-        Without any background only the name can tell where the object is.
+        All patches of negatives are background. Without any background only the name can tell
+        where the object is.
+
+        Args:
+            name: The class.
+            supports: RGB images with their masks (H, W), none of them empty.
+            texts: Vectors of the class and of its absence, (2, E); (0, 0) without a CLIP.
+            negatives: RGB images without the class.
 
         Raises:
             UsageError: There is no background and no name that is read.
@@ -107,7 +114,7 @@ class ContrastEvidence:
     def answer(
         self, seen: Seen, memories: Sequence[ClassMemory], contrast: Tensor | None
     ) -> Answer:
-        """See `Evidence.answer`."""
+        """What is said of queries, among other things whose texts are ``contrast`` (X, E)."""
         supports_say = self.log_odds(seen, memories)
         maps, log_odds = {"contrast": torch.sigmoid(supports_say)}, supports_say
         said = self.said(seen, torch.stack([memory.texts for memory in memories]), contrast)
@@ -125,7 +132,7 @@ class ContrastEvidence:
     def enlarge(
         self, values: Tensor, presence: Tensor | None, image: Image.Image
     ) -> EnlargedScores:
-        """Along the image's edges, lifted, then bilinearly to its own size."""
+        """Values (C, h, w) along the image's edges, lifted by presence (C,), then bilinearly."""
         fine = self.follow_edges(values, image).cpu()
         if presence is not None:
             threshold = fine.new_tensor(self.settings.threshold)

@@ -25,29 +25,18 @@ _CLAMP = 1e-2  # of a map before its logit: +-4.6
 
 
 class Said(NamedTuple):
-    """What a CLIP says of C names in B images.
+    """What a CLIP says of C names in B images."""
 
-    Attributes:
-        plain: VTP, (B, C, h, w) in [0, 1].
-        refined: The same after PIR.
-        log_odds: That the name is true of the image, (B, C).
-    """
-
-    plain: Tensor
-    refined: Tensor
-    log_odds: Tensor
+    plain: Tensor  # VTP, (B, C, h, w) in [0, 1]
+    refined: Tensor  # the same after PIR
+    log_odds: Tensor  # that the name is true of the image, (B, C)
 
 
 def text_map(encoding: Encoding, texts: Tensor, *, contrast: Tensor | None = None) -> Tensor:
-    """VTP of classes, as published.
+    """VTP of classes in B images, as published; in [0, 1] on the CLIP's own grid, (B, C, h, w).
 
-    Args:
-        encoding: B images.
-        texts: Vectors of each class and of its absence, (C, 2, E).
-        contrast: Further texts (X, E) that every class meets.
-
-    Returns:
-        In [0, 1] on the CLIP's own grid, (B, C, h, w).
+    ``texts`` are of each class and of its absence, (C, 2, E); every class meets ``contrast`` (X, E)
+    too.
     """
     return visual_text_prior(
         encoding.last_block,
@@ -68,11 +57,9 @@ def text_maps(
 
 
 def named_log_odds(encoding: Encoding, texts: Tensor) -> Tensor:
-    """The CLIP's own log-odds that names are true of images, (B, C).
+    """The CLIP's own log-odds that names, as in `text_map`, are true of B images, (B, C).
 
-    Args:
-        encoding: B images; their class token after the final norm and the projection speaks.
-        texts: Vectors of each class and of its absence, (C, 2, E).
+    An image's class token speaks for it, after the final norm and the projection.
     """
     block = encoding.last_block
     head, token = block.head, block.output[:, 0]
@@ -85,11 +72,8 @@ def named_log_odds(encoding: Encoding, texts: Tensor) -> Tensor:
 def name_trust(agreed: Tensor, shown: Tensor, asked: Tensor, level: float) -> Tensor:
     """How far names are to be believed, (B, C) in [0, 1].
 
-    Args:
-        agreed: `agreement` of C classes, (C,).
-        shown: n_s, (C,).
-        asked: n_q, (B, C).
-        level: text_level.
+    By their `agreement` (C,), n_s (C,) as they were shown, n_q (B, C) as they are asked for, and
+    text_level.
     """
     return agreed * torch.sigmoid(shown - level) * torch.sigmoid(asked - level)
 
@@ -102,9 +86,7 @@ def map_log_odds(refined: Tensor) -> Tensor:
 def agreement(maps: Sequence[Tensor], coverages: Sequence[Tensor]) -> Tensor:
     """``(2 AUC - 1)^2`` of maps with masks, 0 where they are no better than chance, ().
 
-    Args:
-        maps: Of each support, (N,).
-        coverages: Share of each of its patches that is object, (N,).
+    Of each support there is a map (N,) and the share of each of its patches that is object, (N,).
     """
     area = area_under_curve(torch.cat(list(maps)), torch.cat(list(coverages)))
     squared: Tensor = (2 * area - 1).clamp_min(0).square()

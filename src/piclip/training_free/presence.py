@@ -45,11 +45,8 @@ def presence_scores(
 ) -> Tensor:
     """S of classes in B queries, (B, C).
 
-    Args:
-        seen: The queries.
-        memories: The classes.
-        log_odds: r without the names, (B, C, h, w).
-        named: The CLIP's log-odds that the names are true of the queries, (B, C), if it reads them.
+    By r without the names, (B, C, h, w), and, where a CLIP reads them, its log-odds that the names
+    are true of the queries, (B, C).
     """
     region = torch.sigmoid(3 * log_odds.flatten(2))
     alike = torch.stack(
@@ -113,7 +110,7 @@ def presence_level(
     """What presence is 0.5 at.
 
     Args:
-        log_odds: r without the names of queries and classes, (B, C, h, w).
+        log_odds: Gives r of queries and classes without the names, (B, C, h, w).
         memory: The class.
         supports: Its supports.
         negatives: Images without it; one that seems to hold it all the same is warned of.

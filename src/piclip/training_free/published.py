@@ -28,7 +28,7 @@ from piclip.training_free.vision import Seen
 
 
 class PublishedEvidence:
-    """What a frozen CLIP says of a name and of masked supports; see `Evidence` for its methods.
+    """What a frozen CLIP says of a name and of masked supports; asked as `ContrastEvidence` is.
 
     The score is the mean of VTP after PIR and of VVP, the two maps that PI-CLIP's decoders take.
 

@@ -23,7 +23,7 @@ from piclip.io.supports import Labelled
 from piclip.results import Priors
 from piclip.scorer import Scored
 from piclip.training_free.contrast import ContrastEvidence
-from piclip.training_free.evidence import Answer, ClassMemory, Evidence
+from piclip.training_free.evidence import Answer, ClassMemory
 from piclip.training_free.published import PublishedEvidence
 from piclip.training_free.vision import Vision
 
@@ -68,7 +68,7 @@ class TrainingFreeScorer:
         self.encoder, self.visual, self.evidence_name = encoder, visual, evidence
         self.vision = Vision(self.models[-1], encoder, cache)
         if evidence == "contrast":
-            self.evidence: Evidence = ContrastEvidence(self.vision)
+            self.evidence: ContrastEvidence | PublishedEvidence = ContrastEvidence(self.vision)
         elif evidence == "published" and encoder is not None and visual is None:
             self.evidence = PublishedEvidence(encoder)
         elif evidence == "published":

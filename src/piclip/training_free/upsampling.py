@@ -19,17 +19,11 @@ COLOUR_SCALE = 0.07
 
 @dataclass(frozen=True, eq=False)
 class EnlargedScores:
-    """Scores at the size of an image, enlarged bilinearly class by class when they are asked for.
+    """Scores at the size of an image, made class by class, bilinearly, when they are asked for."""
 
-    Attributes:
-        values: Scores or log-odds on a coarser grid, (C, h, w), on the CPU.
-        size: (height, width) of the image.
-        log_odds: Whether the values are log-odds.
-    """
-
-    values: Tensor
-    size: tuple[int, int]
-    log_odds: bool
+    values: Tensor  # scores or log-odds on a coarser grid, (C, h, w), on the CPU
+    size: tuple[int, int]  # (height, width) of the image
+    log_odds: bool  # whether the values are log-odds
 
     def __post_init__(self) -> None:
         if not self.values.isfinite().all():

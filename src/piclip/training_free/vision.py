@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,42 +17,18 @@ from piclip.clip.encoder import Encoder, Encoding
 from piclip.clip.preprocessing import fit_size, to_pixels
 from piclip.clip.prompts import Synonyms, text_prototypes
 from piclip.clip.settings import ModelSettings
+from piclip.clip.towers import VisualTower
 
-
-class Tower(Protocol):
-    """A frozen ViT image tower: `piclip.clip.encoder.Encoder` or another `VisualTower`."""
-
-    source: str | None
-    model: Any
-    settings: ModelSettings
-    patch_size: int
-    width: int
-    device: torch.device
-    dtype: torch.dtype
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        ...
-
-    def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> Sequence[Tensor]:
-        """Patch tokens (B, N, D) after each of these blocks, counted from 1."""
-        ...
+Tower: TypeAlias = Encoder | VisualTower
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A batch of B images of one grid.
+    """A batch of B images of one grid."""
 
-    Attributes:
-        tokens: Unit vectors of the patches after each of L blocks, float32 (L, B, N, D).
-        grid: (h, w) with N = h * w.
-        encoding: What the CLIP makes of them; None without a CLIP, or for tokens alone.
-    """
-
-    tokens: Tensor
-    grid: tuple[int, int]
-    encoding: Encoding | None
+    tokens: Tensor  # unit vectors of the patches after each of L blocks, float32 (L, B, N, D)
+    grid: tuple[int, int]  # (h, w) with N = h * w
+    encoding: Encoding | None  # by the CLIP; None without one, or for tokens alone
 
 
 class Vision:
@@ -84,14 +60,9 @@ class Vision:
         return tuple(dict.fromkeys(_input_size(image, tower) for tower in towers))
 
     def see(self, images: Sequence[Image.Image], *, texts: bool = True) -> Seen:
-        """Encodes RGB images of the same `sizes`.
-
-        Args:
-            images: The batch.
-            texts: Whether names will be looked for in them.
-        """
-        encoder, pixels = self.encoder if texts else None, _pixels(images, self.tower)
-        encoding: Encoding | None = None
+        """Encodes RGB images of the same `sizes`; without ``texts`` no name can be looked for."""
+        encoder, encoding = self.encoder if texts else None, None
+        pixels = _pixels(images, self.tower)
         if encoder is not None and encoder is self.tower:
             encoding = encoder.encode(pixels, self.blocks)
             tokens: Sequence[Tensor] = encoding.tokens
