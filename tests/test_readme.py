@@ -1,5 +1,6 @@
 """The Python of the README and of the first pages runs as printed; figures are those measured."""
 
+import ast
 import json
 import os
 import re
@@ -20,6 +21,12 @@ from piclip.evaluation.tables import make_tables, render
 
 ROOT = Path(__file__).parents[1]
 MODEL = "openai/clip-vit-base-patch16"
+
+
+AFTER_PYTHON_3_10 = {
+    *{"Self", "Unpack", "Never", "assert_never", "Required", "NotRequired", "LiteralString"},
+    "get_type_hints",  # is there, but wraps what has the default None in Optional
+}
 
 
 def blocks(page):
@@ -368,3 +375,22 @@ def test_what_the_backbone_of_scenes_has_learned_is_that_of_its_record():
     assert f"mean average precision is {record['held_out_map']} (`backbone.json`)" in page
     assert f"({record['scenes']} other scenes, ten times each, no mask)" in page
     assert record["epochs"] == 10
+
+
+def imported_for_types_alone(tree):
+    """What stands in the blocks of a module that only a type checker reads."""
+    for block in ast.walk(tree):
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING":
+            yield from (node for line in block.body for node in ast.walk(line))
+
+
+@pytest.mark.parametrize("package", ["src", "world"])
+def test_nothing_runs_that_the_oldest_python_lacks(package):
+    assert "(Python 3.10 or newer)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    for file in (ROOT / package).rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"), feature_version=(3, 10))
+        unread = set(imported_for_types_alone(tree))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == "typing" and node not in unread:
+                names = {alias.name for alias in node.names}
+                assert not names & AFTER_PYTHON_3_10, file

@@ -12,13 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from piclip.annotation.queries import Stamp, path_hash
 from piclip.errors import OutputError, UsageError
 from piclip.io.decoding import reason
 from piclip.io.documents import check_regular
 from piclip.io.outputs import atomic_path
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _FORMAT = 3
 ADVICE = "choose another --output, or add --overwrite to start over"

@@ -41,7 +41,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_origin
 
 import typer
 
@@ -64,9 +64,9 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[_Command], _
 
     def add(function: _Command) -> _Command:
         about, own, shown = _parts(function.__doc__)
-        hints: dict[str, Any] = get_type_hints(function, include_extras=True)
-        for key in inspect.signature(function).parameters:
-            kind, option = hints[key], typer.Option()
+        hints: dict[str, Any] = {}
+        for key, parameter in inspect.signature(function, eval_str=True).parameters.items():
+            kind, option = parameter.annotation, typer.Option()
             if get_origin(kind) is Annotated:
                 kind, option = kind.__origin__, copy.copy(kind.__metadata__[0])
             elif kind is bool:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from piclip.decoders.backbones import Backbone, build_backbone
 from piclip.errors import ModelError, PiclipError, UsageError
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from piclip.decoders.base import FewShotDecoder
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
