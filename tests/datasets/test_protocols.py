@@ -302,3 +302,10 @@ def test_a_file_keeps_its_protocol_and_a_support_twice_only_where_that_is_one_ru
     old = path.read_text().replace('"protocol": "ours"', '"nothing": 0')
     path.write_text(old)
     assert read_episodes(path).protocol == "ours"
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_protocols_go_to_other_processes(name):
+    protocol = protocol_named(name)
+    again = pickle.loads(pickle.dumps(protocol))
+    assert again.seeds(3) == protocol.seeds(3)

@@ -147,7 +147,11 @@ def _pfenet_seeds(count: int) -> tuple[int, ...]:
     return tuple(np.random.RandomState(123).randint(0, 1000, count).tolist())
 
 
-OURS = Protocol("ours", draw_ours, lambda count: tuple(range(count)), repetitions=5)
+def _counted_seeds(count: int) -> tuple[int, ...]:
+    return tuple(range(count))
+
+
+OURS = Protocol("ours", draw_ours, _counted_seeds, repetitions=5)
 PFENET = Protocol(
     "pfenet",
     draw_pfenet,

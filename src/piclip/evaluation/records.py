@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import platform
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 
@@ -219,7 +220,9 @@ def library_versions() -> dict[str, str]:
 
 
 def _from_json(data: Mapping[str, Any]) -> Evaluation:
-    known = get_type_hints(Evaluation)
+    known: dict[str, Any] = {}
+    for part in (Method, Evaluation):
+        known |= inspect.get_annotations(part, eval_str=True)
     values = {name: value for name, value in data.items() if name in known}
     values["seeds"] = tuple(map(int, data["seeds"]))
     zero = protocol_named(data.get("protocol", OURS.name)).unseen_is_zero
