@@ -24,7 +24,7 @@ def worker_pool(
 
     They are started anew (spawn), with so many threads of torch in each, and call ``start`` first,
     which may handle SIGINT otherwise: Ctrl-C at the terminal, which reaches them all, ends them
-    without a word.
+    without a word. Where this process ignores it, so do they.
     """
     first = (threads, start, arguments)
     return ProcessPoolExecutor(processes, _Context(), _start_worker, first)
@@ -54,7 +54,8 @@ def _hold_back_ctrl_c(held: bool) -> None:
 def _start_worker(
     threads: int, start: Callable[..., None] | None, arguments: tuple[object, ...]
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as jobs in the background do
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     _hold_back_ctrl_c(False)
     import torch  # noqa: PLC0415
 

@@ -1,1 +1,1 @@
-"""Training of the built-in CLIP."""
+"""Training of decoders: recipes and loops."""
